@@ -1,0 +1,7 @@
+"""`python -m gvbsm` is `gvbsm`."""
+
+import sys
+
+from gvbsm.cli import main
+
+sys.exit(main())

@@ -1,0 +1,206 @@
+"""Files of the store: written whole or not at all, each with a receipt, and verified whenever they are read.
+
+No pickle: tensors are safetensors, tables CSV, the rest JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gvbsm.errors import UserError
+from gvbsm.keys import PACKAGE, canonical
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_PACKAGES = ("gvbsm", "torch", "torchvision", "kornia", "numpy", "safetensors", "pillow", "scikit-learn")
+
+
+@contextlib.contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
+    """A temporary name beside `out` that becomes `out` only when the block ends well.
+
+    Raises:
+        UserError: if the folder cannot be written or the disk is full.
+    """
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, out)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"{out}: cannot be written: {reason}; free space or make the folder writable") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def write_text(out: Path, text: str) -> None:
+    """Write a text file (UTF-8) atomically. Raises UserError if that is impossible."""
+    write_bytes(out, text.encode())
+
+
+def write_bytes(out: Path, content: bytes) -> None:
+    """Write a file atomically. Raises UserError if that is impossible."""
+    with _replacing(out) as temporary:
+        temporary.write_bytes(content)
+
+
+def save_tensors(out: Path, tensors: dict[str, Tensor], metadata: Any) -> None:
+    """Write tensors and JSON-able metadata as one safetensors file, atomically."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with _replacing(out) as temporary:
+        try:
+            # One metadata entry: the library does not promise an order for several, and files must repeat exactly.
+            save_file({name: t.contiguous() for name, t in tensors.items()}, temporary, {"gvbsm": canonical(metadata)})
+        except SafetensorError as error:
+            raise OSError(str(error)) from None
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
+    """Tensors (memory-mapped) and metadata of a file that `save_tensors` wrote."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        return tensors, json.loads((file.metadata() or {}).get("gvbsm", "null"))
+
+
+def receipt_path(artifact: Path) -> Path:
+    return artifact.with_suffix(".json")
+
+
+def read_receipt(artifact: Path) -> dict[str, Any]:
+    """The receipt beside an artifact.
+
+    Raises:
+        UserError: if either is missing, or the receipt is damaged.
+    """
+    path = receipt_path(artifact)
+    for file in (artifact, path):
+        if not file.is_file():
+            raise UserError(f"{file}: missing; build it with: {_rebuild(artifact)}")
+    try:
+        receipt = json.loads(path.read_text(encoding="utf-8"))
+        whole = receipt.pop("receipt_sha256") == _text_hash(receipt)
+    except (ValueError, KeyError, AttributeError):
+        whole = False
+    if not whole:
+        raise UserError(f"{path}: damaged receipt; rebuild it with: rm {artifact} {path} && {_rebuild(artifact)}")
+    return receipt
+
+
+def verify(artifact: Path) -> dict[str, Any]:
+    """The receipt of an artifact whose size and hash are as the receipt says.
+
+    Raises:
+        UserError: if the artifact is missing, truncated or altered.
+    """
+    receipt = read_receipt(artifact)
+    size = artifact.stat().st_size
+    remedy = f"rebuild it with: rm {artifact} {receipt_path(artifact)} && {_rebuild(artifact)}"
+    if size != receipt["bytes"]:
+        raise UserError(f"{artifact}: damaged: expected {receipt['bytes']} bytes, got {size}; {remedy}")
+    if file_hash(artifact) != receipt["sha256"]:
+        raise UserError(f"{artifact}: damaged: its content is not what its receipt says; {remedy}")
+    return receipt
+
+
+def file_hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass
+class Job:
+    """One artifact being made: its spec, verified reads of its inputs, and the one write with its receipt."""
+
+    spec: dict[str, Any]
+    out: Path
+    store: Path
+    device: str = "auto"
+    checkpoints: Path | None = None  # folder of this job's checkpoints
+    checkpoint_seconds: float = 300.0
+    data_root: Path = Path("data")
+    started: float = field(default_factory=time.perf_counter)
+    read: dict[str, str] = field(default_factory=dict)  # input -> SHA-256
+
+    def receipt(self, path: str) -> dict[str, Any]:
+        """The verified receipt of an input, `path` relative to the store."""
+        receipt = verify(self.store / path)
+        self.read[path] = receipt["sha256"]
+        return receipt
+
+    def tensors(self, path: str) -> tuple[dict[str, Tensor], Any]:
+        """Tensors and metadata of an input, verified first."""
+        self.receipt(path)
+        return load_tensors(self.store / path)
+
+    def write_tensors(self, tensors: dict[str, Tensor], metadata: Any, summary: dict[str, Any]) -> None:
+        """Write the artifact, then its receipt with `summary` in it."""
+        save_tensors(self.out, tensors, metadata)
+        self._write_receipt(summary)
+
+    def write_table(self, text: str, summary: dict[str, Any]) -> None:
+        """Write a CSV artifact, then its receipt with `summary` in it."""
+        write_text(self.out, text)
+        self._write_receipt(summary)
+
+    def _write_receipt(self, summary: dict[str, Any]) -> None:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        receipt = {
+            "spec": self.spec,
+            "bytes": self.out.stat().st_size,
+            "sha256": file_hash(self.out),
+            "inputs": self.read,
+            "summary": summary,
+            "seconds": round(time.perf_counter() - self.started, 3),
+            "peak_memory_bytes": peak if sys.platform == "darwin" else peak * 1024,
+            "device": self.device,
+            **provenance(),
+        }
+        receipt["receipt_sha256"] = _text_hash(receipt)
+        write_text(receipt_path(self.out), json.dumps(receipt, indent=1, sort_keys=True))
+
+
+def provenance() -> dict[str, Any]:
+    """Git revision of the package, versions of what computed, machine."""
+    versions = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return {"git": _git_revision(), "packages": versions, "python": platform.python_version(), "machine": platform.machine()}
+
+
+def _git_revision() -> str | None:
+    command = ["git", "-C", str(PACKAGE.parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _text_hash(receipt: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical(receipt).encode()).hexdigest()
+
+
+def _rebuild(artifact: Path) -> str:
+    return f"snakemake --cores all {artifact}"

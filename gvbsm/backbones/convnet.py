@@ -1,0 +1,61 @@
+"""ConvNet of the dataset-condensation literature (Gidaris & Komodakis, CVPR 2018; Zhao et al., ICLR 2021)."""
+
+from torch import Tensor, nn
+
+_DEPTH = 3  # at 64 px too, as published
+
+
+class ConvNet(nn.Module):
+    """Three blocks of 3x3 convolution (with bias), norm, ReLU, 2x2 average pool; a linear head on all pixels.
+
+    Maps x (B, channels, image_size, image_size), float, to logits (B, classes). The head flattens its
+    (width, image_size // 8, image_size // 8) input, so it fits one image size only.
+    """
+
+    def __init__(self, classes: int, image_size: int, channels: int, width: int, norm: str) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for block in range(_DEPTH):
+            layers += [
+                nn.Conv2d(channels if block == 0 else width, width, 3, padding=1),
+                _norm(norm, width),
+                nn.ReLU(inplace=True),
+                nn.AvgPool2d(2),
+            ]
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(width * (image_size // 2**_DEPTH) ** 2, classes)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self.classifier(self.features(x_BCHW).flatten(1))
+
+
+def convnet(
+    *, classes: int, image_size: int, channels: int = 3, width: int = 128, norm: str = "instance"
+) -> nn.Module:
+    """ConvNetW128, the G-VBSM paper's (arXiv 2311.17950) ConvNet teacher and student.
+
+    Args:
+        width: channels of every convolution.
+        norm: "instance" (affine, no running statistics) or "batch".
+
+    Raises:
+        ValueError: for another norm, or an image_size below 8, which three 2x2 pools would reduce to nothing.
+    """
+    if image_size < 2**_DEPTH:
+        raise ValueError(
+            f"convnet: expected image_size of at least {2**_DEPTH}, got {image_size}; enlarge the images"
+        )
+    return ConvNet(classes, image_size, channels, width, norm)
+
+
+def convnet_bn(*, classes: int, image_size: int, channels: int = 3, width: int = 128) -> nn.Module:
+    """`convnet` with BatchNorm, whose statistics can be matched too (ours). Arguments and errors as there."""
+    return convnet(classes=classes, image_size=image_size, channels=channels, width=width, norm="batch")
+
+
+def _norm(name: str, width: int) -> nn.Module:
+    if name == "instance":
+        return nn.GroupNorm(width, width)  # one channel a group: affine instance norm
+    if name == "batch":
+        return nn.BatchNorm2d(width)
+    raise ValueError(f"convnet: unknown norm {name!r}; choose from batch, instance")

@@ -1,0 +1,59 @@
+"""The small image sets that are labelled and trained on: distilled ones, or as many random real ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gvbsm.artifacts import Job
+from gvbsm.errors import UserError
+from gvbsm.keys import derive_seed
+from gvbsm.method.views import Views, ViewSettings, draw_views
+
+
+def load_image_set(job: Job) -> tuple[Tensor, Tensor]:
+    """uint8 images (N,C,S,S) and labels (N,), by class and number, of a spec that names shards or asks for random images.
+
+    Raises:
+        UserError: if a class has fewer training images than asked for.
+    """
+    random = job.spec.get("random")
+    if random:
+        data, _ = job.tensors(job.spec["inputs"]["data"])
+        return random_images(data["train_images"], data["train_labels"], **random)
+    shards = [job.tensors(path)[0] for path in job.spec["inputs"]["images"]]
+    whole = {name: torch.cat([shard[name] for shard in shards]) for name in ("images", "labels", "numbers")}
+    order = torch.argsort(whole["labels"] * (int(whole["numbers"].max()) + 1) + whole["numbers"])
+    return whole["images"][order], whole["labels"][order]
+
+
+def random_images(images_NCHW: Tensor, labels_N: Tensor, ipc: int, seed: int) -> tuple[Tensor, Tensor]:
+    """`ipc` images of every class, drawn without replacement; those of IPC 10 are the first ten of IPC 50's."""
+    chosen = []
+    for label in range(int(labels_N.max()) + 1):
+        members = (labels_N == label).nonzero().squeeze(1)
+        if len(members) < ipc:
+            raise UserError(
+                f"random baseline: expected at least IPC ({ipc}) training images in every class, got {len(members)} in "
+                f"class {label}; ask for a smaller IPC"
+            )
+        generator = torch.Generator().manual_seed(derive_seed(seed, "random images", label))
+        chosen.append(members[torch.randperm(len(members), generator=generator)[:ipc]])
+    index = torch.cat(chosen)
+    return images_NCHW[index], labels_N[index]
+
+
+def epoch_views(settings: dict[str, Any], epoch: int, images: int, size: int) -> Views:
+    """The views of one epoch, the same whichever stage draws them; `settings` are relabel's."""
+    how = ViewSettings(
+        batch_size=settings["batch_size"],
+        scale=tuple(settings["scale"]),
+        ratio=tuple(settings["ratio"]),
+        flip=settings["flip"],
+        mix=settings["mix"],
+        mix_alpha=settings["mix_alpha"],
+    )
+    generator = torch.Generator().manual_seed(derive_seed(settings["seed"], "views", epoch))
+    return draw_views(images, size, how, generator)

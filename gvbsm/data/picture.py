@@ -1,0 +1,44 @@
+"""A picture of an image set, one row per class."""
+
+from __future__ import annotations
+
+import io
+
+import matplotlib
+import numpy as np
+import torch
+from torch import Tensor
+
+_MOST_CLASSES, _MOST_IMAGES = 20, 10
+
+
+def draw_grid(images_NCHW: Tensor, labels_N: Tensor, class_names: list[str], title: str) -> bytes:
+    """PNG of uint8 images by class: at most 20 classes and 10 images of each, which the title then says."""
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    classes = min(len(class_names), _MOST_CLASSES)
+    rows = [images_NCHW[labels_N == label][:_MOST_IMAGES] for label in range(classes)]
+    columns = max(len(row) for row in rows)
+    if classes < len(class_names) or any((labels_N == label).sum() > _MOST_IMAGES for label in range(classes)):
+        title += f"\n(the first {columns} images of the first {classes} classes)"
+    figure, axes = plt.subplots(classes, columns, figsize=(0.7 * columns + 1.2, 0.7 * classes + 0.9), squeeze=False)
+    for label, row in enumerate(rows):
+        for column, axis in enumerate(axes[label]):
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.set_frame_on(False)
+            if column < len(row):
+                axis.imshow(_for_display(row[column]), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axes[label][0].set_ylabel(class_names[label], rotation=0, ha="right", va="center", fontsize=11)
+    figure.suptitle(title, fontsize=12)
+    figure.tight_layout(pad=0.3)
+    buffer = io.BytesIO()
+    # The date and version that matplotlib writes by default would make equal pictures differ.
+    figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def _for_display(image_CHW: Tensor) -> np.ndarray:
+    return (image_CHW[0] if len(image_CHW) == 1 else torch.movedim(image_CHW, 0, 2)).numpy()

@@ -1,0 +1,74 @@
+"""Between stored bytes and the numbers networks see, and the batched augmentation of squeeze, statistics and recover."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import kornia.augmentation as K
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+
+class Pixels:
+    """Normalisation of one data set: x = (byte / 255 - mean) / std per channel."""
+
+    def __init__(self, settings: dict[str, Any], device: torch.device) -> None:
+        self.mean = torch.tensor(settings["mean"], device=device).view(1, -1, 1, 1)
+        self.std = torch.tensor(settings["std"], device=device).view(1, -1, 1, 1)
+
+    def normalise(self, unit_BCHW: Tensor) -> Tensor:
+        """Values in 0..1 to normalised ones."""
+        return (unit_BCHW - self.mean) / self.std
+
+    def from_bytes(self, bytes_BCHW: Tensor) -> Tensor:
+        """uint8 to normalised float32."""
+        return self.normalise(bytes_BCHW.float() / 255)
+
+    def unit(self, x_BCHW: Tensor) -> Tensor:
+        """Normalised values to 0..1."""
+        return x_BCHW * self.std + self.mean
+
+    def limits(self) -> tuple[Tensor, Tensor]:
+        """The least and largest normalised value of a real image, each (1,C,1,1)."""
+        return (0 - self.mean) / self.std, (1 - self.mean) / self.std
+
+    def to_bytes(self, x_BCHW: Tensor, quantise: str) -> Tensor:
+        """Normalised values to uint8, by "round" or (published) "truncate"."""
+        unit = self.unit(x_BCHW).clamp(0, 1) * 255
+        return (unit.round() if quantise == "round" else unit).to(torch.uint8)
+
+
+def jpeg_round_trip(bytes_BCHW: Tensor, quality: int = 75) -> Tensor:
+    """What is left of uint8 images after JPEG at PIL's default quality, as the published code stores them."""
+    kept = []
+    for image_CHW in bytes_BCHW.cpu():
+        array = image_CHW.permute(1, 2, 0).numpy()
+        buffer = io.BytesIO()
+        Image.fromarray(array.squeeze(2) if array.shape[2] == 1 else array).save(buffer, "JPEG", quality=quality)
+        kept.append(torch.from_numpy(np.array(Image.open(buffer))).reshape(array.shape).permute(2, 0, 1))
+    return torch.stack(kept)
+
+
+def augmentation(settings: dict[str, Any], size: int, same_on_batch: bool) -> nn.Module:
+    """Crop and flip of (B,C,S,S) batches in 0..1, padded with black as training images are.
+
+    Drawn from torch's global generator, one draw per image, or one for the whole batch.
+    """
+    steps: list[nn.Module] = []
+    if settings.get("pad"):
+        steps.append(K.RandomCrop((size, size), padding=settings["pad"], same_on_batch=same_on_batch, cropping_mode="slice"))
+    if settings.get("resized_crop"):
+        scale = tuple(settings["resized_crop"])
+        steps.append(K.RandomResizedCrop((size, size), scale=scale, same_on_batch=same_on_batch, cropping_mode="slice"))
+    if settings["flip"]:
+        steps.append(K.RandomHorizontalFlip(same_on_batch=same_on_batch))
+    return K.AugmentationSequential(*steps, data_keys=["input"]) if steps else nn.Identity()
+
+
+def roll(x_BCHW: Tensor, most: int) -> Tensor:
+    """The whole batch moved by 0..`most` px in each direction, wrapping around."""
+    rows, columns = torch.randint(most + 1, (2,)).tolist()
+    return x_BCHW.roll((rows, columns), (2, 3))

@@ -1,0 +1,114 @@
+"""Channel and patch moments of a feature map, and their targets over a training set (METHOD.md section 2).
+
+Every moment follows from two maps summed over the batch, sum x and sum x^2 at each channel and position, so a tensor is
+read once forward and once backward for all four statistics.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Moments = dict[str, Tensor]  # channel_mean (C,), channel_var (C,), patch_mean (P,), patch_var (P,)
+
+
+class _BatchSums(torch.autograd.Function):
+    """(B,C,H,W) -> sum over the batch of x and of x^2, each (C,H,W), in at least float32."""
+
+    @staticmethod
+    def forward(ctx, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        ctx.save_for_backward(x_BCHW)
+        wide = x_BCHW.to(torch.promote_types(x_BCHW.dtype, torch.float32))
+        if wide.is_contiguous(memory_format=torch.channels_last) and not wide.is_contiguous():
+            # Summed as rows in the order of memory; over the strided view the CPU is 20 times slower.
+            batch, channels, height, width = wide.shape
+            rows = wide.permute(0, 2, 3, 1).reshape(batch, -1)
+            shape = (height, width, channels)
+            return rows.sum(0).view(shape).permute(2, 0, 1), rows.square().sum(0).view(shape).permute(2, 0, 1)
+        return wide.sum(0), wide.square().sum(0)
+
+    @staticmethod
+    def backward(ctx, grad_sum_CHW: Tensor, grad_square_CHW: Tensor) -> Tensor:  # type: ignore[override]
+        (x_BCHW,) = ctx.saved_tensors
+        return torch.addcmul(grad_sum_CHW, x_BCHW, grad_square_CHW, value=2).to(x_BCHW.dtype)
+
+
+def batch_sums(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum over the batch of x and x^2, each (C,H,W); half precision is accumulated in float32. Differentiable once."""
+    return _BatchSums.apply(x_BCHW)
+
+
+def channel_moments(sums: tuple[Tensor, Tensor], batch: int) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance over (B,H,W): two tensors (C,)."""
+    count = batch * sums[0].shape[1] * sums[0].shape[2]
+    return _mean_var(sums[0].sum((1, 2)), sums[1].sum((1, 2)), count)
+
+
+def patch_moments(sums: tuple[Tensor, Tensor], batch: int, patch: int) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance over (B, C, pixels of a patch): two tensors (H/p * W/p,), row-major.
+
+    `sums` come from a map whose height and width are multiples of `patch` (see `resize_to_patches`).
+    """
+    channels, height, width = sums[0].shape
+    count = batch * channels * patch * patch
+
+    def per_patch(map_CHW: Tensor) -> Tensor:
+        return map_CHW.sum(0).view(height // patch, patch, width // patch, patch).sum((1, 3)).flatten()
+
+    return _mean_var(per_patch(sums[0]), per_patch(sums[1]), count)
+
+
+def resize_to_patches(x_BCHW: Tensor, patch: int) -> Tensor:
+    """Resize bilinearly (align_corners false) to the next multiple of `patch` in each direction; often the map itself."""
+    height, width = (-(-side // patch) * patch for side in x_BCHW.shape[-2:])
+    if (height, width) == tuple(x_BCHW.shape[-2:]):
+        return x_BCHW
+    return F.interpolate(x_BCHW, (height, width), mode="bilinear", align_corners=False)
+
+
+def moments(x_BCHW: Tensor, kinds: tuple[str, ...], patch: int) -> Moments:
+    """The named kinds ("channel", "patch") of moments of one batch."""
+    sums = batch_sums(x_BCHW)
+    found: Moments = {}
+    if "channel" in kinds:
+        found["channel_mean"], found["channel_var"] = channel_moments(sums, len(x_BCHW))
+    if "patch" in kinds:
+        resized = resize_to_patches(x_BCHW, patch)
+        patch_sums = sums if resized is x_BCHW else batch_sums(resized)
+        found["patch_mean"], found["patch_var"] = patch_moments(patch_sums, len(x_BCHW), patch)
+    return found
+
+
+class Accumulator:
+    """Moments of a data set from those of its batches, in float64.
+
+    The mean is the sample-weighted mean of batch means. The variance is, as `variance` says, "mean_of_batches" (the
+    published one: the mean of within-batch variances) or "pooled" (that of all samples together, E[x^2] - E[x]^2).
+    """
+
+    def __init__(self, variance: str) -> None:
+        self.variance = variance
+        self.samples = 0
+        self.totals: Moments = {}
+
+    def add(self, batch: Moments, samples: int) -> None:
+        self.samples += samples
+        for name, value in batch.items():
+            value = value.detach().double().cpu()
+            if name.endswith("_var") and self.variance == "pooled":
+                value = value + batch[name.replace("_var", "_mean")].detach().double().cpu().square()
+            self.totals[name] = self.totals.get(name, torch.zeros_like(value)) + samples * value
+
+    def result(self) -> Moments:
+        """Moments in float64 on the CPU."""
+        found = {name: total / self.samples for name, total in self.totals.items()}
+        if self.variance == "pooled":
+            for name in [name for name in found if name.endswith("_var")]:
+                found[name] = found[name] - found[name.replace("_var", "_mean")].square()
+        return found
+
+
+def _mean_var(total: Tensor, total_of_squares: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    mean = total / count
+    return mean, total_of_squares / count - mean.square()

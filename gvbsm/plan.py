@@ -1,0 +1,295 @@
+"""From settings to the artifacts of one target: every spec, and so every key and path, before anything runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from gvbsm import keys
+from gvbsm.artifacts import write_text
+from gvbsm.errors import UserError
+from gvbsm.rows import load_row
+from gvbsm.settings import (
+    Backbone,
+    HardTraining,
+    Network,
+    RecoverShard,
+    RelabelShard,
+    Row,
+    StatisticsPass,
+    Student,
+    Training,
+    ViewsOfImages,
+)
+
+STORE = Path("results/store")
+PLANS = Path("results/.plan")
+SUFFIX = dict.fromkeys(keys.STAGES, ".safetensors") | {"evaluate": ".csv", "publish": ".json"}
+Spec = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One file of the store: what it is called, and everything that decides its bytes."""
+
+    stage: str
+    name: str
+    spec: Spec
+
+    @cached_property
+    def key(self) -> str:
+        return keys.key(self.spec)
+
+    @cached_property
+    def path(self) -> str:
+        """Relative to the store."""
+        return f"{self.stage}/{self.name}-{self.key}{SUFFIX[self.stage]}"
+
+
+def plan(dataset: str, ipc: int, recipe: str | None = None) -> list[Artifact]:
+    """Every artifact of `results/<dataset>/ipc<ipc>[-<recipe>]`, each after its inputs, publish last.
+
+    Raises:
+        SettingsError: if the row or the recipe is wrong.
+    """
+    row = load_row(dataset, recipe)
+    prefix = row.source.kind
+    data = _artifact("prepare", prefix, _prepare_spec(row), builders=(_builder("data", "DATASETS", prefix),))
+    planned = [data]
+    teachers, statistics = [], []
+    for backbone in row.backbones:
+        teacher = _squeeze(row, backbone, data, backbone.squeeze.seed)
+        measured = teacher
+        if row.statistics.measured_in == "twin":
+            measured = _squeeze(row, backbone, data, backbone.squeeze.seed + 1)
+            planned.append(measured)
+        teachers.append(teacher)
+        statistics.append(_statistics(row, backbone, data, measured))
+    planned += teachers + statistics
+    images = _recover(row, ipc, teachers, statistics)
+    random = {"ipc": ipc, "seed": row.evaluate.random_seed}
+    labels = _relabel(row, teachers, {"images": [image.path for image in images]}, None)
+    random_labels = _relabel(row, teachers, {"data": data.path}, random)
+    planned += images + labels + random_labels
+    runs: dict[str, dict[str, Artifact]] = {}
+    for student in row.evaluate.students:
+        runs[student.label] = {
+            "distilled": _evaluate(row, student, data, images, labels, None),
+            "random_hard": _evaluate(row, student, data, [], [], random),
+            "random_soft": _evaluate(row, student, data, [], random_labels, random),
+        }
+        planned += runs[student.label].values()
+    spec = {
+        "dataset": dataset,
+        "ipc": ipc,
+        "recipe": recipe,
+        "headline": row.evaluate.headline,
+        "inputs": {
+            "data": data.path,
+            "teachers": {b.label: teacher.path for b, teacher in zip(row.backbones, teachers, strict=True)},
+            "statistics": [one.path for one in statistics],
+            "images": [one.path for one in images],
+            "labels": [one.path for one in labels],
+            "random_labels": [one.path for one in random_labels],
+            "students": {label: {kind: run.path for kind, run in sets.items()} for label, sets in runs.items()},
+        },
+    }
+    run = f"ipc{ipc}" + (f"-{recipe}" if recipe else "")
+    planned.append(_artifact("publish", f"{dataset}-{run}", spec))
+    return list({artifact.path: artifact for artifact in planned}.values())
+
+
+def prepare_target(dataset: str, ipc: int, recipe: str | None, published: Path) -> Artifact:
+    """Plan a target, write the plan files, and return its publish artifact.
+
+    publish's plan file is the one input that Snakemake compares by time. If `published` (an acc.json) holds another key,
+    the file is made new, whatever Snakemake remembers; if it holds this key, the file is made older than it.
+    """
+    planned = plan(dataset, ipc, recipe)
+    for artifact in planned:
+        write_plan(artifact)
+    publish = planned[-1]
+    file = plan_file(publish.key)
+    try:
+        current = json.loads(published.read_text(encoding="utf-8"))["key"] == publish.key
+    except (OSError, ValueError, KeyError, TypeError):
+        current = False
+    then = published.stat().st_mtime - 1 if current else time.time()
+    if not current or file.stat().st_mtime > then:
+        os.utime(file, (then, then))
+    return publish
+
+
+def plan_file(key: str) -> Path:
+    return PLANS / f"{key}.json"
+
+
+def write_plan(artifact: Artifact) -> None:
+    """Write `results/.plan/<key>.json`, if it does not hold this already."""
+    text = json.dumps({"stage": artifact.stage, "name": artifact.name, "spec": artifact.spec}, indent=1, sort_keys=True)
+    file = plan_file(artifact.key)
+    if not file.exists() or file.read_text(encoding="utf-8") != text:
+        write_text(file, text)
+
+
+def read_plan(key: str) -> Artifact:
+    """The artifact of a key, from its plan file.
+
+    Raises:
+        UserError: if the file is missing or is not what the key says.
+    """
+    file = plan_file(key)
+    try:
+        artifact = Artifact(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        raise UserError(f"{file}: missing or damaged plan; ask Snakemake for the acc.json it belongs to") from None
+    if artifact.key != key:
+        raise UserError(f"{file}: expected the plan of {key}, got that of {artifact.key}; delete the file and plan again")
+    return artifact
+
+
+def input_paths(spec: Spec) -> list[str]:
+    """The artifacts a spec reads, relative to the store, in its order."""
+
+    def flatten(value: Any) -> list[str]:
+        if isinstance(value, str):
+            return [value]
+        return [path for item in (value.values() if isinstance(value, dict) else value) for path in flatten(item)]
+
+    return list(dict.fromkeys(flatten(spec.get("inputs", {}))))
+
+
+def _artifact(stage: str, name: str, spec: Spec, builders: tuple[str, ...] = ()) -> Artifact:
+    return Artifact(stage, name, {"stage": stage, **spec, "code": keys.fingerprint(stage, builders)})
+
+
+def _builder(package: str, registry: str, name: str) -> str:
+    return keys.registry(package, registry)[name]
+
+
+def _only(model: type[BaseModel], settings: BaseModel) -> Spec:
+    """The settings that `model` has: what a part's bytes depend on, without how the whole is divided."""
+    return settings.model_dump(include=set(model.model_fields))
+
+
+def _network_builders(networks: Sequence[Network]) -> tuple[str, ...]:
+    return tuple(sorted({_builder("backbones", "BACKBONES", one.name) for one in networks}))
+
+
+def _network(row: Row, network: Network) -> Spec:
+    shape = {"classes": row.classes, "image_size": row.image_size, "channels": len(row.mean)}
+    return {"name": network.name, "options": network.options, **shape}
+
+
+def _pixels(row: Row) -> Spec:
+    return {"image_size": row.image_size, "mean": row.mean, "std": row.std}
+
+
+def _prepare_spec(row: Row) -> Spec:
+    shape = {"classes": row.classes, "image_size": row.image_size, "channels": len(row.mean)}
+    return {"source": row.source.model_dump(), **shape}
+
+
+def _squeeze(row: Row, backbone: Backbone, data: Artifact, seed: int) -> Artifact:
+    spec = {
+        "inputs": {"data": data.path},
+        "network": _network(row, backbone),
+        "pixels": _pixels(row),
+        "augment": row.augment.model_dump(),
+        "settings": backbone.squeeze.model_dump() | {"seed": seed},
+    }
+    return _artifact("squeeze", f"{row.source.kind}-{backbone.label}", spec, _network_builders([backbone]))
+
+
+def _statistics(row: Row, backbone: Backbone, data: Artifact, teacher: Artifact) -> Artifact:
+    spec = {
+        "inputs": {"data": data.path, "teacher": teacher.path},
+        "pixels": _pixels(row),
+        "augment": row.augment.model_dump(),
+        "settings": _only(StatisticsPass, row.statistics),
+    }
+    return _artifact("statistics", f"{row.source.kind}-{backbone.label}", spec, _network_builders([backbone]))
+
+
+def image_batches(classes: int, ipc: int, group: int, batch_size: int, batching: str) -> list[list[list[int]]]:
+    """Which images are optimised together: per batch a list of [class, first image, end].
+
+    "group": `group` images of a class with those of `batch_size // group` classes; what IPC leaves over a multiple of
+    `group` is a group of its own, so IPC 10 is part of IPC 50 and IPC 15 is 10 + 5. "class_major" (the published code):
+    the list of all images by class, cut every `batch_size`; at IPC 10 the same, at IPC 50 batches split classes.
+    """
+    if batching == "class_major":
+        batches = []
+        for start in range(0, classes * ipc, batch_size):
+            end = min(start + batch_size, classes * ipc)
+            ranges = [[c, max(start - c * ipc, 0), min(end - c * ipc, ipc)] for c in range(start // ipc, -(-end // ipc))]
+            batches.append(ranges)
+        return batches
+    together = batch_size // group
+    return [
+        [[c, first, min(first + group, ipc)] for c in range(block, min(block + together, classes))]
+        for first in range(0, ipc, group)
+        for block in range(0, classes, together)
+    ]
+
+
+def _recover(row: Row, ipc: int, teachers: list[Artifact], statistics: list[Artifact]) -> list[Artifact]:
+    settings = row.recover
+    batches = image_batches(row.classes, ipc, settings.group, settings.batch_size, settings.batching)
+    # Averages that are never reset pass from batch to batch: one job, in the published order.
+    size = len(batches) if settings.ema.reset == "never" else settings.shard_batches
+    shards = []
+    for start in range(0, len(batches), size):
+        shard = batches[start : start + size]
+        spec = {
+            "inputs": {"teachers": [one.path for one in teachers], "statistics": [one.path for one in statistics]},
+            "batches": shard,
+            "pixels": _pixels(row),
+            "augment": row.augment.model_dump(),
+            "settings": _only(RecoverShard, settings),
+        }
+        first_class, first_image, _ = shard[0][0]
+        name = f"{row.source.kind}-class{first_class:04d}-image{first_image:04d}"
+        shards.append(_artifact("recover", name, spec, _network_builders(row.backbones)))
+    return shards
+
+
+def _relabel(row: Row, teachers: list[Artifact], images: Spec, random: Spec | None) -> list[Artifact]:
+    settings = row.relabel
+    shards = []
+    for start in range(0, settings.epochs, settings.shard_epochs):
+        spec = {
+            "inputs": {"teachers": [one.path for one in teachers], **images},
+            "random": random,
+            "epochs": [start, min(start + settings.shard_epochs, settings.epochs)],
+            "pixels": _pixels(row),
+            "settings": _only(RelabelShard, settings),
+        }
+        name = f"{row.source.kind}-{'random' if random else 'distilled'}-epoch{start:05d}"
+        shards.append(_artifact("relabel", name, spec, _network_builders(row.backbones)))
+    return shards
+
+
+def _evaluate(
+    row: Row, student: Student, data: Artifact, images: list[Artifact], labels: list[Artifact], random: Spec | None
+) -> Artifact:
+    views = {"epochs": row.relabel.epochs, **_only(ViewsOfImages, row.relabel)}
+    spec = {
+        "inputs": {"data": data.path, "images": [one.path for one in images], "labels": [one.path for one in labels]},
+        "random": random,
+        "views": None if labels else views,
+        "network": _network(row, student),
+        "pixels": _pixels(row),
+        "settings": _only(Training if labels else HardTraining, student.evaluate),
+        "seeds": row.evaluate.seeds,
+    }
+    kind = "distilled" if images else "random_soft" if labels else "random_hard"
+    return _artifact("evaluate", f"{row.source.kind}-{student.label}-{kind}", spec, _network_builders([student]))

@@ -1,0 +1,237 @@
+"""Configuration files to settings: extends, recipes, overrides, and one line for whatever is wrong with them."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from gvbsm.errors import UserError
+from gvbsm.keys import PACKAGE
+from gvbsm.settings import Config, Row
+
+Path_ = tuple[str | int, ...]  # where a setting stands: ("backbones", 2, "squeeze", "lr")
+
+
+class SettingsError(UserError):
+    """What the user got wrong, in one line: where, expected, got, remedy."""
+
+
+def config_folder() -> Path:
+    """`config/` of the working directory, or else the one beside the package."""
+    here = Path("config")
+    return here if here.is_dir() else PACKAGE.parent / "config"
+
+
+def load_config(values: dict[str, Any] | None = None) -> Config:
+    """config.yaml as typed settings; `values` are Snakemake's, when it has read the file and --config already.
+
+    Raises:
+        SettingsError: for anything wrong in it.
+    """
+    path = config_folder() / "config.yaml"
+    raw = _read_yaml(path) if values is None else values
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise SettingsError(_one_line(error, Config, {(): path})) from None
+
+
+def parse_target(target: str) -> tuple[str, int, str | None]:
+    """Data set, IPC and recipe of `results/<dataset>/ipc<N>[-<recipe>]/acc.json`.
+
+    Raises:
+        SettingsError: if it has another form or IPC is not at least 1.
+    """
+    form = "results/<dataset>/ipc<N>[-<recipe>]/acc.json"
+    parts = Path(target).parts
+    if len(parts) < 3 or parts[-1] != "acc.json":
+        raise SettingsError(f"target {target!r}: expected {form}; ask for a path of this form")
+    return parts[-3], *parse_run(parts[-2])
+
+
+def parse_run(run: str) -> tuple[int, str | None]:
+    """IPC and recipe of `ipc<N>` or `ipc<N>-<recipe>`.
+
+    Raises:
+        SettingsError: if it has another form or IPC is not at least 1.
+    """
+    match = re.fullmatch(r"ipc(-?\d+)(?:-([A-Za-z0-9][A-Za-z0-9_.-]*))?", run)
+    if match is None:
+        raise SettingsError(f"run {run!r}: expected ipc<N> or ipc<N>-<recipe>, such as ipc10; correct the target")
+    ipc = int(match[1])
+    if not 1 <= ipc <= 100_000:
+        raise SettingsError(f"run {run!r}: expected 1 to 100000 images per class, got {ipc}; correct the target")
+    return ipc, match[2]
+
+
+def load_row(dataset: str, recipe: str | None = None) -> Row:
+    """The row `config/datasets/<dataset>.yaml`, with `extends` followed and the recipe laid over it.
+
+    Dicts merge, lists replace. A backbone may be a name or {name, label, options, squeeze: {...}}, a student a name or
+    {name, label, options, evaluate: {...}}; the inner settings are laid over the row's.
+
+    Raises:
+        SettingsError: for an unknown name, a file that is not YAML, or any setting that is wrong.
+    """
+    origin: dict[Path_, Path] = {}
+    raw = _read_chain(dataset, origin, ())
+    if recipe is not None:
+        path = _named("recipes", recipe, "recipe")
+        raw = _merge(raw, _read_yaml(path), path, origin)
+    raw["backbones"] = _expand(raw.get("backbones"), "squeeze", raw.get("squeeze"))
+    evaluate = raw.get("evaluate")
+    if isinstance(evaluate, dict):
+        shared = {key: value for key, value in evaluate.items() if key not in ("students", *_NOT_OF_A_STUDENT)}
+        raw["evaluate"] = evaluate | {"students": _expand(evaluate.get("students"), "evaluate", shared)}
+    try:
+        return Row.model_validate(raw)
+    except ValidationError as error:
+        raise SettingsError(_one_line(error, Row, origin)) from None
+
+
+_NOT_OF_A_STUDENT = ("seeds", "random_seed", "headline")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number and a key that stands twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key_node.value!r} stands twice", problem_mark=key_node.start_mark)
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)$"), list("-+.0123456789")
+)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise SettingsError(f"{path}{line}: not valid YAML: {error.problem}; correct this line") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise SettingsError(f"{path}: cannot be read: {reason}; restore the file") from None
+    if not isinstance(raw, dict):
+        raise SettingsError(f"{path}: expected settings (key: value), got {_short(raw)}; write them or restore the file")
+    return raw
+
+
+def _named(folder: str, name: str, what: str) -> Path:
+    """config/<folder>/<name>.yaml."""
+    known = sorted(path.stem for path in (config_folder() / folder).glob("*.yaml"))
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        choices = ", ".join(known) or f"none yet, write config/{folder}/{name}.yaml"
+        raise SettingsError(f"unknown {what} {name!r}; {hint}choose from {choices}")
+    return config_folder() / folder / f"{name}.yaml"
+
+
+def _read_chain(dataset: str, origin: dict[Path_, Path], below: tuple[str, ...]) -> dict[str, Any]:
+    path = _named("datasets", dataset, "data set")
+    if dataset in below:
+        raise SettingsError(f"{path}: extends itself by way of {' -> '.join((*below, dataset))}; remove one extends")
+    raw = _read_yaml(path)
+    base = raw.pop("extends", None)
+    if base is None:
+        return _merge({}, raw, path, origin)
+    if not isinstance(base, str):
+        raise SettingsError(f"{path}: extends: expected the name of a data set, got {_short(base)}; write a name")
+    return _merge(_read_chain(base, origin, (*below, dataset)), raw, path, origin)
+
+
+def _merge(base: Any, over: Any, path: Path, origin: dict[Path_, Path], at: Path_ = ()) -> Any:
+    """`over` laid over `base`, noting in `origin` which file each part came from."""
+    if isinstance(base, dict) and isinstance(over, dict):
+        # A source of another kind shares nothing with the one it replaces.
+        if at == ("source",) and over.get("kind", base.get("kind")) != base.get("kind"):
+            base = {}
+        merged = dict(base)
+        for name, value in over.items():
+            merged[name] = _merge(base.get(name, {} if isinstance(value, dict) else None), value, path, origin, (*at, name))
+            origin[(*at, name)] = path
+        return merged
+    return over
+
+
+def _expand(entries: Any, inner: str, shared: Any) -> Any:
+    """Names to full entries; whatever is not well-formed is left for the typed settings to refuse."""
+    if not isinstance(entries, list):
+        return entries
+    full = []
+    for entry in entries:
+        if not isinstance(entry, dict):
+            entry = {"name": entry}
+        own = entry.get(inner, {})
+        settings = _merge(shared, own, Path(), {}) if isinstance(own, dict) else own
+        full.append({"label": entry.get("name"), "options": {}} | entry | {inner: settings})
+    return full
+
+
+def _one_line(error: ValidationError, model: type[BaseModel], origin: dict[Path_, Path]) -> str:
+    """The first mistake of a validation, with the file it stands in."""
+    at = _place(error)
+    file = next((origin[at[:n]] for n in range(len(at), -1, -1) if at[:n] in origin), None)
+    return f"{file or next(reversed(origin.values()))}: {describe(error, model)}"
+
+
+def describe(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first mistake of a validation as `setting: expected, got; remedy`."""
+    first = error.errors(include_url=False)[0]
+    at = _place(error)
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in at).lstrip(".")
+    if first["type"] == "extra_forbidden":
+        where, _, name = where.rpartition(".")
+        fields = _fields_at(model, first["loc"][:-1])
+        near = difflib.get_close_matches(name, fields, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        text = f"unknown setting {name!r}; {hint}choose from {', '.join(fields)}"
+    elif first["type"] == "missing":
+        text = "expected a value, got none; add this setting"
+    elif first["type"] == "value_error":
+        text = first["msg"].removeprefix("Value error, ")
+    else:
+        expected = re.sub(r"^.*? should (be |have )?", "", first["msg"])
+        text = f"expected {expected}, got {_short(first['input'])}; correct the value"
+    return ": ".join(part for part in (where, text) if part)
+
+
+def _place(error: ValidationError) -> Path_:
+    """Where the first mistake stands, without the name that pydantic adds for the kind of a source."""
+    at = error.errors(include_url=False)[0]["loc"]
+    return (at[0], *at[2:]) if at[:1] == ("source",) and len(at) > 2 else tuple(at)
+
+
+def _fields_at(model: type[BaseModel], loc: Iterable[str | int]) -> list[str]:
+    """Names of the settings allowed at `loc`."""
+    current = [model]
+    for part in loc:
+        if isinstance(part, str) and any(part in one.model_fields for one in current):
+            annotations = [one.model_fields[part].annotation for one in current if part in one.model_fields]
+            current = [found for annotation in annotations for found in _models_in(annotation)]
+    return [name for one in current for name in one.model_fields]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for inner in typing.get_args(annotation) for found in _models_in(inner)]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,115 @@
+"""Checkpoints of long stages: on a timer and on signals, in one safetensors file, replaced atomically."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gvbsm.artifacts import load_tensors, save_tensors
+from gvbsm.errors import Interrupted
+
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+_received: list[int] = []
+
+
+def install_signal_handlers() -> None:
+    """From now on the signals only ask for a checkpoint; the next `Checkpoint.tick` writes it and stops the stage."""
+    for number in _SIGNALS:
+        signal.signal(number, lambda received, _frame: _received.append(received))
+
+
+class Checkpoint:
+    """The state of one computation, in `<folder>/<name>.safetensors`; kept nowhere if folder is None.
+
+    A state is dicts and lists of tensors, numbers, strings and None.
+    """
+
+    def __init__(self, folder: Path | None, seconds: float, name: str = "state") -> None:
+        self.folder = folder
+        self.seconds = seconds
+        self.file = folder / f"{name}.safetensors" if folder else None
+        self._saved = time.monotonic()
+
+    def named(self, name: str) -> Checkpoint:
+        """Another checkpoint of the same job."""
+        return Checkpoint(self.folder, self.seconds, name)
+
+    def load(self) -> Any:
+        """The last state saved, tensors on the CPU, or None. A file that cannot be read counts as none."""
+        if self.file is None or not self.file.is_file():
+            return None
+        try:
+            tensors, structure = load_tensors(self.file)
+            # Copied out of the mapping: the file is replaced while the state lives on.
+            return _join(structure, {name: tensor.clone() for name, tensor in tensors.items()})
+        except Exception:  # whatever is wrong with it, starting over is right
+            self.file.unlink(missing_ok=True)
+            return None
+
+    def tick(self, state: Callable[[], Any]) -> None:
+        """Save `state()` if it is time to, or if a signal came.
+
+        Raises:
+            Interrupted: after saving, if a signal came.
+        """
+        if _received:
+            self.save(state())
+            raise Interrupted(signal.Signals(_received[-1]).name)
+        if time.monotonic() - self._saved >= self.seconds:
+            self.save(state())
+
+    def save(self, state: Any) -> None:
+        """Save now."""
+        if self.file is not None:
+            tensors: dict[str, Tensor] = {}
+            structure = _split(state, tensors, "")
+            save_tensors(self.file, tensors, structure)
+        self._saved = time.monotonic()
+
+    def clear(self) -> None:
+        """Delete every checkpoint of the job: the artifact is written."""
+        if self.folder and self.folder.is_dir():
+            for file in self.folder.iterdir():
+                file.unlink(missing_ok=True)
+            self.folder.rmdir()
+
+
+def _split(value: Any, tensors: dict[str, Tensor], at: str) -> Any:
+    """JSON-able structure of a state, its tensors moved into `tensors` under their paths."""
+    if isinstance(value, Tensor):
+        tensors[at] = value.detach().cpu().clone()
+        return ["tensor", at]
+    if isinstance(value, dict):
+        return ["dict", [[name, _split(item, tensors, f"{at}/{name}")] for name, item in value.items()]]
+    if isinstance(value, (list, tuple)):
+        return ["list", [_split(item, tensors, f"{at}/{i}") for i, item in enumerate(value)]]
+    # A number's text keeps its value exactly, infinities included, and survives the pruning of None.
+    return ["none"] if value is None else [type(value).__name__, repr(value) if isinstance(value, float) else value]
+
+
+def _join(structure: Any, tensors: dict[str, Tensor]) -> Any:
+    kind = structure[0]
+    if kind == "tensor":
+        return tensors[structure[1]]
+    if kind == "dict":
+        return {name: _join(item, tensors) for name, item in structure[1]}
+    if kind == "list":
+        return [_join(item, tensors) for item in structure[1]]
+    if kind == "float":
+        return float(structure[1])
+    return None if kind == "none" else structure[1]
+
+
+def to_device(state: Any, device: torch.device) -> Any:
+    """A state with its tensors on `device`."""
+    if isinstance(state, Tensor):
+        return state.to(device)
+    if isinstance(state, dict):
+        return {name: to_device(item, device) for name, item in state.items()}
+    return [to_device(item, device) for item in state] if isinstance(state, list) else state

@@ -1,0 +1,46 @@
+"""Networks from their specs, teachers from their artifacts, and the accuracy of either."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gvbsm import backbones
+from gvbsm.keys import derive_seed
+from gvbsm.runtime.devices import autocast
+
+
+def build(network: dict[str, Any], seed: int, device: torch.device) -> nn.Module:
+    """A fresh network of a spec's `network` entry, its weights drawn from `seed`, in channels-last layout."""
+    torch.manual_seed(derive_seed(seed, "weights"))
+    shape = {name: network[name] for name in ("classes", "image_size", "channels")}
+    model = backbones.build(network["name"], **shape, **network["options"])
+    return model.to(device, memory_format=torch.channels_last)
+
+
+def load_teacher(tensors: dict[str, Tensor], metadata: dict[str, Any], device: torch.device) -> nn.Module:
+    """A teacher from squeeze's artifact: eval mode, no gradients to its weights."""
+    model = build(metadata["network"], 0, device)
+    model.load_state_dict(tensors)
+    return model.eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def accuracy(
+    model: nn.Module, images_NCHW: Tensor, labels_N: Tensor, prepare: Callable[[Tensor], Tensor], precision: str
+) -> dict[str, float]:
+    """Top-1 and top-5 accuracy in percent of a model in eval mode, on uint8 images made network inputs by `prepare`."""
+    device = next(model.parameters()).device
+    right = torch.zeros(2)
+    for images_BCHW, labels_B in zip(images_NCHW.split(500), labels_N.split(500), strict=True):
+        x_BCHW = prepare(images_BCHW.to(device)).contiguous(memory_format=torch.channels_last)
+        with autocast(device, precision):
+            logits_BK = model(x_BCHW).float()
+        best_B5 = logits_BK.topk(min(5, logits_BK.shape[1])).indices.cpu()
+        hits_B5 = best_B5 == labels_B.cpu().unsqueeze(1)
+        right += torch.stack([hits_B5[:, 0].sum(), hits_B5.sum()])
+    top1, top5 = (100 * right / len(labels_N)).tolist()
+    return {"top1": top1, "top5": top5}

@@ -1,0 +1,106 @@
+"""The one training loop that squeeze and evaluate share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from gvbsm.keys import derive_seed
+from gvbsm.runtime.checkpoints import Checkpoint, to_device
+from gvbsm.runtime.progress import Progress
+
+Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and with what step sizes a network is trained; the field names are the settings'."""
+
+    epochs: int
+    optimizer: str  # "sgd" or "adamw"
+    lr: float
+    momentum: float | None
+    weight_decay: float
+    schedule: str  # "constant" or "cosine"
+    seed: int
+    stop_after: int | None = None  # epochs, if fewer than the schedule's are trained
+
+    @staticmethod
+    def from_settings(settings: dict[str, Any], seed: int, stop_after: int | None = None) -> Recipe:
+        names = ("epochs", "optimizer", "lr", "momentum", "weight_decay", "schedule")
+        return Recipe(**{name: settings.get(name) for name in names}, seed=seed, stop_after=stop_after)
+
+
+def learning_rate(recipe: Recipe, epoch: int) -> float:
+    """Step size of an epoch; cosine is lr / 2 (1 + cos(pi e / E))."""
+    if recipe.schedule == "constant":
+        return recipe.lr
+    return recipe.lr / 2 * (1 + math.cos(math.pi * epoch / recipe.epochs))
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """SGD or AdamW, without weight decay on biases and one-dimensional weights."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.lr)
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum or 0.0)
+
+
+def fit(
+    model: nn.Module,
+    recipe: Recipe,
+    batches: Callable[[int], Sequence[Batch]],
+    losses: Callable[[nn.Module, Batch], Iterable[Tensor]],
+    checkpoint: Checkpoint,
+    title: str,
+    after_epoch: Callable[[nn.Module, int], dict[str, float]] = lambda model, epoch: {},
+) -> list[dict[str, float]]:
+    """Train `model` in place and return one row per epoch: epoch, loss, and what `after_epoch` measured in eval mode.
+
+    `batches(epoch)` lists the epoch's batches; `losses(model, batch)` yields the losses whose gradients one step sums.
+    torch's global generator is seeded anew for every step, so a resumed training draws what an uninterrupted one does.
+
+    Raises:
+        Interrupted: after a signal, the state saved.
+    """
+    optimizer = make_optimizer(model, recipe)
+    state = to_device(checkpoint.load(), next(model.parameters()).device) or {"epoch": 0, "step": 0, "history": []}
+    if "model" in state:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    history: list[dict[str, float]] = state["history"]
+    total = torch.as_tensor(state.get("loss", 0.0), dtype=torch.float32, device=next(model.parameters()).device)
+    epochs, first_step = recipe.stop_after or recipe.epochs, state["step"]
+
+    def saved(epoch: int, step: int) -> dict[str, Any]:
+        moving = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "loss": total}
+        return {"epoch": epoch, "step": step, "history": history, **moving}
+
+    progress = Progress(title, epochs, state["epoch"])
+    for epoch in range(state["epoch"], epochs):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(recipe, epoch)
+        model.train()
+        todo = batches(epoch)
+        for step in range(first_step, len(todo)):
+            torch.manual_seed(derive_seed(recipe.seed, "step", epoch, step))
+            optimizer.zero_grad(set_to_none=True)
+            for loss in losses(model, todo[step]):
+                loss.backward()  # type: ignore[no-untyped-call]
+                total = total + loss.detach()
+            optimizer.step()
+            checkpoint.tick(lambda epoch=epoch, step=step: saved(epoch, step + 1))  # type: ignore[misc]
+        model.eval()
+        history.append({"epoch": epoch + 1, "loss": total.item() / len(todo), **after_epoch(model, epoch)})
+        total, first_step = torch.zeros_like(total), 0
+        progress.step(**{name: value for name, value in history[-1].items() if name != "epoch"})
+    if state["epoch"] < epochs:
+        checkpoint.save(saved(epochs, 0))  # an artifact may hold several trainings: this one is not done again
+    return history

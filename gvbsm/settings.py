@@ -1,0 +1,289 @@
+"""Types, bounds and units of every setting. The values live in `config/`; there are no second defaults here.
+
+An entry that may be None is off when it is absent. Where the published code is wrong (METHOD.md section 6), the setting
+is a choice between the published behaviour and the corrected one; each such line below says which is which.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from gvbsm import keys
+
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Epochs = Annotated[int, Field(ge=1, le=100_000)]
+Batch = Annotated[int, Field(ge=1, le=65_536)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Rate = Annotated[float, Field(gt=0, le=100)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Pixels = Annotated[int, Field(ge=0, le=1024)]
+Interval = Annotated[list[Annotated[float, Field(gt=0, le=100)]], Field(min_length=2, max_length=2)]
+PerChannel = Annotated[list[float], Field(min_length=1, max_length=4)]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*$", max_length=60)]
+
+
+class Strict(BaseModel):
+    """Unknown keys, values of another type, NaN and infinity are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Compute(Strict):
+    """How a stage computes; part of its key, since both can change its bytes."""
+
+    threads: Annotated[int, Field(ge=1, le=256)]  # CPU threads of torch; they change the order of sums
+    precision: Literal["float32", "bfloat16"]  # of convolutions and matrix products (autocast)
+
+
+class Digits(Strict):
+    """scikit-learn's 1,797 handwritten digits, split by class."""
+
+    kind: Literal["digits"]
+    seed: Seed  # of the stratified split
+    test_fraction: Annotated[float, Field(gt=0, lt=1)]
+
+
+class ImageFolder(Strict):
+    """A folder with `train/<class>/*` and `test/<class>/*` (or `val`, `valid`)."""
+
+    kind: Literal["imagefolder"]
+    path: Annotated[str, StringConstraints(min_length=1)]  # absolute, or below the data root
+
+
+class Augment(Strict):
+    """Random crop and flip of squeeze, statistics and recover."""
+
+    pad: Pixels | None = None  # px of zeros around the image before a crop of its own size
+    resized_crop: Interval | None = None  # share of the area that a resized crop keeps, instead of `pad`
+    flip: bool  # mirror half of the images left to right
+
+    @model_validator(mode="after")
+    def _one_crop(self) -> Augment:
+        if self.pad and self.resized_crop:
+            raise ValueError("expected one of pad and resized_crop, got both; remove one")
+        return self
+
+
+class Squeeze(Compute):
+    """Training of one teacher."""
+
+    epochs: Epochs
+    keep_epoch: Epochs | None = None  # keep the weights after this epoch. published: 1 of 5, 40 of 50; corrected: off
+    batch_size: Batch  # images
+    optimizer: Literal["sgd", "adamw"]
+    lr: Rate
+    momentum: Fraction | None = None  # sgd only
+    weight_decay: Weight
+    schedule: Literal["constant", "cosine"]  # over all epochs, to 0
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _kept(self) -> Squeeze:
+        if self.keep_epoch and self.keep_epoch > self.epochs:
+            raise ValueError(f"keep_epoch: expected at most epochs ({self.epochs}), got {self.keep_epoch}; lower it")
+        return self
+
+
+class StatisticsPass(Compute):
+    """One pass over the augmented training set."""
+
+    patch_size: Annotated[int, Field(ge=1, le=64)]  # px
+    batch_size: Batch  # images
+    variance: Literal["mean_of_batches", "pooled"]  # published: mean_of_batches; corrected: pooled
+    seed: Seed
+
+
+class Statistics(StatisticsPass):
+    """The pass, and through which teacher."""
+
+    measured_in: Literal["twin", "own"]  # published: twin (the same network trained from another seed); corrected: own
+
+
+class Ema(Strict):
+    """Exponential moving average of the synthetic batch's statistics."""
+
+    momentum: Fraction  # alpha
+    start: Literal["zero", "first"]  # published: zero; corrected: the first batch's own statistic
+    reset: Literal["never", "batch"]  # published: never between batches (one job then); corrected: at every batch
+    dropped: Literal["skip", "update"]  # a layer dropped this iteration. published: skip; corrected: update
+
+
+class Densification(Strict):
+    """The loss L_DD."""
+
+    weight: Weight  # d
+    tau: Annotated[float, Field(gt=0, le=1000)]
+    normalise: Literal["none", "rows", "mean"]  # published: none; corrected: mean (or rows)
+
+
+class RecoverShard(Compute):
+    """Optimisation of a shard of images."""
+
+    iterations: Count  # per batch of images
+    lr: Rate  # Adam
+    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]
+    statistics_weight: Weight  # r
+    first_layer_weight: Weight  # w of the first hooked layer; 1 elsewhere
+    layers: Annotated[list[Literal["batchnorm", "conv"]], Field(min_length=1, max_length=2)]
+    conv_statistics: Annotated[list[Literal["channel", "patch"]], Field(min_length=1, max_length=2)]
+    conv_drop: Fraction  # beta: probability that a Conv layer is skipped in an iteration
+    backbone_order: Literal["round_robin", "random"]  # published code: round_robin; the paper's figure: random
+    roll: Pixels  # px: largest roll in each direction
+    ema: Ema
+    densification: Densification
+    quantise: Literal["truncate", "round"]  # to uint8. published: truncate; corrected: round
+    encoding: Literal["jpeg", "lossless"]  # published (ImageNet): jpeg at quality 75; corrected: lossless
+    seed: Seed
+
+
+class Recover(RecoverShard):
+    """Optimisation of all images, and how they are divided into batches and jobs."""
+
+    batch_size: Batch  # images
+    group: Batch  # images of a class that share a batch
+    batching: Literal["class_major", "group"]  # published: class_major list cut anywhere; ours: group
+    shard_batches: Count  # batches per job
+
+    @model_validator(mode="after")
+    def _room_for_a_group(self) -> Recover:
+        if self.batch_size < self.group:
+            raise ValueError(f"batch_size: expected at least group ({self.group}), got {self.batch_size}; raise it")
+        return self
+
+
+class ViewsOfImages(Strict):
+    """How the views of an image set are drawn."""
+
+    batch_size: Batch  # views per batch
+    scale: Interval  # share of the area that a view's crop keeps
+    ratio: Interval  # width / height of the crop
+    flip: bool
+    mix: Literal["cutmix", "mixup", "none"]
+    mix_alpha: Rate  # of the Beta distribution
+    seed: Seed
+
+
+class RelabelShard(ViewsOfImages, Compute):
+    """Views and their soft labels."""
+
+    mixup_labels: Literal["unmixed", "mixed"]  # soft labels from which image. published: unmixed; corrected: mixed
+    rescale_logits: bool  # every teacher's logits to the mean norm
+    dtype: Literal["float16", "float32"]  # of stored logits
+
+
+class Relabel(RelabelShard):
+    """The labels of all epochs, and how they are divided into jobs."""
+
+    epochs: Epochs
+    shard_epochs: Epochs  # epochs per job
+
+
+class HardTraining(Compute):
+    """Training of one student on hard labels."""
+
+    epochs: Epochs
+    batch_size: Batch | None = None  # views; off (published): the batches of relabel
+    optimizer: Literal["sgd", "adamw"]
+    lr: Rate
+    momentum: Fraction | None = None  # sgd only
+    weight_decay: Weight
+    schedule: Literal["constant", "cosine"]
+    accumulate: Annotated[int, Field(ge=1, le=1024)]  # parts of a batch; BatchNorm sees one part
+    hard_label: Literal["unmixed", "mixed"]  # of a mixed view. published: unmixed; corrected: mixed
+    test_every: Epochs  # epochs between tests; the last is always tested
+
+
+class Training(HardTraining):
+    """Training of one student on soft labels."""
+
+    loss: Literal["mse", "kl", "dist"]
+    temperature: Annotated[float, Field(gt=0, le=1000)] | None = None  # kl only
+    hard_weight: Weight  # gamma: of the cross-entropy against hard labels
+
+    @model_validator(mode="after")
+    def _tempered(self) -> Training:
+        if (self.loss == "kl") != (self.temperature is not None):
+            raise ValueError("temperature: expected exactly when loss is kl; add or remove it")
+        return self
+
+
+class Network(Strict):
+    """A network by name, with its builder's options."""
+
+    name: str
+    label: Name  # how results name it
+    options: dict[str, int | float | str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, entry: Any) -> Any:
+        known = keys.registry("backbones", "BACKBONES")
+        name = entry.get("name") if isinstance(entry, dict) else entry
+        if not isinstance(name, str) or name not in known:
+            raise ValueError(f"unknown backbone {name!r}; choose from {', '.join(sorted(known))}")
+        allowed = [x for x in keys.builder_options(known[name]) if x not in ("classes", "image_size", "channels")]
+        options = entry.get("options", {})
+        for option in options if isinstance(options, dict) else ():
+            if option not in allowed:
+                choices = ", ".join(allowed) or "none"
+                raise ValueError(f"unknown option {option!r} of {name}; choose from {choices}")
+        return entry
+
+
+class Backbone(Network):
+    """A teacher, with the row's squeeze settings and its own laid over them."""
+
+    squeeze: Squeeze
+
+
+class Student(Network):
+    """A student, with the row's evaluate settings and its own laid over them."""
+
+    evaluate: Training
+
+
+class Evaluate(Training):
+    """Which students are trained, how often, and what is reported."""
+
+    students: Annotated[list[Student], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1, max_length=100)]
+    random_seed: Seed  # which real images the random baselines take
+    headline: Literal["best", "last"]  # accuracy in the table. published: best test epoch; corrected: last
+
+
+class Row(Strict):
+    """One data set with everything that is done to it."""
+
+    source: Annotated[Digits | ImageFolder, Field(discriminator="kind")]
+    classes: Annotated[int, Field(ge=2, le=100_000)]
+    image_size: Annotated[int, Field(ge=8, le=1024)]  # px, square
+    mean: PerChannel  # of pixel values in 0..1
+    std: Annotated[list[Annotated[float, Field(gt=0, le=10)]], Field(min_length=1, max_length=4)]
+    augment: Augment
+    squeeze: Squeeze
+    backbones: Annotated[list[Backbone], Field(min_length=1)]
+    statistics: Statistics
+    recover: Recover
+    relabel: Relabel
+    evaluate: Evaluate
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Row:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"std: expected one value per channel ({len(self.mean)}, as mean has), got {len(self.std)}")
+        for what, entries in (("backbones", self.backbones), ("evaluate.students", self.evaluate.students)):
+            labels = [entry.label for entry in entries]
+            twice = sorted({label for label in labels if labels.count(label) > 1})
+            if twice:
+                raise ValueError(f"{what}: {twice[0]!r} stands twice; give one of them another label")
+        return self
+
+
+class Config(Strict):
+    """config/config.yaml."""
+
+    targets: Annotated[list[str], Field(min_length=1)]  # what a bare `snakemake` builds
+    data_root: str  # folder of downloaded or own data sets

@@ -1,0 +1,184 @@
+"""The spec of each stage, typed: what `--spec` may hold, by hand or from a plan."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError, create_model
+
+from gvbsm import keys
+from gvbsm.errors import UserError
+from gvbsm.rows import describe
+from gvbsm.settings import (
+    Augment,
+    Count,
+    Digits,
+    Epochs,
+    HardTraining,
+    ImageFolder,
+    PerChannel,
+    RecoverShard,
+    RelabelShard,
+    Seed,
+    Squeeze,
+    StatisticsPass,
+    Strict,
+    Training,
+    ViewsOfImages,
+)
+
+Code = dict[str, str]
+Paths = Annotated[list[str], Field(min_length=1)]
+
+
+class NetworkSpec(Strict):
+    name: str
+    options: dict[str, int | float | str]
+    classes: Count
+    image_size: Count
+    channels: Count
+
+
+class PixelsSpec(Strict):
+    image_size: Count
+    mean: PerChannel
+    std: PerChannel
+
+
+class RandomImages(Strict):
+    ipc: Count
+    seed: Seed
+
+
+class LabelledViews(ViewsOfImages):
+    epochs: Epochs
+
+
+class _Images(Strict):
+    """One image set: shards of distilled images, or the data set that random ones are drawn from."""
+
+    data: str | None = None
+    images: list[str] | None = None
+
+
+class _RelabelInputs(_Images):
+    teachers: Paths
+
+
+class _EvaluateInputs(Strict):
+    data: str
+    images: list[str]
+    labels: list[str]
+
+
+def _inputs(name: str, **fields: Any) -> type[BaseModel]:
+    return create_model(name, __base__=Strict, **{field: (kind, ...) for field, kind in fields.items()})
+
+
+_DATA = _inputs("Inputs", data=str)
+_STAGES: dict[str, dict[str, Any]] = {
+    "prepare": {
+        "source": Annotated[Digits | ImageFolder, Field(discriminator="kind")],
+        "classes": Count,
+        "image_size": Count,
+        "channels": Count,
+    },
+    "squeeze": {
+        "inputs": _DATA,
+        "network": NetworkSpec,
+        "pixels": PixelsSpec,
+        "augment": Augment,
+        "settings": Squeeze,
+    },
+    "statistics": {
+        "inputs": _inputs("Inputs", data=str, teacher=str),
+        "pixels": PixelsSpec,
+        "augment": Augment,
+        "settings": StatisticsPass,
+    },
+    "recover": {
+        "inputs": _inputs("Inputs", teachers=Paths, statistics=Paths),
+        "batches": Annotated[list[list[Annotated[list[int], Field(min_length=3, max_length=3)]]], Field(min_length=1)],
+        "pixels": PixelsSpec,
+        "augment": Augment,
+        "settings": RecoverShard,
+    },
+    "relabel": {
+        "inputs": _RelabelInputs,
+        "random": RandomImages | None,
+        "epochs": Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)],
+        "pixels": PixelsSpec,
+        "settings": RelabelShard,
+    },
+    "evaluate": {
+        "inputs": _EvaluateInputs,
+        "random": RandomImages | None,
+        "views": LabelledViews | None,
+        "network": NetworkSpec,
+        "pixels": PixelsSpec,
+        "settings": Training | HardTraining,
+        "seeds": Annotated[list[Seed], Field(min_length=1)],
+    },
+    "publish": {
+        "dataset": str,
+        "ipc": Count,
+        "recipe": str | None,
+        "headline": Literal["best", "last"],
+        "inputs": _inputs(
+            "Inputs",
+            data=str,
+            teachers=dict[str, str],
+            statistics=Paths,
+            images=Paths,
+            labels=Paths,
+            random_labels=Paths,
+            students=dict[str, dict[str, str]],
+        ),
+    },
+}
+
+
+def read_spec(stage: str, text: str) -> dict[str, Any]:
+    """The spec in a plan file, or in JSON text, for a stage; `code` is filled in if a hand-written one lacks it.
+
+    Raises:
+        UserError: if it cannot be read, is not JSON, is for another stage, is incomplete or of wrong types, or was
+            planned with other code than is installed now.
+    """
+    where = "--spec"
+    if not text.lstrip().startswith("{"):
+        where = text
+        try:
+            text = Path(text).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "not text"
+            raise UserError(f"--spec: expected JSON text or a plan file, got {where!r} ({reason}); plan the target first") from None
+    try:
+        spec = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{where}: expected JSON, got an error: {error}; correct the text or plan the target again") from None
+    if isinstance(spec, dict) and isinstance(spec.get("spec"), dict):
+        spec = spec["spec"]
+    if not isinstance(spec, dict) or spec.get("stage") != stage:
+        got = spec.get("stage") if isinstance(spec, dict) else type(spec).__name__
+        raise UserError(f"{where}: stage: expected {stage!r}, got {got!r}; run the command of that stage")
+    fields: dict[str, Any] = {name: (kind, None) if name in ("random", "views", "recipe") else (kind, ...) for name, kind in _STAGES[stage].items()}
+    model = create_model("Spec", __base__=Strict, stage=(str, ...), code=(Code | None, None), **fields)
+    try:
+        model.model_validate(spec)
+    except ValidationError as error:
+        raise UserError(f"{where}: {describe(error, model)}") from None
+    return _with_code(spec, where)
+
+
+def _with_code(spec: dict[str, Any], where: str) -> dict[str, Any]:
+    """The spec with `code`, which must be the installed package's."""
+    planned = spec.get("code")
+    if planned is None:
+        return spec | {"code": keys.fingerprint(spec["stage"])}
+    for module, digest in planned.items():
+        if keys.module_digest(module) != digest:
+            raise UserError(f"{where}: code: {module} has changed since this was planned; run snakemake again")
+    return spec

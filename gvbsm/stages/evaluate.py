@@ -1,0 +1,134 @@
+"""evaluate: train fresh students on an image set's views and test them.
+
+Inputs: the packed data set (test split, random images), an image set, its soft labels (none: hard labels). Output: CSV with
+one row per seed and epoch: loss, and where tested top1 and top5 in percent.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from gvbsm.artifacts import Job
+from gvbsm.data.image_set import epoch_views, load_image_set
+from gvbsm.data.pixels import Pixels
+from gvbsm.method.losses import hard_loss, soft_loss
+from gvbsm.method.views import Views, mixed_hard_labels, render
+from gvbsm.runtime.checkpoints import Checkpoint
+from gvbsm.runtime.devices import autocast, choose_device
+from gvbsm.runtime.networks import accuracy, build
+from gvbsm.runtime.training import Recipe, fit
+
+
+class Labels(NamedTuple):
+    """Views of every epoch and, unless labels are hard, their logits (epochs, views, classes)."""
+
+    views: list[Views]
+    logits: Tensor | None
+    batch_size: int
+
+
+class Batch(NamedTuple):
+    """Positions (V,) of a batch in the views of a labelled epoch."""
+
+    epoch: int
+    positions: Tensor
+
+
+def run(job: Job) -> None:
+    spec, settings = job.spec, job.spec["settings"]
+    device = choose_device(job.device, settings["threads"])
+    pixels = Pixels(spec["pixels"], device)
+    test, _ = job.tensors(spec["inputs"]["data"])
+    images, hard_labels = load_image_set(job)
+    labels = _load_labels(job, len(images), images.shape[-1])
+    images = images.to(device)
+    batch_size = settings.get("batch_size") or labels.batch_size
+
+    def batches(epoch: int) -> Sequence[Batch]:
+        labelled = epoch % len(labels.views)
+        return [Batch(labelled, positions) for positions in torch.arange(len(images)).split(batch_size)]
+
+    def losses(model: nn.Module, batch: Batch) -> Iterator[Tensor]:
+        size = -(-len(batch.positions) // settings["accumulate"])
+        for positions in batch.positions.split(size):
+            share = len(positions) / len(batch.positions)
+            yield share * _loss(model, Batch(batch.epoch, positions), labels, images, hard_labels, pixels, settings)
+
+    def test_now(model: nn.Module, epoch: int) -> dict[str, float]:
+        if (epoch + 1) % settings["test_every"] and epoch + 1 != settings["epochs"]:
+            return {}
+        return accuracy(model, test["test_images"], test["test_labels"], pixels.from_bytes, settings["precision"])
+
+    checkpoint = Checkpoint(job.checkpoints, job.checkpoint_seconds)
+    rows: list[dict[str, float]] = []
+    for seed in spec["seeds"]:
+        model = build(spec["network"], seed, device)
+        recipe = Recipe.from_settings(settings, seed)
+        title = f"{job.out.stem} seed {seed}"
+        history = fit(model, recipe, batches, losses, checkpoint.named(f"seed{seed}"), title, test_now)
+        rows += [{"seed": seed, **row} for row in history]
+    job.write_table(pd.DataFrame(rows).to_csv(index=False), _summary(rows))
+    checkpoint.clear()
+
+
+def _load_labels(job: Job, images: int, size: int) -> Labels:
+    """Labelled views, or for hard labels the same views drawn again."""
+    if not job.spec["inputs"]["labels"]:
+        drawn = job.spec["views"]
+        views = [epoch_views(drawn, epoch, images, size) for epoch in range(drawn["epochs"])]
+        return Labels(views, None, drawn["batch_size"])
+    shards = [job.tensors(path) for path in job.spec["inputs"]["labels"]]
+    logits = torch.cat([tensors.pop("logits") for tensors, _ in shards])
+    whole = {name: torch.cat([tensors[name] for tensors, _ in shards]) for name in shards[0][0]}
+    views = [Views(**{name: value[epoch] for name, value in whole.items()}) for epoch in range(len(logits))]
+    return Labels(views, logits, shards[0][1]["batch_size"])
+
+
+def _loss(
+    model: nn.Module,
+    batch: Batch,
+    labels: Labels,
+    images: Tensor,
+    hard_labels: Tensor,
+    pixels: Pixels,
+    settings: dict[str, Any],
+) -> Tensor:
+    """L = soft loss + gamma CE; with hard labels alone, CE."""
+    views, device = labels.views[batch.epoch], images.device
+    x_VCHW = pixels.normalise(render(images, views, batch.positions)).contiguous(memory_format=torch.channels_last)
+    with autocast(device, settings["precision"]):
+        logits_VK = model(x_VCHW)
+    logits_VK = logits_VK.float()
+    mixed = settings["hard_label"] == "mixed"
+    hard_VK = mixed_hard_labels(hard_labels, views, batch.positions, logits_VK.shape[1], mixed).to(device)
+    hard = hard_loss(logits_VK, hard_VK)
+    if labels.logits is None:
+        return hard
+    soft_VK = labels.logits[batch.epoch, batch.positions].to(device).float()
+    return soft_loss(logits_VK, soft_VK, settings["loss"], settings.get("temperature")) + settings["hard_weight"] * hard
+
+
+def _summary(rows: list[dict[str, float]]) -> dict[str, Any]:
+    """Mean and standard deviation over seeds (0 for one seed) of the last epoch, and of each seed's best tested one."""
+    by_seed: dict[float, list[dict[str, float]]] = {}
+    for row in rows:
+        if "top1" in row:
+            by_seed.setdefault(row["seed"], []).append(row)
+    last = [tested[-1] for tested in by_seed.values()]
+    best = [max(tested, key=lambda row: row["top1"]) for tested in by_seed.values()]
+
+    def spread(values: list[float]) -> dict[str, Any]:
+        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+        return {"mean": statistics.fmean(values), "std": deviation, "runs": values}
+
+    return {
+        "top1": spread([row["top1"] for row in last]),
+        "top5": spread([row["top5"] for row in last]),
+        "best_top1": spread([row["top1"] for row in best]),
+    }

@@ -1,0 +1,92 @@
+"""publish: gather a run's receipts into acc.json, table.csv and images.png.
+
+Inputs: the receipts of every artifact of the run, the distilled images. Output: acc.json, beside it the accuracy table (CSV,
+also printed) and a picture of the distilled images by class.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gvbsm.artifacts import Job, provenance, write_bytes, write_text
+from gvbsm.data.image_set import load_image_set
+from gvbsm.data.picture import draw_grid
+from gvbsm.keys import key
+from gvbsm.plan import input_paths
+
+_SETS = {
+    "distilled": ("distilled", "soft"),
+    "random_soft": ("random real", "soft"),
+    "random_hard": ("random real", "hard"),
+}
+
+
+def run(job: Job) -> None:
+    spec = job.spec
+    inputs = spec["inputs"]
+    receipts = {path: job.receipt(path) for path in input_paths(spec)}
+    runs = {
+        student: {kind: receipts[path]["summary"] for kind, path in sets.items()}
+        for student, sets in inputs["students"].items()
+    }
+    labels = [receipts[path] for path in inputs["labels"]]
+    views = sum(label["summary"]["views"] for label in labels)
+    right = sum(label["summary"]["views"] * label["summary"]["teacher_top1_on_views"] for label in labels)
+    accuracies = {
+        "dataset": spec["dataset"],
+        "ipc": spec["ipc"],
+        "recipe": spec.get("recipe"),
+        "images": sum(receipts[path]["summary"]["images"] for path in inputs["images"]),
+        "key": key(spec),
+        "students": {student: sets["distilled"] for student, sets in runs.items()},
+        "baselines": {
+            kind: {student: sets[kind] for student, sets in runs.items()} for kind in ("random_hard", "random_soft")
+        },
+        "teachers": {label: {"top1": receipts[path]["summary"]["top1"]} for label, path in inputs["teachers"].items()},
+        "soft_labels": {"bytes": sum(label["bytes"] for label in labels), "teacher_top1_on_views": right / views},
+        "cost": _cost(receipts),
+        "provenance": {
+            **provenance(),
+            "artifacts": {path: receipt["sha256"] for path, receipt in receipts.items()},
+            "devices": sorted({receipt["device"] for receipt in receipts.values()}),
+        },
+    }
+    table = _table(runs, spec["headline"])
+    data, metadata = job.tensors(inputs["data"])
+    picture = draw_grid(*load_image_set(job), metadata["class_names"], _title(accuracies))
+    write_bytes(job.out.with_name("images.png"), picture)
+    write_text(job.out.with_name("table.csv"), table.to_csv(index=False))
+    write_text(job.out, json.dumps(accuracies, indent=1, sort_keys=True))
+    sys.stdout.write(f"\n{_title(accuracies)}: top-1 accuracy on {len(data['test_labels'])} test images, %\n")
+    sys.stdout.write(table.round(2).to_string(index=False) + f"\n{job.out}\n")
+
+
+def _title(accuracies: dict[str, Any]) -> str:
+    recipe = f", {accuracies['recipe']}" if accuracies["recipe"] else ""
+    return f"{accuracies['dataset']}, {accuracies['ipc']} images per class{recipe}"
+
+
+def _cost(receipts: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Seconds and jobs of every stage, over the artifacts of the run."""
+    cost: dict[str, dict[str, float]] = {}
+    for path, receipt in receipts.items():
+        stage = cost.setdefault(Path(path).parts[0], {"seconds": 0.0, "jobs": 0})
+        stage["seconds"] = round(stage["seconds"] + receipt["seconds"], 3)
+        stage["jobs"] += 1
+    return cost
+
+
+def _table(runs: dict[str, dict[str, dict[str, Any]]], headline: str) -> pd.DataFrame:
+    """One row per student, image set and kind of label; `top1` is the last epoch's, or the best if the headline says so."""
+    rows = []
+    for student, sets in runs.items():
+        for kind, (images, labels) in _SETS.items():
+            shown = sets[kind]["best_top1" if headline == "best" else "top1"]
+            row = {"student": student, "images": images, "labels": labels, "top1": shown["mean"], "std": shown["std"]}
+            rows.append(row | {"runs": len(shown["runs"]), "epoch": headline, "best_top1": sets[kind]["best_top1"]["mean"]})
+    return pd.DataFrame(rows)

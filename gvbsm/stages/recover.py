@@ -1,0 +1,122 @@
+"""recover: optimise a shard of synthetic images against teachers and statistics.
+
+Inputs: teachers, their statistics. Output: safetensors with images (uint8, N,C,S,S), labels (int64) and each image's number
+within its class.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gvbsm.artifacts import Job
+from gvbsm.data.pixels import Pixels, augmentation, jpeg_round_trip, roll
+from gvbsm.keys import derive_seed
+from gvbsm.method.matching import Matching, StatisticsMatcher
+from gvbsm.method.moments import Moments
+from gvbsm.method.recovery import Recovery, RecoverySettings
+from gvbsm.runtime.checkpoints import Checkpoint, to_device
+from gvbsm.runtime.devices import autocast, choose_device
+from gvbsm.runtime.networks import load_teacher
+from gvbsm.runtime.progress import Progress
+
+
+def run(job: Job) -> None:
+    settings, batches = job.spec["settings"], job.spec["batches"]
+    device = choose_device(job.device, settings["threads"])
+    pixels = Pixels(job.spec["pixels"], device)
+    checkpoint = Checkpoint(job.checkpoints, job.checkpoint_seconds)
+    state = to_device(checkpoint.load(), device) or {"images": [], "last": {}, "recovery": None}
+    progress = Progress(job.out.stem, settings["iterations"] * len(batches), settings["iterations"] * len(state["images"]))
+    with contextlib.ExitStack() as stack:
+        matchers = [stack.enter_context(matcher) for matcher in _matchers(job, device)]
+        for batch in batches[len(state["images"]) :]:
+            recovery = _start(job, batch, matchers, pixels, device)
+            if state["recovery"] is not None:
+                recovery.restore(state["recovery"])
+                progress.done += recovery.iteration
+            while recovery.iteration < settings["iterations"]:
+                state["last"] = recovery.step()
+                checkpoint.tick(lambda: state | {"recovery": recovery.state()})  # noqa: B023 (called at once)
+                progress.step(**state["last"])
+            stored = pixels.to_bytes(recovery.x_BCHW.detach(), settings["quantise"])
+            state["images"].append(jpeg_round_trip(stored) if settings["encoding"] == "jpeg" else stored)
+            state["recovery"] = None
+    tensors = {"images": torch.cat([images.cpu() for images in state["images"]])}
+    tensors["labels"], tensors["numbers"] = (torch.cat(parts) for parts in zip(*map(_members, batches), strict=True))
+    job.write_tensors(tensors, {}, {"images": len(tensors["labels"]), "last_iteration": state["last"]})
+    checkpoint.clear()
+
+
+def _members(batch: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """Label and number of every image of a batch, given as [class, first image, end]."""
+    labels = [torch.full((end - first,), label) for label, first, end in batch]
+    numbers = [torch.arange(first, end) for _, first, end in batch]
+    return torch.cat(labels), torch.cat(numbers)
+
+
+def _matchers(job: Job, device: torch.device) -> list[StatisticsMatcher]:
+    """One per teacher, with the targets that were measured in it."""
+    settings, ema, found = job.spec["settings"], job.spec["settings"]["ema"], []
+    for teacher_path, statistics_path in zip(*(job.spec["inputs"][name] for name in ("teachers", "statistics")), strict=True):
+        teacher = load_teacher(*job.tensors(teacher_path), device)
+        tensors, metadata = job.tensors(statistics_path)
+        targets: dict[str, Moments] = {}
+        for name, value in tensors.items():
+            layer, _, kind = name.rpartition("/")
+            targets.setdefault(layer, {})[kind] = value
+        matching = Matching(
+            patch_size=metadata["patch_size"],
+            momentum=ema["momentum"],
+            first_layer_weight=settings["first_layer_weight"],
+            start=ema["start"],
+            dropped=ema["dropped"],
+            layers=tuple(settings["layers"]),
+            conv_statistics=tuple(settings["conv_statistics"]),
+        )
+        found.append(StatisticsMatcher(teacher, targets, matching))
+    return found
+
+
+def _start(
+    job: Job, batch: list[list[int]], matchers: list[StatisticsMatcher], pixels: Pixels, device: torch.device
+) -> Recovery:
+    """A batch as noise, its random numbers depending on the images in it alone and not on how the work is cut."""
+    settings, shape = job.spec["settings"], job.spec["pixels"]
+    if settings["ema"]["reset"] == "batch":
+        for matcher in matchers:
+            matcher.averages = {}
+    labels_B, _ = _members(batch)
+    generator = torch.Generator().manual_seed(derive_seed(settings["seed"], "noise", batch))
+    size = shape["image_size"]
+    noise = torch.randn(len(labels_B), len(shape["mean"]), size, size, generator=generator)
+    crop_and_flip = augmentation(job.spec["augment"], size, same_on_batch=True)
+
+    def augment(x_BCHW: Tensor) -> Tensor:
+        return roll(pixels.normalise(crop_and_flip(pixels.unit(x_BCHW))), settings["roll"])
+
+    density = settings["densification"]
+    names: dict[str, Any] = {
+        name: settings[name]
+        for name in ("iterations", "lr", "statistics_weight", "conv_drop", "backbone_order")
+    }
+    return Recovery(
+        noise.to(device),
+        labels_B.to(device),
+        matchers,
+        RecoverySettings(
+            **names,
+            betas=tuple(settings["betas"]),
+            densification_weight=density["weight"],
+            tau=density["tau"],
+            normalise=density["normalise"],
+        ),
+        augment=augment,
+        limits=pixels.limits(),
+        seed_of=lambda iteration: derive_seed(settings["seed"], "iteration", batch, iteration),
+        autocast=partial(autocast, device, settings["precision"]),
+    )

@@ -1,0 +1,64 @@
+"""relabel: draw the views of a range of epochs and store the teachers' mean logits on them (GBM).
+
+Inputs: teachers, an image set. Output: safetensors with the parameters of every view, (epochs, views, ...), and `logits`
+(epochs, views, classes).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gvbsm.artifacts import Job
+from gvbsm.data.image_set import epoch_views, load_image_set
+from gvbsm.data.pixels import Pixels
+from gvbsm.method.soft_labels import mean_logits
+from gvbsm.method.views import Views, mixed_hard_labels, render
+from gvbsm.runtime.checkpoints import Checkpoint
+from gvbsm.runtime.devices import autocast, choose_device
+from gvbsm.runtime.networks import load_teacher
+from gvbsm.runtime.progress import Progress
+
+
+@torch.inference_mode()
+def run(job: Job) -> None:
+    settings, (first, end) = job.spec["settings"], job.spec["epochs"]
+    device = choose_device(job.device, settings["threads"])
+    pixels = Pixels(job.spec["pixels"], device)
+    images, labels = load_image_set(job)
+    teachers = [load_teacher(*job.tensors(path), device) for path in job.spec["inputs"]["teachers"]]
+    checkpoint = Checkpoint(job.checkpoints, job.checkpoint_seconds)
+    state: dict[str, Any] = checkpoint.load() or {"logits": [], "right": 0}
+    images = images.to(device)
+    progress = Progress(job.out.stem, end - first, len(state["logits"]))
+    for epoch in range(first + len(state["logits"]), end):
+        views = epoch_views(settings, epoch, len(images), images.shape[-1])
+        logits_VK = _label_epoch(teachers, images, views, pixels, settings, device)
+        truth_V = mixed_hard_labels(labels, views, torch.arange(len(views)), logits_VK.shape[1], mixed=True).argmax(1)
+        state["right"] += int((logits_VK.argmax(1) == truth_V).sum())
+        state["logits"].append(logits_VK.to(getattr(torch, settings["dtype"])))
+        checkpoint.tick(lambda: state)
+        progress.step()
+    stacked = [epoch_views(settings, epoch, len(images), images.shape[-1]).tensors() for epoch in range(first, end)]
+    tensors = {name: torch.stack([one[name] for one in stacked]) for name in stacked[0]}
+    tensors["logits"] = torch.stack(state["logits"])
+    views_labelled = (end - first) * len(images)
+    summary = {"views": views_labelled, "teacher_top1_on_views": 100 * state["right"] / views_labelled}
+    job.write_tensors(tensors, {"batch_size": settings["batch_size"]}, summary)
+    checkpoint.clear()
+
+
+def _label_epoch(
+    teachers: list[nn.Module], images: Tensor, views: Views, pixels: Pixels, settings: dict[str, Any], device: torch.device
+) -> Tensor:
+    """Mean logits (V,K) of one epoch's views, in float32 on the CPU; norms for rescaling are per batch."""
+    found = []
+    mixed = settings["mix"] != "mixup" or settings["mixup_labels"] == "mixed"
+    for positions in torch.arange(len(views)).split(settings["batch_size"]):
+        x_VCHW = pixels.normalise(render(images, views, positions, mixed)).contiguous(memory_format=torch.channels_last)
+        with autocast(device, settings["precision"]):
+            logits_TVK = torch.stack([teacher(x_VCHW).float() for teacher in teachers])
+        found.append(mean_logits(logits_TVK, settings["rescale_logits"]).cpu())
+    return torch.cat(found)

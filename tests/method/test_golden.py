@@ -1,0 +1,156 @@
+"""The maths against figures that the published implementation printed, to 1e-6 relative in float64."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from gvbsm.method.densification import densification_loss
+from gvbsm.method.matching import Matching, StatisticsMatcher
+from gvbsm.method.moments import Accumulator, moments
+
+GOLDEN = Path(os.environ.get("GVBSM_GOLDEN") or Path(__file__).parents[1] / "data" / "golden")
+LAYERS = sorted(GOLDEN.glob("*/layer_*.npz"))
+DENSIFICATIONS = sorted(GOLDEN.glob("*/densification_*.npz"))
+NETWORKS = sorted(GOLDEN.glob("*/network.npz"))
+RELATIVE = 1e-6
+BOTH = ("channel", "patch")
+
+
+def name_of(path: Path) -> str:
+    return f"{path.parent.name}-{path.stem}"
+
+
+def load(path: Path) -> dict:
+    with np.load(path) as arrays:
+        return {name: torch.from_numpy(arrays[name]) if arrays[name].dtype.kind in "fi" else arrays[name] for name in arrays}
+
+
+def agree(got: torch.Tensor, expected: torch.Tensor) -> None:
+    """By norm: the figures' own rounding makes single entries of a gradient near 0 meaningless."""
+    difference = torch.linalg.vector_norm((got - expected).flatten()).item()
+    assert difference <= RELATIVE * torch.linalg.vector_norm(expected.flatten()).item() + 1e-15
+
+
+def test_the_folder_holds_every_kind_of_figure():
+    assert LAYERS and DENSIFICATIONS and NETWORKS, f"no golden figures in {GOLDEN}"
+
+
+@pytest.mark.parametrize("path", LAYERS, ids=name_of)
+def test_statistics_over_uneven_batches(path):
+    golden = load(path)
+    accumulator = Accumulator("mean_of_batches")
+    for batch in [golden[f"statistics_batch_{i}"] for i in range(3)]:
+        accumulator.add(moments(batch, BOTH, int(golden["patch_size"])), len(batch))
+    for kind, value in accumulator.result().items():
+        agree(value, golden[kind])
+
+
+class OneLayer(nn.Module):
+    """A network of which only the input of one layer matters."""
+
+    def __init__(self, golden: dict, kind: str) -> None:
+        super().__init__()
+        channels = golden["input_0"].shape[1]
+        self.layer = nn.Conv2d(channels, 1, 1) if kind == "conv" else nn.BatchNorm2d(channels)
+        if kind == "bn":
+            self.layer.running_mean.data = golden["bn_running_mean"]
+            self.layer.running_var.data = golden["bn_running_var"]
+        self.double().eval()
+
+    def forward(self, x):
+        return self.layer(x).flatten(1)
+
+
+@pytest.mark.parametrize("kind", ["conv", "bn"])
+@pytest.mark.parametrize("path", LAYERS, ids=name_of)
+def test_matching_loss_over_three_steps(path, kind):
+    golden = load(path)
+    matching = Matching(int(golden["patch_size"]), float(golden["momentum"]), 1.0, "zero", "skip")
+    targets = {"layer": {name: golden[name] for name in ("channel_mean", "channel_var", "patch_mean", "patch_var")}}
+    with StatisticsMatcher(OneLayer(golden, kind), targets, matching) as matcher:
+        for step in range(3):
+            x = golden[f"input_{step}"].requires_grad_()
+            _, loss = matcher(x)
+            loss.backward()
+            agree(loss.detach(), golden[f"{kind}_loss_{step}"])
+            agree(x.grad, golden[f"{kind}_grad_{step}"])
+
+
+@pytest.mark.parametrize("path", DENSIFICATIONS, ids=name_of)
+def test_densification(path):
+    golden = load(path)
+    x = golden["images"].requires_grad_()
+    loss = densification_loss(x, golden["targets"], float(golden["tau"]), "none")
+    loss.backward()
+    agree(loss.detach(), golden["loss"])
+    agree(x.grad, golden["grad"])
+
+
+class Network(nn.Module):
+    """The network of the golden README."""
+
+    def __init__(self, golden: dict) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 12, 3, stride=2, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(12)
+        self.conv3 = nn.Conv2d(12, 12, 3, padding=1, groups=12)
+        self.fc = nn.Linear(12, 4)
+        self.double().eval()
+        self.load_state_dict({n.removeprefix("weights."): v for n, v in golden.items() if n.startswith("weights.")})
+
+    def forward(self, x):
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = F.relu(self.bn2(self.conv2(x)))
+        return self.fc(F.relu(self.conv3(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("path", NETWORKS, ids=name_of)
+def test_whole_network_over_three_steps(path):
+    golden = load(path)
+    network = Network(golden)
+    targets = {
+        layer: {n.rpartition(".")[2]: v for n, v in golden.items() if n.startswith(f"statistics.{layer}.")}
+        for layer in ("conv1", "conv2", "conv3")
+    }
+    matching = Matching(
+        int(golden["patch_size"]), float(golden["momentum"]), float(golden["first_multiplier"]), "zero", "skip"
+    )
+    with StatisticsMatcher(network, targets, matching) as matcher:
+        assert list(matcher.layers) == golden["layer_order"].tolist()
+        for step in range(3):
+            x = golden[f"images_{step}"].requires_grad_()
+            targets_B = golden[f"targets_{step}"] if f"targets_{step}" in golden else golden["targets"]
+            logits, statistics = matcher(x)
+            cross_entropy = F.cross_entropy(logits, targets_B)
+            densification = densification_loss(x, targets_B, float(golden["tau"]), "none")
+            total = cross_entropy + float(golden["r_loss"]) * statistics + float(golden["nuc_norm"]) * densification
+            total.backward()
+            agree(logits.detach(), golden[f"logits_{step}"])
+            agree(cross_entropy.detach(), golden[f"cross_entropy_{step}"])
+            agree(statistics.detach(), golden[f"statistics_loss_{step}"])
+            agree(densification.detach(), golden[f"densification_loss_{step}"])
+            agree(total.detach(), golden[f"total_loss_{step}"])
+            agree(x.grad, golden[f"image_grad_{step}"])
+
+
+@pytest.mark.parametrize("path", NETWORKS, ids=name_of)
+def test_statistics_of_a_whole_network(path):
+    golden = load(path)
+    network = Network(golden)
+    seen: dict[str, Accumulator] = {name: Accumulator("mean_of_batches") for name in ("conv1", "conv2", "conv3")}
+    for name, accumulator in seen.items():
+        getattr(network, name).register_forward_pre_hook(
+            lambda _, x, a=accumulator: a.add(moments(x[0], BOTH, int(golden["patch_size"])), len(x[0]))
+        )
+    for i in range(2):
+        network(golden[f"training_batch_{i}"])
+    for name, accumulator in seen.items():
+        for kind, value in accumulator.result().items():
+            agree(value, golden[f"statistics.{name}.{kind}"])
