@@ -1,1 +1,116 @@
-"""Settings shared by all tests."""
+"""Fixtures shared by all tests: a working folder with a data set row small enough to run in seconds."""
+
+import importlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from gvbsm.artifacts import Job
+from gvbsm.keys import PACKAGE
+from gvbsm.plan import STORE, Artifact, plan
+
+# Digits at 8 px, networks of a few channels, two shards of everything that is sharded.
+TINY: dict[str, Any] = {
+    "extends": "digits",
+    "image_size": 8,
+    "augment": {"pad": 1},
+    "backbones": [
+        {"name": "convnet", "options": {"width": 4}},
+        {"name": "wrn16_2", "options": {"widen": 1, "depth": 10}},
+        {"name": "resnet10", "options": {"width": 4}},
+    ],
+    "squeeze": {"epochs": 2},
+    "recover": {"iterations": 6, "batch_size": 20, "group": 2, "shard_batches": 1, "roll": 1},
+    "relabel": {"epochs": 4, "shard_epochs": 2, "batch_size": 16},
+    "evaluate": {
+        "students": [
+            {"name": "convnet", "options": {"width": 4}},
+            {"name": "wrn16_2", "options": {"widen": 1, "depth": 10}},
+        ],
+        "seeds": [0, 1],
+        "epochs": 4,
+        "test_every": 2,
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Stages set the number of threads; tests leave it as it was."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder with the project's config and the row `tiny`; the tests run in it."""
+    write_workspace(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_workspace(folder: Path) -> None:
+    shutil.copytree(PACKAGE.parent / "config", folder / "config", dirs_exist_ok=True)
+    (folder / "config" / "datasets" / "tiny.yaml").write_text(yaml.safe_dump(TINY, sort_keys=False))
+
+
+@pytest.fixture
+def edit_row(workspace: Path) -> Callable[..., None]:
+    """Lay changes over the row `tiny` of the workspace."""
+
+    def edit(changes: dict[str, Any], row: str = "tiny") -> None:
+        path = workspace / "config" / "datasets" / f"{row}.yaml"
+        raw = yaml.safe_load(path.read_text()) if path.exists() else {}
+        path.write_text(yaml.safe_dump(overlay(raw, changes), sort_keys=False))
+
+    return edit
+
+
+def overlay(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in changes.items():
+        both = isinstance(value, dict) and isinstance(merged.get(name), dict)
+        merged[name] = overlay(merged[name], value) if both else value
+    return merged
+
+
+def make(artifact: Artifact, seconds: float = 1e9) -> Path:
+    """Run one stage in this process and return its artifact."""
+    out = STORE / artifact.path
+    job = Job(
+        spec=artifact.spec,
+        out=out,
+        store=STORE,
+        device="cpu",
+        checkpoints=Path("results/.checkpoints") / artifact.key,
+        checkpoint_seconds=seconds,
+    )
+    importlib.import_module(f"gvbsm.stages.{artifact.stage}").run(job)
+    return out
+
+
+@pytest.fixture
+def make_up_to() -> Callable[..., list[Artifact]]:
+    """Make every artifact of tiny's run up to and including a stage; return all that are planned."""
+
+    def run(stage: str, ipc: int = 4, recipe: str | None = None, row: str = "tiny") -> list[Artifact]:
+        planned = plan(row, ipc, recipe)
+        last = max(index for index, artifact in enumerate(planned) if artifact.stage == stage)
+        for artifact in planned[: last + 1]:
+            if artifact.stage != "publish" and not (STORE / artifact.path).exists():
+                make(artifact)
+        return planned
+
+    return run
+
+
+@pytest.fixture
+def make_artifact() -> Callable[..., Path]:
+    return make

@@ -52,6 +52,7 @@ def run(job: Job) -> None:
         "cost": _cost(receipts),
         "provenance": {
             **provenance(),
+            "spec": spec,
             "artifacts": {path: receipt["sha256"] for path, receipt in receipts.items()},
             "devices": sorted({receipt["device"] for receipt in receipts.values()}),
         },

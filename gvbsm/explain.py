@@ -1,0 +1,102 @@
+"""Which artifacts of a target are present or stale, and which setting, input or module made them so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gvbsm.plan import STORE, Artifact, plan
+from gvbsm.rows import parse_target
+
+_SHOWN_REASONS = 4
+
+
+def explain(target: str) -> str:
+    """One line per artifact of the target, in the order of the chain, and a last line that counts.
+
+    A stale artifact is compared with the one that the published acc.json was made from, or else with the newest of its
+    name: the line names the settings that differ, the inputs that are themselves stale, and the modules that changed.
+    """
+    dataset, ipc, recipe = parse_target(target)
+    planned = plan(dataset, ipc, recipe)
+    published = _published(Path(target))
+    lines, stale = [], 0
+    for artifact in planned:
+        is_publish = artifact.stage == "publish"
+        present = published.get("key") == artifact.key if is_publish else _is_present(STORE / artifact.path)
+        stale += not present
+        lines.append(f"{'present' if present else 'stale  '}  {artifact.stage:<10}  {artifact.name}-{artifact.key}")
+        if not present:
+            before = _published_spec(published) if is_publish else _previous_spec(artifact, published)
+            lines.append("         " + _reasons(before, artifact.spec))
+    return "\n".join([*lines, f"{len(planned) - stale} present, {stale} stale or missing"]) + "\n"
+
+
+def _is_present(path: Path) -> bool:
+    return path.is_file() and path.with_suffix(".json").is_file()
+
+
+def _published(target: Path) -> dict[str, Any]:
+    """The acc.json that is there, or {}."""
+    try:
+        published = json.loads(target.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return published if isinstance(published, dict) else {}
+
+
+def _published_spec(published: dict[str, Any]) -> dict[str, Any] | None:
+    return published.get("provenance", {}).get("spec")
+
+
+def _previous_spec(artifact: Artifact, published: dict[str, Any]) -> dict[str, Any] | None:
+    """The spec of the artifact of this stage and name that was published, or else of the newest one in the store."""
+    start = f"{artifact.stage}/{artifact.name}-"
+    used = [STORE / path for path in published.get("provenance", {}).get("artifacts", {}) if path.startswith(start)]
+    folder = STORE / artifact.stage
+    there = sorted(folder.glob(f"{artifact.name}-*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in [*(path.with_suffix(".json") for path in used), *there]:
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))["spec"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
+
+
+def _reasons(before: dict[str, Any] | None, now: dict[str, Any]) -> str:
+    if before is None:
+        return "never made"
+    found = list(_differences(before, now, ""))
+    more = f"; and {len(found) - _SHOWN_REASONS} more" if len(found) > _SHOWN_REASONS else ""
+    return "because " + "; ".join(found[:_SHOWN_REASONS]) + more if found else "deleted or incomplete; nothing else changed"
+
+
+def _differences(before: Any, now: Any, at: str) -> Iterator[str]:
+    """What differs between two specs, one text per setting, input or module."""
+    if before == now:
+        return
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in sorted(before.keys() | now.keys()):
+            yield from _differences(before.get(name), now.get(name), f"{at}.{name}" if at else name)
+    elif at.startswith("code."):
+        yield f"module {at.removeprefix('code.')} changed"
+    elif at.startswith("inputs"):
+        yield from _changed_inputs(before, now)
+    else:
+        yield f"setting {at.removeprefix('settings.')} changed from {json.dumps(before)} to {json.dumps(now)}"
+
+
+def _changed_inputs(before: Any, now: Any) -> Iterator[str]:
+    def names(paths: Any) -> dict[str, str]:
+        listed = [paths] if isinstance(paths, str) else paths or []
+        return {path.rpartition("-")[0]: path for path in listed}
+
+    old, new = names(before), names(now)
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name):
+            change = "added" if name not in old else "removed" if name not in new else "changed"
+            yield f"input {name} {change}"
+
+

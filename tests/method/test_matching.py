@@ -1,0 +1,98 @@
+"""The matching loss beyond the golden figures: faults of the EMA, drops, choice of statistics, errors."""
+
+import pytest
+import torch
+from torch import nn
+
+from gvbsm.method.matching import Matching, StatisticsMatcher, hooked_layers, matching_term
+from gvbsm.method.moments import moments
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).double().eval()
+
+
+def targets_of(model: nn.Module, x: torch.Tensor) -> dict:
+    found = {}
+    for name, module in hooked_layers(model, ("conv",)).items():
+        module.register_forward_pre_hook(lambda _, i, name=name: found.update({name: moments(i[0], ("channel", "patch"), 4)}))
+    model(x)
+    for module in model.modules():
+        module._forward_pre_hooks.clear()
+    return found
+
+
+def matcher(model: nn.Module, **changes) -> StatisticsMatcher:
+    settings = {"patch_size": 4, "momentum": 0.8, "first_layer_weight": 10.0, "start": "first", "dropped": "update"}
+    x = torch.randn(6, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return StatisticsMatcher(model, targets_of(model, x), Matching(**(settings | changes)))
+
+
+X = torch.randn(5, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+
+
+def test_ema_start_zero_and_first():
+    """Fault 2: the published average starts at 0, so the first batch counts a fifth; corrected, at the batch itself."""
+    value = moments(X, ("channel",), 4)["channel_mean"]
+    with matcher(network(), start="zero") as published, matcher(network(), start="first") as corrected:
+        published(X)
+        corrected(X)
+        torch.testing.assert_close(published.averages["0"]["channel_mean"], 0.2 * value)
+        torch.testing.assert_close(corrected.averages["0"]["channel_mean"], value)
+
+
+def test_ema_of_a_dropped_layer_skipped_and_updated():
+    """Fault 2: the published average of a dropped layer stands still; corrected, it moves."""
+    with matcher(network(), dropped="skip") as published, matcher(network(), dropped="update") as corrected:
+        for one in (published, corrected):
+            one(X)
+            one(2 * X, dropped=frozenset({"3"}))
+        first = moments(network()[:3](X), ("channel",), 4)["channel_mean"]
+        second = moments(network()[:3](2 * X), ("channel",), 4)["channel_mean"]
+        torch.testing.assert_close(published.averages["3"]["channel_mean"], first)
+        torch.testing.assert_close(corrected.averages["3"]["channel_mean"], 0.8 * first + 0.2 * second)
+
+
+def test_dropped_layers_add_nothing_and_the_first_keeps_its_weight():
+    with matcher(network()) as one:
+        _, whole = one(X)
+    with matcher(network()) as one:
+        _, without_first = one(X, dropped=frozenset({"0"}))
+    with matcher(network(), first_layer_weight=1.0) as one:
+        _, plain = one(X)
+    first = (whole - plain) / 9
+    torch.testing.assert_close(without_first, plain - first)
+
+
+def test_layers_and_statistics_are_chosen():
+    """SRe2L is the special case of BatchNorm alone."""
+    with matcher(network(), layers=("batchnorm",)) as one:
+        assert list(one.layers) == ["1"]
+        assert one.conv_layers == []
+        assert one(X)[1] > 0
+    with matcher(network(), conv_statistics=("channel",)) as one:
+        one(X)
+        assert set(one.averages["0"]) == {"channel_var", "channel_mean"}
+
+
+def test_the_gradient_of_a_norm_at_zero_is_zero():
+    value = torch.ones(3, requires_grad=True)
+    matching_term(torch.ones(3), torch.ones(3), value).backward()
+    assert value.grad.tolist() == [0, 0, 0]
+
+
+def test_hooks_are_gone_afterwards():
+    model = network()
+    with matcher(model):
+        pass
+    assert all(not module._forward_pre_hooks for module in model.modules())
+
+
+def test_missing_and_misshapen_statistics_are_refused():
+    settings = Matching(4, 0.8, 10.0, "first", "update")
+    with pytest.raises(ValueError, match="statistics of layer '0'.*remake"):
+        StatisticsMatcher(network(), {}, settings)
+    with matcher(network()) as one, pytest.raises(ValueError, match=r"patch_var of layer '0': expected \(4,\).*got \(9,\)"):
+        one(torch.randn(2, 1, 12, 12, dtype=torch.float64))

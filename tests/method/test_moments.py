@@ -1,0 +1,67 @@
+"""Moments against torch's own, and what the golden figures do not cover."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from gvbsm.method.moments import Accumulator, batch_sums, moments
+
+
+def plain_moments(x, patch):
+    """The definitions of METHOD.md section 2, word by word."""
+    size = [-(-side // patch) * patch for side in x.shape[-2:]]
+    resized = x if size == list(x.shape[-2:]) else F.interpolate(x, size, mode="bilinear", align_corners=False)
+    patches = [
+        resized[:, :, row : row + patch, column : column + patch]
+        for row in range(0, size[0], patch)
+        for column in range(0, size[1], patch)
+    ]
+    return {
+        "channel_mean": x.mean((0, 2, 3)),
+        "channel_var": x.var((0, 2, 3), correction=0),
+        "patch_mean": torch.stack([p.mean() for p in patches]),
+        "patch_var": torch.stack([p.var(correction=0) for p in patches]),
+    }
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("shape", "patch"), [((3, 5, 8, 8), 4), ((3, 5, 7, 9), 4), ((2, 3, 1, 1), 4), ((2, 1, 5, 4), 3)])
+def test_values_and_gradients(shape, patch, layout):
+    torch.manual_seed(0)
+    x = torch.randn(shape, dtype=torch.float64).to(memory_format=layout)
+    weights = {name: torch.randn_like(value) for name, value in plain_moments(x, patch).items()}
+    gradients = []
+    for function in (lambda y: moments(y, ("channel", "patch"), patch), lambda y: plain_moments(y, patch)):
+        y = x.clone().requires_grad_()
+        found = function(y)
+        sum((weights[name] * value).sum() for name, value in found.items()).backward()
+        gradients.append((found, y.grad))
+    for name, value in gradients[1][0].items():
+        torch.testing.assert_close(gradients[0][0][name], value)
+    torch.testing.assert_close(gradients[0][1], gradients[1][1])
+
+
+def test_half_precision_is_summed_in_float32():
+    x = torch.full((4096, 1, 1, 1), 0.1, dtype=torch.bfloat16)
+    total, _ = batch_sums(x)
+    assert total.dtype == torch.float32
+    assert total.item() == pytest.approx(4096 * float(x[0, 0, 0, 0]), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["channel", "patch"])
+def test_variance_pooled_and_published(kind):
+    """Fault 4: published is the mean of batch variances, corrected the variance of all samples together."""
+    torch.manual_seed(0)
+    batches = [torch.randn(n, 3, 8, 8, dtype=torch.float64) + shift for n, shift in ((5, 0.0), (3, 2.0), (1, -4.0))]
+    found = {}
+    for variance in ("mean_of_batches", "pooled"):
+        accumulator = Accumulator(variance)
+        for batch in batches:
+            accumulator.add(moments(batch, (kind,), 4), len(batch))
+        found[variance] = accumulator.result()
+    whole = plain_moments(torch.cat(batches), 4)
+    parts = [plain_moments(batch, 4)[f"{kind}_var"] * len(batch) for batch in batches]
+    torch.testing.assert_close(found["pooled"][f"{kind}_var"], whole[f"{kind}_var"])
+    torch.testing.assert_close(found["pooled"][f"{kind}_mean"], whole[f"{kind}_mean"])
+    torch.testing.assert_close(found["mean_of_batches"][f"{kind}_var"], sum(parts) / 9)
+    assert (found["pooled"][f"{kind}_var"] > found["mean_of_batches"][f"{kind}_var"]).all()

@@ -1,0 +1,120 @@
+"""Views: as PIL makes them, replayed exactly, mixed and labelled as METHOD.md sections 4 and 5 say."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gvbsm.method.views import Views, ViewSettings, draw_crops, draw_views, mixed_hard_labels, render
+
+SETTINGS = ViewSettings(4, (0.08, 1.0), (3 / 4, 4 / 3), True, "cutmix", 1.0)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def pictures(count: int = 11, size: int = 32) -> torch.Tensor:
+    return torch.randint(256, (count, 3, size, size), dtype=torch.uint8, generator=generator())
+
+
+def plain(views: Views) -> Views:
+    """The same views without mixing."""
+    return dataclasses.replace(views, partner_V=torch.arange(len(views)).int(), box_V4=torch.zeros_like(views.box_V4))
+
+
+def test_crop_and_resize_is_pils_within_one_level():
+    images = pictures()
+    views = plain(draw_views(len(images), 32, SETTINGS, generator(3)))
+    got = render(images, views, torch.arange(len(views))) * 255
+    for position in range(len(views)):
+        top, left, height, width = views.crop_V4[position].tolist()
+        image = Image.fromarray(images[int(views.image_V[position])].permute(1, 2, 0).numpy())
+        crop = image.resize((32, 32), Image.Resampling.BILINEAR, (left, top, left + width, top + height))
+        expected = np.asarray(crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if views.flip_V[position] else crop)
+        difference = (got[position] - torch.from_numpy(expected.copy()).permute(2, 0, 1)).abs().max()
+        assert difference <= 1.0
+
+
+def test_a_whole_image_is_itself():
+    images = pictures()
+    views = plain(draw_views(len(images), 32, dataclasses.replace(SETTINGS, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=False), generator()))
+    torch.testing.assert_close(render(images, views, torch.arange(11)), images[views.image_V.long()].float() / 255)
+
+
+def test_views_do_not_depend_on_the_batch_they_are_rendered_in():
+    images = pictures()
+    views = draw_views(len(images), 32, SETTINGS, generator())
+    whole = render(images, views, torch.arange(11))
+    for size in (1, 3, 5):
+        parts = [render(images, views, positions) for positions in torch.arange(11).split(size)]
+        torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=1e-6)
+
+
+def test_the_same_seed_draws_the_same_views_and_every_image_once():
+    first, second = (draw_views(11, 32, SETTINGS, generator(5)) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first.tensors().values(), second.tensors().values(), strict=True))
+    assert sorted(first.image_V.tolist()) == list(range(11))
+    assert not torch.equal(first.image_V, draw_views(11, 32, SETTINGS, generator(6)).image_V)
+
+
+def test_crops_stay_inside_and_keep_the_area_asked_for():
+    crops = draw_crops(5000, 32, (0.25, 0.5), (3 / 4, 4 / 3), generator())
+    top, left, height, width = crops.T
+    assert (top >= 0).all() and (left >= 0).all() and (top + height <= 32).all() and (left + width <= 32).all()
+    share = height * width / 32**2
+    assert 0.23 < share.min() and share.max() < 0.53
+    assert abs(share.mean() - 0.375) < 0.005
+    whole = draw_crops(10, 32, (4.0, 4.0), (1.0, 1.0), generator())
+    assert whole.tolist() == [[0, 0, 32, 32]] * 10
+
+
+def test_cutmix_pastes_the_partner_and_counts_its_share():
+    images = torch.stack([torch.full((1, 8, 8), 20 * value, dtype=torch.uint8) for value in range(8)])
+    settings = dataclasses.replace(SETTINGS, scale=(1.0, 1.0), ratio=(1.0, 1.0))
+    views = draw_views(8, 8, settings, generator(2))
+    x = (render(images, views, torch.arange(8)) * 255 / 20).round().long()
+    seen_mixing = False
+    for position in range(8):
+        own, partner = (int(views.image_V[i]) for i in (position, int(views.partner_V[position])))
+        top, left, bottom, right = views.box_V4[position].tolist()
+        expected = torch.full((8, 8), own)
+        expected[top:bottom, left:right] = partner
+        assert torch.equal(x[position, 0], expected)
+        assert views.keep_V[position].item() == pytest.approx((expected == own).float().mean().item())
+        seen_mixing |= own != partner and bottom > top
+    assert seen_mixing
+    for batch in (slice(0, 4), slice(4, 8)):  # partners come from the same batch, one box for all of it
+        assert sorted(views.partner_V[batch].tolist()) == list(range(batch.start, batch.stop))
+        assert len(views.box_V4[batch].unique(dim=0)) == 1
+
+
+def test_mixup_blends_and_can_be_left_out():
+    images = pictures(8, 8)
+    views = draw_views(8, 8, dataclasses.replace(SETTINGS, mix="mixup", mix_alpha=0.8), generator())
+    positions = torch.arange(8)
+    own = render(images, views, positions, mixed=False)
+    keep = views.keep_V.view(-1, 1, 1, 1)
+    torch.testing.assert_close(render(images, views, positions), keep * own + (1 - keep) * own[views.partner_V.long()])
+    assert (views.keep_V < 1).any()
+
+
+def test_hard_labels_unmixed_and_mixed():
+    """Fault 3: published cross-entropy sees the un-mixed label of a mixed view; corrected, both by their share."""
+    labels = torch.arange(8) % 3
+    views = draw_views(8, 8, SETTINGS, generator())
+    positions = torch.arange(8)
+    published = mixed_hard_labels(labels, views, positions, 3, mixed=False)
+    assert torch.equal(published.argmax(1), labels[views.image_V.long()])
+    assert (published.max(1).values == 1).all()
+    corrected = mixed_hard_labels(labels, views, positions, 3, mixed=True)
+    torch.testing.assert_close(corrected.sum(1), torch.ones(8))
+    partner = labels[views.image_V[views.partner_V.long()].long()]
+    for i in range(8):
+        expected = torch.zeros(3)
+        expected[labels[int(views.image_V[i])]] += views.keep_V[i]
+        expected[partner[i]] += 1 - views.keep_V[i]
+        torch.testing.assert_close(corrected[i], expected)
+    assert not torch.equal(published, corrected)

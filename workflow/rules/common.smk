@@ -1,0 +1,54 @@
+# What rules ask the planner. A store artifact's path holds its key, the key names its plan file, and the plan says inputs.
+import shlex
+import sys
+from pathlib import Path
+
+from gvbsm.errors import UserError
+from gvbsm.plan import STORE, input_paths, plan_file, prepare_target, read_plan
+from gvbsm.rows import config_folder, load_config, parse_run
+
+CONFIG_FILE = str(config_folder() / "config.yaml")
+
+
+wildcard_constraints:
+    name=r"[A-Za-z0-9_.-]+",
+    key=r"[0-9a-f]{10}",
+    dataset=r"(?!store/)[^/.][^/]*",
+    run=r"[^/]+",
+
+
+def checked(function, *arguments):
+    """The function's result; what the user got wrong is one line and exit status 1, where an exception is a traceback."""
+    try:
+        return function(*arguments)
+    except UserError as error:
+        sys.stderr.write(f"gvbsm: {error}\n")
+        sys.stderr.flush()
+        raise SystemExit(1) from None
+
+
+def environment(settings):
+    """What every shell command begins with. Paths are no parameters: a moved data folder makes nothing stale."""
+    # Last on the PATH, for when snakemake is called by its path; an activated environment's own gvbsm comes first.
+    bin_folder = shlex.quote(str(Path(sys.executable).parent))
+    return f'export PATH="$PATH":{bin_folder} GVBSM_DATA_ROOT={shlex.quote(settings.data_root)}; '
+
+
+def planned_inputs(wildcards):
+    """The store artifacts a job reads. Ancient: their paths already say what is inside."""
+    spec = checked(read_plan, wildcards.key).spec
+    return [ancient(str(STORE / path)) for path in input_paths(spec)]
+
+
+def planned_threads(wildcards):
+    """CPU threads, which are part of the spec."""
+    return checked(read_plan, wildcards.key).spec["settings"]["threads"]
+
+
+def published_inputs(wildcards):
+    """Plan the target. Its own plan file comes first and is compared by time; the store artifacts are not."""
+    ipc, recipe = checked(parse_run, wildcards.run)
+    published = Path("results") / wildcards.dataset / wildcards.run / "acc.json"
+    target = checked(prepare_target, wildcards.dataset, ipc, recipe, published)
+    artifacts = [ancient(str(STORE / path)) for path in input_paths(target.spec)]
+    return {"plan": str(plan_file(target.key)), "artifacts": artifacts}

@@ -1,0 +1,15 @@
+rule evaluate:
+    input:
+        planned_inputs,
+    output:
+        artifact="results/store/evaluate/{name}-{key}.csv",
+        receipt="results/store/evaluate/{name}-{key}.json",
+    log:
+        "results/logs/evaluate/{name}-{key}.log",
+    benchmark:
+        "results/benchmarks/evaluate/{name}-{key}.tsv"
+    conda:
+        "../envs/gvbsm.yaml"
+    threads: planned_threads
+    shell:
+        "gvbsm evaluate --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> {log}"

@@ -1,0 +1,15 @@
+rule recover:
+    input:
+        planned_inputs,
+    output:
+        artifact="results/store/recover/{name}-{key}.safetensors",
+        receipt="results/store/recover/{name}-{key}.json",
+    log:
+        "results/logs/recover/{name}-{key}.log",
+    benchmark:
+        "results/benchmarks/recover/{name}-{key}.tsv"
+    conda:
+        "../envs/gvbsm.yaml"
+    threads: planned_threads
+    shell:
+        "gvbsm recover --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> {log}"

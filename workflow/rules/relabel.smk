@@ -1,0 +1,15 @@
+rule relabel:
+    input:
+        planned_inputs,
+    output:
+        artifact="results/store/relabel/{name}-{key}.safetensors",
+        receipt="results/store/relabel/{name}-{key}.json",
+    log:
+        "results/logs/relabel/{name}-{key}.log",
+    benchmark:
+        "results/benchmarks/relabel/{name}-{key}.tsv"
+    conda:
+        "../envs/gvbsm.yaml"
+    threads: planned_threads
+    shell:
+        "gvbsm relabel --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> {log}"

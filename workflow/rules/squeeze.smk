@@ -1,0 +1,15 @@
+rule squeeze:
+    input:
+        planned_inputs,
+    output:
+        artifact="results/store/squeeze/{name}-{key}.safetensors",
+        receipt="results/store/squeeze/{name}-{key}.json",
+    log:
+        "results/logs/squeeze/{name}-{key}.log",
+    benchmark:
+        "results/benchmarks/squeeze/{name}-{key}.tsv"
+    conda:
+        "../envs/gvbsm.yaml"
+    threads: planned_threads
+    shell:
+        "gvbsm squeeze --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> {log}"

@@ -1,0 +1,15 @@
+rule statistics:
+    input:
+        planned_inputs,
+    output:
+        artifact="results/store/statistics/{name}-{key}.safetensors",
+        receipt="results/store/statistics/{name}-{key}.json",
+    log:
+        "results/logs/statistics/{name}-{key}.log",
+    benchmark:
+        "results/benchmarks/statistics/{name}-{key}.tsv"
+    conda:
+        "../envs/gvbsm.yaml"
+    threads: planned_threads
+    shell:
+        "gvbsm statistics --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> {log}"
