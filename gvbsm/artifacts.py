@@ -40,9 +40,9 @@ def _replacing(out: Path) -> Iterator[Path]:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with open(temporary, "rb") as file:
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, out)
+        temporary.replace(out)
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(f"{out}: cannot be written: {reason}; free space or make the folder writable") from None
@@ -85,6 +85,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
 
 
 def receipt_path(artifact: Path) -> Path:
+    """Where the receipt of an artifact is."""
     return artifact.with_suffix(".json")
 
 
@@ -125,7 +126,8 @@ def verify(artifact: Path) -> dict[str, Any]:
 
 
 def file_hash(path: Path) -> str:
-    with open(path, "rb") as file:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -187,7 +189,12 @@ def provenance() -> dict[str, Any]:
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-    return {"git": _git_revision(), "packages": versions, "python": platform.python_version(), "machine": platform.machine()}
+    return {
+        "git": _git_revision(),
+        "packages": versions,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
 
 
 def _git_revision() -> str | None:

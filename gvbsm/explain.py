@@ -98,5 +98,3 @@ def _changed_inputs(before: Any, now: Any) -> Iterator[str]:
         if old.get(name) != new.get(name):
             change = "added" if name not in old else "removed" if name not in new else "changed"
             yield f"input {name} {change}"
-
-

@@ -129,6 +129,7 @@ def prepare_target(dataset: str, ipc: int, recipe: str | None, published: Path) 
 
 
 def plan_file(key: str) -> Path:
+    """Where the plan of an artifact is."""
     return PLANS / f"{key}.json"
 
 

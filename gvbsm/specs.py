@@ -34,6 +34,8 @@ Paths = Annotated[list[str], Field(min_length=1)]
 
 
 class NetworkSpec(Strict):
+    """A network by name, and the shapes it maps."""
+
     name: str
     options: dict[str, int | float | str]
     classes: Count
@@ -42,17 +44,23 @@ class NetworkSpec(Strict):
 
 
 class PixelsSpec(Strict):
+    """Size and normalisation of images."""
+
     image_size: Count
     mean: PerChannel
     std: PerChannel
 
 
 class RandomImages(Strict):
+    """Which random real images are taken."""
+
     ipc: Count
     seed: Seed
 
 
 class LabelledViews(ViewsOfImages):
+    """The views of hard-label training."""
+
     epochs: Epochs
 
 
@@ -74,7 +82,8 @@ class _EvaluateInputs(Strict):
 
 
 def _inputs(name: str, **fields: Any) -> type[BaseModel]:
-    return create_model(name, __base__=Strict, **{field: (kind, ...) for field, kind in fields.items()})
+    required: dict[str, Any] = {field: (kind, ...) for field, kind in fields.items()}
+    return create_model(name, __base__=Strict, **required)
 
 
 _DATA = _inputs("Inputs", data=str)
@@ -154,7 +163,9 @@ def read_spec(stage: str, text: str) -> dict[str, Any]:
             text = Path(text).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "not text"
-            raise UserError(f"--spec: expected JSON text or a plan file, got {where!r} ({reason}); plan the target first") from None
+            raise UserError(
+                f"--spec: expected JSON text or a plan file, got {where!r} ({reason}); plan the target first"
+            ) from None
     try:
         spec = json.loads(text)
     except ValueError as error:
@@ -164,7 +175,9 @@ def read_spec(stage: str, text: str) -> dict[str, Any]:
     if not isinstance(spec, dict) or spec.get("stage") != stage:
         got = spec.get("stage") if isinstance(spec, dict) else type(spec).__name__
         raise UserError(f"{where}: stage: expected {stage!r}, got {got!r}; run the command of that stage")
-    fields: dict[str, Any] = {name: (kind, None) if name in ("random", "views", "recipe") else (kind, ...) for name, kind in _STAGES[stage].items()}
+    fields: dict[str, Any] = {
+        name: (kind, None) if name in ("random", "views", "recipe") else (kind, ...) for name, kind in _STAGES[stage].items()
+    }
     model = create_model("Spec", __base__=Strict, stage=(str, ...), code=(Code | None, None), **fields)
     try:
         model.model_validate(spec)

@@ -25,9 +25,7 @@ BACKBONES = {
 }
 
 
-def build(
-    name: str, *, classes: int, image_size: int, channels: int = 3, **options: Any
-) -> "torch.nn.Module":
+def build(name: str, *, classes: int, image_size: int, channels: int = 3, **options: Any) -> "torch.nn.Module":
     """A new network that maps float images (B, channels, image_size, image_size) to logits (B, classes).
 
     Args:

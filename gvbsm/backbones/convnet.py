@@ -29,9 +29,7 @@ class ConvNet(nn.Module):
         return self.classifier(self.features(x_BCHW).flatten(1))
 
 
-def convnet(
-    *, classes: int, image_size: int, channels: int = 3, width: int = 128, norm: str = "instance"
-) -> nn.Module:
+def convnet(*, classes: int, image_size: int, channels: int = 3, width: int = 128, norm: str = "instance") -> nn.Module:
     """ConvNetW128, the G-VBSM paper's (arXiv 2311.17950) ConvNet teacher and student.
 
     Args:
@@ -42,9 +40,7 @@ def convnet(
         ValueError: for another norm, or an image_size below 8, which three 2x2 pools would reduce to nothing.
     """
     if image_size < 2**_DEPTH:
-        raise ValueError(
-            f"convnet: expected image_size of at least {2**_DEPTH}, got {image_size}; enlarge the images"
-        )
+        raise ValueError(f"convnet: expected image_size of at least {2**_DEPTH}, got {image_size}; enlarge the images")
     return ConvNet(classes, image_size, channels, width, norm)
 
 

@@ -54,9 +54,7 @@ class MobileNetV2(nn.Module):
         blocks: list[nn.Module] = []
         for expansion, full, repeats, stride in _STAGES:
             for index in range(repeats):
-                blocks.append(
-                    InvertedResidual(inside, int(full * width), expansion, stride if index == 0 else 1)
-                )
+                blocks.append(InvertedResidual(inside, int(full * width), expansion, stride if index == 0 else 1))
                 inside = int(full * width)
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Sequential(*_conv_bn_relu(inside, last, 1))
@@ -84,14 +82,10 @@ def mobilenet_v2(*, classes: int, image_size: int, channels: int = 3, width: flo
         ValueError: for a width below 1/16, which leaves a stage without channels.
     """
     if width < 1 / 16:
-        raise ValueError(
-            f"mobilenet_v2: expected width of at least 0.0625, got {width}; the published value is 0.5"
-        )
+        raise ValueError(f"mobilenet_v2: expected width of at least 0.0625, got {width}; the published value is 0.5")
     return MobileNetV2(classes, channels, width)
 
 
-def _conv_bn_relu(
-    inside: int, outside: int, kernel: int, stride: int = 1, groups: int = 1
-) -> list[nn.Module]:
+def _conv_bn_relu(inside: int, outside: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
     conv = nn.Conv2d(inside, outside, kernel, stride, kernel // 2, groups=groups, bias=False)
     return [conv, nn.BatchNorm2d(outside), nn.ReLU(inplace=True)]

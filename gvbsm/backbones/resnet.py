@@ -73,9 +73,7 @@ def resnet18_gn(*, classes: int, image_size: int, channels: int = 3, groups: int
         ValueError: if the stem's 64 channels do not split into `groups`.
     """
     if groups < 1 or 64 % groups:
-        raise ValueError(
-            f"resnet18_gn: expected groups to divide 64, got {groups}; use 1, 2, 4, 8, 16, 32 or 64"
-        )
+        raise ValueError(f"resnet18_gn: expected groups to divide 64, got {groups}; use 1, 2, 4, 8, 16, 32 or 64")
     return SmallResNet(BasicBlock, (2, 2, 2, 2), classes, channels, norm=partial(nn.GroupNorm, groups))
 
 

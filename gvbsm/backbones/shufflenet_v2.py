@@ -81,9 +81,7 @@ def shufflenet_v2(*, classes: int, image_size: int, channels: int = 3, width: fl
         ValueError: for another width.
     """
     if width not in _CHANNELS:
-        raise ValueError(
-            f"shufflenet_v2: unknown width {width}; choose from {', '.join(map(str, _CHANNELS))}"
-        )
+        raise ValueError(f"shufflenet_v2: unknown width {width}; choose from {', '.join(map(str, _CHANNELS))}")
     *stages, last = _CHANNELS[width]
     return ShuffleNetV2(classes, channels, (stages[0], stages[1], stages[2]), last)
 

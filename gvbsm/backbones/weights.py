@@ -36,9 +36,7 @@ def _checked(state: Mapping[str, Any]) -> dict[str, Tensor]:
     wrong = [name for name, value in state.items() if not isinstance(value, Tensor)]
     if wrong:
         kind = type(state[wrong[0]]).__name__
-        raise ValueError(
-            f"state dict entry {wrong[0]!r}: expected a tensor, got {kind}; pass the inner state dict"
-        )
+        raise ValueError(f"state dict entry {wrong[0]!r}: expected a tensor, got {kind}; pass the inner state dict")
     if all(name.startswith("module.") for name in state):
         return {name.removeprefix("module."): value for name, value in state.items()}
     return dict(state)
@@ -48,9 +46,7 @@ def _check_fit(name: str, mine: Tensor, other: str, given: Tensor) -> None:
     remedy = "build the network with the checkpoint's classes, image_size, channels and options"
     if mine.shape != given.shape:
         expected, got = tuple(mine.shape), tuple(given.shape)
-        raise ValueError(
-            f"state dict entry {name!r}: expected shape {expected}, got {got} from {other!r}; {remedy}"
-        )
+        raise ValueError(f"state dict entry {name!r}: expected shape {expected}, got {got} from {other!r}; {remedy}")
     # Weight, bias, mean and variance of a norm have one shape, so shapes alone would let them change places.
     leaf, other_leaf = name.rpartition(".")[2], other.rpartition(".")[2]
     if other_leaf in _LEAVES and other_leaf != leaf:

@@ -56,9 +56,7 @@ class WideResNet(nn.Module):
         nn.init.zeros_(self.fc.bias)
 
 
-def wrn16_2(
-    *, classes: int, image_size: int, channels: int = 3, depth: int = 16, widen: int = 2
-) -> nn.Module:
+def wrn16_2(*, classes: int, image_size: int, channels: int = 3, depth: int = 16, widen: int = 2) -> nn.Module:
     """WRN-16-2, teacher of the G-VBSM paper. Any image_size.
 
     Args:
@@ -70,7 +68,5 @@ def wrn16_2(
     """
     repeats, rest = divmod(depth - 4, 6)
     if rest or repeats < 1:
-        raise ValueError(
-            f"wrn16_2: expected depth 6n + 4 (10, 16, 22, 28, ...), got {depth}; use the nearest of these"
-        )
+        raise ValueError(f"wrn16_2: expected depth 6n + 4 (10, 16, 22, 28, ...), got {depth}; use the nearest of these")
     return WideResNet(classes, channels, repeats, widen)

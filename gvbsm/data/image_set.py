@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from gvbsm.artifacts import Job
 from gvbsm.errors import UserError
 from gvbsm.keys import derive_seed
-from gvbsm.method.views import Views, ViewSettings, draw_views
 
 
 def load_image_set(job: Job) -> tuple[Tensor, Tensor]:
@@ -43,17 +40,3 @@ def random_images(images_NCHW: Tensor, labels_N: Tensor, ipc: int, seed: int) ->
         chosen.append(members[torch.randperm(len(members), generator=generator)[:ipc]])
     index = torch.cat(chosen)
     return images_NCHW[index], labels_N[index]
-
-
-def epoch_views(settings: dict[str, Any], epoch: int, images: int, size: int) -> Views:
-    """The views of one epoch, the same whichever stage draws them; `settings` are relabel's."""
-    how = ViewSettings(
-        batch_size=settings["batch_size"],
-        scale=tuple(settings["scale"]),
-        ratio=tuple(settings["ratio"]),
-        flip=settings["flip"],
-        mix=settings["mix"],
-        mix_alpha=settings["mix_alpha"],
-    )
-    generator = torch.Generator().manual_seed(derive_seed(settings["seed"], "views", epoch))
-    return draw_views(images, size, how, generator)

@@ -57,7 +57,7 @@ def augmentation(settings: dict[str, Any], size: int, same_on_batch: bool) -> nn
 
     Drawn from torch's global generator, one draw per image, or one for the whole batch.
     """
-    steps: list[nn.Module] = []
+    steps: list[Any] = []
     if settings.get("pad"):
         steps.append(K.RandomCrop((size, size), padding=settings["pad"], same_on_batch=same_on_batch, cropping_mode="slice"))
     if settings.get("resized_crop"):

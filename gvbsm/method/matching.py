@@ -26,7 +26,8 @@ class Matching:
 
 def hooked_layers(model: nn.Module, layers: tuple[str, ...]) -> dict[str, nn.Module]:
     """The Conv2d and BatchNorm2d modules whose inputs are matched, in `named_modules()` order."""
-    kinds = tuple({"batchnorm": nn.BatchNorm2d, "conv": nn.Conv2d}[layer] for layer in layers)
+    classes: dict[str, type[nn.Module]] = {"batchnorm": nn.BatchNorm2d, "conv": nn.Conv2d}
+    kinds = tuple(classes[layer] for layer in layers)
     return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
 
 

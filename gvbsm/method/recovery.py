@@ -104,8 +104,6 @@ class Recovery:
         parts = {"ce": F.cross_entropy(logits_BK.float(), self.labels_B), "statistics": statistics}
         loss = parts["ce"] + self.settings.statistics_weight * statistics
         if self.settings.densification_weight:
-            parts["densification"] = densification_loss(
-                view_BCHW, self.labels_B, self.settings.tau, self.settings.normalise
-            )
+            parts["densification"] = densification_loss(view_BCHW, self.labels_B, self.settings.tau, self.settings.normalise)
             loss = loss + self.settings.densification_weight * parts["densification"]
         return {"loss": loss, **parts}

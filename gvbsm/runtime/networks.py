@@ -18,7 +18,7 @@ def build(network: dict[str, Any], seed: int, device: torch.device) -> nn.Module
     torch.manual_seed(derive_seed(seed, "weights"))
     shape = {name: network[name] for name in ("classes", "image_size", "channels")}
     model = backbones.build(network["name"], **shape, **network["options"])
-    return model.to(device, memory_format=torch.channels_last)
+    return model.to(device).to(memory_format=torch.channels_last)
 
 
 def load_teacher(tensors: dict[str, Tensor], metadata: dict[str, Any], device: torch.device) -> nn.Module:

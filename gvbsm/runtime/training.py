@@ -32,8 +32,10 @@ class Recipe:
 
     @staticmethod
     def from_settings(settings: dict[str, Any], seed: int, stop_after: int | None = None) -> Recipe:
-        names = ("epochs", "optimizer", "lr", "momentum", "weight_decay", "schedule")
-        return Recipe(**{name: settings.get(name) for name in names}, seed=seed, stop_after=stop_after)
+        """The entries of a spec's settings that a training loop needs."""
+        names = ("epochs", "optimizer", "lr", "weight_decay", "schedule")
+        named = {name: settings[name] for name in names}
+        return Recipe(**named, momentum=settings.get("momentum"), seed=seed, stop_after=stop_after)
 
 
 def learning_rate(recipe: Recipe, epoch: int) -> float:

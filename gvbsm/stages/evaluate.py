@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from gvbsm.artifacts import Job
-from gvbsm.data.image_set import epoch_views, load_image_set
+from gvbsm.data.epoch_views import epoch_views
+from gvbsm.data.image_set import load_image_set
 from gvbsm.data.pixels import Pixels
 from gvbsm.method.losses import hard_loss, soft_loss
 from gvbsm.method.views import Views, mixed_hard_labels, render
@@ -41,6 +42,7 @@ class Batch(NamedTuple):
 
 
 def run(job: Job) -> None:
+    """Train and test the students of a spec."""
     spec, settings = job.spec, job.spec["settings"]
     device = choose_device(job.device, settings["threads"])
     pixels = Pixels(spec["pixels"], device)

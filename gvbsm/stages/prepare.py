@@ -14,6 +14,7 @@ from gvbsm.runtime.devices import choose_device
 
 
 def run(job: Job) -> None:
+    """Pack the data set of a spec."""
     spec = job.spec
     choose_device("cpu", 1)
     module, _, function = DATASETS[spec["source"]["kind"]].partition(":")

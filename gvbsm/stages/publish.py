@@ -27,6 +27,7 @@ _SETS = {
 
 
 def run(job: Job) -> None:
+    """Publish the run of a spec."""
     spec = job.spec
     inputs = spec["inputs"]
     receipts = {path: job.receipt(path) for path in input_paths(spec)}
@@ -44,9 +45,7 @@ def run(job: Job) -> None:
         "images": sum(receipts[path]["summary"]["images"] for path in inputs["images"]),
         "key": key(spec),
         "students": {student: sets["distilled"] for student, sets in runs.items()},
-        "baselines": {
-            kind: {student: sets[kind] for student, sets in runs.items()} for kind in ("random_hard", "random_soft")
-        },
+        "baselines": {kind: {student: sets[kind] for student, sets in runs.items()} for kind in ("random_hard", "random_soft")},
         "teachers": {label: {"top1": receipts[path]["summary"]["top1"]} for label, path in inputs["teachers"].items()},
         "soft_labels": {"bytes": sum(label["bytes"] for label in labels), "teacher_top1_on_views": right / views},
         "cost": _cost(receipts),

@@ -26,6 +26,7 @@ from gvbsm.runtime.progress import Progress
 
 
 def run(job: Job) -> None:
+    """Recover the shard of images of a spec."""
     settings, batches = job.spec["settings"], job.spec["batches"]
     device = choose_device(job.device, settings["threads"])
     pixels = Pixels(job.spec["pixels"], device)
@@ -101,8 +102,7 @@ def _start(
 
     density = settings["densification"]
     names: dict[str, Any] = {
-        name: settings[name]
-        for name in ("iterations", "lr", "statistics_weight", "conv_drop", "backbone_order")
+        name: settings[name] for name in ("iterations", "lr", "statistics_weight", "conv_drop", "backbone_order")
     }
     return Recovery(
         noise.to(device),

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from gvbsm.artifacts import Job
-from gvbsm.data.image_set import epoch_views, load_image_set
+from gvbsm.data.epoch_views import epoch_views
+from gvbsm.data.image_set import load_image_set
 from gvbsm.data.pixels import Pixels
 from gvbsm.method.soft_labels import mean_logits
 from gvbsm.method.views import Views, mixed_hard_labels, render
@@ -24,6 +25,7 @@ from gvbsm.runtime.progress import Progress
 
 @torch.inference_mode()
 def run(job: Job) -> None:
+    """Label the epochs of a spec."""
     settings, (first, end) = job.spec["settings"], job.spec["epochs"]
     device = choose_device(job.device, settings["threads"])
     pixels = Pixels(job.spec["pixels"], device)
@@ -51,7 +53,12 @@ def run(job: Job) -> None:
 
 
 def _label_epoch(
-    teachers: list[nn.Module], images: Tensor, views: Views, pixels: Pixels, settings: dict[str, Any], device: torch.device
+    teachers: list[nn.Module],
+    images: Tensor,
+    views: Views,
+    pixels: Pixels,
+    settings: dict[str, Any],
+    device: torch.device,
 ) -> Tensor:
     """Mean logits (V,K) of one epoch's views, in float32 on the CPU; norms for rescaling are per batch."""
     found = []

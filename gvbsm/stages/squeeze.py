@@ -22,6 +22,7 @@ from gvbsm.runtime.training import Recipe, fit
 
 
 def run(job: Job) -> None:
+    """Train the teacher of a spec."""
     settings = job.spec["settings"]
     device = choose_device(job.device, settings["threads"])
     data, _ = job.tensors(job.spec["inputs"]["data"])

@@ -19,6 +19,7 @@ from gvbsm.runtime.progress import Progress
 
 @torch.inference_mode()
 def run(job: Job) -> None:
+    """Measure the statistics of a spec."""
     settings = job.spec["settings"]
     device = choose_device(job.device, settings["threads"])
     data, _ = job.tensors(job.spec["inputs"]["data"])
@@ -29,9 +30,7 @@ def run(job: Job) -> None:
     found = {name: Accumulator(settings["variance"]) for name in hooked_layers(teacher, ("conv",))}
     for name, module in hooked_layers(teacher, ("conv",)).items():
         module.register_forward_pre_hook(
-            lambda _, x, name=name: found[name].add(
-                moments(x[0], ("channel", "patch"), settings["patch_size"]), len(x[0])
-            )
+            lambda _, x, name=name: found[name].add(moments(x[0], ("channel", "patch"), settings["patch_size"]), len(x[0]))
         )
     batches = images.split(settings["batch_size"])
     progress = Progress(job.out.stem, len(batches))

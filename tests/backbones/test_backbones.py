@@ -21,9 +21,7 @@ PACKAGE = Path(backbones.__file__).parent
 NAMES = tuple(backbones.BACKBONES)
 
 
-def on_meta(
-    name: str, classes: int = 10, image_size: int = 32, channels: int = 3, **options: Any
-) -> nn.Module:
+def on_meta(name: str, classes: int = 10, image_size: int = 32, channels: int = 3, **options: Any) -> nn.Module:
     with torch.device("meta"):
         return backbones.build(name, classes=classes, image_size=image_size, channels=channels, **options)
 

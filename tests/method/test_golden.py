@@ -120,9 +120,7 @@ def test_whole_network_over_three_steps(path):
         layer: {n.rpartition(".")[2]: v for n, v in golden.items() if n.startswith(f"statistics.{layer}.")}
         for layer in ("conv1", "conv2", "conv3")
     }
-    matching = Matching(
-        int(golden["patch_size"]), float(golden["momentum"]), float(golden["first_multiplier"]), "zero", "skip"
-    )
+    matching = Matching(int(golden["patch_size"]), float(golden["momentum"]), float(golden["first_multiplier"]), "zero", "skip")
     with StatisticsMatcher(network, targets, matching) as matcher:
         assert list(matcher.layers) == golden["layer_order"].tolist()
         for step in range(3):

@@ -92,7 +92,10 @@ def test_hooks_are_gone_afterwards():
 
 def test_missing_and_misshapen_statistics_are_refused():
     settings = Matching(4, 0.8, 10.0, "first", "update")
-    with pytest.raises(ValueError, match="statistics of layer '0'.*remake"):
+    with pytest.raises(ValueError, match=r"statistics of layer '0'.*remake"):
         StatisticsMatcher(network(), {}, settings)
-    with matcher(network()) as one, pytest.raises(ValueError, match=r"patch_var of layer '0': expected \(4,\).*got \(9,\)"):
+    with (
+        matcher(network()) as one,
+        pytest.raises(ValueError, match=r"patch_var of layer '0': expected \(4,\).*got \(9,\)"),
+    ):
         one(torch.randn(2, 1, 12, 12, dtype=torch.float64))

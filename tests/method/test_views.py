@@ -32,7 +32,8 @@ def test_crop_and_resize_is_pils_within_one_level():
     for position in range(len(views)):
         top, left, height, width = views.crop_V4[position].tolist()
         image = Image.fromarray(images[int(views.image_V[position])].permute(1, 2, 0).numpy())
-        crop = image.resize((32, 32), Image.Resampling.BILINEAR, (left, top, left + width, top + height))
+        cut = image.crop((left, top, left + width, top + height))  # not resize(box=...), which reads past the border
+        crop = cut.resize((32, 32), Image.Resampling.BILINEAR)
         expected = np.asarray(crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if views.flip_V[position] else crop)
         difference = (got[position] - torch.from_numpy(expected.copy()).permute(2, 0, 1)).abs().max()
         assert difference <= 1.0
@@ -40,7 +41,9 @@ def test_crop_and_resize_is_pils_within_one_level():
 
 def test_a_whole_image_is_itself():
     images = pictures()
-    views = plain(draw_views(len(images), 32, dataclasses.replace(SETTINGS, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=False), generator()))
+    views = plain(
+        draw_views(len(images), 32, dataclasses.replace(SETTINGS, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=False), generator())
+    )
     torch.testing.assert_close(render(images, views, torch.arange(11)), images[views.image_V.long()].float() / 255)
 
 
@@ -65,7 +68,7 @@ def test_crops_stay_inside_and_keep_the_area_asked_for():
     top, left, height, width = crops.T
     assert (top >= 0).all() and (left >= 0).all() and (top + height <= 32).all() and (left + width <= 32).all()
     share = height * width / 32**2
-    assert 0.23 < share.min() and share.max() < 0.53
+    assert share.min() > 0.23 and share.max() < 0.53
     assert abs(share.mean() - 0.375) < 0.005
     whole = draw_crops(10, 32, (4.0, 4.0), (1.0, 1.0), generator())
     assert whole.tolist() == [[0, 0, 32, 32]] * 10

@@ -1,0 +1,82 @@
+"""Imports go down only: stages -> {method, backbones, data, runtime} -> {artifacts, settings, keys}."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gvbsm.keys import PACKAGE
+
+FOUNDATION = {"artifacts", "settings", "keys", "errors"}
+PLANNING = FOUNDATION | {"rows", "plan", "specs", "explain"}
+LIBRARY = {"method", "backbones", "data", "runtime"}
+ALLOWED = {
+    "errors": set(),
+    "keys": set(),
+    "artifacts": {"errors", "keys"},
+    "settings": {"keys"},
+    "rows": {"errors", "keys", "settings"},
+    "plan": FOUNDATION | {"rows"},
+    "specs": FOUNDATION | {"rows"},
+    "explain": FOUNDATION | {"rows", "plan"},
+    "cli": PLANNING | {"runtime"},
+    "__main__": {"cli"},
+    "method": {"method"},
+    "backbones": {"backbones"},
+    "data": {"data", "method"} | FOUNDATION,
+    "runtime": {"runtime", "backbones"} | FOUNDATION,
+    "stages": LIBRARY | FOUNDATION | {"plan"},
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """First names below gvbsm of what a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "gvbsm" else {node.module}
+    return {name.split(".")[1] for name in names if name and name.startswith("gvbsm.")} - {"__version__"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down(path):
+    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if room != "__init__":
+        assert imported(path) <= ALLOWED[room]
+
+
+def test_no_stage_imports_another():
+    for path in (PACKAGE / "stages").glob("*.py"):
+        assert "gvbsm.stages" not in path.read_text().replace("gvbsm/stages", "")
+
+
+def test_method_imports_torch_and_nothing_else():
+    for path in (PACKAGE / "method").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+                for name in names:
+                    top = (name or "").split(".")[0]
+                    assert top in {"torch", *sys.stdlib_module_names} or name.startswith("gvbsm.method")
+
+
+def test_the_workflow_imports_only_planning():
+    text = "\n".join(path.read_text() for path in (PACKAGE.parent / "workflow").rglob("*.smk"))
+    text += (PACKAGE.parent / "workflow" / "Snakefile").read_text()
+    used = {line.split()[1].split(".")[1] for line in text.splitlines() if line.startswith(("from gvbsm.", "import gvbsm."))}
+    assert used == {"errors", "plan", "rows"}
+
+
+def test_planning_imports_neither_torch_nor_snakemake():
+    program = (
+        "import sys; from gvbsm.plan import plan; from gvbsm import specs, explain, cli; plan('digits', 10);"
+        "print(sorted({m.split('.')[0] for m in sys.modules} & {'torch', 'snakemake', 'pandas', 'numpy', 'kornia'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,108 @@
+"""Canonical specs, keys, seeds, and fingerprints that follow the code and nothing else."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gvbsm import keys
+
+SOURCE = keys.PACKAGE
+
+
+def test_canonical_ignores_order_and_what_is_off():
+    assert keys.canonical({"b": 1, "a": {"y": None, "x": 2.5}}) == keys.canonical({"a": {"x": 2.5}, "b": 1})
+    assert keys.key({"a": 1}) != keys.key({"a": 2}) != keys.key({"a": [2]})
+    assert len(keys.key({})) == 10
+    with pytest.raises(ValueError, match="JSON"):
+        keys.canonical(float("nan"))
+
+
+def test_seeds_differ_by_every_part_and_repeat():
+    seeds = {keys.derive_seed(0, "noise", batch, step) for batch in range(50) for step in range(50)}
+    assert len(seeds) == 2500
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert keys.derive_seed("a", 1) == keys.derive_seed("a", 1) != keys.derive_seed("a", 2)
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the package that fingerprints are taken from."""
+    shutil.copytree(SOURCE, tmp_path / "gvbsm", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(keys, "PACKAGE", tmp_path / "gvbsm")
+    keys._read_module.cache_clear()
+    yield tmp_path / "gvbsm"
+    keys._read_module.cache_clear()
+
+
+def changed_stages(package: Path, file: str, old: str, new: str) -> set[str]:
+    """Stages whose fingerprint an edit changes; resnet10 stands for the networks of a spec."""
+    builders = (keys.registry("backbones", "BACKBONES")["resnet10"],)
+
+    def take() -> dict[str, dict[str, str]]:
+        keys._read_module.cache_clear()
+        return {
+            stage: keys.fingerprint(stage, builders if stage not in ("prepare", "publish") else ()) for stage in keys.STAGES
+        }
+
+    before = take()
+    text = (package / file).read_text()
+    assert old in text
+    (package / file).write_text(text.replace(old, new, 1))
+    after = take()
+    return {stage for stage in keys.STAGES if before[stage] != after[stage]}
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "stages"),
+    [
+        ("method/densification.py", "POOLED = 32", "POOLED = 16", {"recover"}),
+        ("method/moments.py", "/ count - mean", "/ (count - 1) - mean", {"statistics", "recover"}),
+        ("method/soft_labels.py", "mean(0)", "sum(0)", {"relabel"}),
+        ("method/losses.py", "beta: float = 2.0", "beta: float = 3.0", {"evaluate"}),
+        ("method/views.py", "tries = 10", "tries = 9", {"relabel", "evaluate"}),
+        ("runtime/training.py", "math.pi * epoch", "math.pi * (epoch + 1)", {"squeeze", "evaluate"}),
+        ("stages/prepare.py", '"train_images": len', '"images": len', {"prepare"}),
+        (
+            "backbones/resnet.py",
+            "channels: int = 3",
+            "channels: int = 1",
+            {"squeeze", "statistics", "recover", "relabel", "evaluate"},
+        ),
+        ("backbones/mobilenet_v2.py", "width: float = 0.5", "width: float = 1.0", set()),
+        ("settings.py", "le=100_000", "le=200_000", set()),
+        ("artifacts.py", '"git": ', '"revision": ', set()),
+        ("cli.py", "return 2", "return 3", set()),
+        ("runtime/progress.py", "15.0", "30.0", set()),
+        ("backbones/__init__.py", "BACKBONES = {", 'BACKBONES = {"another": "gvbsm.backbones.wrn:wrn16_2", ', set()),
+        ("method/densification.py", "import torch\n", "import torch  # the tensor library\n", set()),
+        ("method/densification.py", '"""Eigenvalues (G,N)', '"""All eigenvalues (G,N)', set()),
+        ("method/densification.py", "\n\ndef gram", "\n\n\n\ndef gram", set()),
+    ],
+)
+def test_an_edit_changes_the_fingerprints_of_exactly_its_stages(package, file, old, new, stages):
+    assert changed_stages(package, file, old, new) == stages
+
+
+@pytest.mark.parametrize("version", ["3.12", "3.13"])
+def test_every_python_takes_the_same_fingerprints(version, tmp_path):
+    python = next((found for found in pythons(version)), None)
+    if python is None:
+        pytest.skip(f"no Python {version} on this machine to compare fingerprints with")
+    program = (
+        "import importlib.util as u, json, sys; s = u.spec_from_file_location('keys', sys.argv[1]); "
+        "k = u.module_from_spec(s); s.loader.exec_module(k); print(json.dumps([k.fingerprint(x) for x in k.STAGES]))"
+    )
+    command = [python, "-c", program, str(SOURCE / "keys.py")]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    own = subprocess.run([sys.executable, *command[1:]], capture_output=True, text=True, check=True).stdout
+    assert printed == own
+
+
+def pythons(version: str) -> list[str]:
+    """Interpreters of a version: on the PATH, or among pyenv's."""
+    found = [shutil.which(f"python{version}")]
+    found += [str(path) for path in sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))]
+    return [path for path in found if path and subprocess.run([path, "-c", ""], capture_output=True).returncode == 0]
