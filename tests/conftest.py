@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: a working folder with a data set row small enough to run in seconds."""
 
+import contextlib
 import importlib
 import shutil
 from collections.abc import Callable
@@ -61,12 +62,31 @@ def write_workspace(folder: Path) -> None:
     (folder / "config" / "datasets" / "tiny.yaml").write_text(yaml.safe_dump(TINY, sort_keys=False))
 
 
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder in which every artifact of tiny's IPC 4 but the published one is made."""
+    folder = tmp_path_factory.mktemp("made")
+    write_workspace(folder)
+    with contextlib.chdir(folder):
+        for artifact in plan("tiny", 4)[:-1]:
+            make(artifact)
+    return folder
+
+
 @pytest.fixture
-def edit_row(workspace: Path) -> Callable[..., None]:
-    """Lay changes over the row `tiny` of the workspace."""
+def made(made_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Artifact]:
+    """A copy of that folder, which the tests run in; the artifacts planned in it."""
+    shutil.copytree(made_once, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return plan("tiny", 4)
+
+
+@pytest.fixture
+def edit_row() -> Callable[..., None]:
+    """Lay changes over a row of the working folder, `tiny` if none is named."""
 
     def edit(changes: dict[str, Any], row: str = "tiny") -> None:
-        path = workspace / "config" / "datasets" / f"{row}.yaml"
+        path = Path("config") / "datasets" / f"{row}.yaml"
         raw = yaml.safe_load(path.read_text()) if path.exists() else {}
         path.write_text(yaml.safe_dump(overlay(raw, changes), sort_keys=False))
 

@@ -22,7 +22,7 @@ def draw_grid(images_NCHW: Tensor, labels_N: Tensor, class_names: list[str], tit
     columns = max(len(row) for row in rows)
     if classes < len(class_names) or any((labels_N == label).sum() > _MOST_IMAGES for label in range(classes)):
         title += f"\n(the first {columns} images of the first {classes} classes)"
-    figure, axes = plt.subplots(classes, columns, figsize=(0.7 * columns + 1.2, 0.7 * classes + 0.9), squeeze=False)
+    figure, axes = plt.subplots(classes, columns, figsize=(0.7 * columns + 1.1, 0.7 * classes + 0.7), squeeze=False)
     for label, row in enumerate(rows):
         for column, axis in enumerate(axes[label]):
             axis.set_xticks([])
@@ -32,7 +32,9 @@ def draw_grid(images_NCHW: Tensor, labels_N: Tensor, class_names: list[str], tit
                 axis.imshow(_for_display(row[column]), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes[label][0].set_ylabel(class_names[label], rotation=0, ha="right", va="center", fontsize=11)
     figure.suptitle(title, fontsize=12)
-    figure.tight_layout(pad=0.3)
+    # Sides and gaps in inches, so that neither title nor labels meet the images however many rows there are.
+    width, height = figure.get_size_inches()
+    figure.subplots_adjust(left=1.0 / width, right=1 - 0.1 / width, bottom=0.1 / height, top=1 - 0.6 / height, wspace=0.08, hspace=0.08)
     buffer = io.BytesIO()
     # The date and version that matplotlib writes by default would make equal pictures differ.
     figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})

@@ -1,0 +1,69 @@
+"""How the work is cut, and in what order, changes no byte of an image; a run repeats itself."""
+
+import torch
+
+from gvbsm.artifacts import file_hash, load_tensors
+from gvbsm.plan import STORE, plan
+
+
+def images_of(planned) -> dict[tuple[int, int], torch.Tensor]:
+    """Every distilled image by class and number."""
+    found = {}
+    for artifact in planned:
+        if artifact.stage == "recover":
+            tensors, _ = load_tensors(STORE / artifact.path)
+            for image, label, number in zip(*(tensors[n] for n in ("images", "labels", "numbers")), strict=True):
+                found[int(label), int(number)] = image
+    return found
+
+
+def assert_equal_images(first, second) -> None:
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_one_shard_or_many(made, edit_row, make_up_to):
+    many = made
+    edit_row({"recover": {"shard_batches": 100}})
+    one = make_up_to("recover")
+    assert sum(a.stage == "recover" for a in many) == 2
+    assert sum(a.stage == "recover" for a in one) == 1
+    assert_equal_images(images_of(many), images_of(one))
+
+
+def test_any_order_of_the_shards(made, make_artifact):
+    shards = [a for a in made if a.stage == "recover"]
+    forwards = [file_hash(STORE / a.path) for a in shards]
+    for artifact in shards:
+        (STORE / artifact.path).unlink()
+    backwards = [file_hash(make_artifact(a)) for a in reversed(shards)]
+    assert forwards == backwards[::-1]
+
+
+def test_fewer_images_per_class_are_part_of_more(made, make_up_to):
+    few, more = make_up_to("recover", ipc=2), make_up_to("recover", ipc=5)
+    small, large = images_of(few), images_of(more)
+    assert len(small) == 20 and len(large) == 50
+    assert_equal_images(small, {key: large[key] for key in small})
+    paths = {a.path for a in more}
+    assert all(a.path in paths for a in few if a.stage == "recover")
+
+
+def test_everything_repeats(made, make_artifact):
+    planned = made[:-1]
+    first = {a.path: file_hash(STORE / a.path) for a in planned}
+    for a in planned:
+        (STORE / a.path).unlink()
+        make_artifact(a)
+    assert first == {a.path: file_hash(STORE / a.path) for a in planned}
+
+
+def test_label_shards_are_parts_of_the_whole(made, edit_row, make_up_to):
+    def labels():
+        shards = [load_tensors(STORE / a.path)[0] for a in plan("tiny", 4) if a.stage == "relabel" and "distilled" in a.name]
+        return {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
+
+    many = labels()
+    edit_row({"relabel": {"shard_epochs": 100}})
+    make_up_to("relabel")
+    assert all(torch.equal(many[name], value) for name, value in labels().items())

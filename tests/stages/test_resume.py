@@ -1,0 +1,67 @@
+"""A killed stage goes on from its checkpoint and ends in the same bytes."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from gvbsm.artifacts import Job, file_hash
+from gvbsm.errors import Interrupted
+from gvbsm.plan import STORE
+from gvbsm.runtime import checkpoints
+
+STAGES = ["squeeze", "recover", "relabel", "evaluate"]
+
+
+class Killed(Exception):
+    """Stands for kill -9: nothing after it runs, no handler, no saving."""
+
+
+def job_of(artifact, seconds: float) -> Job:
+    folder = Path("results/.checkpoints") / artifact.key
+    return Job(artifact.spec, STORE / artifact.path, STORE, "cpu", folder, seconds)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("kind", ["killed", "signalled"])
+def test_resumed_ends_in_the_same_bytes(stage, kind, made, monkeypatch):
+    artifact = next(one for one in made if one.stage == stage)
+    expected = file_hash(STORE / artifact.path)
+    (STORE / artifact.path).unlink()
+    run = importlib.import_module(f"gvbsm.stages.{stage}").run
+    tick = checkpoints.Checkpoint.tick
+    stops = 0
+
+    def stopping(self, state):
+        """Every second tick ends the process: killed right before a save, or signalled at it."""
+        nonlocal stops
+        stops += 1
+        if stops % 2 == 0:
+            if kind == "killed":
+                raise Killed
+            checkpoints._received.append(15)
+        tick(self, state)
+
+    monkeypatch.setattr(checkpoints.Checkpoint, "tick", stopping)
+    attempts = 0
+    while True:
+        attempts += 1
+        assert attempts < 200
+        try:
+            run(job_of(artifact, seconds=0))
+            break
+        except (Killed, Interrupted):
+            checkpoints._received.clear()
+            assert not (STORE / artifact.path).exists()
+    assert attempts > 1, "the stage was never stopped"
+    assert file_hash(STORE / artifact.path) == expected
+    assert not (Path("results/.checkpoints") / artifact.key).exists()
+
+
+def test_a_damaged_checkpoint_means_starting_over(made, make_artifact):
+    artifact = next(one for one in made if one.stage == "squeeze")
+    expected = file_hash(STORE / artifact.path)
+    folder = Path("results/.checkpoints") / artifact.key
+    folder.mkdir(parents=True)
+    (folder / "state.safetensors").write_bytes(b"half of a fi")
+    assert file_hash(make_artifact(artifact)) == expected

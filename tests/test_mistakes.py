@@ -1,0 +1,316 @@
+"""What users get wrong: one line that says what, where and the remedy, exit status 2, no traceback, nothing half-written."""
+
+import errno
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from gvbsm import artifacts, cli
+from gvbsm.plan import STORE, plan, prepare_target
+
+TARGET = "results/tiny/ipc4/acc.json"
+
+
+def run(capsys, *arguments: str) -> tuple[int, str]:
+    """Exit status and what was said on stderr, by a command of this process."""
+    status = cli.main(list(arguments))
+    return status, capsys.readouterr().err
+
+
+def assert_one_line(status: int, said: str, expected: str, status_expected: int = 2) -> None:
+    assert status == status_expected
+    assert said.startswith("gvbsm: ")
+    assert said.count("\n") == 1 and said.endswith("\n"), said
+    assert "Traceback" not in said
+    assert re.search(expected, said), said
+
+
+# (changes to the row, what the line says)
+ROW_MISTAKES = {
+    "misspelt section": ({"recovr": {"iterations": 5}}, r"tiny\.yaml: unknown setting 'recovr'; did you mean 'recover'\?"),
+    "misspelt key": ({"squeeze": {"epohcs": 5}}, r"tiny\.yaml: squeeze: unknown setting 'epohcs'; did you mean 'epochs'\?"),
+    "misspelt inner key": ({"recover": {"ema": {"momentun": 0.5}}}, r"recover\.ema: unknown setting 'momentun'.*'momentum'"),
+    "misspelt source key": ({"source": {"sed": 1}}, r"source: unknown setting 'sed'; did you mean 'seed'\?"),
+    "unknown backbone": (
+        {"backbones": ["convnet", "resent18"]},
+        r"tiny\.yaml: backbones\[1\]: unknown backbone 'resent18'; .*choose from convnet, ",
+    ),
+    "unknown student": ({"evaluate": {"students": ["lenet5"]}}, r"evaluate\.students\[0\]: unknown backbone 'lenet5'"),
+    "unknown option": (
+        {"backbones": [{"name": "convnet", "options": {"widht": 3}}]},
+        r"backbones\[0\]: unknown option 'widht' of convnet; choose from width, norm",
+    ),
+    "misspelt override": ({"backbones": [{"name": "convnet", "sqeeze": {"lr": 0.1}}]}, r"backbones\[0\]: unknown setting 'sqeeze'"),
+    "misspelt key of an override": (
+        {"backbones": [{"name": "convnet", "squeeze": {"rl": 0.1}}]},
+        r"backbones\[0\]\.squeeze: unknown setting 'rl'",
+    ),
+    "backbone twice": ({"backbones": ["convnet", "convnet"]}, r"backbones: 'convnet' stands twice; give one of them another label"),
+    "no backbones": ({"backbones": []}, r"backbones: expected at least 1 item"),
+    "backbone is a number": ({"backbones": [3]}, r"backbones\[0\]: unknown backbone 3"),
+    "backbones are text": ({"backbones": "convnet"}, r"backbones: expected a valid list, got 'convnet'"),
+    "no students": ({"evaluate": {"students": []}}, r"evaluate\.students: expected at least 1 item"),
+    "label leaves the store": ({"backbones": [{"name": "convnet", "label": "../x"}]}, r"backbones\[0\]\.label: expected.*got '\.\./x'"),
+    "text for a number": ({"squeeze": {"epochs": "five"}}, r"squeeze\.epochs: expected a valid integer, got 'five'"),
+    "number in quotes": ({"squeeze": {"lr": "0.1"}}, r"squeeze\.lr: expected a valid number, got '0\.1'"),
+    "fraction for a count": ({"recover": {"iterations": 10.5}}, r"recover\.iterations: expected a valid integer.*got 10\.5"),
+    "true for a number": ({"relabel": {"epochs": True}}, r"relabel\.epochs: expected a valid integer, got True"),
+    "number for true": ({"relabel": {"flip": 1}}, r"relabel\.flip: expected a valid boolean, got 1"),
+    "list for a section": ({"relabel": [1, 2]}, r"relabel: expected a valid dictionary"),
+    "nothing for a section": ({"squeeze": None}, r"squeeze: expected a valid dictionary.*got None"),
+    "negative rate": ({"squeeze": {"lr": -0.1}}, r"squeeze\.lr: expected greater than 0, got -0\.1"),
+    "zero epochs": ({"squeeze": {"epochs": 0}}, r"squeeze\.epochs: expected greater than or equal to 1, got 0"),
+    "huge epochs": ({"evaluate": {"epochs": 10**12}}, r"evaluate\.epochs: expected less than or equal to 100000, got 1000000000000"),
+    "not a number": ({"recover": {"lr": float("nan")}}, r"recover\.lr: expected.*got nan"),
+    "infinite": ({"recover": {"statistics_weight": float("inf")}}, r"recover\.statistics_weight: expected.*got inf"),
+    "negative seed": ({"evaluate": {"seeds": [0, -1]}}, r"evaluate\.seeds\[1\]: expected greater than or equal to 0, got -1"),
+    "seeds are a number": ({"evaluate": {"seeds": 3}}, r"evaluate\.seeds: expected a valid list, got 3"),
+    "probability above one": ({"recover": {"conv_drop": 1.4}}, r"recover\.conv_drop: expected less than or equal to 1, got 1\.4"),
+    "unknown choice": ({"recover": {"quantise": "floor"}}, r"recover\.quantise: expected 'truncate' or 'round', got 'floor'"),
+    "unknown loss": ({"evaluate": {"loss": "l1"}}, r"evaluate\.loss: expected 'mse', 'kl' or 'dist', got 'l1'"),
+    "kl without temperature": ({"evaluate": {"loss": "kl"}}, r"evaluate: temperature: expected exactly when loss is kl"),
+    "too few std": ({"std": [0.3, 0.3]}, r"std: expected one value per channel \(1, as mean has\), got 2"),
+    "zero std": ({"std": [0.0]}, r"std\[0\]: expected greater than 0, got 0\.0"),
+    "tiny images": ({"image_size": 4}, r"image_size: expected greater than or equal to 8, got 4"),
+    "one class": ({"classes": 1}, r"classes: expected greater than or equal to 2, got 1"),
+    "two crops": ({"augment": {"resized_crop": [0.5, 1.0]}}, r"augment: expected one of pad and resized_crop, got both"),
+    "batch smaller than a group": ({"recover": {"batch_size": 1}}, r"recover: batch_size: expected at least group \(2\), got 1"),
+    "kept epoch beyond the last": ({"squeeze": {"keep_epoch": 9}}, r"squeeze: keep_epoch: expected at most epochs \(2\), got 9"),
+    "unknown source": ({"source": {"kind": "cifar11"}}, r"source: .*'digits'"),
+    "extends nothing": ({"extends": "digitz"}, r"unknown data set 'digitz'; did you mean 'digits'\? choose from digits, tiny"),
+    "extends itself": ({"extends": "tiny"}, r"extends itself by way of tiny -> tiny; remove one extends"),
+    "extends a list": ({"extends": ["digits"]}, r"extends: expected the name of a data set"),
+}
+
+
+@pytest.mark.parametrize("mistake", ROW_MISTAKES)
+def test_mistakes_in_a_row(mistake, workspace, edit_row, capsys):
+    changes, expected = ROW_MISTAKES[mistake]
+    edit_row(changes)
+    assert_one_line(*run(capsys, "explain", TARGET), expected)
+    assert not Path("results").exists()
+
+
+TARGET_MISTAKES = {
+    "results/tiny/ipc0/acc.json": r"run 'ipc0': expected 1 to 100000 images per class, got 0",
+    "results/tiny/ipc-3/acc.json": r"run 'ipc-3': expected 1 to 100000 images per class, got -3",
+    "results/tiny/10/acc.json": r"run '10': expected ipc<N> or ipc<N>-<recipe>",
+    "results/tiny/ipc4": r"expected results/<dataset>/ipc<N>\[-<recipe>\]/acc\.json",
+    "results/tinny/ipc4/acc.json": r"unknown data set 'tinny'; did you mean 'tiny'\? choose from digits, tiny",
+    "results/tiny/ipc4-sre2/acc.json": r"unknown recipe 'sre2'; .*choose from",
+    "results/../ipc4/acc.json": r"unknown data set '\.\.'",
+}
+
+
+@pytest.mark.parametrize("target", TARGET_MISTAKES)
+def test_mistakes_in_a_target(target, workspace, capsys):
+    assert_one_line(*run(capsys, "explain", target), TARGET_MISTAKES[target])
+
+
+FILE_MISTAKES = {
+    "not YAML": (b"classes: [1, 2\nmean: 3", r"tiny\.yaml:\d: not valid YAML"),
+    "a key twice": (b"extends: digits\nclasses: 10\nclasses: 11\n", r"tiny\.yaml:3: not valid YAML: 'classes' stands twice"),
+    "a list": (b"- 1\n- 2\n", r"tiny\.yaml: expected settings \(key: value\), got \[1, 2\]"),
+    "empty": (b"", r"tiny\.yaml: expected settings \(key: value\), got None"),
+    "not text": (b"\xff\xfe\x00", r"tiny\.yaml: cannot be read"),
+}
+
+
+@pytest.mark.parametrize("mistake", FILE_MISTAKES)
+def test_mistakes_in_a_file(mistake, workspace, capsys):
+    content, expected = FILE_MISTAKES[mistake]
+    Path("config/datasets/tiny.yaml").write_bytes(content)
+    assert_one_line(*run(capsys, "explain", TARGET), expected)
+
+
+PREPARE = {"stage": "prepare", "source": {"kind": "digits", "seed": 0, "test_fraction": 0.2}, "classes": 10, "image_size": 8, "channels": 1}
+COMMAND_MISTAKES = {
+    "spec is no JSON, said before the missing --out": (["prepare", "--spec", "{oops"], r"--spec: expected JSON, got an error"),
+    "spec is no file": (["prepare", "--spec", "nowhere.json", "--out", "x"], r"--spec: .*'nowhere\.json' \(No such file"),
+    "no spec": (["prepare", "--out", "x"], r"--spec: expected a plan file or JSON text, got none"),
+    "no out": (["prepare", "--spec", json.dumps(PREPARE)], r"--out: expected the file to write, got none"),
+    "spec of another stage": (["squeeze", "--spec", json.dumps(PREPARE), "--out", "x"], r"stage: expected 'squeeze', got 'prepare'"),
+    "spec is a list": (["prepare", "--spec", '{"spec": [1]}', "--out", "x"], r"stage: expected 'prepare', got None"),
+    "spec lacks an entry": (
+        ["prepare", "--spec", json.dumps({n: v for n, v in PREPARE.items() if n != "classes"}), "--out", "x"],
+        r"classes: expected a value, got none",
+    ),
+    "spec has an unknown entry": (["prepare", "--spec", json.dumps(PREPARE | {"sise": 3}), "--out", "x"], r"unknown setting 'sise'"),
+    "spec of wrong type": (["prepare", "--spec", json.dumps(PREPARE | {"classes": "ten"}), "--out", "x"], r"classes: expected.*'ten'"),
+    "unknown stage": (["prepair"], r"invalid choice: 'prepair'"),
+    "unknown option": (["prepare", "--spek", "{}"], r"unrecognized arguments: --spek"),
+    "no command": ([], r"COMMAND"),
+    "option of wrong type": (["prepare", "--checkpoint-seconds", "soon"], r"--checkpoint-seconds: invalid float value: 'soon'"),
+    "negative interval": (
+        ["prepare", "--spec", json.dumps(PREPARE), "--out", "x", "--checkpoint-seconds", "-1"],
+        r"--checkpoint-seconds: expected at least 0, got -1",
+    ),
+    "other code": (
+        ["prepare", "--spec", json.dumps(PREPARE | {"code": {"gvbsm.stages.prepare": "0000000000"}}), "--out", "x"],
+        r"code: gvbsm\.stages\.prepare has changed since this was planned; run snakemake again",
+    ),
+    "three channels of grey digits": (["prepare", "--spec", json.dumps(PREPARE | {"channels": 3}), "--out", "x"], r"expected one channel"),
+    "wrong number of classes": (
+        ["prepare", "--spec", json.dumps(PREPARE | {"classes": 9}), "--out", "x"],
+        r"digits: expected 9 classes, got 10; correct `classes` in the row",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", COMMAND_MISTAKES)
+def test_mistakes_in_a_command(mistake, workspace, capsys):
+    arguments, expected = COMMAND_MISTAKES[mistake]
+    before = sorted(Path().rglob("*"))
+    assert_one_line(*run(capsys, *arguments), expected)
+    assert sorted(Path().rglob("*")) == before
+
+
+def image_folder(root: Path, classes: dict[str, int]) -> None:
+    for split in ("train", "test"):
+        for name, count in classes.items():
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                Image.fromarray(np.full((9, 12, 3), 20 * index, np.uint8)).save(folder / f"{index}.png")
+
+
+FOLDER_MISTAKES = {
+    "no folder": (lambda root: None, r"mine: expected a folder train of class folders, got none; put the images there"),
+    "a class without images": (
+        lambda root: image_folder(root, {"cat": 2, "dog": 0}),
+        r"mine: train: expected images in every class, got none in 'dog'; add some",
+    ),
+    "no images at all": (lambda root: image_folder(root, {"cat": 0, "dog": 0}), r"mine/train: expected images in its class folders"),
+    "a class in one split only": (
+        lambda root: (image_folder(root, {"cat": 2, "dog": 2}), (root / "train" / "cow").mkdir()),
+        r"expected the same classes in train and test, got 'cow' in one",
+    ),
+    "a file that is no image": (
+        lambda root: (image_folder(root, {"cat": 2, "dog": 2}), (root / "train" / "cat" / "x.jpg").write_text("no")),
+        r"mine/train/cat/x\.jpg: expected an image",
+    ),
+    "another number of classes": (lambda root: image_folder(root, {"cat": 2}), r"mine: expected 2 classes, got 1"),
+}
+
+
+@pytest.mark.parametrize("mistake", FOLDER_MISTAKES)
+def test_mistakes_in_an_image_folder(mistake, workspace, capsys):
+    build, expected = FOLDER_MISTAKES[mistake]
+    build(Path("data/mine"))
+    spec = PREPARE | {"source": {"kind": "imagefolder", "path": "mine"}, "classes": 2, "channels": 3}
+    assert_one_line(*run(capsys, "prepare", "--spec", json.dumps(spec), "--out", "results/x.safetensors"), expected)
+    assert not list(Path().rglob("x.*s*"))
+
+
+def stage_command(artifact) -> list[str]:
+    return [artifact.stage, "--spec", f"results/.plan/{artifact.key}.json", "--out", str(STORE / artifact.path), "--device", "cpu"]
+
+
+def store_files() -> set[Path]:
+    return set(STORE.rglob("*")) if STORE.exists() else set()
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "truncated artifact": (lambda path: path.write_bytes(path.read_bytes()[:-7]), r"prepare/.*safetensors: damaged: expected \d+ bytes, got \d+; rebuild"),
+    "flipped bit": (flip_a_bit, r"damaged: its content is not what its receipt says; rebuild it with: rm .*&& snakemake"),
+    "missing artifact": (Path.unlink, r"safetensors: missing; build it with: snakemake"),
+    "missing receipt": (lambda path: path.with_suffix(".json").unlink(), r"json: missing; build it with"),
+    "altered receipt": (
+        lambda path: path.with_suffix(".json").write_text(path.with_suffix(".json").read_text().replace('"bytes": ', '"bytes": 1')),
+        r"json: damaged receipt; rebuild it with: rm .*&& snakemake",
+    ),
+    "receipt that is no JSON": (lambda path: path.with_suffix(".json").write_text("{"), r"damaged receipt"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_inputs_are_refused(damage, made, capsys):
+    prepare_target("tiny", 4, None, Path(TARGET))
+    harm, expected = DAMAGE[damage]
+    squeeze = next(one for one in made if one.stage == "squeeze")
+    (STORE / squeeze.path).unlink()
+    (STORE / squeeze.path).with_suffix(".json").unlink()
+    harm(STORE / made[0].path)
+    before = store_files()
+    assert_one_line(*run(capsys, *stage_command(squeeze)), expected)
+    assert store_files() == before
+
+
+def test_too_few_images_for_the_random_baseline(workspace, make_up_to, capsys):
+    planned = plan("tiny", 500)
+    prepare_target("tiny", 500, None, Path("results/tiny/ipc500/acc.json"))
+    make_up_to("squeeze", ipc=500)
+    capsys.readouterr()  # the progress of making them
+    random = next(one for one in planned if "random-epoch" in one.name)
+    assert_one_line(*run(capsys, *stage_command(random)), r"expected at least IPC \(500\) training images in every class, got \d+")
+
+
+@pytest.mark.parametrize(("number", "reason"), [(errno.ENOSPC, "No space left"), (errno.EROFS, "Read-only file system")])
+@pytest.mark.parametrize("where", ["artifact", "receipt"])
+def test_a_full_disk_and_a_read_only_folder(number, reason, where, workspace, monkeypatch, capsys):
+    prepare_target("tiny", 4, None, Path(TARGET))
+    prepare = plan("tiny", 4)[0]
+    real = artifacts.os.fsync
+    calls = iter(range(10))
+
+    def failing(descriptor):
+        if next(calls) == (0 if where == "artifact" else 1):
+            raise OSError(number, "No space left on device" if number == errno.ENOSPC else "Read-only file system")
+        real(descriptor)
+
+    monkeypatch.setattr(artifacts.os, "fsync", failing)
+    assert_one_line(*run(capsys, *stage_command(prepare)), rf"cannot be written: {reason}.*free space or make")
+    left = {path.name for path in store_files() if path.is_file()}
+    assert left <= {Path(prepare.path).name}, "a temporary file or a receipt without its artifact was left"
+    assert where == "receipt" or not left
+
+
+def test_a_results_folder_that_cannot_be_written(workspace, capsys):
+    Path("results").write_text("a file where the folder should be")
+    with pytest.raises(artifacts.UserError, match=r"results/\.plan/.*cannot be written: .*; free space or make"):
+        prepare_target("tiny", 4, None, Path(TARGET))
+
+
+def test_a_device_that_is_not_there(workspace, capsys):
+    prepare_target("tiny", 4, None, Path(TARGET))
+    planned = plan("tiny", 4)
+    assert run(capsys, *stage_command(planned[0]))[0] == 0
+    squeeze = next(one for one in planned if one.stage == "squeeze")
+    assert_one_line(*run(capsys, *stage_command(squeeze)[:-1], "tpu"), r"--device: expected one of auto, .*cpu on this machine, got 'tpu'")
+
+
+def test_plans_that_are_missing_or_of_another_key(workspace, capsys):
+    target = prepare_target("tiny", 4, None, Path(TARGET))
+    path = Path(f"results/.plan/{target.key}.json")
+    path.write_text(path.read_text().replace('"ipc": 4', '"ipc": 5'))
+    from gvbsm.plan import read_plan
+
+    with pytest.raises(artifacts.UserError, match="expected the plan of"):
+        read_plan(target.key)
+    with pytest.raises(artifacts.UserError, match="missing or damaged plan"):
+        read_plan("0123456789")
+
+
+def test_there_are_at_least_forty_mistakes():
+    tables = (ROW_MISTAKES, TARGET_MISTAKES, FILE_MISTAKES, COMMAND_MISTAKES, FOLDER_MISTAKES, DAMAGE)
+    assert sum(map(len, tables)) >= 40
+
+
+def test_the_shipped_rows_and_recipes_are_valid():
+    folder = Path(cli.__file__).parents[1] / "config"
+    recipes = [None, *(path.stem for path in (folder / "recipes").glob("*.yaml"))]
+    for row in (folder / "datasets").glob("*.yaml"):
+        assert yaml.safe_load(row.read_text())
+        for recipe in recipes:
+            assert plan(row.stem, 10, recipe)
