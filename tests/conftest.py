@@ -1,8 +1,11 @@
 """Fixtures shared by all tests: a working folder with a data set row small enough to run in seconds."""
 
-import contextlib
 import importlib
+import os
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,8 @@ import yaml
 from gvbsm.artifacts import Job
 from gvbsm.keys import PACKAGE
 from gvbsm.plan import STORE, Artifact, plan
+
+TARGET = "results/tiny/ipc4/acc.json"
 
 # Digits at 8 px, networks of a few channels, two shards of everything that is sharded.
 TINY: dict[str, Any] = {
@@ -64,18 +69,26 @@ def write_workspace(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder in which every artifact of tiny's IPC 4 but the published one is made."""
+    """A clone of the project in which `snakemake --cores 2` has published tiny's IPC 4."""
     folder = tmp_path_factory.mktemp("made")
+    for part in ("gvbsm", "workflow"):
+        shutil.copytree(PACKAGE.parent / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     write_workspace(folder)
-    with contextlib.chdir(folder):
-        for artifact in plan("tiny", 4)[:-1]:
-            make(artifact)
+    done = snakemake(folder, "--cores", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
     return folder
+
+
+def snakemake(folder: Path, *arguments: str, target: str = TARGET) -> subprocess.CompletedProcess[str]:
+    """Run snakemake in a clone of the project, with the clone's package."""
+    environment = os.environ | {"PYTHONPATH": str(folder), "GVBSM_DEVICE": "cpu"}
+    command = [sys.executable, "-m", "snakemake", *arguments, *([target] if target else [])]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture
 def made(made_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Artifact]:
-    """A copy of that folder, which the tests run in; the artifacts planned in it."""
+    """A copy of that clone, which the tests run in; the artifacts planned in it."""
     shutil.copytree(made_once, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return plan("tiny", 4)
@@ -134,3 +147,25 @@ def make_up_to() -> Callable[..., list[Artifact]]:
 @pytest.fixture
 def make_artifact() -> Callable[..., Path]:
     return make
+
+
+@pytest.fixture
+def run_snakemake(made: list[Artifact], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Snakemake in the copy of the clone."""
+    return lambda *arguments, target=TARGET: snakemake(tmp_path, *arguments, target=target)
+
+
+@pytest.fixture
+def stale(run_snakemake: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., dict[str, int]]:
+    """What `snakemake -n` would run: {rule: jobs}."""
+
+    def ask(target: str = TARGET) -> dict[str, int]:
+        done = run_snakemake("-n", target=target)
+        text = done.stdout + done.stderr
+        assert done.returncode == 0, text
+        if "Nothing to be done" in text:
+            return {}
+        table = text.partition("Job stats:")[2].partition("total")[0]
+        return {rule: int(count) for rule, count in re.findall(r"^(\w+)\s+(\d+)\s*$", table, re.MULTILINE)}
+
+    return ask

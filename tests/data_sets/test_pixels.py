@@ -1,0 +1,78 @@
+"""Normalisation, augmentation, random image sets."""
+
+import pytest
+import torch
+
+from gvbsm.data.image_set import random_images
+from gvbsm.data.pixels import Pixels, augmentation, roll
+from gvbsm.errors import UserError
+
+SETTINGS = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
+
+
+def test_bytes_survive_normalisation():
+    pixels = Pixels(SETTINGS, torch.device("cpu"))
+    images = torch.arange(256, dtype=torch.uint8).repeat(3).view(1, 3, 16, 16)
+    assert torch.equal(pixels.to_bytes(pixels.from_bytes(images), "round"), images)
+    low, high = pixels.limits()
+    assert torch.equal(pixels.from_bytes(torch.zeros_like(images)).amin((2, 3)), low.flatten(1))
+    torch.testing.assert_close(pixels.from_bytes(torch.full_like(images, 255)).amax((2, 3)), high.flatten(1))
+
+
+@pytest.mark.parametrize("settings", [{"pad": 2, "flip": True}, {"resized_crop": [0.5, 1.0], "flip": True}])
+def test_one_draw_for_the_batch_or_one_per_image(settings):
+    x = torch.rand(1, 3, 16, 16).expand(40, -1, -1, -1).contiguous()
+    together = augmentation(settings, 16, same_on_batch=True)(x)
+    assert together.shape == x.shape
+    assert all(torch.equal(image, together[0]) for image in together)
+    apart = augmentation(settings, 16, same_on_batch=False)(x)
+    assert len({image.numpy().tobytes() for image in apart}) > 5
+
+
+def test_padded_crops_are_shifts_with_a_black_border():
+    torch.manual_seed(0)
+    x = torch.rand(64, 1, 8, 8) * 0.5 + 0.5
+    y = augmentation({"pad": 1, "flip": False}, 8, same_on_batch=False)(x)
+    padded = torch.nn.functional.pad(x, (1, 1, 1, 1))
+    shifts = {(r, c): padded[:, :, r : r + 8, c : c + 8] for r in range(3) for c in range(3)}
+    seen = {key for i in range(64) for key, shifted in shifts.items() if torch.equal(shifted[i], y[i])}
+    assert seen == set(shifts)
+    assert all(any(torch.equal(shifted[i], y[i]) for shifted in shifts.values()) for i in range(64))
+
+
+def test_augmentation_passes_gradients_and_repeats_with_the_seed():
+    augment = augmentation({"pad": 2, "flip": True}, 8, same_on_batch=True)
+    x = torch.rand(3, 1, 8, 8, requires_grad=True)
+    torch.manual_seed(1)
+    first = augment(x)
+    torch.manual_seed(1)
+    assert torch.equal(first, augment(x))
+    first.sum().backward()
+    assert x.grad.abs().sum() > 0
+
+
+def test_no_augmentation_is_the_image():
+    x = torch.rand(2, 1, 8, 8)
+    assert augmentation({"pad": 0, "flip": False}, 8, same_on_batch=True)(x) is x
+
+
+def test_roll_moves_by_at_most_the_setting():
+    x = torch.zeros(1, 1, 9, 9)
+    x[..., 0, 0] = 1
+    seen = {tuple(roll(x, 2)[0, 0].nonzero()[0].tolist()) for _ in range(300)}
+    assert seen == {(r, c) for r in range(3) for c in range(3)}
+    assert torch.equal(roll(x, 0), x)
+
+
+def test_random_images_are_balanced_and_nested():
+    images = torch.arange(60).to(torch.uint8).view(60, 1, 1, 1)
+    labels = torch.arange(60) % 3
+    few, few_labels = random_images(images, labels, 4, 0)
+    many, many_labels = random_images(images, labels, 10, 0)
+    assert torch.bincount(few_labels).tolist() == [4, 4, 4]
+    assert all(int(image) % 3 == int(label) for image, label in zip(few, few_labels, strict=True))
+    for label in range(3):
+        assert torch.equal(few[few_labels == label], many[many_labels == label][:4])
+    assert not torch.equal(few, random_images(images, labels, 4, 1)[0])
+    with pytest.raises(UserError, match=r"at least IPC \(21\).*got 20 in class 0; ask for a smaller IPC"):
+        random_images(images, labels, 21, 0)

@@ -1,0 +1,140 @@
+"""Training loop, checkpoints, devices, progress."""
+
+import math
+import os
+import signal
+
+import pytest
+import torch
+from torch import nn
+
+from gvbsm.errors import Interrupted, UserError
+from gvbsm.runtime import checkpoints
+from gvbsm.runtime.checkpoints import Checkpoint
+from gvbsm.runtime.devices import autocast, choose_device
+from gvbsm.runtime.progress import Progress
+from gvbsm.runtime.training import Recipe, fit, learning_rate, make_optimizer
+
+RECIPE = Recipe(epochs=3, optimizer="sgd", lr=0.1, momentum=0.9, weight_decay=0.01, schedule="cosine", seed=0)
+
+
+def test_cosine_per_epoch_and_constant():
+    steps = [learning_rate(RECIPE, epoch) for epoch in range(3)]
+    assert steps == pytest.approx([0.05 * (1 + math.cos(math.pi * e / 3)) for e in range(3)])
+    constant = Recipe(3, "sgd", 0.1, None, 0.0, "constant", 0)
+    assert [learning_rate(constant, epoch) for epoch in range(3)] == [0.1] * 3
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_no_decay_on_biases_and_one_dimensional_weights(name):
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Linear(2, 2))
+    optimizer = make_optimizer(model, Recipe(3, name, 0.1, None, 0.01, "constant", 0))
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert all(decay[id(p)] == (0.01 if p.ndim > 1 else 0.0) for p in model.parameters())
+    assert len(decay) == len(list(model.parameters()))
+
+
+def linear_fit(checkpoint: Checkpoint, recipe: Recipe = RECIPE) -> tuple[nn.Module, list]:
+    """A linear model on noise: batches of two, one of them in two accumulated parts."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5))
+    x = torch.randn(8, 3)
+
+    def losses(model, batch):
+        for part in batch.split(1):
+            yield model(x[part]).square().mean() / len(batch)
+
+    history = fit(model, recipe, lambda epoch: torch.arange(8).split(2), losses, checkpoint, "test", lambda m, e: {"top1": 1.0})
+    return model, history
+
+
+def test_fit_reports_every_epoch_and_stops_where_told():
+    _, history = linear_fit(Checkpoint(None, 1e9))
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    assert all(row["top1"] == 1.0 and row["loss"] > 0 for row in history)
+    short = Recipe(3, "sgd", 0.1, 0.9, 0.01, "cosine", 0, stop_after=1)
+    assert linear_fit(Checkpoint(None, 1e9), short)[1] == history[:1]
+
+
+def test_a_finished_training_is_not_done_again(tmp_path):
+    checkpoint = Checkpoint(tmp_path / "c", 1e9)
+    model, history = linear_fit(checkpoint)
+    again, same = linear_fit(checkpoint)
+    assert same == history
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_checkpoints_keep_every_kind_of_value(tmp_path):
+    state = {
+        "tensor": torch.randn(2, 3),
+        "bytes": torch.arange(3, dtype=torch.uint8),
+        "none": None,
+        "list": [1, 2.5, float("inf"), -0.0, "text", True, {"deep": torch.zeros(0)}],
+        3: "a number as a name",
+    }
+    checkpoint = Checkpoint(tmp_path / "c", 1e9)
+    checkpoint.save(state)
+    loaded = checkpoint.load()
+    assert torch.equal(loaded["tensor"], state["tensor"]) and torch.equal(loaded["bytes"], state["bytes"])
+    assert loaded["none"] is None and loaded[3] == "a number as a name"
+    assert loaded["list"][:6] == state["list"][:6] and math.copysign(1, loaded["list"][3]) == -1
+    assert isinstance(loaded["list"][5], bool) and loaded["list"][6]["deep"].shape == (0,)
+    checkpoint.clear()
+    assert checkpoint.load() is None and not (tmp_path / "c").exists()
+
+
+def test_checkpoints_by_time(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now[0])
+    checkpoint = Checkpoint(tmp_path / "c", 10)
+    saved = []
+    for second in range(25):
+        now[0] = float(second)
+        checkpoint.tick(lambda: saved.append(now[0]) or {"second": now[0]})
+    assert saved == [10.0, 20.0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_signals_save_and_stop(number, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "_received", [])
+    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    try:
+        checkpoints.install_signal_handlers()
+        checkpoint = Checkpoint(tmp_path / "c", 1e9)
+        checkpoint.tick(lambda: {"x": 1})
+        assert checkpoint.load() is None
+        os.kill(os.getpid(), number)
+        with pytest.raises(Interrupted, match=signal.Signals(number).name):
+            checkpoint.tick(lambda: {"x": 2})
+        assert checkpoint.load() == {"x": 2}
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def test_devices(monkeypatch):
+    before = torch.get_num_threads()
+    assert choose_device("cpu", 1) == torch.device("cpu")
+    assert torch.get_num_threads() == 1
+    torch.set_num_threads(before)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device("auto", before) == torch.device("cuda")
+    assert choose_device("cuda:1", before) == torch.device("cuda:1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"expected one of auto, .*got 'cuda'"):
+        choose_device("cuda", before)
+
+
+def test_precision():
+    layer = nn.Linear(2, 2)
+    for precision in ("float32", "bfloat16"):
+        with autocast(torch.device("cpu"), precision):
+            assert layer(torch.ones(1, 2)).dtype == getattr(torch, precision)
+
+
+def test_progress_in_a_log_is_plain_lines(capsys):
+    progress = Progress("title", 3)
+    for _ in range(3):
+        progress.step(loss=0.5)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and said.startswith("title: 3/3, ") and said.endswith("loss 0.5\n")

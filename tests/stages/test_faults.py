@@ -1,0 +1,151 @@
+"""The published code's faults (METHOD.md section 6) as settings: both values of each, in the stage that has it.
+
+The other faults: 1 in test_densification, 2 (start, dropped), 3 and 4 (variance) in tests/method, 8 in tests/workflow.
+"""
+
+import json
+
+import pytest
+import torch
+
+from gvbsm import backbones
+from gvbsm.artifacts import load_tensors, read_receipt
+from gvbsm.data.pixels import Pixels, jpeg_round_trip
+from gvbsm.keys import key
+from gvbsm.plan import STORE, Artifact, image_batches, plan
+
+
+def planned(stage: str, recipe: str | None = None) -> list[Artifact]:
+    return [one for one in plan("tiny", 4, recipe) if one.stage == stage]
+
+
+def test_2_averages_carried_from_batch_to_batch_and_reset(made, edit_row, make_up_to):
+    """Reset: a batch's images do not depend on those before it. Never: they do, so all batches are one job."""
+
+    def last_image():
+        shard = planned("recover")[-1]
+        return load_tensors(STORE / shard.path)[0]["images"][-1]
+
+    alone = last_image()
+    edit_row({"recover": {"shard_batches": 100}})
+    make_up_to("recover")
+    assert torch.equal(last_image(), alone)
+    edit_row({"recover": {"shard_batches": 1, "ema": {"reset": "never"}}})
+    assert len(planned("recover")) == 1
+    make_up_to("recover")
+    assert not torch.equal(last_image(), alone)
+
+
+def test_4_quantisation_truncated_and_rounded():
+    pixels = Pixels({"mean": [0.5], "std": [0.25]}, torch.device("cpu"))
+    x = pixels.normalise(torch.tensor([0.0, 99.4, 99.6, 255.0]).view(1, 1, 2, 2) / 255)
+    assert pixels.to_bytes(x, "truncate").flatten().tolist() == [0, 99, 99, 255]
+    assert pixels.to_bytes(x, "round").flatten().tolist() == [0, 99, 100, 255]
+
+
+def test_4_jpeg_and_lossless(made, edit_row, make_up_to):
+    lossless = load_tensors(STORE / planned("recover")[0].path)[0]["images"]
+    edit_row({"recover": {"encoding": "jpeg"}})
+    make_up_to("recover")
+    jpeg = load_tensors(STORE / planned("recover")[0].path)[0]["images"]
+    assert torch.equal(jpeg, jpeg_round_trip(lossless))
+    assert not torch.equal(jpeg, lossless)
+
+
+def test_5_normalisation_is_the_rows_and_instance_norm_is_named(made, edit_row):
+    """Published CIFAR-10 rows carry CIFAR-100's mean and std; the "ResNet18" student with instance norm is resnet18_in."""
+    edit_row({"mean": [0.5]})
+    assert {one.spec["pixels"]["mean"][0] for one in planned("squeeze")} == {0.5}
+    norms = {
+        name: {type(m).__name__ for m in backbones.build(name, classes=2, image_size=16).modules() if "Norm" in type(m).__name__}
+        for name in ("resnet18", "resnet18_in", "resnet18_gn")
+    }
+    assert norms["resnet18"] == {"BatchNorm2d"}
+    assert "BatchNorm2d" not in norms["resnet18_in"] | norms["resnet18_gn"]
+
+
+def test_6_the_kept_epoch(made, edit_row, make_up_to):
+    """Published teachers are those of an early epoch of the full schedule; corrected, the last."""
+    edit_row({"squeeze": {"keep_epoch": 1, "epochs": 2}})
+    make_up_to("squeeze")
+    early = planned("squeeze")[0]
+    edit_row({"squeeze": {"keep_epoch": None, "epochs": 2}})
+    late = planned("squeeze")[0]
+    assert read_receipt(STORE / early.path)["summary"]["epochs"] == 1
+    assert read_receipt(STORE / late.path)["summary"]["epochs"] == 2
+    first, last = (load_tensors(STORE / one.path)[0] for one in (early, late))
+    assert any(not torch.equal(first[name], last[name]) for name in first)
+
+
+def test_7_statistics_of_the_teacher_itself_and_of_a_retrained_one(made, edit_row, make_up_to):
+    own = {one.spec["inputs"]["teacher"] for one in planned("statistics")}
+    assert own == {one.path for one in planned("squeeze")}
+    edit_row({"statistics": {"measured_in": "twin"}})
+    make_up_to("statistics")
+    twins = {one.spec["inputs"]["teacher"] for one in planned("statistics")}
+    teachers = set(planned("recover")[0].spec["inputs"]["teachers"])
+    assert teachers == own
+    assert not twins & own
+    for one in planned("squeeze"):
+        assert one.spec["settings"]["seed"] == (1 if one.path in twins else 0)
+
+
+def test_9_students_with_the_batches_of_the_labels_or_any_other(made, edit_row, make_up_to):
+    edit_row({"evaluate": {"batch_size": 7}})
+    make_up_to("evaluate")
+    run = planned("evaluate")[0]
+    assert run.spec["settings"]["batch_size"] == 7
+    assert read_receipt(STORE / run.path)["summary"]["top1"]["runs"]
+
+
+@pytest.mark.parametrize("ipc", [1, 3])
+def test_9_images_per_class_need_not_divide(ipc, made, make_up_to):
+    images = [load_tensors(STORE / a.path)[0] for a in make_up_to("recover", ipc=ipc) if a.stage == "recover"]
+    labels = torch.cat([one["labels"] for one in images])
+    assert torch.bincount(labels).tolist() == [ipc] * 10
+
+
+def test_batching_by_group_and_class_major():
+    assert image_batches(3, 15, 10, 20, "group") == [
+        [[0, 0, 10], [1, 0, 10]],
+        [[2, 0, 10]],
+        [[0, 10, 15], [1, 10, 15]],
+        [[2, 10, 15]],
+    ]
+    assert image_batches(2, 15, 10, 20, "class_major") == [[[0, 0, 15], [1, 0, 5]], [[1, 5, 15]]]
+    for ipc in (1, 7, 10, 50):
+        for how in ("group", "class_major"):
+            batches = image_batches(6, ipc, 10, 40, how)
+            members = [(c, i) for batch in batches for c, first, end in batch for i in range(first, end)]
+            assert sorted(members) == [(c, i) for c in range(6) for i in range(ipc)]
+    assert image_batches(10, 10, 10, 100, "group") == image_batches(10, 10, 10, 100, "class_major")
+
+
+def test_a_run_of_the_published_recipe(made, make_up_to):
+    """Every fault together still runs end to end."""
+    artifacts = make_up_to("evaluate", recipe="published")
+    spec = next(one for one in artifacts if one.stage == "recover").spec["settings"]
+    assert spec["ema"] == {"momentum": 0.8, "start": "zero", "reset": "never", "dropped": "skip"}
+    assert spec["densification"]["normalise"] == "none"
+    assert all((STORE / one.path).exists() for one in artifacts[:-1])
+
+
+def test_hard_labels_mixed_and_unmixed_train_differently(made, edit_row, make_up_to):
+    corrected = (STORE / planned("evaluate")[0].path).read_text()
+    edit_row({"evaluate": {"hard_label": "unmixed"}})
+    make_up_to("evaluate")
+    assert (STORE / planned("evaluate")[0].path).read_text() != corrected
+
+
+def test_mixup_labels_of_the_mixed_and_the_unmixed_image(made, edit_row, make_up_to):
+    logits = {}
+    for how in ("unmixed", "mixed"):
+        edit_row({"relabel": {"mix": "mixup", "mixup_labels": how}})
+        make_up_to("relabel")
+        logits[how] = load_tensors(STORE / planned("relabel")[0].path)[0]["logits"]
+    assert not torch.equal(logits["mixed"], logits["unmixed"])
+
+
+def test_keys_are_of_canonical_specs(made):
+    for one in made:
+        assert key(json.loads(json.dumps(one.spec))) == one.key

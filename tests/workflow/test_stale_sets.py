@@ -1,0 +1,164 @@
+"""What `snakemake -n` shows after every kind of change: exactly what is stale, and nothing else."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gvbsm import cli
+
+B, R, L, S = 3, 2, 2, 2  # backbones, recover shards, label shards, students of the row tiny
+TEACHERS = [
+    {"name": "convnet", "options": {"width": 4}},
+    {"name": "wrn16_2", "options": {"widen": 1, "depth": 10}},
+    {"name": "resnet10", "options": {"width": 4}},
+]
+# Of a student's three runs, the one on random images with hard labels knows no teacher.
+FROM_TEACHERS = {"relabel": 2 * L, "evaluate": 2 * S, "publish": 1}
+FROM_IMAGES = {"relabel": L, "evaluate": S, "publish": 1}
+
+
+def with_teacher(index: int, changes: dict) -> dict:
+    return {"backbones": [teacher | changes if i == index else teacher for i, teacher in enumerate(TEACHERS)]}
+
+
+def test_nothing_changed(stale):
+    assert stale() == {}
+
+
+ROW_CHANGES = {
+    "a backbone's learning rate": (
+        with_teacher(1, {"squeeze": {"lr": 0.01}}),
+        {"squeeze": 1, "statistics": 1, "recover": R} | FROM_TEACHERS,
+    ),
+    "a backbone added": (
+        {"backbones": [*TEACHERS, {"name": "mobilenet_v2"}]},
+        {"squeeze": 1, "statistics": 1, "recover": R} | FROM_TEACHERS,
+    ),
+    "a backbone removed": ({"backbones": TEACHERS[:2]}, {"recover": R} | FROM_TEACHERS),
+    "every teacher's epochs": ({"squeeze": {"epochs": 3}}, {"squeeze": B, "statistics": B, "recover": R} | FROM_TEACHERS),
+    "a setting of statistics": ({"statistics": {"variance": "mean_of_batches"}}, {"statistics": B, "recover": R} | FROM_IMAGES),
+    "recover's iterations": ({"recover": {"iterations": 7}}, {"recover": R} | FROM_IMAGES),
+    "how recover is cut": ({"recover": {"shard_batches": 2}}, {"recover": 1} | FROM_IMAGES),
+    "views": ({"relabel": {"scale": [0.3, 1.0]}}, {"relabel": 2 * L, "evaluate": 3 * S, "publish": 1}),
+    "stored labels": ({"relabel": {"dtype": "float32"}}, FROM_TEACHERS),
+    "every student's learning rate": ({"evaluate": {"lr": 0.01}}, {"evaluate": 3 * S, "publish": 1}),
+    "weight of hard beside soft labels": ({"evaluate": {"hard_weight": 0.5}}, {"evaluate": 2 * S, "publish": 1}),
+    "one student's learning rate": (
+        {"evaluate": {"students": [TEACHERS[0], TEACHERS[1] | {"evaluate": {"lr": 0.01}}]}},
+        {"evaluate": 3, "publish": 1},
+    ),
+    "a student removed": ({"evaluate": {"students": [TEACHERS[0]]}}, {"publish": 1}),
+    "which accuracy is the headline": ({"evaluate": {"headline": "best"}}, {"publish": 1}),
+    "the split": (
+        {"source": {"seed": 1}},
+        {"prepare": 1, "squeeze": B, "statistics": B, "recover": R, "relabel": 2 * L, "evaluate": 3 * S, "publish": 1},
+    ),
+}
+
+
+@pytest.mark.parametrize("change", ROW_CHANGES)
+def test_changes_of_settings(change, edit_row, stale):
+    changes, expected = ROW_CHANGES[change]
+    edit_row(changes)
+    assert stale() == expected
+
+
+def test_order_and_comments_of_the_row_change_nothing(stale):
+    path = Path("config/datasets/tiny.yaml")
+    row = yaml.safe_load(path.read_text())
+    backwards = yaml.safe_dump(dict(reversed(row.items())), sort_keys=False)
+    path.write_text("# another remark\n" + backwards)
+    assert stale() == {}
+
+
+CODE_CHANGES = {
+    "comment": ("gvbsm/method/matching.py", "from gvbsm.method.moments", "# why\nfrom gvbsm.method.moments", {}),
+    "docstring": ("gvbsm/stages/squeeze.py", "train one teacher", "train a single teacher", {}),
+    "the loss of recover": ("gvbsm/method/densification.py", "POOLED = 32", "POOLED = 16", {"recover": R} | FROM_IMAGES),
+    "the moments": (
+        "gvbsm/method/moments.py",
+        "total_of_squares / count - mean",
+        "total_of_squares / (count - 1) - mean",
+        {"statistics": B, "recover": R} | FROM_IMAGES,
+    ),
+    "the student's loss": ("gvbsm/method/losses.py", "beta: float = 2.0", "beta: float = 3.0", {"evaluate": 3 * S, "publish": 1}),
+    "one teacher's network": (
+        "gvbsm/backbones/resnet.py",
+        "channels: int = 3",
+        "channels: int = 1",
+        {"squeeze": 1, "statistics": 1, "recover": R} | FROM_TEACHERS,
+    ),
+    "another network": ("gvbsm/backbones/shufflenet_v2.py", "width: float = 0.5", "width: float = 1.0", {}),
+    "a new network": ("gvbsm/backbones/__init__.py", "BACKBONES = {", 'BACKBONES = {"new": "gvbsm.backbones.wrn:wrn16_2",', {}),
+    "a new setting": ("gvbsm/settings.py", "    seed: Seed  # of the stratified", "    x: int | None = None\n    seed: Seed  # of the stratified", {}),
+    "the command line": ("gvbsm/cli.py", "return 2", "return 3", {}),
+}
+
+
+@pytest.mark.parametrize("change", CODE_CHANGES)
+def test_changes_of_code(change, stale):
+    file, old, new, expected = CODE_CHANGES[change]
+    text = Path(file).read_text()
+    assert old in text
+    Path(file).write_text(text.replace(old, new, 1))
+    assert stale() == expected
+
+
+def test_more_images_per_class_make_only_the_new_shards(stale):
+    assert stale("results/tiny/ipc8/acc.json") == {"recover": 2, "relabel": 2 * L, "evaluate": 3 * S, "publish": 1}
+
+
+def test_a_change_and_its_revert(edit_row, stale, run_snakemake, capsys):
+    """After a change is run and reverted, publish alone is stale, also when Snakemake's memory is lost; explain agrees."""
+    path = Path("config/datasets/tiny.yaml")
+    before = path.read_text()
+    changes, expected = ROW_CHANGES["one student's learning rate"]
+    edit_row(changes)
+    target = ["explain", "results/tiny/ipc4/acc.json"]
+    assert cli.main(target) == 0
+    said = capsys.readouterr().out
+    assert said.count("because setting lr changed from 0.001 to 0.01") == 3
+    assert "input evaluate/digits-wrn16_2-random_soft changed" in said
+    assert said.endswith("4 stale or missing\n")
+    done = run_snakemake("--cores", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert stale() == {}
+    key = json.loads(Path(target[1]).read_text())["key"]
+    path.write_text(before)
+    assert stale() == {"publish": 1}
+    assert stale() == {"publish": 1}, "planning twice hides it"
+    shutil.rmtree(".snakemake")
+    assert stale() == {"publish": 1}
+    assert cli.main(target) == 0
+    said = capsys.readouterr().out
+    assert said.count("stale    ") == 1 and said.endswith(" 1 stale or missing\n")
+    done = run_snakemake("--cores", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(Path(target[1]).read_text())["key"] != key
+    assert stale() == {}
+
+
+def test_lost_metadata_and_lost_plans(edit_row, stale):
+    shutil.rmtree(".snakemake")
+    assert stale() == {}
+    shutil.rmtree("results/.plan")
+    assert stale() == {}
+    edit_row({"recover": {"iterations": 7}})
+    assert stale() == {"recover": R} | FROM_IMAGES
+
+
+def test_times_of_store_files_do_not_matter(made, stale):
+    os.utime(Path("results/store") / made[0].path)
+    assert stale() == {}
+
+
+def test_a_deleted_artifact_is_made_again_only_if_something_needs_it(made, stale):
+    teacher = next(one for one in made if one.stage == "squeeze")
+    labels = next(one for one in made if one.stage == "relabel")
+    (Path("results/store") / teacher.path).unlink()
+    (Path("results/store") / labels.path).unlink()
+    assert stale() == {"squeeze": 1, "relabel": 1, "publish": 1}

@@ -1,0 +1,145 @@
+"""The workflow as users meet it: what a run leaves, its errors, its linters."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gvbsm.artifacts import verify
+from gvbsm.keys import PACKAGE
+
+ROOT = PACKAGE.parent
+
+
+def test_what_a_run_leaves(made):
+    accuracies = json.loads(Path("results/tiny/ipc4/acc.json").read_text())
+    assert accuracies["dataset"] == "tiny"
+    assert accuracies["ipc"] == 4
+    assert accuracies["recipe"] is None
+    assert accuracies["images"] == 40
+    assert accuracies["key"] == made[-1].key
+    students = {"convnet", "wrn16_2"}
+    assert set(accuracies["students"]) == students
+    assert set(accuracies["baselines"]) == {"random_hard", "random_soft"}
+    for group in (accuracies["students"], *accuracies["baselines"].values()):
+        assert set(group) == students
+        for student in group.values():
+            for kind in ("top1", "top5", "best_top1"):
+                runs = student[kind]["runs"]
+                assert len(runs) == 2 and all(0 <= run <= 100 for run in runs)
+                assert student[kind]["mean"] == pytest.approx(np.mean(runs))
+                assert student[kind]["std"] == pytest.approx(np.std(runs, ddof=1))
+            assert student["best_top1"]["mean"] >= student["top1"]["mean"]
+    assert set(accuracies["teachers"]) == {"convnet", "wrn16_2", "resnet10"}
+    labels = [one for one in made if one.stage == "relabel" and "distilled" in one.name]
+    assert accuracies["soft_labels"]["bytes"] == sum((Path("results/store") / one.path).stat().st_size for one in labels)
+    assert 0 <= accuracies["soft_labels"]["teacher_top1_on_views"] <= 100
+    jobs = {"prepare": 1, "squeeze": 3, "statistics": 3, "recover": 2, "relabel": 4, "evaluate": 6}
+    assert {stage: cost["jobs"] for stage, cost in accuracies["cost"].items()} == jobs
+    assert all(cost["seconds"] > 0 for cost in accuracies["cost"].values())
+    assert accuracies["provenance"]["packages"]["torch"]
+
+
+def test_last_epoch_is_reported_and_the_best_stands_beside_it(made):
+    """Fault 8: `top1` is the last epoch's, whatever was seen before it."""
+    run = next(one for one in made if one.stage == "evaluate")
+    with (Path("results/store") / run.path).open() as file:
+        rows = [row for row in csv.DictReader(file) if row["top1"]]
+    student = json.loads(Path("results/tiny/ipc4/acc.json").read_text())["students"]["convnet"]
+    by_seed = {seed: [float(row["top1"]) for row in rows if row["seed"] == seed] for seed in ("0", "1")}
+    assert student["top1"]["runs"] == pytest.approx([tested[-1] for tested in by_seed.values()])
+    assert student["best_top1"]["runs"] == pytest.approx([max(tested) for tested in by_seed.values()])
+
+
+def test_headline_best_changes_the_table_and_not_acc_json(made, edit_row, run_snakemake):
+    before = json.loads(Path("results/tiny/ipc4/acc.json").read_text())
+    edit_row({"evaluate": {"headline": "best"}})
+    done = run_snakemake("--cores", "1")
+    assert done.returncode == 0, done.stderr
+    after = json.loads(Path("results/tiny/ipc4/acc.json").read_text())
+    assert after["students"] == before["students"]
+    with Path("results/tiny/ipc4/table.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert {row["epoch"] for row in table} == {"best"}
+    for row in table:
+        if row["images"] == "distilled":
+            assert float(row["top1"]) == pytest.approx(before["students"][row["student"]]["best_top1"]["mean"])
+    assert "top-1 accuracy on 360 test images" in done.stdout
+    assert "random real" in done.stdout
+
+
+def test_every_artifact_is_whole_and_its_receipt_complete(made):
+    for artifact in made[:-1]:
+        receipt = verify(Path("results/store") / artifact.path)
+        assert receipt["spec"] == json.loads(Path(f"results/.plan/{artifact.key}.json").read_text())["spec"]
+        assert {"bytes", "sha256", "inputs", "packages", "device", "seconds", "peak_memory_bytes", "git"} <= receipt.keys()
+        for path, digest in receipt["inputs"].items():
+            assert verify(Path("results/store") / path)["sha256"] == digest
+    assert not list(Path("results").rglob("*.tmp"))
+
+
+def test_the_picture_shows_every_image(made):
+    with Image.open("results/tiny/ipc4/images.png") as picture:
+        pixels = np.asarray(picture.convert("L"))
+    assert pixels.shape[0] > 600 and pixels.shape[1] > 300
+    assert pixels.std() > 20, "the picture is empty"
+
+
+@pytest.mark.parametrize(
+    ("changes", "target", "said"),
+    [
+        ({"squeeze": {"epohcs": 3}}, "results/tiny/ipc4/acc.json", "tiny.yaml: squeeze: unknown setting 'epohcs'"),
+        ({}, "results/tiny/ipc0/acc.json", "run 'ipc0': expected 1 to 100000"),
+        ({}, "results/tinny/ipc4/acc.json", "unknown data set 'tinny'"),
+    ],
+)
+def test_snakemake_says_one_line_and_exits_with_one(changes, target, said, edit_row, run_snakemake):
+    edit_row(changes)
+    done = run_snakemake("-n", target=target)
+    assert done.returncode == 1
+    text = done.stdout + done.stderr
+    assert "Traceback" not in text
+    assert [line for line in text.splitlines() if line.startswith("gvbsm: ")][0].startswith(f"gvbsm: {said}") or said in text
+    assert not list(Path(".snakemake/locks").iterdir()), "the folder is left locked"
+
+
+def test_a_mistake_in_config_yaml(run_snakemake):
+    Path("config/config.yaml").write_text("targets: [results/tiny/ipc4/acc.json]\ndata_rot: data\n")
+    done = run_snakemake("-n", target="")
+    assert done.returncode == 1
+    assert "config.yaml: unknown setting 'data_rot'; did you mean 'data_root'?" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_failing_job_shows_its_line(made, run_snakemake):
+    data = Path("results/store") / made[0].path
+    data.write_bytes(data.read_bytes()[:-1])
+    teacher = next(one for one in made if one.stage == "squeeze")
+    (Path("results/store") / teacher.path).unlink()
+    done = run_snakemake("--cores", "1")
+    assert done.returncode == 1
+    text = done.stdout + done.stderr
+    assert "safetensors: damaged: expected" in text and "Traceback" not in text
+    assert not (Path("results/store") / teacher.path).exists()
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_lint(elsewhere, tmp_path):
+    command = [sys.executable, "-m", "snakemake", "--lint", "-s", str(ROOT / "workflow" / "Snakefile")]
+    done = subprocess.run(command, cwd=tmp_path if elsewhere else ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_rule_has_log_benchmark_and_environment():
+    for path in (ROOT / "workflow" / "rules").glob("*.smk"):
+        text = path.read_text()
+        if path.stem != "common":
+            assert all(f"\n    {part}:\n" in text for part in ("log", "benchmark", "conda")), path
+        assert "lambda" not in text and "run:" not in text
+        assert len(text.splitlines()) <= 80
+    assert len((ROOT / "workflow" / "Snakefile").read_text().splitlines()) <= 40
