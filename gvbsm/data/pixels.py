@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from typing import Any
 
-import kornia.augmentation as K
 import numpy as np
 import torch
 from PIL import Image
@@ -57,6 +56,8 @@ def augmentation(settings: dict[str, Any], size: int, same_on_batch: bool) -> nn
 
     Drawn from torch's global generator, one draw per image, or one for the whole batch.
     """
+    import kornia.augmentation as K  # half a second that most stages need not spend
+
     steps: list[Any] = []
     if settings.get("pad"):
         steps.append(K.RandomCrop((size, size), padding=settings["pad"], same_on_batch=same_on_batch, cropping_mode="slice"))
