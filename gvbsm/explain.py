@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gvbsm.plan import STORE, Artifact, plan
+from gvbsm.plan import plan
+from gvbsm.planfiles import STORE, Artifact
 from gvbsm.rows import parse_target
 
 _SHOWN_REASONS = 4

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 
 from gvbsm import keys
-from gvbsm.artifacts import write_text
-from gvbsm.errors import UserError
+from gvbsm.planfiles import Artifact, Spec
 from gvbsm.rows import load_row
 from gvbsm.settings import (
     Backbone,
@@ -29,29 +21,6 @@ from gvbsm.settings import (
     Training,
     ViewsOfImages,
 )
-
-STORE = Path("results/store")
-PLANS = Path("results/.plan")
-SUFFIX = dict.fromkeys(keys.STAGES, ".safetensors") | {"evaluate": ".csv", "publish": ".json"}
-Spec = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """One file of the store: what it is called, and everything that decides its bytes."""
-
-    stage: str
-    name: str
-    spec: Spec
-
-    @cached_property
-    def key(self) -> str:
-        return keys.key(self.spec)
-
-    @cached_property
-    def path(self) -> str:
-        """Relative to the store."""
-        return f"{self.stage}/{self.name}-{self.key}{SUFFIX[self.stage]}"
 
 
 def plan(dataset: str, ipc: int, recipe: str | None = None) -> list[Artifact]:
@@ -105,67 +74,6 @@ def plan(dataset: str, ipc: int, recipe: str | None = None) -> list[Artifact]:
     run = f"ipc{ipc}" + (f"-{recipe}" if recipe else "")
     planned.append(_artifact("publish", f"{dataset}-{run}", spec))
     return list({artifact.path: artifact for artifact in planned}.values())
-
-
-def prepare_target(dataset: str, ipc: int, recipe: str | None, published: Path) -> Artifact:
-    """Plan a target, write the plan files, and return its publish artifact.
-
-    publish's plan file is the one input that Snakemake compares by time. If `published` (an acc.json) holds another key,
-    the file is made new, whatever Snakemake remembers; if it holds this key, the file is made older than it.
-    """
-    planned = plan(dataset, ipc, recipe)
-    for artifact in planned:
-        write_plan(artifact)
-    publish = planned[-1]
-    file = plan_file(publish.key)
-    try:
-        current = json.loads(published.read_text(encoding="utf-8"))["key"] == publish.key
-    except (OSError, ValueError, KeyError, TypeError):
-        current = False
-    then = published.stat().st_mtime - 1 if current else time.time()
-    if not current or file.stat().st_mtime > then:
-        os.utime(file, (then, then))
-    return publish
-
-
-def plan_file(key: str) -> Path:
-    """Where the plan of an artifact is."""
-    return PLANS / f"{key}.json"
-
-
-def write_plan(artifact: Artifact) -> None:
-    """Write `results/.plan/<key>.json`, if it does not hold this already."""
-    text = json.dumps({"stage": artifact.stage, "name": artifact.name, "spec": artifact.spec}, indent=1, sort_keys=True)
-    file = plan_file(artifact.key)
-    if not file.exists() or file.read_text(encoding="utf-8") != text:
-        write_text(file, text)
-
-
-def read_plan(key: str) -> Artifact:
-    """The artifact of a key, from its plan file.
-
-    Raises:
-        UserError: if the file is missing or is not what the key says.
-    """
-    file = plan_file(key)
-    try:
-        artifact = Artifact(**json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        raise UserError(f"{file}: missing or damaged plan; ask Snakemake for the acc.json it belongs to") from None
-    if artifact.key != key:
-        raise UserError(f"{file}: expected the plan of {key}, got that of {artifact.key}; delete the file and plan again")
-    return artifact
-
-
-def input_paths(spec: Spec) -> list[str]:
-    """The artifacts a spec reads, relative to the store, in its order."""
-
-    def flatten(value: Any) -> list[str]:
-        if isinstance(value, str):
-            return [value]
-        return [path for item in (value.values() if isinstance(value, dict) else value) for path in flatten(item)]
-
-    return list(dict.fromkeys(flatten(spec.get("inputs", {}))))
 
 
 def _artifact(stage: str, name: str, spec: Spec, builders: tuple[str, ...] = ()) -> Artifact:

@@ -16,7 +16,8 @@ import yaml
 
 from gvbsm.artifacts import Job
 from gvbsm.keys import PACKAGE
-from gvbsm.plan import STORE, Artifact, plan
+from gvbsm.plan import plan
+from gvbsm.planfiles import STORE, Artifact
 
 TARGET = "results/tiny/ipc4/acc.json"
 

@@ -11,7 +11,8 @@ import yaml
 from PIL import Image
 
 from gvbsm import artifacts, cli
-from gvbsm.plan import STORE, plan, prepare_target
+from gvbsm.plan import plan
+from gvbsm.planfiles import STORE, read_plan, write_plans
 
 TARGET = "results/tiny/ipc4/acc.json"
 
@@ -45,17 +46,26 @@ ROW_MISTAKES = {
         {"backbones": [{"name": "convnet", "options": {"widht": 3}}]},
         r"backbones\[0\]: unknown option 'widht' of convnet; choose from width, norm",
     ),
-    "misspelt override": ({"backbones": [{"name": "convnet", "sqeeze": {"lr": 0.1}}]}, r"backbones\[0\]: unknown setting 'sqeeze'"),
+    "misspelt override": (
+        {"backbones": [{"name": "convnet", "sqeeze": {"lr": 0.1}}]},
+        r"backbones\[0\]: unknown setting 'sqeeze'",
+    ),
     "misspelt key of an override": (
         {"backbones": [{"name": "convnet", "squeeze": {"rl": 0.1}}]},
         r"backbones\[0\]\.squeeze: unknown setting 'rl'",
     ),
-    "backbone twice": ({"backbones": ["convnet", "convnet"]}, r"backbones: 'convnet' stands twice; give one of them another label"),
+    "backbone twice": (
+        {"backbones": ["convnet", "convnet"]},
+        r"backbones: 'convnet' stands twice; give one of them another label",
+    ),
     "no backbones": ({"backbones": []}, r"backbones: expected at least 1 item"),
     "backbone is a number": ({"backbones": [3]}, r"backbones\[0\]: unknown backbone 3"),
     "backbones are text": ({"backbones": "convnet"}, r"backbones: expected a valid list, got 'convnet'"),
     "no students": ({"evaluate": {"students": []}}, r"evaluate\.students: expected at least 1 item"),
-    "label leaves the store": ({"backbones": [{"name": "convnet", "label": "../x"}]}, r"backbones\[0\]\.label: expected.*got '\.\./x'"),
+    "label leaves the store": (
+        {"backbones": [{"name": "convnet", "label": "../x"}]},
+        r"backbones\[0\]\.label: expected.*got '\.\./x'",
+    ),
     "text for a number": ({"squeeze": {"epochs": "five"}}, r"squeeze\.epochs: expected a valid integer, got 'five'"),
     "number in quotes": ({"squeeze": {"lr": "0.1"}}, r"squeeze\.lr: expected a valid number, got '0\.1'"),
     "fraction for a count": ({"recover": {"iterations": 10.5}}, r"recover\.iterations: expected a valid integer.*got 10\.5"),
@@ -65,12 +75,18 @@ ROW_MISTAKES = {
     "nothing for a section": ({"squeeze": None}, r"squeeze: expected a valid dictionary.*got None"),
     "negative rate": ({"squeeze": {"lr": -0.1}}, r"squeeze\.lr: expected greater than 0, got -0\.1"),
     "zero epochs": ({"squeeze": {"epochs": 0}}, r"squeeze\.epochs: expected greater than or equal to 1, got 0"),
-    "huge epochs": ({"evaluate": {"epochs": 10**12}}, r"evaluate\.epochs: expected less than or equal to 100000, got 1000000000000"),
+    "huge epochs": (
+        {"evaluate": {"epochs": 10**12}},
+        r"evaluate\.epochs: expected less than or equal to 100000, got 1000000000000",
+    ),
     "not a number": ({"recover": {"lr": float("nan")}}, r"recover\.lr: expected.*got nan"),
     "infinite": ({"recover": {"statistics_weight": float("inf")}}, r"recover\.statistics_weight: expected.*got inf"),
     "negative seed": ({"evaluate": {"seeds": [0, -1]}}, r"evaluate\.seeds\[1\]: expected greater than or equal to 0, got -1"),
     "seeds are a number": ({"evaluate": {"seeds": 3}}, r"evaluate\.seeds: expected a valid list, got 3"),
-    "probability above one": ({"recover": {"conv_drop": 1.4}}, r"recover\.conv_drop: expected less than or equal to 1, got 1\.4"),
+    "probability above one": (
+        {"recover": {"conv_drop": 1.4}},
+        r"recover\.conv_drop: expected less than or equal to 1, got 1\.4",
+    ),
     "unknown choice": ({"recover": {"quantise": "floor"}}, r"recover\.quantise: expected 'truncate' or 'round', got 'floor'"),
     "unknown loss": ({"evaluate": {"loss": "l1"}}, r"evaluate\.loss: expected 'mse', 'kl' or 'dist', got 'l1'"),
     "kl without temperature": ({"evaluate": {"loss": "kl"}}, r"evaluate: temperature: expected exactly when loss is kl"),
@@ -79,8 +95,14 @@ ROW_MISTAKES = {
     "tiny images": ({"image_size": 4}, r"image_size: expected greater than or equal to 8, got 4"),
     "one class": ({"classes": 1}, r"classes: expected greater than or equal to 2, got 1"),
     "two crops": ({"augment": {"resized_crop": [0.5, 1.0]}}, r"augment: expected one of pad and resized_crop, got both"),
-    "batch smaller than a group": ({"recover": {"batch_size": 1}}, r"recover: batch_size: expected at least group \(2\), got 1"),
-    "kept epoch beyond the last": ({"squeeze": {"keep_epoch": 9}}, r"squeeze: keep_epoch: expected at most epochs \(2\), got 9"),
+    "batch smaller than a group": (
+        {"recover": {"batch_size": 1}},
+        r"recover: batch_size: expected at least group \(2\), got 1",
+    ),
+    "kept epoch beyond the last": (
+        {"squeeze": {"keep_epoch": 9}},
+        r"squeeze: keep_epoch: expected at most epochs \(2\), got 9",
+    ),
     "unknown source": ({"source": {"kind": "cifar11"}}, r"source: .*'digits'"),
     "extends nothing": ({"extends": "digitz"}, r"unknown data set 'digitz'; did you mean 'digits'\? choose from digits, tiny"),
     "extends itself": ({"extends": "tiny"}, r"extends itself by way of tiny -> tiny; remove one extends"),
@@ -128,20 +150,35 @@ def test_mistakes_in_a_file(mistake, workspace, capsys):
     assert_one_line(*run(capsys, "explain", TARGET), expected)
 
 
-PREPARE = {"stage": "prepare", "source": {"kind": "digits", "seed": 0, "test_fraction": 0.2}, "classes": 10, "image_size": 8, "channels": 1}
+PREPARE = {
+    "stage": "prepare",
+    "source": {"kind": "digits", "seed": 0, "test_fraction": 0.2},
+    "classes": 10,
+    "image_size": 8,
+    "channels": 1,
+}
 COMMAND_MISTAKES = {
     "spec is no JSON, said before the missing --out": (["prepare", "--spec", "{oops"], r"--spec: expected JSON, got an error"),
     "spec is no file": (["prepare", "--spec", "nowhere.json", "--out", "x"], r"--spec: .*'nowhere\.json' \(No such file"),
     "no spec": (["prepare", "--out", "x"], r"--spec: expected a plan file or JSON text, got none"),
     "no out": (["prepare", "--spec", json.dumps(PREPARE)], r"--out: expected the file to write, got none"),
-    "spec of another stage": (["squeeze", "--spec", json.dumps(PREPARE), "--out", "x"], r"stage: expected 'squeeze', got 'prepare'"),
+    "spec of another stage": (
+        ["squeeze", "--spec", json.dumps(PREPARE), "--out", "x"],
+        r"stage: expected 'squeeze', got 'prepare'",
+    ),
     "spec is a list": (["prepare", "--spec", '{"spec": [1]}', "--out", "x"], r"stage: expected 'prepare', got None"),
     "spec lacks an entry": (
         ["prepare", "--spec", json.dumps({n: v for n, v in PREPARE.items() if n != "classes"}), "--out", "x"],
         r"classes: expected a value, got none",
     ),
-    "spec has an unknown entry": (["prepare", "--spec", json.dumps(PREPARE | {"sise": 3}), "--out", "x"], r"unknown setting 'sise'"),
-    "spec of wrong type": (["prepare", "--spec", json.dumps(PREPARE | {"classes": "ten"}), "--out", "x"], r"classes: expected.*'ten'"),
+    "spec has an unknown entry": (
+        ["prepare", "--spec", json.dumps(PREPARE | {"sise": 3}), "--out", "x"],
+        r"unknown setting 'sise'",
+    ),
+    "spec of wrong type": (
+        ["prepare", "--spec", json.dumps(PREPARE | {"classes": "ten"}), "--out", "x"],
+        r"classes: expected.*'ten'",
+    ),
     "unknown stage": (["prepair"], r"invalid choice: 'prepair'"),
     "unknown option": (["prepare", "--spek", "{}"], r"unrecognized arguments: --spek"),
     "no command": ([], r"COMMAND"),
@@ -154,7 +191,10 @@ COMMAND_MISTAKES = {
         ["prepare", "--spec", json.dumps(PREPARE | {"code": {"gvbsm.stages.prepare": "0000000000"}}), "--out", "x"],
         r"code: gvbsm\.stages\.prepare has changed since this was planned; run snakemake again",
     ),
-    "three channels of grey digits": (["prepare", "--spec", json.dumps(PREPARE | {"channels": 3}), "--out", "x"], r"expected one channel"),
+    "three channels of grey digits": (
+        ["prepare", "--spec", json.dumps(PREPARE | {"channels": 3}), "--out", "x"],
+        r"expected one channel",
+    ),
     "wrong number of classes": (
         ["prepare", "--spec", json.dumps(PREPARE | {"classes": 9}), "--out", "x"],
         r"digits: expected 9 classes, got 10; correct `classes` in the row",
@@ -185,7 +225,10 @@ FOLDER_MISTAKES = {
         lambda root: image_folder(root, {"cat": 2, "dog": 0}),
         r"mine: train: expected images in every class, got none in 'dog'; add some",
     ),
-    "no images at all": (lambda root: image_folder(root, {"cat": 0, "dog": 0}), r"mine/train: expected images in its class folders"),
+    "no images at all": (
+        lambda root: image_folder(root, {"cat": 0, "dog": 0}),
+        r"mine/train: expected images in its class folders",
+    ),
     "a class in one split only": (
         lambda root: (image_folder(root, {"cat": 2, "dog": 2}), (root / "train" / "cow").mkdir()),
         r"expected the same classes in train and test, got 'cow' in one",
@@ -208,7 +251,15 @@ def test_mistakes_in_an_image_folder(mistake, workspace, capsys):
 
 
 def stage_command(artifact) -> list[str]:
-    return [artifact.stage, "--spec", f"results/.plan/{artifact.key}.json", "--out", str(STORE / artifact.path), "--device", "cpu"]
+    return [
+        artifact.stage,
+        "--spec",
+        f"results/.plan/{artifact.key}.json",
+        "--out",
+        str(STORE / artifact.path),
+        "--device",
+        "cpu",
+    ]
 
 
 def store_files() -> set[Path]:
@@ -222,12 +273,17 @@ def flip_a_bit(path: Path) -> None:
 
 
 DAMAGE = {
-    "truncated artifact": (lambda path: path.write_bytes(path.read_bytes()[:-7]), r"prepare/.*safetensors: damaged: expected \d+ bytes, got \d+; rebuild"),
+    "truncated artifact": (
+        lambda path: path.write_bytes(path.read_bytes()[:-7]),
+        r"prepare/.*safetensors: damaged: expected \d+ bytes, got \d+; rebuild",
+    ),
     "flipped bit": (flip_a_bit, r"damaged: its content is not what its receipt says; rebuild it with: rm .*&& snakemake"),
     "missing artifact": (Path.unlink, r"safetensors: missing; build it with: snakemake"),
     "missing receipt": (lambda path: path.with_suffix(".json").unlink(), r"json: missing; build it with"),
     "altered receipt": (
-        lambda path: path.with_suffix(".json").write_text(path.with_suffix(".json").read_text().replace('"bytes": ', '"bytes": 1')),
+        lambda path: path.with_suffix(".json").write_text(
+            path.with_suffix(".json").read_text().replace('"bytes": ', '"bytes": 1')
+        ),
         r"json: damaged receipt; rebuild it with: rm .*&& snakemake",
     ),
     "receipt that is no JSON": (lambda path: path.with_suffix(".json").write_text("{"), r"damaged receipt"),
@@ -236,7 +292,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damaged_inputs_are_refused(damage, made, capsys):
-    prepare_target("tiny", 4, None, Path(TARGET))
+    write_plans(plan("tiny", 4), Path(TARGET))
     harm, expected = DAMAGE[damage]
     squeeze = next(one for one in made if one.stage == "squeeze")
     (STORE / squeeze.path).unlink()
@@ -249,17 +305,19 @@ def test_damaged_inputs_are_refused(damage, made, capsys):
 
 def test_too_few_images_for_the_random_baseline(workspace, make_up_to, capsys):
     planned = plan("tiny", 500)
-    prepare_target("tiny", 500, None, Path("results/tiny/ipc500/acc.json"))
+    write_plans(plan("tiny", 500), Path("results/tiny/ipc500/acc.json"))
     make_up_to("squeeze", ipc=500)
     capsys.readouterr()  # the progress of making them
     random = next(one for one in planned if "random-epoch" in one.name)
-    assert_one_line(*run(capsys, *stage_command(random)), r"expected at least IPC \(500\) training images in every class, got \d+")
+    assert_one_line(
+        *run(capsys, *stage_command(random)), r"expected at least IPC \(500\) training images in every class, got \d+"
+    )
 
 
 @pytest.mark.parametrize(("number", "reason"), [(errno.ENOSPC, "No space left"), (errno.EROFS, "Read-only file system")])
 @pytest.mark.parametrize("where", ["artifact", "receipt"])
 def test_a_full_disk_and_a_read_only_folder(number, reason, where, workspace, monkeypatch, capsys):
-    prepare_target("tiny", 4, None, Path(TARGET))
+    write_plans(plan("tiny", 4), Path(TARGET))
     prepare = plan("tiny", 4)[0]
     real = artifacts.os.fsync
     calls = iter(range(10))
@@ -279,23 +337,23 @@ def test_a_full_disk_and_a_read_only_folder(number, reason, where, workspace, mo
 def test_a_results_folder_that_cannot_be_written(workspace, capsys):
     Path("results").write_text("a file where the folder should be")
     with pytest.raises(artifacts.UserError, match=r"results/\.plan/.*cannot be written: .*; free space or make"):
-        prepare_target("tiny", 4, None, Path(TARGET))
+        write_plans(plan("tiny", 4), Path(TARGET))
 
 
 def test_a_device_that_is_not_there(workspace, capsys):
-    prepare_target("tiny", 4, None, Path(TARGET))
+    write_plans(plan("tiny", 4), Path(TARGET))
     planned = plan("tiny", 4)
     assert run(capsys, *stage_command(planned[0]))[0] == 0
     squeeze = next(one for one in planned if one.stage == "squeeze")
-    assert_one_line(*run(capsys, *stage_command(squeeze)[:-1], "tpu"), r"--device: expected one of auto, .*cpu on this machine, got 'tpu'")
+    assert_one_line(
+        *run(capsys, *stage_command(squeeze)[:-1], "tpu"), r"--device: expected one of auto, .*cpu on this machine, got 'tpu'"
+    )
 
 
 def test_plans_that_are_missing_or_of_another_key(workspace, capsys):
-    target = prepare_target("tiny", 4, None, Path(TARGET))
+    target = write_plans(plan("tiny", 4), Path(TARGET))
     path = Path(f"results/.plan/{target.key}.json")
     path.write_text(path.read_text().replace('"ipc": 4', '"ipc": 5'))
-    from gvbsm.plan import read_plan
-
     with pytest.raises(artifacts.UserError, match="expected the plan of"):
         read_plan(target.key)
     with pytest.raises(artifacts.UserError, match="missing or damaged plan"):

@@ -22,7 +22,9 @@ def draw_grid(images_NCHW: Tensor, labels_N: Tensor, class_names: list[str], tit
     columns = max(len(row) for row in rows)
     if classes < len(class_names) or any((labels_N == label).sum() > _MOST_IMAGES for label in range(classes)):
         title += f"\n(the first {columns} images of the first {classes} classes)"
-    figure, axes = plt.subplots(classes, columns, figsize=(0.7 * columns + 1.1, 0.7 * classes + 0.7), squeeze=False)
+    names = 0.3 + 0.11 * max(map(len, class_names[:classes]))  # inches for the class names
+    width, height = 0.7 * columns + names + 0.1, 0.7 * classes + 0.7
+    figure, axes = plt.subplots(classes, columns, figsize=(width, height), squeeze=False)
     for label, row in enumerate(rows):
         for column, axis in enumerate(axes[label]):
             axis.set_xticks([])
@@ -33,8 +35,9 @@ def draw_grid(images_NCHW: Tensor, labels_N: Tensor, class_names: list[str], tit
         axes[label][0].set_ylabel(class_names[label], rotation=0, ha="right", va="center", fontsize=11)
     figure.suptitle(title, fontsize=12)
     # Sides and gaps in inches, so that neither title nor labels meet the images however many rows there are.
-    width, height = figure.get_size_inches()
-    figure.subplots_adjust(left=1.0 / width, right=1 - 0.1 / width, bottom=0.1 / height, top=1 - 0.6 / height, wspace=0.08, hspace=0.08)
+    figure.subplots_adjust(
+        left=names / width, right=1 - 0.1 / width, bottom=0.1 / height, top=1 - 0.6 / height, wspace=0.08, hspace=0.08
+    )
     buffer = io.BytesIO()
     # The date and version that matplotlib writes by default would make equal pictures differ.
     figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})

@@ -34,13 +34,12 @@ def accuracy(
 ) -> dict[str, float]:
     """Top-1 and top-5 accuracy in percent of a model in eval mode, on uint8 images made network inputs by `prepare`."""
     device = next(model.parameters()).device
-    right = torch.zeros(2)
+    right1 = right5 = 0
     for images_BCHW, labels_B in zip(images_NCHW.split(500), labels_N.split(500), strict=True):
         x_BCHW = prepare(images_BCHW.to(device)).contiguous(memory_format=torch.channels_last)
         with autocast(device, precision):
             logits_BK = model(x_BCHW).float()
         best_B5 = logits_BK.topk(min(5, logits_BK.shape[1])).indices.cpu()
         hits_B5 = best_B5 == labels_B.cpu().unsqueeze(1)
-        right += torch.stack([hits_B5[:, 0].sum(), hits_B5.sum()])
-    top1, top5 = (100 * right / len(labels_N)).tolist()
-    return {"top1": top1, "top5": top5}
+        right1, right5 = right1 + int(hits_B5[:, 0].sum()), right5 + int(hits_B5.sum())
+    return {"top1": 100 * right1 / len(labels_N), "top5": 100 * right5 / len(labels_N)}

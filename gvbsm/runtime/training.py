@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from gvbsm.errors import UserError
 from gvbsm.keys import derive_seed
 from gvbsm.runtime.checkpoints import Checkpoint, to_device
 from gvbsm.runtime.progress import Progress
@@ -71,6 +72,7 @@ def fit(
 
     Raises:
         Interrupted: after a signal, the state saved.
+        UserError: if the loss of an epoch is not finite.
     """
     optimizer = make_optimizer(model, recipe)
     state = to_device(checkpoint.load(), next(model.parameters()).device) or {"epoch": 0, "step": 0, "history": []}
@@ -100,7 +102,10 @@ def fit(
             optimizer.step()
             checkpoint.tick(lambda epoch=epoch, step=step: saved(epoch, step + 1))  # type: ignore[misc]
         model.eval()
-        history.append({"epoch": epoch + 1, "loss": total.item() / len(todo), **after_epoch(model, epoch)})
+        mean_loss = total.item() / len(todo)
+        if not math.isfinite(mean_loss):
+            raise UserError(f"{title}: epoch {epoch + 1}: expected a finite loss, got {mean_loss}; lower lr ({recipe.lr})")
+        history.append({"epoch": epoch + 1, "loss": mean_loss, **after_epoch(model, epoch)})
         total, first_step = torch.zeros_like(total), 0
         progress.step(**{name: value for name, value in history[-1].items() if name != "epoch"})
     if state["epoch"] < epochs:

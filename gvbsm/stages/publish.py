@@ -17,7 +17,7 @@ from gvbsm.artifacts import Job, provenance, write_bytes, write_text
 from gvbsm.data.image_set import load_image_set
 from gvbsm.data.picture import draw_grid
 from gvbsm.keys import key
-from gvbsm.plan import input_paths
+from gvbsm.planfiles import input_paths
 
 _SETS = {
     "distilled": ("distilled", "soft"),

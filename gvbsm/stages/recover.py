@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gvbsm.artifacts import Job
 from gvbsm.data.pixels import Pixels, augmentation, jpeg_round_trip, roll
+from gvbsm.errors import UserError
 from gvbsm.keys import derive_seed
 from gvbsm.method.matching import Matching, StatisticsMatcher
 from gvbsm.method.moments import Moments
@@ -44,6 +45,8 @@ def run(job: Job) -> None:
                 state["last"] = recovery.step()
                 checkpoint.tick(lambda: state | {"recovery": recovery.state()})  # noqa: B023 (called at once)
                 progress.step(**state["last"])
+            if not torch.isfinite(recovery.x_BCHW).all():
+                raise UserError(f"recover: expected finite images, got a loss of {state['last']['loss']}; lower recover.lr")
             stored = pixels.to_bytes(recovery.x_BCHW.detach(), settings["quantise"])
             state["images"].append(jpeg_round_trip(stored) if settings["encoding"] == "jpeg" else stored)
             state["recovery"] = None

@@ -15,6 +15,7 @@ from gvbsm.artifacts import Job
 from gvbsm.data.epoch_views import epoch_views
 from gvbsm.data.image_set import load_image_set
 from gvbsm.data.pixels import Pixels
+from gvbsm.errors import UserError
 from gvbsm.method.soft_labels import mean_logits
 from gvbsm.method.views import Views, mixed_hard_labels, render
 from gvbsm.runtime.checkpoints import Checkpoint
@@ -40,7 +41,7 @@ def run(job: Job) -> None:
         logits_VK = _label_epoch(teachers, images, views, pixels, settings, device)
         truth_V = mixed_hard_labels(labels, views, torch.arange(len(views)), logits_VK.shape[1], mixed=True).argmax(1)
         state["right"] += int((logits_VK.argmax(1) == truth_V).sum())
-        state["logits"].append(logits_VK.to(getattr(torch, settings["dtype"])))
+        state["logits"].append(_stored(logits_VK, settings["dtype"]))
         checkpoint.tick(lambda: state)
         progress.step()
     stacked = [epoch_views(settings, epoch, len(images), images.shape[-1]).tensors() for epoch in range(first, end)]
@@ -50,6 +51,15 @@ def run(job: Job) -> None:
     summary = {"views": views_labelled, "teacher_top1_on_views": 100 * state["right"] / views_labelled}
     job.write_tensors(tensors, {"batch_size": settings["batch_size"]}, summary)
     checkpoint.clear()
+
+
+def _stored(logits_VK: Tensor, dtype: str) -> Tensor:
+    """Logits in the type they are stored in, which must be able to hold them."""
+    stored = logits_VK.to(getattr(torch, dtype))
+    if not torch.isfinite(stored).all():
+        largest = logits_VK.abs().max().item()
+        raise UserError(f"relabel: expected logits that {dtype} can hold, got up to {largest:.3g}; set relabel.dtype: float32")
+    return stored
 
 
 def _label_epoch(

@@ -138,3 +138,10 @@ def test_progress_in_a_log_is_plain_lines(capsys):
         progress.step(loss=0.5)
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and said.startswith("title: 3/3, ") and said.endswith("loss 0.5\n")
+
+
+def test_a_loss_that_is_not_finite_is_refused():
+    model = nn.Linear(1, 1)
+    infinite = lambda model, batch: [model(torch.ones(1, 1)).sum() * float("inf")]  # noqa: E731
+    with pytest.raises(UserError, match=r"test: epoch 1: expected a finite loss, got (nan|inf|-inf); lower lr"):
+        fit(model, RECIPE, lambda epoch: [0], infinite, Checkpoint(None, 1e9), "test")

@@ -3,7 +3,8 @@
 import torch
 
 from gvbsm.artifacts import file_hash, load_tensors
-from gvbsm.plan import STORE, plan
+from gvbsm.plan import plan
+from gvbsm.planfiles import STORE
 
 
 def images_of(planned) -> dict[tuple[int, int], torch.Tensor]:

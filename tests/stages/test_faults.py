@@ -11,8 +11,11 @@ import torch
 from gvbsm import backbones
 from gvbsm.artifacts import load_tensors, read_receipt
 from gvbsm.data.pixels import Pixels, jpeg_round_trip
+from gvbsm.errors import UserError
 from gvbsm.keys import key
-from gvbsm.plan import STORE, Artifact, image_batches, plan
+from gvbsm.plan import image_batches, plan
+from gvbsm.planfiles import STORE, Artifact
+from gvbsm.stages.relabel import _stored
 
 
 def planned(stage: str, recipe: str | None = None) -> list[Artifact]:
@@ -57,7 +60,9 @@ def test_5_normalisation_is_the_rows_and_instance_norm_is_named(made, edit_row):
     edit_row({"mean": [0.5]})
     assert {one.spec["pixels"]["mean"][0] for one in planned("squeeze")} == {0.5}
     norms = {
-        name: {type(m).__name__ for m in backbones.build(name, classes=2, image_size=16).modules() if "Norm" in type(m).__name__}
+        name: {
+            type(m).__name__ for m in backbones.build(name, classes=2, image_size=16).modules() if "Norm" in type(m).__name__
+        }
         for name in ("resnet18", "resnet18_in", "resnet18_gn")
     }
     assert norms["resnet18"] == {"BatchNorm2d"}
@@ -149,3 +154,11 @@ def test_mixup_labels_of_the_mixed_and_the_unmixed_image(made, edit_row, make_up
 def test_keys_are_of_canonical_specs(made):
     for one in made:
         assert key(json.loads(json.dumps(one.spec))) == one.key
+
+
+def test_logits_that_float16_cannot_hold_are_refused():
+    assert _stored(torch.tensor([[7e4]]), "float32").item() == 7e4
+    with pytest.raises(
+        UserError, match=r"expected logits that float16 can hold, got up to 7e\+04; set relabel\.dtype: float32"
+    ):
+        _stored(torch.tensor([[7e4]]), "float16")

@@ -7,7 +7,7 @@ import pytest
 
 from gvbsm.artifacts import Job, file_hash
 from gvbsm.errors import Interrupted
-from gvbsm.plan import STORE
+from gvbsm.planfiles import STORE
 from gvbsm.runtime import checkpoints
 
 STAGES = ["squeeze", "recover", "relabel", "evaluate"]

@@ -85,7 +85,12 @@ CODE_CHANGES = {
         "total_of_squares / (count - 1) - mean",
         {"statistics": B, "recover": R} | FROM_IMAGES,
     ),
-    "the student's loss": ("gvbsm/method/losses.py", "beta: float = 2.0", "beta: float = 3.0", {"evaluate": 3 * S, "publish": 1}),
+    "the student's loss": (
+        "gvbsm/method/losses.py",
+        "beta: float = 2.0",
+        "beta: float = 3.0",
+        {"evaluate": 3 * S, "publish": 1},
+    ),
     "one teacher's network": (
         "gvbsm/backbones/resnet.py",
         "channels: int = 3",
@@ -94,7 +99,12 @@ CODE_CHANGES = {
     ),
     "another network": ("gvbsm/backbones/shufflenet_v2.py", "width: float = 0.5", "width: float = 1.0", {}),
     "a new network": ("gvbsm/backbones/__init__.py", "BACKBONES = {", 'BACKBONES = {"new": "gvbsm.backbones.wrn:wrn16_2",', {}),
-    "a new setting": ("gvbsm/settings.py", "    seed: Seed  # of the stratified", "    x: int | None = None\n    seed: Seed  # of the stratified", {}),
+    "a new setting": (
+        "gvbsm/settings.py",
+        "    seed: Seed  # of the stratified",
+        "    x: int | None = None\n    seed: Seed  # of the stratified",
+        {},
+    ),
     "the command line": ("gvbsm/cli.py", "return 2", "return 3", {}),
 }
 
@@ -116,7 +126,7 @@ def test_a_change_and_its_revert(edit_row, stale, run_snakemake, capsys):
     """After a change is run and reverted, publish alone is stale, also when Snakemake's memory is lost; explain agrees."""
     path = Path("config/datasets/tiny.yaml")
     before = path.read_text()
-    changes, expected = ROW_CHANGES["one student's learning rate"]
+    changes, _ = ROW_CHANGES["one student's learning rate"]
     edit_row(changes)
     target = ["explain", "results/tiny/ipc4/acc.json"]
     assert cli.main(target) == 0

@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 
 from gvbsm.errors import UserError
-from gvbsm.plan import STORE, input_paths, plan_file, prepare_target, read_plan
+from gvbsm.plan import plan
+from gvbsm.planfiles import STORE, input_paths, plan_file, read_plan, write_plans
 from gvbsm.rows import config_folder, load_config, parse_run
 
 CONFIG_FILE = str(config_folder() / "config.yaml")
@@ -49,6 +50,6 @@ def published_inputs(wildcards):
     """Plan the target. Its own plan file comes first and is compared by time; the store artifacts are not."""
     ipc, recipe = checked(parse_run, wildcards.run)
     published = Path("results") / wildcards.dataset / wildcards.run / "acc.json"
-    target = checked(prepare_target, wildcards.dataset, ipc, recipe, published)
+    target = checked(write_plans, checked(plan, wildcards.dataset, ipc, recipe), published)
     artifacts = [ancient(str(STORE / path)) for path in input_paths(target.spec)]
     return {"plan": str(plan_file(target.key)), "artifacts": artifacts}
