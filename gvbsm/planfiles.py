@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -48,13 +49,15 @@ def write_plans(planned: list[Artifact], published: Path) -> Artifact:
         _write_plan(artifact)
     publish = planned[-1]
     file = plan_file(publish.key)
+    then = time.time()
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        if json.loads(published.read_text(encoding="utf-8"))["key"] == publish.key:
+            then = published.stat().st_mtime - 1
     try:
-        current = json.loads(published.read_text(encoding="utf-8"))["key"] == publish.key
-    except (OSError, ValueError, KeyError, TypeError):
-        current = False
-    then = published.stat().st_mtime - 1 if current else time.time()
-    if not current or file.stat().st_mtime > then:
-        os.utime(file, (then, then))
+        if file.stat().st_mtime != then:
+            os.utime(file, (then, then))
+    except OSError as error:
+        raise UserError(f"{file}: cannot be written: {error.strerror}; make the folder writable") from None
     return publish
 
 

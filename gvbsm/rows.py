@@ -105,9 +105,9 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
-            if key_node.value in seen:
+            if isinstance(key_node, yaml.ScalarNode) and key_node.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"{key_node.value!r} stands twice", problem_mark=key_node.start_mark)
-            seen.add(key_node.value)
+            seen.add(str(key_node.value))
         return super().construct_mapping(node, deep)
 
 
@@ -191,7 +191,7 @@ def _one_line(error: ValidationError, model: type[BaseModel], origin: dict[Path_
 
 def describe(error: ValidationError, model: type[BaseModel]) -> str:
     """The first mistake of a validation as `setting: expected, got; remedy`."""
-    first = error.errors(include_url=False)[0]
+    first = _first(error)
     at = _place(error)
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in at).lstrip(".")
     if first["type"] == "extra_forbidden":
@@ -210,9 +210,17 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
     return ": ".join(part for part in (where, text) if part)
 
 
+def _first(error: ValidationError) -> Any:
+    """The mistake nearest to the top, and there a misspelt setting before the one that is missing for it.
+
+    A section's mistake is found again in every entry that takes the section over.
+    """
+    return min(error.errors(include_url=False), key=lambda mistake: (len(mistake["loc"]), mistake["type"] != "extra_forbidden"))
+
+
 def _place(error: ValidationError) -> Path_:
     """Where the first mistake stands, without the name that pydantic adds for the kind of a source."""
-    at = error.errors(include_url=False)[0]["loc"]
+    at = _first(error)["loc"]
     return (at[0], *at[2:]) if at[:1] == ("source",) and len(at) > 2 else tuple(at)
 
 

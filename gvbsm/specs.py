@@ -183,7 +183,21 @@ def read_spec(stage: str, text: str) -> dict[str, Any]:
         model.model_validate(spec)
     except ValidationError as error:
         raise UserError(f"{where}: {describe(error, model)}") from None
+    _check_choices(spec, where)
     return _with_code(spec, where)
+
+
+def _check_choices(spec: dict[str, Any], where: str) -> None:
+    """Entries of which a spec needs exactly one."""
+    pairs = []
+    if spec["stage"] in ("relabel", "evaluate"):
+        pairs.append(("inputs.images", spec["inputs"].get("images"), "random", spec.get("random")))
+    if spec["stage"] == "evaluate":
+        pairs.append(("inputs.labels", spec["inputs"]["labels"], "views", spec.get("views")))
+        pairs.append(("settings.loss", spec["settings"].get("loss"), "views", spec.get("views")))
+    for first, one, second, other in pairs:
+        if bool(one) == bool(other):
+            raise UserError(f"{where}: expected one of {first} and {second}, got {'both' if one else 'none'}; correct the spec")
 
 
 def _with_code(spec: dict[str, Any], where: str) -> dict[str, Any]:

@@ -66,6 +66,10 @@ ROW_MISTAKES = {
         {"backbones": [{"name": "convnet", "label": "../x"}]},
         r"backbones\[0\]\.label: expected.*got '\.\./x'",
     ),
+    "misspelt key of every student": (
+        {"evaluate": {"epohcs": 3}},
+        r"tiny\.yaml: evaluate: unknown setting 'epohcs'; did you mean",
+    ),
     "text for a number": ({"squeeze": {"epochs": "five"}}, r"squeeze\.epochs: expected a valid integer, got 'five'"),
     "number in quotes": ({"squeeze": {"lr": "0.1"}}, r"squeeze\.lr: expected a valid number, got '0\.1'"),
     "fraction for a count": ({"recover": {"iterations": 10.5}}, r"recover\.iterations: expected a valid integer.*got 10\.5"),
@@ -157,6 +161,24 @@ PREPARE = {
     "image_size": 8,
     "channels": 1,
 }
+RELABEL = {
+    "stage": "relabel",
+    "inputs": {"teachers": ["squeeze/x.safetensors"]},
+    "epochs": [0, 1],
+    "pixels": {"image_size": 8, "mean": [0.5], "std": [0.5]},
+    "settings": {
+        **{
+            "batch_size": 4,
+            "scale": [0.5, 1.0],
+            "ratio": [0.75, 1.33],
+            "flip": False,
+            "mix": "none",
+            "mix_alpha": 1.0,
+            "seed": 0,
+        },
+        **{"threads": 1, "precision": "float32", "mixup_labels": "mixed", "rescale_logits": False, "dtype": "float16"},
+    },
+}
 COMMAND_MISTAKES = {
     "spec is no JSON, said before the missing --out": (["prepare", "--spec", "{oops"], r"--spec: expected JSON, got an error"),
     "spec is no file": (["prepare", "--spec", "nowhere.json", "--out", "x"], r"--spec: .*'nowhere\.json' \(No such file"),
@@ -194,6 +216,10 @@ COMMAND_MISTAKES = {
     "three channels of grey digits": (
         ["prepare", "--spec", json.dumps(PREPARE | {"channels": 3}), "--out", "x"],
         r"expected one channel",
+    ),
+    "neither images nor random ones": (
+        ["relabel", "--spec", json.dumps(RELABEL), "--out", "x"],
+        r"expected one of inputs\.images and random, got none; correct the spec",
     ),
     "wrong number of classes": (
         ["prepare", "--spec", json.dumps(PREPARE | {"classes": 9}), "--out", "x"],
@@ -348,6 +374,22 @@ def test_a_device_that_is_not_there(workspace, capsys):
     assert_one_line(
         *run(capsys, *stage_command(squeeze)[:-1], "tpu"), r"--device: expected one of auto, .*cpu on this machine, got 'tpu'"
     )
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        ({"name": "resnet18_in"}, "resnet18_in"),
+        ({"name": "convnet", "options": {"width": -1}}, "convnet with options {'width': -1}"),
+        ({"name": "convnet", "options": {"width": "wide"}}, "convnet with options {'width': 'wide'}"),
+    ],
+)
+def test_networks_that_cannot_be_built(network, reason, workspace, edit_row, capsys):
+    edit_row({"backbones": [network]})
+    planned = plan("tiny", 4)
+    write_plans(planned, Path(TARGET))
+    assert run(capsys, *stage_command(planned[0]))[0] == 0
+    assert_one_line(*run(capsys, *stage_command(planned[1])), rf"network {re.escape(reason)}.*; correct the row")
 
 
 def test_plans_that_are_missing_or_of_another_key(workspace, capsys):

@@ -9,15 +9,24 @@ import torch
 from torch import Tensor, nn
 
 from gvbsm import backbones
+from gvbsm.errors import UserError
 from gvbsm.keys import derive_seed
 from gvbsm.runtime.devices import autocast
 
 
 def build(network: dict[str, Any], seed: int, device: torch.device) -> nn.Module:
-    """A fresh network of a spec's `network` entry, its weights drawn from `seed`, in channels-last layout."""
+    """A fresh network of a spec's `network` entry, its weights drawn from `seed`, in channels-last layout.
+
+    Raises:
+        UserError: if the network cannot have those options or that image size.
+    """
     torch.manual_seed(derive_seed(seed, "weights"))
     shape = {name: network[name] for name in ("classes", "image_size", "channels")}
-    model = backbones.build(network["name"], **shape, **network["options"])
+    try:
+        model = backbones.build(network["name"], **shape, **network["options"])
+    except (ValueError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"network {network['name']} with options {network['options']}: {reason}; correct the row") from None
     return model.to(device).to(memory_format=torch.channels_last)
 
 

@@ -56,6 +56,17 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum or 0.0)
 
 
+def split_batches(indices: Tensor, size: int) -> list[Tensor]:
+    """`indices` in batches of `size`, the ragged last one kept; if that is a single image, it joins the batch before.
+
+    BatchNorm cannot train on one value per channel.
+    """
+    batches = list(indices.split(size))
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
+
+
 def fit(
     model: nn.Module,
     recipe: Recipe,

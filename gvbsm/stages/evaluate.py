@@ -23,7 +23,7 @@ from gvbsm.method.views import Views, mixed_hard_labels, render
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import autocast, choose_device
 from gvbsm.runtime.networks import accuracy, build
-from gvbsm.runtime.training import Recipe, fit
+from gvbsm.runtime.training import Recipe, fit, split_batches
 
 
 class Labels(NamedTuple):
@@ -54,11 +54,11 @@ def run(job: Job) -> None:
 
     def batches(epoch: int) -> Sequence[Batch]:
         labelled = epoch % len(labels.views)
-        return [Batch(labelled, positions) for positions in torch.arange(len(images)).split(batch_size)]
+        return [Batch(labelled, positions) for positions in split_batches(torch.arange(len(images)), batch_size)]
 
     def losses(model: nn.Module, batch: Batch) -> Iterator[Tensor]:
         size = -(-len(batch.positions) // settings["accumulate"])
-        for positions in batch.positions.split(size):
+        for positions in split_batches(batch.positions, size):
             share = len(positions) / len(batch.positions)
             yield share * _loss(model, Batch(batch.epoch, positions), labels, images, hard_labels, pixels, settings)
 

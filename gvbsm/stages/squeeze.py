@@ -18,7 +18,7 @@ from gvbsm.keys import derive_seed
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import autocast, choose_device
 from gvbsm.runtime.networks import accuracy, build
-from gvbsm.runtime.training import Recipe, fit
+from gvbsm.runtime.training import Recipe, fit, split_batches
 
 
 def run(job: Job) -> None:
@@ -34,7 +34,7 @@ def run(job: Job) -> None:
 
     def batches(epoch: int) -> Sequence[Tensor]:
         generator = torch.Generator().manual_seed(derive_seed(settings["seed"], "epoch", epoch))
-        return torch.randperm(len(labels), generator=generator).split(settings["batch_size"])
+        return split_batches(torch.randperm(len(labels), generator=generator), settings["batch_size"])
 
     def losses(model: nn.Module, batch: Tensor) -> Iterator[Tensor]:
         index = batch.to(device)

@@ -13,7 +13,7 @@ from gvbsm.runtime import checkpoints
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import autocast, choose_device
 from gvbsm.runtime.progress import Progress
-from gvbsm.runtime.training import Recipe, fit, learning_rate, make_optimizer
+from gvbsm.runtime.training import Recipe, fit, learning_rate, make_optimizer, split_batches
 
 RECIPE = Recipe(epochs=3, optimizer="sgd", lr=0.1, momentum=0.9, weight_decay=0.01, schedule="cosine", seed=0)
 
@@ -145,3 +145,12 @@ def test_a_loss_that_is_not_finite_is_refused():
     infinite = lambda model, batch: [model(torch.ones(1, 1)).sum() * float("inf")]  # noqa: E731
     with pytest.raises(UserError, match=r"test: epoch 1: expected a finite loss, got (nan|inf|-inf); lower lr"):
         fit(model, RECIPE, lambda epoch: [0], infinite, Checkpoint(None, 1e9), "test")
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "sizes"), [(10, 4, [4, 4, 2]), (9, 4, [4, 5]), (8, 4, [4, 4]), (1, 4, [1]), (3, 100, [3]), (4, 3, [4])]
+)
+def test_no_batch_of_one_image_beside_others(count, size, sizes):
+    batches = split_batches(torch.arange(count), size)
+    assert [len(batch) for batch in batches] == sizes
+    assert torch.equal(torch.cat(batches), torch.arange(count))

@@ -1,13 +1,18 @@
 """A killed stage goes on from its checkpoint and ends in the same bytes."""
 
 import importlib
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from gvbsm.artifacts import Job, file_hash
 from gvbsm.errors import Interrupted
-from gvbsm.planfiles import STORE
+from gvbsm.plan import plan
+from gvbsm.planfiles import STORE, write_plans
 from gvbsm.runtime import checkpoints
 
 STAGES = ["squeeze", "recover", "relabel", "evaluate"]
@@ -65,3 +70,30 @@ def test_a_damaged_checkpoint_means_starting_over(made, make_artifact):
     folder.mkdir(parents=True)
     (folder / "state.safetensors").write_bytes(b"half of a fi")
     assert file_hash(make_artifact(artifact)) == expected
+
+
+def test_real_signals_to_a_real_process(made, edit_row, make_artifact):
+    """kill -9, then SIGTERM, then to the end: the bytes of a run that nobody stopped."""
+    edit_row({"squeeze": {"epochs": 12}})
+    planned = plan("tiny", 4)
+    write_plans(planned, Path("results/tiny/ipc4/acc.json"))
+    artifact = next(one for one in planned if one.stage == "squeeze")
+    expected = file_hash(make_artifact(artifact))
+    (STORE / artifact.path).unlink()
+    command = [sys.executable, "-m", "gvbsm", "squeeze", "--spec", f"results/.plan/{artifact.key}.json"]
+    command += ["--out", str(STORE / artifact.path), "--device", "cpu", "--checkpoint-seconds", "0"]
+    saved = Path("results/.checkpoints") / artifact.key / "state.safetensors"
+    for number, status in ((signal.SIGKILL, -9), (signal.SIGTERM, 143)):
+        before = saved.stat().st_mtime_ns if saved.exists() else 0
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not (saved.exists() and saved.stat().st_mtime_ns > before):
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == status, said
+        assert not (STORE / artifact.path).exists()
+        assert saved.exists()
+    assert "interrupted by SIGTERM, state saved; run the same command to go on" in said
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    assert file_hash(STORE / artifact.path) == expected

@@ -122,6 +122,7 @@ def test_a_failing_job_shows_its_line(made, run_snakemake):
     data.write_bytes(data.read_bytes()[:-1])
     teacher = next(one for one in made if one.stage == "squeeze")
     (Path("results/store") / teacher.path).unlink()
+    Path("results/tiny/ipc4/acc.json").unlink()
     done = run_snakemake("--cores", "1")
     assert done.returncode == 1
     text = done.stdout + done.stderr
