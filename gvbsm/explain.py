@@ -69,7 +69,8 @@ def _previous_spec(artifact: Artifact, published: dict[str, Any]) -> dict[str, A
 def _reasons(before: dict[str, Any] | None, now: dict[str, Any]) -> str:
     if before is None:
         return "never made"
-    found = list(_differences(before, now, ""))
+    # Inputs that only changed follow from what their own lines say: last.
+    found = sorted(_differences(before, now, ""), key=lambda text: text.startswith("input") and text.endswith("changed"))
     more = f"; and {len(found) - _SHOWN_REASONS} more" if len(found) > _SHOWN_REASONS else ""
     return "because " + "; ".join(found[:_SHOWN_REASONS]) + more if found else "deleted or incomplete; nothing else changed"
 

@@ -1,0 +1,74 @@
+"""The command line where nothing is wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from gvbsm import cli
+from gvbsm.artifacts import load_tensors, read_receipt
+from gvbsm.plan import plan
+
+
+def gvbsm(*arguments: str) -> str:
+    """stdout of gvbsm in the working folder, with the package that lies there."""
+    environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
+    return subprocess.run(
+        [sys.executable, "-m", "gvbsm", *arguments], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_a_spec_as_json_text_and_by_hand(workspace):
+    spec = {"stage": "prepare", "source": {"kind": "digits", "seed": 3, "test_fraction": 0.5}, "classes": 10}
+    spec |= {"image_size": 9, "channels": 1}
+    assert cli.main(["prepare", "--spec", json.dumps(spec), "--out", "here/digits.safetensors"]) == 0
+    tensors, metadata = load_tensors(Path("here/digits.safetensors"))
+    assert tensors["train_images"].shape[1:] == (1, 9, 9)
+    assert metadata["class_names"] == list("0123456789")
+    receipt = read_receipt(Path("here/digits.safetensors"))
+    assert "gvbsm.stages.prepare" in receipt["spec"]["code"], "the code is in the spec of a job by hand, too"
+
+
+def test_explain_names_modules_and_what_was_never_made(made):
+    target = "results/tiny/ipc4/acc.json"
+    assert gvbsm("explain", target).endswith(f"{len(made)} present, 0 stale or missing\n")
+    module = Path("gvbsm/method/densification.py")
+    module.write_text(module.read_text().replace("POOLED = 32", "POOLED = 16"))
+    said = gvbsm("explain", target)
+    assert said.count("because module gvbsm.method.densification changed") == 2
+    assert "because input recover/digits-class0000-image0000 changed; input recover/digits-class0000-image0002 changed" in said
+    never = gvbsm("explain", "results/digits/ipc7/acc.json")
+    assert never.count("never made") >= 5
+    assert "present  prepare" not in never
+
+
+def test_explain_names_what_was_added_and_deleted(made, edit_row, capsys):
+    (Path("results/store") / made[0].path).unlink()
+    networks = [{"name": "convnet", "options": {"width": 4}}, {"name": "mobilenet_v2"}]
+    edit_row({"backbones": networks})
+    assert cli.main(["explain", "results/tiny/ipc4/acc.json"]) == 0
+    said = capsys.readouterr().out
+    assert "deleted or incomplete; nothing else changed" in said
+    assert "input squeeze/digits-mobilenet_v2 added" in said
+    assert "input squeeze/digits-resnet10 removed" in said
+
+
+def test_help_and_version(capsys):
+    for arguments, expected in (
+        (["--version"], "gvbsm 0."),
+        (["--help"], "explain"),
+        (["recover", "--help"], "--checkpoint-seconds"),
+    ):
+        try:
+            cli.main(arguments)
+        except SystemExit as stop:
+            assert stop.code == 0
+        assert expected in capsys.readouterr().out
+
+
+def test_planning_a_large_target_is_quick_and_reads_nothing(workspace, edit_row):
+    edit_row({"classes": 1000, "recover": {"batch_size": 80, "group": 10}})
+    planned = plan("tiny", 50)
+    assert sum(one.stage == "recover" for one in planned) == 625
+    assert not Path("results").exists()
