@@ -45,7 +45,8 @@ def test_explain_names_modules_and_what_was_never_made(made):
 
 def test_explain_names_what_was_added_and_deleted(made, edit_row, capsys):
     (Path("results/store") / made[0].path).unlink()
-    networks = [{"name": "convnet", "options": {"width": 4}}, {"name": "mobilenet_v2"}]
+    networks = [{"name": "convnet", "options": {"width": 4}}, {"name": "wrn16_2", "options": {"widen": 1, "depth": 10}}]
+    networks.append({"name": "mobilenet_v2"})
     edit_row({"backbones": networks})
     assert cli.main(["explain", "results/tiny/ipc4/acc.json"]) == 0
     said = capsys.readouterr().out
