@@ -46,11 +46,27 @@ class Digits(Strict):
     test_fraction: Annotated[float, Field(gt=0, lt=1)]
 
 
+class Cifar(Strict):
+    """CIFAR-10 or CIFAR-100, downloaded to the data root."""
+
+    kind: Literal["cifar10", "cifar100"]
+
+
+class TinyImageNet(Strict):
+    """Tiny-ImageNet's official zip, downloaded if it is not there."""
+
+    kind: Literal["tiny_imagenet"]
+    path: Annotated[str, StringConstraints(min_length=1)]  # absolute, or below the data root
+
+
 class ImageFolder(Strict):
-    """A folder with `train/<class>/*` and `test/<class>/*` (or `val`, `valid`)."""
+    """A folder, or an archive of one, with `train/<class>/*` and `test/<class>/*` (or `val`, `valid`)."""
 
     kind: Literal["imagefolder"]
     path: Annotated[str, StringConstraints(min_length=1)]  # absolute, or below the data root
+
+
+Source = Annotated[Digits | Cifar | TinyImageNet | ImageFolder, Field(discriminator="kind")]
 
 
 class Augment(Strict):
@@ -257,7 +273,7 @@ class Evaluate(Training):
 class Row(Strict):
     """One data set with everything that is done to it."""
 
-    source: Annotated[Digits | ImageFolder, Field(discriminator="kind")]
+    source: Source
     classes: Annotated[int, Field(ge=2, le=100_000)]
     image_size: Annotated[int, Field(ge=8, le=1024)]  # px, square
     mean: PerChannel  # of pixel values in 0..1

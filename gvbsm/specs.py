@@ -14,14 +14,13 @@ from gvbsm.rows import describe
 from gvbsm.settings import (
     Augment,
     Count,
-    Digits,
     Epochs,
     HardTraining,
-    ImageFolder,
     PerChannel,
     RecoverShard,
     RelabelShard,
     Seed,
+    Source,
     Squeeze,
     StatisticsPass,
     Strict,
@@ -89,7 +88,7 @@ def _inputs(name: str, **fields: Any) -> type[BaseModel]:
 _DATA = _inputs("Inputs", data=str)
 _STAGES: dict[str, dict[str, Any]] = {
     "prepare": {
-        "source": Annotated[Digits | ImageFolder, Field(discriminator="kind")],
+        "source": Source,
         "classes": Count,
         "image_size": Count,
         "channels": Count,

@@ -108,7 +108,10 @@ ROW_MISTAKES = {
         r"squeeze: keep_epoch: expected at most epochs \(2\), got 9",
     ),
     "unknown source": ({"source": {"kind": "cifar11"}}, r"source: .*'digits'"),
-    "extends nothing": ({"extends": "digitz"}, r"unknown data set 'digitz'; did you mean 'digits'\? choose from digits, tiny"),
+    "extends nothing": (
+        {"extends": "digitz"},
+        r"unknown data set 'digitz'; did you mean 'digits'\? choose from cifar10, cifar100, digits, tiny, tiny_imagenet",
+    ),
     "extends itself": ({"extends": "tiny"}, r"extends itself by way of tiny -> tiny; remove one extends"),
     "extends a list": ({"extends": ["digits"]}, r"extends: expected the name of a data set"),
 }
@@ -127,7 +130,7 @@ TARGET_MISTAKES = {
     "results/tiny/ipc-3/acc.json": r"run 'ipc-3': expected 1 to 100000 images per class, got -3",
     "results/tiny/10/acc.json": r"run '10': expected ipc<N> or ipc<N>-<recipe>",
     "results/tiny/ipc4": r"expected results/<dataset>/ipc<N>\[-<recipe>\]/acc\.json",
-    "results/tinny/ipc4/acc.json": r"unknown data set 'tinny'; did you mean 'tiny'\? choose from digits, tiny",
+    "results/tinny/ipc4/acc.json": r"unknown data set 'tinny'; did you mean 'tiny'\? choose from cifar10, cifar100, digits, tiny, tiny_imagenet",
     "results/tiny/ipc4-sre2/acc.json": r"unknown recipe 'sre2'; .*choose from",
     "results/../ipc4/acc.json": r"unknown data set '\.\.'",
 }
@@ -246,14 +249,14 @@ def image_folder(root: Path, classes: dict[str, int]) -> None:
 
 
 FOLDER_MISTAKES = {
-    "no folder": (lambda root: None, r"mine: expected a folder train of class folders, got none; put the images there"),
+    "no folder": (lambda root: None, r"mine: expected a folder or an archive \(.*\), got nothing there; put it there"),
     "a class without images": (
         lambda root: image_folder(root, {"cat": 2, "dog": 0}),
         r"mine: train: expected images in every class, got none in 'dog'; add some",
     ),
     "no images at all": (
         lambda root: image_folder(root, {"cat": 0, "dog": 0}),
-        r"mine/train: expected images in its class folders",
+        r"mine: expected images in its class folders, got none",
     ),
     "a class in one split only": (
         lambda root: (image_folder(root, {"cat": 2, "dog": 2}), (root / "train" / "cow").mkdir()),
@@ -262,6 +265,10 @@ FOLDER_MISTAKES = {
     "a file that is no image": (
         lambda root: (image_folder(root, {"cat": 2, "dog": 2}), (root / "train" / "cat" / "x.jpg").write_text("no")),
         r"mine/train/cat/x\.jpg: expected an image",
+    ),
+    "no test split": (
+        lambda root: (root / "train" / "cat").mkdir(parents=True),
+        r"mine: expected a folder test or val or valid of class folders, got none; put the images there",
     ),
     "another number of classes": (lambda root: image_folder(root, {"cat": 2}), r"mine: expected 2 classes, got 1"),
 }

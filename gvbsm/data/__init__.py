@@ -4,6 +4,9 @@ A reader is `read(source: dict, *, classes, image_size, channels, data_root) -> 
 """
 
 DATASETS = {
+    "cifar10": "gvbsm.data.cifar:read",
+    "cifar100": "gvbsm.data.cifar:read",
     "digits": "gvbsm.data.digits:read",
     "imagefolder": "gvbsm.data.imagefolder:read",
+    "tiny_imagenet": "gvbsm.data.tiny_imagenet:read",
 }

@@ -1,0 +1,73 @@
+"""Tiny-ImageNet from its official zip: train/<wnid>/images, val/images with val_annotations.txt, words.txt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gvbsm.data.files import colour_mode, decode_image, is_image, read_entries
+from gvbsm.data.raw import RawDataset
+from gvbsm.errors import UserError
+
+URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+
+
+def read(source: dict[str, Any], *, classes: int, image_size: int, channels: int, data_root: Path) -> RawDataset:
+    """The training and validation images, the latter labelled by val_annotations.txt; classes in order of their wnid.
+
+    Raises:
+        UserError: if the zip can neither be found nor downloaded, or has another layout.
+    """
+    path = data_root / source["path"]
+    mode = colour_mode(str(path), channels)
+    if not path.exists():
+        _download(path)
+    train: list[tuple[str, str, Tensor]] = []  # wnid, file name, image
+    val: dict[str, Tensor] = {}
+    texts: dict[str, str] = {}
+    for entry in read_entries(path):
+        parts = entry.path.parts
+        if entry.content is None:
+            continue
+        if entry.path.name in ("words.txt", "val_annotations.txt"):
+            texts[entry.path.name] = entry.content.decode()
+        elif is_image(entry.path) and len(parts) >= 3 and parts[-2] == "images":
+            image = decode_image(f"{path}/{entry.path}", entry.content, image_size, mode)
+            if "train" in parts:
+                train.append((parts[-3], entry.path.name, image))
+            elif "val" in parts:
+                val[entry.path.name] = image
+    if not train or not val or texts.keys() != {"words.txt", "val_annotations.txt"}:
+        raise UserError(f"{path}: expected the layout of the official zip, got another; put the file from {URL} there")
+    wnids = sorted({wnid for wnid, _, _ in train})
+    train.sort(key=lambda item: item[:2])
+    annotated = [line.split("\t")[:2] for line in texts["val_annotations.txt"].splitlines()]
+    known = [(wnid, name) for name, wnid in annotated if name in val and wnid in wnids]
+    if len(known) != len(val):
+        raise UserError(f"{path}: expected a class for each of {len(val)} validation images, got {len(known)}; fetch it again")
+    names = dict(line.split("\t", 1) for line in texts["words.txt"].splitlines() if "\t" in line)
+    return RawDataset(
+        torch.stack([image for _, _, image in train]),
+        torch.tensor([wnids.index(wnid) for wnid, _, _ in train]),
+        torch.stack([val[name] for _, name in sorted(known)]),
+        torch.tensor([wnids.index(wnid) for wnid, _ in sorted(known)]),
+        [names.get(wnid, wnid).split(",")[0] for wnid in wnids],
+    )
+
+
+def _download(path: Path) -> None:
+    """The official zip, under another name until it is whole."""
+    from torchvision.datasets.utils import download_url
+
+    try:
+        partial = path.with_name(f".{path.name}.part")
+        download_url(URL, str(path.parent), partial.name)
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"tiny_imagenet: expected {path}, which could not be had: {reason}; put the file from {URL} there"
+        ) from None
