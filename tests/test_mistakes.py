@@ -110,7 +110,7 @@ ROW_MISTAKES = {
     "unknown source": ({"source": {"kind": "cifar11"}}, r"source: .*'digits'"),
     "extends nothing": (
         {"extends": "digitz"},
-        r"unknown data set 'digitz'; did you mean 'digits'\? choose from cifar10, cifar100, digits, tiny, tiny_imagenet",
+        r"unknown data set 'digitz'; did you mean 'digits'\? choose from cifar10, cifar100, digits",
     ),
     "extends itself": ({"extends": "tiny"}, r"extends itself by way of tiny -> tiny; remove one extends"),
     "extends a list": ({"extends": ["digits"]}, r"extends: expected the name of a data set"),
