@@ -98,14 +98,14 @@ def read_receipt(artifact: Path) -> dict[str, Any]:
     path = receipt_path(artifact)
     for file in (artifact, path):
         if not file.is_file():
-            raise UserError(f"{file}: missing; build it with: {_rebuild(artifact)}")
+            raise UserError(f"{file}: missing; rebuild it with: {_rebuild(artifact)}")
     try:
         receipt = json.loads(path.read_text(encoding="utf-8"))
         whole = receipt.pop("receipt_sha256") == _text_hash(receipt)
     except (ValueError, KeyError, AttributeError):
         whole = False
     if not whole:
-        raise UserError(f"{path}: damaged receipt; rebuild it with: rm {artifact} {path} && {_rebuild(artifact)}")
+        raise UserError(f"{path}: damaged receipt; rebuild it with: {_rebuild(artifact)}")
     return receipt
 
 
@@ -117,7 +117,7 @@ def verify(artifact: Path) -> dict[str, Any]:
     """
     receipt = read_receipt(artifact)
     size = artifact.stat().st_size
-    remedy = f"rebuild it with: rm {artifact} {receipt_path(artifact)} && {_rebuild(artifact)}"
+    remedy = f"rebuild it with: {_rebuild(artifact)}"
     if size != receipt["bytes"]:
         raise UserError(f"{artifact}: damaged: expected {receipt['bytes']} bytes, got {size}; {remedy}")
     if file_hash(artifact) != receipt["sha256"]:
@@ -145,6 +145,11 @@ class Job:
     started: float = field(default_factory=time.perf_counter)
     read: dict[str, str] = field(default_factory=dict)  # input -> SHA-256
 
+    @property
+    def title(self) -> str:
+        """What progress is shown under."""
+        return f"{self.spec['stage']} {self.out.stem}"
+
     def receipt(self, path: str) -> dict[str, Any]:
         """The verified receipt of an input, `path` relative to the store."""
         receipt = verify(self.store / path)
@@ -165,6 +170,13 @@ class Job:
         """Write a CSV artifact, then its receipt with `summary` in it."""
         write_text(self.out, text)
         self._write_receipt(summary)
+
+    def is_made(self) -> bool:
+        """Whether the artifact is there, whole, and made from this spec."""
+        try:
+            return canonical(verify(self.out)["spec"]) == canonical(self.spec)
+        except UserError:
+            return False
 
     def _write_receipt(self, summary: dict[str, Any]) -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -210,4 +222,5 @@ def _text_hash(receipt: dict[str, Any]) -> str:
 
 
 def _rebuild(artifact: Path) -> str:
-    return f"snakemake --cores all {artifact}"
+    # Snakemake makes a file that is asked for only if it is not there.
+    return f"rm -f {artifact} {receipt_path(artifact)} && snakemake --cores all {artifact}"

@@ -11,14 +11,26 @@ from pathlib import Path
 from typing import NoReturn
 
 from gvbsm import __version__, keys
+from gvbsm.artifacts import Job
 from gvbsm.errors import Interrupted, UserError
+
+_STAGES = {
+    "prepare": "pack a data set into one file",
+    "squeeze": "train one teacher",
+    "statistics": "measure a training set inside one teacher",
+    "recover": "optimise a shard of synthetic images",
+    "relabel": "store the teachers' soft labels of a range of epochs",
+    "evaluate": "train and test one student on one set of images",
+    "publish": "gather a run into acc.json, table.csv and images.png",
+}
 
 
 class _Parser(argparse.ArgumentParser):
     """Mistakes are one line."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {message}; see {self.prog} --help")
+        where = self.prog.removeprefix("gvbsm").strip()
+        raise UserError(f"{where}: {message}; see {self.prog} --help" if where else f"{message}; see gvbsm --help")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,35 +60,46 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="gvbsm", description="Dataset condensation by G-VBSM; usually run by snakemake.")
     parser.add_argument("--version", action="version", version=f"gvbsm {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for stage in keys.STAGES:
-        about = f"run one {stage} job"
-        command = commands.add_parser(stage, help=about, description=f"{about} and write its artifact and receipt.")
-        command.add_argument("--spec", help="plan file (results/.plan/<key>.json) or JSON text")
-        command.add_argument("--out", type=Path, help="artifact to write")
-        command.add_argument("--store", type=Path, default=Path("results/store"), help="where inputs are (%(default)s)")
-        command.add_argument("--device", default=os.environ.get("GVBSM_DEVICE", "auto"), help="auto, cpu, cuda[:n] or mps")
+    for stage, about in _STAGES.items():
+        example = (
+            f"Example: gvbsm {stage} --spec results/.plan/<key>.json --out <file>; `snakemake -n <target>` writes the plans."
+        )
+        command = commands.add_parser(stage, help=about, description=f"{about[0].upper()}{about[1:]}. {example}")
+        command.add_argument("--spec", help="required: plan file or JSON text")
+        command.add_argument("--out", type=Path, help="required: artifact to write")
+        command.add_argument(
+            "--store", type=Path, default=Path("results/store"), help="where inputs are (default: %(default)s)"
+        )
+        command.add_argument(
+            "--device",
+            default=os.environ.get("GVBSM_DEVICE", "auto"),
+            help="auto, cpu, cuda[:n] or mps (default: GVBSM_DEVICE, or auto)",
+        )
         root = Path(os.environ.get("GVBSM_DATA_ROOT", "data"))
-        command.add_argument("--data-root", type=Path, default=root, help="folder of data sets (%(default)s)")
+        command.add_argument(
+            "--data-root", type=Path, default=root, help="folder of data sets (default: GVBSM_DATA_ROOT, or data)"
+        )
         folder = Path("results/.checkpoints")
-        command.add_argument("--checkpoints", type=Path, default=folder, help="folder of checkpoints (%(default)s)")
-        command.add_argument("--checkpoint-seconds", type=float, default=300.0, help="time between them (%(default)s)")
-    explain = commands.add_parser("explain", help="what of a target is present or stale, and why")
+        command.add_argument("--checkpoints", type=Path, default=folder, help="folder of checkpoints (default: %(default)s)")
+        command.add_argument(
+            "--checkpoint-seconds", type=float, default=300.0, help="time between checkpoints (default: %(default)s)"
+        )
+    explain = commands.add_parser("explain", help="say which artifacts of a target are present, missing or stale, and why")
     explain.add_argument("target", help="results/<dataset>/ipc<N>[-<recipe>]/acc.json")
     return parser
 
 
 def _run_stage(options: argparse.Namespace) -> None:
-    from gvbsm.artifacts import Job
     from gvbsm.specs import read_spec
 
     stage = options.command
     if options.spec is None:
-        raise UserError(f"gvbsm {stage}: --spec: expected a plan file or JSON text, got none; give one")
+        raise UserError(f"{stage}: --spec: expected a plan file or JSON text, got none; give one")
     spec = read_spec(stage, options.spec)
     if options.out is None:
-        raise UserError(f"gvbsm {stage}: --out: expected the file to write, got none; give one")
+        raise UserError(f"{stage}: --out: expected the file to write, got none; give one")
     if not options.checkpoint_seconds >= 0:
-        raise UserError(f"gvbsm {stage}: --checkpoint-seconds: expected at least 0, got {options.checkpoint_seconds}")
+        raise UserError(f"{stage}: --checkpoint-seconds: expected at least 0, got {options.checkpoint_seconds}")
     job = Job(
         spec=spec,
         out=options.out,
@@ -86,11 +109,35 @@ def _run_stage(options: argparse.Namespace) -> None:
         checkpoint_seconds=options.checkpoint_seconds,
         data_root=options.data_root,
     )
-    if stage != "publish":
-        from gvbsm.runtime.checkpoints import install_signal_handlers
+    if stage == "publish":
+        importlib.import_module("gvbsm.stages.publish").run(job)
+    else:
+        _run_alone(job, options.checkpoints / f"{keys.key(spec)}.lock")
 
+
+def _run_alone(job: Job, lock_file: Path) -> None:
+    """Run a job unless another process makes the same artifact, whose end is waited for."""
+    import filelock
+
+    from gvbsm.runtime.checkpoints import install_signal_handlers
+
+    try:
+        lock_file.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(lock_file)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            sys.stderr.write(f"waiting for another process that makes {job.out.name} (it holds {lock_file})\n")
+            lock.acquire()
+            if job.is_made():
+                return
+    except OSError as error:
+        raise UserError(f"{lock_file}: cannot be written: {error.strerror}; make the folder writable") from None
+    try:
         install_signal_handlers()
-    importlib.import_module(f"gvbsm.stages.{stage}").run(job)
+        importlib.import_module(f"gvbsm.stages.{job.spec['stage']}").run(job)
+    finally:
+        lock.release()
 
 
 if __name__ == "__main__":

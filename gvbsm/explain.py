@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from gvbsm.artifacts import read_receipt, receipt_path
+from gvbsm.errors import UserError
 from gvbsm.plan import plan
 from gvbsm.planfiles import STORE, Artifact
 from gvbsm.rows import parse_target
@@ -26,17 +28,36 @@ def explain(target: str) -> str:
     lines, stale = [], 0
     for artifact in planned:
         is_publish = artifact.stage == "publish"
-        present = published.get("key") == artifact.key if is_publish else _is_present(STORE / artifact.path)
-        stale += not present
-        lines.append(f"{'present' if present else 'stale  '}  {artifact.stage:<10}  {artifact.name}-{artifact.key}")
-        if not present:
-            before = _published_spec(published) if is_publish else _previous_spec(artifact, published)
-            lines.append("         " + _reasons(before, artifact.spec))
-    return "\n".join([*lines, f"{len(planned) - stale} present, {stale} stale or missing"]) + "\n"
+        before = _published_spec(published) if is_publish else _previous_spec(artifact, published)
+        damage = None if is_publish else _damage(STORE / artifact.path)
+        if published.get("key") == artifact.key if is_publish else damage == "":
+            lines.append(_line("present", artifact))
+            continue
+        stale += 1
+        lines.append(_line("damaged" if damage else "missing" if before is None else "stale", artifact))
+        lines.append(" " * 9 + (damage or _reasons(before, artifact.spec)))
+    return "\n".join([*lines, f"{len(planned) - stale} present, {stale} stale, damaged or missing"]) + "\n"
 
 
-def _is_present(path: Path) -> bool:
-    return path.is_file() and path.with_suffix(".json").is_file()
+def _line(state: str, artifact: Artifact) -> str:
+    return f"{state:<7}  {artifact.stage:<10}  {artifact.name}-{artifact.key}"
+
+
+def _damage(artifact: Path) -> str | None:
+    """What is wrong with an artifact that is there, "" if nothing; None if nothing of it is there.
+
+    Its size is compared with the receipt's, its content is not: stages do that when they read it.
+    """
+    there = [file.is_file() for file in (artifact, receipt_path(artifact))]
+    if not any(there):
+        return None
+    if not all(there):
+        return f"its {'receipt' if there[0] else 'file'} is missing; both will be made again"
+    try:
+        size = read_receipt(artifact)["bytes"]
+    except UserError as error:
+        return str(error)
+    return "" if artifact.stat().st_size == size else f"{artifact} has not the {size} bytes of its receipt; delete it"
 
 
 def _published(target: Path) -> dict[str, Any]:
@@ -72,7 +93,7 @@ def _reasons(before: dict[str, Any] | None, now: dict[str, Any]) -> str:
     # Inputs that only changed follow from what their own lines say: last.
     found = sorted(_differences(before, now, ""), key=lambda text: text.startswith("input") and text.endswith("changed"))
     more = f"; and {len(found) - _SHOWN_REASONS} more" if len(found) > _SHOWN_REASONS else ""
-    return "because " + "; ".join(found[:_SHOWN_REASONS]) + more if found else "deleted or incomplete; nothing else changed"
+    return "because " + "; ".join(found[:_SHOWN_REASONS]) + more if found else "deleted; nothing else changed"
 
 
 def _differences(before: Any, now: Any, at: str) -> Iterator[str]:
@@ -83,7 +104,8 @@ def _differences(before: Any, now: Any, at: str) -> Iterator[str]:
         for name in sorted(before.keys() | now.keys()):
             yield from _differences(before.get(name), now.get(name), f"{at}.{name}" if at else name)
     elif at.startswith("code."):
-        yield f"module {at.removeprefix('code.')} changed"
+        change = "is new" if before is None else "is no longer used" if now is None else "changed"
+        yield f"module {at.removeprefix('code.')} {change}"
     elif at.startswith("inputs"):
         yield from _changed_inputs(before, now)
     else:

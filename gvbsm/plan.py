@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from pathlib import PurePath
 
 from pydantic import BaseModel
 
@@ -12,6 +14,7 @@ from gvbsm.rows import load_row
 from gvbsm.settings import (
     Backbone,
     HardTraining,
+    ImageFolder,
     Network,
     RecoverShard,
     RelabelShard,
@@ -30,8 +33,8 @@ def plan(dataset: str, ipc: int, recipe: str | None = None) -> list[Artifact]:
         SettingsError: if the row or the recipe is wrong.
     """
     row = load_row(dataset, recipe)
-    prefix = row.source.kind
-    data = _artifact("prepare", prefix, _prepare_spec(row), builders=(_builder("data", "DATASETS", prefix),))
+    reader = _builder("data", "DATASETS", row.source.kind)
+    data = _artifact("prepare", _prefix(row), _prepare_spec(row), builders=(reader,))
     planned = [data]
     teachers, statistics = [], []
     for backbone in row.backbones:
@@ -80,6 +83,13 @@ def _artifact(stage: str, name: str, spec: Spec, builders: tuple[str, ...] = ())
     return Artifact(stage, name, {"stage": stage, **spec, "code": keys.fingerprint(stage, builders)})
 
 
+def _prefix(row: Row) -> str:
+    """What the names of a row's artifacts begin with: rows of the same source share artifacts."""
+    if isinstance(row.source, ImageFolder):
+        return re.sub(r"[^A-Za-z0-9_.]+", "_", PurePath(row.source.path).name) or row.source.kind
+    return row.source.kind
+
+
 def _builder(package: str, registry: str, name: str) -> str:
     return keys.registry(package, registry)[name]
 
@@ -115,7 +125,7 @@ def _squeeze(row: Row, backbone: Backbone, data: Artifact, seed: int) -> Artifac
         "augment": row.augment.model_dump(),
         "settings": backbone.squeeze.model_dump() | {"seed": seed},
     }
-    return _artifact("squeeze", f"{row.source.kind}-{backbone.label}", spec, _network_builders([backbone]))
+    return _artifact("squeeze", f"{_prefix(row)}-{backbone.label}", spec, _network_builders([backbone]))
 
 
 def _statistics(row: Row, backbone: Backbone, data: Artifact, teacher: Artifact) -> Artifact:
@@ -125,7 +135,7 @@ def _statistics(row: Row, backbone: Backbone, data: Artifact, teacher: Artifact)
         "augment": row.augment.model_dump(),
         "settings": _only(StatisticsPass, row.statistics),
     }
-    return _artifact("statistics", f"{row.source.kind}-{backbone.label}", spec, _network_builders([backbone]))
+    return _artifact("statistics", f"{_prefix(row)}-{backbone.label}", spec, _network_builders([backbone]))
 
 
 def image_batches(classes: int, ipc: int, group: int, batch_size: int, batching: str) -> list[list[list[int]]]:
@@ -166,7 +176,7 @@ def _recover(row: Row, ipc: int, teachers: list[Artifact], statistics: list[Arti
             "settings": _only(RecoverShard, settings),
         }
         first_class, first_image, _ = shard[0][0]
-        name = f"{row.source.kind}-class{first_class:04d}-image{first_image:04d}"
+        name = f"{_prefix(row)}-class{first_class:04d}-image{first_image:04d}"
         shards.append(_artifact("recover", name, spec, _network_builders(row.backbones)))
     return shards
 
@@ -182,7 +192,7 @@ def _relabel(row: Row, teachers: list[Artifact], images: Spec, random: Spec | No
             "pixels": _pixels(row),
             "settings": _only(RelabelShard, settings),
         }
-        name = f"{row.source.kind}-{'random' if random else 'distilled'}-epoch{start:05d}"
+        name = f"{_prefix(row)}-{'random' if random else 'distilled'}-epoch{start:05d}"
         shards.append(_artifact("relabel", name, spec, _network_builders(row.backbones)))
     return shards
 
@@ -201,4 +211,4 @@ def _evaluate(
         "seeds": row.evaluate.seeds,
     }
     kind = "distilled" if images else "random_soft" if labels else "random_hard"
-    return _artifact("evaluate", f"{row.source.kind}-{student.label}-{kind}", spec, _network_builders([student]))
+    return _artifact("evaluate", f"{_prefix(row)}-{student.label}-{kind}", spec, _network_builders([student]))

@@ -38,9 +38,15 @@ def load_config(values: dict[str, Any] | None = None) -> Config:
     path = config_folder() / "config.yaml"
     raw = _read_yaml(path) if values is None else values
     try:
-        return Config.model_validate(raw)
+        config = Config.model_validate(raw)
     except ValidationError as error:
         raise SettingsError(_one_line(error, Config, {(): path})) from None
+    for index, target in enumerate(config.targets):
+        try:
+            parse_target(target)
+        except SettingsError as error:
+            raise SettingsError(f"{path}: targets[{index}]: {error}") from None
+    return config
 
 
 def parse_target(target: str) -> tuple[str, int, str | None]:
@@ -51,7 +57,7 @@ def parse_target(target: str) -> tuple[str, int, str | None]:
     """
     form = "results/<dataset>/ipc<N>[-<recipe>]/acc.json"
     parts = Path(target).parts
-    if len(parts) < 3 or parts[-1] != "acc.json":
+    if len(parts) < 3 or parts[-1] not in ("acc.json", "table.csv", "images.png"):
         raise SettingsError(f"target {target!r}: expected {form}; ask for a path of this form")
     return parts[-3], *parse_run(parts[-2])
 
@@ -62,7 +68,7 @@ def parse_run(run: str) -> tuple[int, str | None]:
     Raises:
         SettingsError: if it has another form or IPC is not at least 1.
     """
-    match = re.fullmatch(r"ipc(-?\d+)(?:-([A-Za-z0-9][A-Za-z0-9_.-]*))?", run)
+    match = re.fullmatch(r"ipc(0|-?[1-9]\d*)(?:-([A-Za-z0-9][A-Za-z0-9_.-]*))?", run)
     if match is None:
         raise SettingsError(f"run {run!r}: expected ipc<N> or ipc<N>-<recipe>, such as ipc10; correct the target")
     ipc = int(match[1])
@@ -130,19 +136,20 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _named(folder: str, name: str, what: str) -> Path:
+def _named(folder: str, name: str, what: str, asked_by: str = "") -> Path:
     """config/<folder>/<name>.yaml."""
     known = sorted(path.stem for path in (config_folder() / folder).glob("*.yaml"))
     if name not in known:
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         choices = ", ".join(known) or f"none yet, write config/{folder}/{name}.yaml"
-        raise SettingsError(f"unknown {what} {name!r}; {hint}choose from {choices}")
+        raise SettingsError(f"{asked_by}unknown {what} {name!r}; {hint}choose from {choices}")
     return config_folder() / folder / f"{name}.yaml"
 
 
 def _read_chain(dataset: str, origin: dict[Path_, Path], below: tuple[str, ...]) -> dict[str, Any]:
-    path = _named("datasets", dataset, "data set")
+    asked_by = f"{config_folder() / 'datasets' / below[-1]}.yaml: extends: " if below else ""
+    path = _named("datasets", dataset, "data set", asked_by)
     if dataset in below:
         raise SettingsError(f"{path}: extends itself by way of {' -> '.join((*below, dataset))}; remove one extends")
     raw = _read_yaml(path)
@@ -200,6 +207,11 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
         near = difflib.get_close_matches(name, fields, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         text = f"unknown setting {name!r}; {hint}choose from {', '.join(fields)}"
+    elif first["type"] == "union_tag_invalid":
+        kinds = [kind.strip(" '") for kind in first["ctx"]["expected_tags"].split(",")]
+        near = difflib.get_close_matches(first["ctx"]["tag"], kinds, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        text = f"unknown kind {first['ctx']['tag']!r}; {hint}choose from {', '.join(kinds)}"
     elif first["type"] == "missing":
         text = "expected a value, got none; add this setting"
     elif first["type"] == "value_error":

@@ -6,6 +6,7 @@ is a choice between the published behaviour and the corrected one; each such lin
 
 from __future__ import annotations
 
+import difflib
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -239,7 +240,9 @@ class Network(Strict):
         known = keys.registry("backbones", "BACKBONES")
         name = entry.get("name") if isinstance(entry, dict) else entry
         if not isinstance(name, str) or name not in known:
-            raise ValueError(f"unknown backbone {name!r}; choose from {', '.join(sorted(known))}")
+            near = difflib.get_close_matches(str(name), known, 1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"unknown backbone {name!r}; {hint}choose from {', '.join(sorted(known))}")
         allowed = [x for x in keys.builder_options(known[name]) if x not in ("classes", "image_size", "channels")]
         options = entry.get("options", {})
         for option in options if isinstance(options, dict) else ():

@@ -163,7 +163,7 @@ def read_spec(stage: str, text: str) -> dict[str, Any]:
         except (OSError, UnicodeDecodeError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "not text"
             raise UserError(
-                f"--spec: expected JSON text or a plan file, got {where!r} ({reason}); plan the target first"
+                f"--spec: expected JSON text or a plan file, got {where!r} ({reason}); `snakemake -n <target>` writes plans"
             ) from None
     try:
         spec = json.loads(text)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import platform
+from pathlib import Path
 
 import torch
 
+from gvbsm.artifacts import Job
 from gvbsm.errors import UserError
 
 
@@ -25,8 +28,25 @@ def choose_device(name: str, threads: int) -> torch.device:
         device = None
     if device is None or not there.get(device.type, False):
         usable = ", ".join(["auto", *(kind for kind, present in there.items() if present)])
-        raise UserError(f"--device: expected one of {usable} on this machine, got {name!r}; choose one of them")
+        raise UserError(f"--device or GVBSM_DEVICE: expected one of {usable} on this machine, got {name!r}; choose one of them")
     return device
+
+
+def job_device(job: Job, threads: int) -> torch.device:
+    """The device of a job, which its receipt then names."""
+    device = choose_device(job.device, threads)
+    job.device = f"{device.type}: {_device_name(device)}"
+    return device
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[None]:

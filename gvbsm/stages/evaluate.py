@@ -21,7 +21,7 @@ from gvbsm.data.pixels import Pixels
 from gvbsm.method.losses import hard_loss, soft_loss
 from gvbsm.method.views import Views, mixed_hard_labels, render
 from gvbsm.runtime.checkpoints import Checkpoint
-from gvbsm.runtime.devices import autocast, choose_device
+from gvbsm.runtime.devices import autocast, job_device
 from gvbsm.runtime.networks import accuracy, build
 from gvbsm.runtime.training import Recipe, fit, split_batches
 
@@ -44,7 +44,7 @@ class Batch(NamedTuple):
 def run(job: Job) -> None:
     """Train and test the students of a spec."""
     spec, settings = job.spec, job.spec["settings"]
-    device = choose_device(job.device, settings["threads"])
+    device = job_device(job, settings["threads"])
     pixels = Pixels(spec["pixels"], device)
     test, _ = job.tensors(spec["inputs"]["data"])
     images, hard_labels = load_image_set(job)
@@ -72,7 +72,7 @@ def run(job: Job) -> None:
     for seed in spec["seeds"]:
         model = build(spec["network"], seed, device)
         recipe = Recipe.from_settings(settings, seed)
-        title = f"{job.out.stem} seed {seed}"
+        title = f"{job.title} seed {seed}"
         history = fit(model, recipe, batches, losses, checkpoint.named(f"seed{seed}"), title, test_now)
         rows += [{"seed": seed, **row} for row in history]
     job.write_table(pd.DataFrame(rows).to_csv(index=False), _summary(rows))

@@ -10,13 +10,14 @@ from importlib import import_module
 
 from gvbsm.artifacts import Job
 from gvbsm.data import DATASETS
-from gvbsm.runtime.devices import choose_device
+from gvbsm.runtime.devices import job_device
 
 
 def run(job: Job) -> None:
     """Pack the data set of a spec."""
     spec = job.spec
-    choose_device("cpu", 1)
+    job.device = "cpu"
+    job_device(job, 1)
     module, _, function = DATASETS[spec["source"]["kind"]].partition(":")
     shape = {name: spec[name] for name in ("classes", "image_size", "channels")}
     raw = getattr(import_module(module), function)(spec["source"], **shape, data_root=job.data_root)

@@ -88,5 +88,6 @@ def _table(runs: dict[str, dict[str, dict[str, Any]]], headline: str) -> pd.Data
         for kind, (images, labels) in _SETS.items():
             shown = sets[kind]["best_top1" if headline == "best" else "top1"]
             row = {"student": student, "images": images, "labels": labels, "top1": shown["mean"], "std": shown["std"]}
-            rows.append(row | {"runs": len(shown["runs"]), "epoch": headline, "best_top1": sets[kind]["best_top1"]["mean"]})
+            both = {"last_top1": sets[kind]["top1"]["mean"], "best_top1": sets[kind]["best_top1"]["mean"]}
+            rows.append(row | {"runs": len(shown["runs"]), "epoch": headline} | both)
     return pd.DataFrame(rows)

@@ -21,7 +21,7 @@ from gvbsm.method.matching import Matching, StatisticsMatcher
 from gvbsm.method.moments import Moments
 from gvbsm.method.recovery import Recovery, RecoverySettings
 from gvbsm.runtime.checkpoints import Checkpoint, to_device
-from gvbsm.runtime.devices import autocast, choose_device
+from gvbsm.runtime.devices import autocast, job_device
 from gvbsm.runtime.networks import load_teacher
 from gvbsm.runtime.progress import Progress
 
@@ -29,11 +29,11 @@ from gvbsm.runtime.progress import Progress
 def run(job: Job) -> None:
     """Recover the shard of images of a spec."""
     settings, batches = job.spec["settings"], job.spec["batches"]
-    device = choose_device(job.device, settings["threads"])
+    device = job_device(job, settings["threads"])
     pixels = Pixels(job.spec["pixels"], device)
     checkpoint = Checkpoint(job.checkpoints, job.checkpoint_seconds)
     state = to_device(checkpoint.load(), device) or {"images": [], "last": {}, "recovery": None}
-    progress = Progress(job.out.stem, settings["iterations"] * len(batches), settings["iterations"] * len(state["images"]))
+    progress = Progress(job.title, settings["iterations"] * len(batches), settings["iterations"] * len(state["images"]))
     with contextlib.ExitStack() as stack:
         matchers = [stack.enter_context(matcher) for matcher in _matchers(job, device)]
         for batch in batches[len(state["images"]) :]:

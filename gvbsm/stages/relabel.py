@@ -19,7 +19,7 @@ from gvbsm.errors import UserError
 from gvbsm.method.soft_labels import mean_logits
 from gvbsm.method.views import Views, mixed_hard_labels, render
 from gvbsm.runtime.checkpoints import Checkpoint
-from gvbsm.runtime.devices import autocast, choose_device
+from gvbsm.runtime.devices import autocast, job_device
 from gvbsm.runtime.networks import load_teacher
 from gvbsm.runtime.progress import Progress
 
@@ -28,14 +28,14 @@ from gvbsm.runtime.progress import Progress
 def run(job: Job) -> None:
     """Label the epochs of a spec."""
     settings, (first, end) = job.spec["settings"], job.spec["epochs"]
-    device = choose_device(job.device, settings["threads"])
+    device = job_device(job, settings["threads"])
     pixels = Pixels(job.spec["pixels"], device)
     images, labels = load_image_set(job)
     teachers = [load_teacher(*job.tensors(path), device) for path in job.spec["inputs"]["teachers"]]
     checkpoint = Checkpoint(job.checkpoints, job.checkpoint_seconds)
     state: dict[str, Any] = checkpoint.load() or {"logits": [], "right": 0}
     images = images.to(device)
-    progress = Progress(job.out.stem, end - first, len(state["logits"]))
+    progress = Progress(job.title, end - first, len(state["logits"]))
     for epoch in range(first + len(state["logits"]), end):
         views = epoch_views(settings, epoch, len(images), images.shape[-1])
         logits_VK = _label_epoch(teachers, images, views, pixels, settings, device)

@@ -16,7 +16,7 @@ from gvbsm.artifacts import Job
 from gvbsm.data.pixels import Pixels, augmentation
 from gvbsm.keys import derive_seed
 from gvbsm.runtime.checkpoints import Checkpoint
-from gvbsm.runtime.devices import autocast, choose_device
+from gvbsm.runtime.devices import autocast, job_device
 from gvbsm.runtime.networks import accuracy, build
 from gvbsm.runtime.training import Recipe, fit, split_batches
 
@@ -24,7 +24,7 @@ from gvbsm.runtime.training import Recipe, fit, split_batches
 def run(job: Job) -> None:
     """Train the teacher of a spec."""
     settings = job.spec["settings"]
-    device = choose_device(job.device, settings["threads"])
+    device = job_device(job, settings["threads"])
     data, _ = job.tensors(job.spec["inputs"]["data"])
     images, labels = data["train_images"].to(device), data["train_labels"].to(device)
     pixels = Pixels(job.spec["pixels"], device)
@@ -44,7 +44,7 @@ def run(job: Job) -> None:
         yield F.cross_entropy(logits_BK.float(), labels[index])
 
     checkpoint = Checkpoint(job.checkpoints, job.checkpoint_seconds)
-    history = fit(model, recipe, batches, losses, checkpoint, job.out.stem)
+    history = fit(model, recipe, batches, losses, checkpoint, job.title)
     test = accuracy(model, data["test_images"], data["test_labels"], pixels.from_bytes, settings["precision"])
     summary = {**test, "loss": history[-1]["loss"], "epochs": len(history)}
     job.write_tensors(model.state_dict(), {"network": job.spec["network"]}, summary)

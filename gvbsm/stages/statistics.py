@@ -12,7 +12,7 @@ from gvbsm.data.pixels import Pixels, augmentation
 from gvbsm.keys import derive_seed
 from gvbsm.method.matching import hooked_layers
 from gvbsm.method.moments import Accumulator, moments
-from gvbsm.runtime.devices import autocast, choose_device
+from gvbsm.runtime.devices import autocast, job_device
 from gvbsm.runtime.networks import load_teacher
 from gvbsm.runtime.progress import Progress
 
@@ -21,7 +21,7 @@ from gvbsm.runtime.progress import Progress
 def run(job: Job) -> None:
     """Measure the statistics of a spec."""
     settings = job.spec["settings"]
-    device = choose_device(job.device, settings["threads"])
+    device = job_device(job, settings["threads"])
     data, _ = job.tensors(job.spec["inputs"]["data"])
     teacher = load_teacher(*job.tensors(job.spec["inputs"]["teacher"]), device)
     images = data["train_images"].to(device)
@@ -33,7 +33,7 @@ def run(job: Job) -> None:
             lambda _, x, name=name: found[name].add(moments(x[0], ("channel", "patch"), settings["patch_size"]), len(x[0]))
         )
     batches = images.split(settings["batch_size"])
-    progress = Progress(job.out.stem, len(batches))
+    progress = Progress(job.title, len(batches))
     for step, batch in enumerate(batches):
         torch.manual_seed(derive_seed(settings["seed"], "step", step))
         x_BCHW = pixels.normalise(augment(batch.float() / 255))

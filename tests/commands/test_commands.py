@@ -1,14 +1,18 @@
 """The command line where nothing is wrong."""
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import filelock
+
 from gvbsm import cli
-from gvbsm.artifacts import load_tensors, read_receipt
+from gvbsm.artifacts import Job, load_tensors, read_receipt
 from gvbsm.plan import plan
+from gvbsm.planfiles import STORE, write_plans
 
 
 def gvbsm(*arguments: str) -> str:
@@ -32,7 +36,7 @@ def test_a_spec_as_json_text_and_by_hand(workspace):
 
 def test_explain_names_modules_and_what_was_never_made(made):
     target = "results/tiny/ipc4/acc.json"
-    assert gvbsm("explain", target).endswith(f"{len(made)} present, 0 stale or missing\n")
+    assert gvbsm("explain", target).endswith(f"{len(made)} present, 0 stale, damaged or missing\n")
     module = Path("gvbsm/method/densification.py")
     module.write_text(module.read_text().replace("POOLED = 32", "POOLED = 16"))
     said = gvbsm("explain", target)
@@ -50,9 +54,31 @@ def test_explain_names_what_was_added_and_deleted(made, edit_row, capsys):
     edit_row({"backbones": networks})
     assert cli.main(["explain", "results/tiny/ipc4/acc.json"]) == 0
     said = capsys.readouterr().out
-    assert "deleted or incomplete; nothing else changed" in said
+    assert "its file is missing; both will be made again" in said
     assert "input squeeze/digits-mobilenet_v2 added" in said
     assert "input squeeze/digits-resnet10 removed" in said
+
+
+def test_a_second_process_waits_and_does_not_make_the_artifact_again(made, edit_row):
+    edit_row({"squeeze": {"epochs": 3}})
+    planned = plan("tiny", 4)
+    write_plans(planned, Path("results/tiny/ipc4/acc.json"))
+    squeeze = next(one for one in planned if one.stage == "squeeze")
+    out = Path("results/store") / squeeze.path
+    command = [sys.executable, "-m", "gvbsm", "squeeze", "--spec", f"results/.plan/{squeeze.key}.json", "--out", str(out)]
+    with filelock.FileLock(f"results/.checkpoints/{squeeze.key}.lock"):
+        second = subprocess.Popen([*command, "--device", "cpu"], stderr=subprocess.PIPE, text=True)
+        assert second.stderr.readline().startswith(f"waiting for another process that makes {out.name}")
+        importlib.import_module("gvbsm.stages.squeeze").run(Job(squeeze.spec, out, STORE, "cpu"))
+        made_at = out.stat().st_mtime_ns
+    assert second.wait(60) == 0
+    second.stderr.close()
+    assert out.stat().st_mtime_ns == made_at
+
+
+def test_receipts_name_the_device(made):
+    devices = json.loads(Path("results/tiny/ipc4/acc.json").read_text())["provenance"]["devices"]
+    assert len(devices) == 1 and devices[0].startswith("cpu: ") and len(devices[0]) > 5
 
 
 def test_help_and_version(capsys):

@@ -133,7 +133,7 @@ def test_a_change_and_its_revert(edit_row, stale, run_snakemake, capsys):
     said = capsys.readouterr().out
     assert said.count("because setting lr changed from 0.003 to 0.01") == 3
     assert "input evaluate/digits-wrn16_2-random_soft changed" in said
-    assert said.endswith("4 stale or missing\n")
+    assert said.endswith("4 stale, damaged or missing\n")
     done = run_snakemake("--cores", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert stale() == {}
@@ -145,7 +145,7 @@ def test_a_change_and_its_revert(edit_row, stale, run_snakemake, capsys):
     assert stale() == {"publish": 1}
     assert cli.main(target) == 0
     said = capsys.readouterr().out
-    assert said.count("stale    ") == 1 and said.endswith(" 1 stale or missing\n")
+    assert said.count("stale    ") == 1 and said.endswith(" 1 stale, damaged or missing\n")
     done = run_snakemake("--cores", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(Path(target[1]).read_text())["key"] != key
@@ -171,5 +171,12 @@ def test_a_deleted_artifact_is_made_again_only_if_something_needs_it(made, stale
     labels = next(one for one in made if one.stage == "relabel")
     (Path("results/store") / labels.path).unlink()
     assert stale() == {}
+    Path("results/tiny/ipc4/acc.json").unlink()
+    assert stale() == {"relabel": 1, "evaluate": S, "publish": 1}
+
+
+def test_a_missing_receipt_is_noticed_like_a_missing_artifact(made, stale):
+    labels = next(one for one in made if one.stage == "relabel")
+    (Path("results/store") / labels.path).with_suffix(".json").unlink()
     Path("results/tiny/ipc4/acc.json").unlink()
     assert stale() == {"relabel": 1, "evaluate": S, "publish": 1}

@@ -117,6 +117,13 @@ def test_a_mistake_in_config_yaml(run_snakemake):
     assert "Traceback" not in done.stdout + done.stderr
 
 
+def test_targets_in_config_yaml_are_checked(run_snakemake):
+    Path("config/config.yaml").write_text("targets: [results/tiny/ipc4]\ndata_root: data\n")
+    done = run_snakemake("-n", target="")
+    assert done.returncode == 1
+    assert "config.yaml: targets[0]: target 'results/tiny/ipc4': expected results/" in done.stderr
+
+
 def test_a_failing_job_shows_its_line(made, run_snakemake):
     data = Path("results/store") / made[0].path
     data.write_bytes(data.read_bytes()[:-1])

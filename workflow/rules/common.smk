@@ -3,6 +3,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from gvbsm.artifacts import receipt_path
 from gvbsm.errors import UserError
 from gvbsm.plan import plan
 from gvbsm.planfiles import STORE, input_paths, plan_file, read_plan, write_plans
@@ -35,10 +36,15 @@ def environment(settings):
     return f'export PATH="$PATH":{bin_folder} GVBSM_DATA_ROOT={shlex.quote(settings.data_root)}; '
 
 
+def stored(spec):
+    """The store artifacts a job reads, and their receipts. Ancient: their paths already say what is inside."""
+    artifacts = [STORE / path for path in input_paths(spec)]
+    return [ancient(str(file)) for path in artifacts for file in (path, receipt_path(path))]
+
+
 def planned_inputs(wildcards):
-    """The store artifacts a job reads. Ancient: their paths already say what is inside."""
-    spec = checked(read_plan, wildcards.key).spec
-    return [ancient(str(STORE / path)) for path in input_paths(spec)]
+    """What a job of the store reads."""
+    return stored(checked(read_plan, wildcards.key).spec)
 
 
 def planned_threads(wildcards):
@@ -51,5 +57,4 @@ def published_inputs(wildcards):
     ipc, recipe = checked(parse_run, wildcards.run)
     published = Path("results") / wildcards.dataset / wildcards.run / "acc.json"
     target = checked(write_plans, checked(plan, wildcards.dataset, ipc, recipe), published)
-    artifacts = [ancient(str(STORE / path)) for path in input_paths(target.spec)]
-    return {"plan": str(plan_file(target.key)), "artifacts": artifacts}
+    return {"plan": str(plan_file(target.key)), "artifacts": stored(target.spec)}

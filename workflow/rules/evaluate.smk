@@ -12,4 +12,4 @@ rule evaluate:
         "../envs/gvbsm.yaml"
     threads: planned_threads
     shell:
-        "gvbsm evaluate --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> {log}"
+        "gvbsm evaluate --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> >(tee {log} >&2)"

@@ -17,4 +17,4 @@ rule publish:
     conda:
         "../envs/gvbsm.yaml"
     shell:
-        "gvbsm publish --spec {input.plan:q} --out {output.accuracies:q} 2> {log:q}"
+        "gvbsm publish --spec {input.plan:q} --out {output.accuracies:q} 2> >(tee {log:q} >&2)"

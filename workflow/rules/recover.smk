@@ -12,4 +12,4 @@ rule recover:
         "../envs/gvbsm.yaml"
     threads: planned_threads
     shell:
-        "gvbsm recover --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> {log}"
+        "gvbsm recover --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> >(tee {log} >&2)"

@@ -12,4 +12,4 @@ rule relabel:
         "../envs/gvbsm.yaml"
     threads: planned_threads
     shell:
-        "gvbsm relabel --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> {log}"
+        "gvbsm relabel --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> >(tee {log} >&2)"

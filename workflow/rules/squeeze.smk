@@ -12,4 +12,4 @@ rule squeeze:
         "../envs/gvbsm.yaml"
     threads: planned_threads
     shell:
-        "gvbsm squeeze --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> {log}"
+        "gvbsm squeeze --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> >(tee {log} >&2)"

@@ -12,4 +12,4 @@ rule statistics:
         "../envs/gvbsm.yaml"
     threads: planned_threads
     shell:
-        "gvbsm statistics --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> {log}"
+        "gvbsm statistics --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> >(tee {log} >&2)"
