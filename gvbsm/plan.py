@@ -14,7 +14,6 @@ from gvbsm.rows import load_row
 from gvbsm.settings import (
     Backbone,
     HardTraining,
-    ImageFolder,
     Network,
     RecoverShard,
     RelabelShard,
@@ -24,6 +23,7 @@ from gvbsm.settings import (
     Training,
     ViewsOfImages,
 )
+from gvbsm.sources import ImageFolder
 
 
 def plan(dataset: str, ipc: int, recipe: str | None = None) -> list[Artifact]:

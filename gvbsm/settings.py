@@ -9,14 +9,14 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from gvbsm import keys
+from gvbsm.sources import Seed, Source, Strict
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Epochs = Annotated[int, Field(ge=1, le=100_000)]
 Batch = Annotated[int, Field(ge=1, le=65_536)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Rate = Annotated[float, Field(gt=0, le=100)]
 Weight = Annotated[float, Field(ge=0, le=1e6)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -26,48 +26,11 @@ PerChannel = Annotated[list[float], Field(min_length=1, max_length=4)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*$", max_length=60)]
 
 
-class Strict(BaseModel):
-    """Unknown keys, values of another type, NaN and infinity are errors."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
 class Compute(Strict):
     """How a stage computes; part of its key, since both can change its bytes."""
 
     threads: Annotated[int, Field(ge=1, le=256)]  # CPU threads of torch; they change the order of sums
     precision: Literal["float32", "bfloat16"]  # of convolutions and matrix products (autocast)
-
-
-class Digits(Strict):
-    """scikit-learn's 1,797 handwritten digits, split by class."""
-
-    kind: Literal["digits"]
-    seed: Seed  # of the stratified split
-    test_fraction: Annotated[float, Field(gt=0, lt=1)]
-
-
-class Cifar(Strict):
-    """CIFAR-10 or CIFAR-100, downloaded to the data root."""
-
-    kind: Literal["cifar10", "cifar100"]
-
-
-class TinyImageNet(Strict):
-    """Tiny-ImageNet's official zip, downloaded if it is not there."""
-
-    kind: Literal["tiny_imagenet"]
-    path: Annotated[str, StringConstraints(min_length=1)]  # absolute, or below the data root
-
-
-class ImageFolder(Strict):
-    """A folder, or an archive of one, with `train/<class>/*` and `test/<class>/*` (or `val`, `valid`)."""
-
-    kind: Literal["imagefolder"]
-    path: Annotated[str, StringConstraints(min_length=1)]  # absolute, or below the data root
-
-
-Source = Annotated[Digits | Cifar | TinyImageNet | ImageFolder, Field(discriminator="kind")]
 
 
 class Augment(Strict):

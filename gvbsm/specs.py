@@ -19,14 +19,12 @@ from gvbsm.settings import (
     PerChannel,
     RecoverShard,
     RelabelShard,
-    Seed,
-    Source,
     Squeeze,
     StatisticsPass,
-    Strict,
     Training,
     ViewsOfImages,
 )
+from gvbsm.sources import Seed, Source, Strict
 
 Code = dict[str, str]
 Paths = Annotated[list[str], Field(min_length=1)]

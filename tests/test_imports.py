@@ -9,14 +9,15 @@ import pytest
 
 from gvbsm.keys import PACKAGE
 
-FOUNDATION = {"artifacts", "settings", "keys", "errors"}
+FOUNDATION = {"artifacts", "settings", "sources", "keys", "errors"}
 PLANNING = FOUNDATION | {"rows", "plan", "planfiles", "specs", "explain"}
 LIBRARY = {"method", "backbones", "data", "runtime"}
 ALLOWED = {
     "errors": set(),
     "keys": set(),
     "artifacts": {"errors", "keys"},
-    "settings": {"keys"},
+    "sources": set(),
+    "settings": {"keys", "sources"},
     "rows": {"errors", "keys", "settings"},
     "planfiles": FOUNDATION,
     "plan": FOUNDATION | {"rows", "planfiles"},

@@ -1,0 +1,47 @@
+"""Where a data set's images come from: typed like every setting, one class per kind."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+DataPath = Annotated[str, StringConstraints(min_length=1)]  # absolute, or below the data root
+
+
+class Strict(BaseModel):
+    """Unknown keys, values of another type, NaN and infinity are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Digits(Strict):
+    """scikit-learn's 1,797 handwritten digits, split by class."""
+
+    kind: Literal["digits"]
+    seed: Seed  # of the stratified split
+    test_fraction: Annotated[float, Field(gt=0, lt=1)]
+
+
+class Cifar(Strict):
+    """CIFAR-10 or CIFAR-100, downloaded to the data root."""
+
+    kind: Literal["cifar10", "cifar100"]
+
+
+class TinyImageNet(Strict):
+    """Tiny-ImageNet's official zip, downloaded if it is not there."""
+
+    kind: Literal["tiny_imagenet"]
+    path: DataPath
+
+
+class ImageFolder(Strict):
+    """A folder, or an archive of one, with `train/<class>/*` and `test/<class>/*` (or `val`, `valid`)."""
+
+    kind: Literal["imagefolder"]
+    path: DataPath
+
+
+Source = Annotated[Digits | Cifar | TinyImageNet | ImageFolder, Field(discriminator="kind")]
