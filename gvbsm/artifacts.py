@@ -143,7 +143,7 @@ class Job:
     checkpoint_seconds: float = 300.0
     data_root: Path = Path("data")
     started: float = field(default_factory=time.perf_counter)
-    read: dict[str, str] = field(default_factory=dict)  # input -> SHA-256
+    receipts: dict[str, dict[str, Any]] = field(default_factory=dict)  # of the inputs read so far, each verified once
 
     @property
     def title(self) -> str:
@@ -152,9 +152,9 @@ class Job:
 
     def receipt(self, path: str) -> dict[str, Any]:
         """The verified receipt of an input, `path` relative to the store."""
-        receipt = verify(self.store / path)
-        self.read[path] = receipt["sha256"]
-        return receipt
+        if path not in self.receipts:
+            self.receipts[path] = verify(self.store / path)
+        return self.receipts[path]
 
     def tensors(self, path: str) -> tuple[dict[str, Tensor], Any]:
         """Tensors and metadata of an input, verified first."""
@@ -184,7 +184,7 @@ class Job:
             "spec": self.spec,
             "bytes": self.out.stat().st_size,
             "sha256": file_hash(self.out),
-            "inputs": self.read,
+            "inputs": {path: receipt["sha256"] for path, receipt in self.receipts.items()},
             "summary": summary,
             "seconds": round(time.perf_counter() - self.started, 3),
             "peak_memory_bytes": peak if sys.platform == "darwin" else peak * 1024,

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from gvbsm.errors import UserError
 from gvbsm.keys import PACKAGE
-from gvbsm.settings import Config, Row
+from gvbsm.settings import Config, Evaluate, Row, Training
 
 Path_ = tuple[str | int, ...]  # where a setting stands: ("backbones", 2, "squeeze", "lr")
 
@@ -94,15 +94,13 @@ def load_row(dataset: str, recipe: str | None = None) -> Row:
     raw["backbones"] = _expand(raw.get("backbones"), "squeeze", raw.get("squeeze"))
     evaluate = raw.get("evaluate")
     if isinstance(evaluate, dict):
-        shared = {key: value for key, value in evaluate.items() if key not in ("students", *_NOT_OF_A_STUDENT)}
+        of_all = Evaluate.model_fields.keys() - Training.model_fields.keys()
+        shared = {key: value for key, value in evaluate.items() if key not in of_all}
         raw["evaluate"] = evaluate | {"students": _expand(evaluate.get("students"), "evaluate", shared)}
     try:
         return Row.model_validate(raw)
     except ValidationError as error:
         raise SettingsError(_one_line(error, Row, origin)) from None
-
-
-_NOT_OF_A_STUDENT = ("seeds", "random_seed", "headline")
 
 
 class _Loader(yaml.SafeLoader):

@@ -95,9 +95,9 @@ class Accumulator:
     def add(self, batch: Moments, samples: int) -> None:
         self.samples += samples
         for name, value in batch.items():
-            value = value.detach().double().cpu()
+            value = value.detach().cpu().double()  # in this order: MPS has no float64
             if name.endswith("_var") and self.variance == "pooled":
-                value = value + batch[name.replace("_var", "_mean")].detach().double().cpu().square()
+                value = value + batch[name.replace("_var", "_mean")].detach().cpu().double().square()
             self.totals[name] = self.totals.get(name, torch.zeros_like(value)) + samples * value
 
     def result(self) -> Moments:
