@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -26,7 +27,7 @@ from gvbsm.keys import PACKAGE, canonical
 if TYPE_CHECKING:
     from torch import Tensor
 
-_PACKAGES = ("gvbsm", "torch", "torchvision", "kornia", "numpy", "safetensors", "pillow", "scikit-learn")
+_PACKAGES = ("gvbsm", "torch", "torchvision", "kornia", "numpy", "safetensors", "pillow", "scikit-learn", "timm")
 
 
 @contextlib.contextmanager
@@ -142,8 +143,11 @@ class Job:
     checkpoints: Path | None = None  # folder of this job's checkpoints
     checkpoint_seconds: float = 300.0
     data_root: Path = Path("data")
+    workers: int = 0  # processes that decode images
     started: float = field(default_factory=time.perf_counter)
     receipts: dict[str, dict[str, Any]] = field(default_factory=dict)  # of the inputs read so far, each verified once
+    _contents: dict[str, str] = field(default_factory=dict)  # SHA-256 of the inputs, and of what they were made from
+    classes: list[str] | None = None  # what identifies the classes, in the order of their labels: the same in all inputs
 
     @property
     def title(self) -> str:
@@ -151,19 +155,42 @@ class Job:
         return f"{self.spec['stage']} {self.out.stem}"
 
     def receipt(self, path: str) -> dict[str, Any]:
-        """The verified receipt of an input, `path` relative to the store."""
+        """The verified receipt of an input, `path` relative to the store.
+
+        Raises:
+            UserError: if the input is damaged, or it and another were made from different contents of one artifact.
+        """
         if path not in self.receipts:
-            self.receipts[path] = verify(self.store / path)
+            receipt = verify(self.store / path)
+            for name, content in {**receipt["inputs"], path: receipt["sha256"]}.items():
+                if self._contents.setdefault(name, content) != content:
+                    raise UserError(
+                        f"{self.store / path}: made from another {self.store / name} than is there now; rebuild it with: "
+                        f"{_rebuild(self.store / path)}"
+                    )
+            self.receipts[path] = receipt
         return self.receipts[path]
 
     def tensors(self, path: str) -> tuple[dict[str, Tensor], Any]:
-        """Tensors and metadata of an input, verified first."""
-        self.receipt(path)
-        return load_tensors(self.store / path)
+        """Tensors and metadata of an input, verified first.
 
-    def write_tensors(self, tensors: dict[str, Tensor], metadata: Any, summary: dict[str, Any]) -> None:
-        """Write the artifact, then its receipt with `summary` in it."""
-        save_tensors(self.out, tensors, metadata)
+        Raises:
+            UserError: if it is damaged, or its classes are not those of the inputs read before it.
+        """
+        self.receipt(path)
+        tensors, metadata = load_tensors(self.store / path)
+        self.classes = self.classes or metadata["classes"]
+        if metadata["classes"] != self.classes:
+            pairs = enumerate(itertools.zip_longest(self.classes, metadata["classes"]))
+            label, (expected, got) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
+            raise UserError(
+                f"{self.store / path}: expected class {label} to be {expected!r}, got {got!r}; use inputs of one data set"
+            )
+        return tensors, metadata
+
+    def write_tensors(self, tensors: dict[str, Tensor], metadata: dict[str, Any], summary: dict[str, Any]) -> None:
+        """Write the artifact, with the classes of its inputs, then its receipt with `summary` in it."""
+        save_tensors(self.out, tensors, {"classes": self.classes, **metadata})
         self._write_receipt(summary)
 
     def write_table(self, text: str, summary: dict[str, Any]) -> None:

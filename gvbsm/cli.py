@@ -79,6 +79,12 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--data-root", type=Path, default=root, help="folder of data sets (default: GVBSM_DATA_ROOT, or data)"
         )
+        command.add_argument(
+            "--workers",
+            type=int,
+            default=os.environ.get("GVBSM_WORKERS", _usable_cores()),
+            help="processes that decode images which stay in files (default: GVBSM_WORKERS, or the usable cores, at most 16)",
+        )
         folder = Path("results/.checkpoints")
         command.add_argument("--checkpoints", type=Path, default=folder, help="folder of checkpoints (default: %(default)s)")
         command.add_argument(
@@ -87,6 +93,12 @@ def _parser() -> argparse.ArgumentParser:
     explain = commands.add_parser("explain", help="say which artifacts of a target are present, missing or stale, and why")
     explain.add_argument("target", help="results/<dataset>/ipc<N>[-<recipe>]/acc.json")
     return parser
+
+
+def _usable_cores() -> int:
+    """Cores this process may use, at most 16."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(cores or 1, 16)
 
 
 def _run_stage(options: argparse.Namespace) -> None:
@@ -100,6 +112,8 @@ def _run_stage(options: argparse.Namespace) -> None:
         raise UserError(f"{stage}: --out: expected the file to write, got none; give one")
     if not options.checkpoint_seconds >= 0:
         raise UserError(f"{stage}: --checkpoint-seconds: expected at least 0, got {options.checkpoint_seconds}")
+    if options.workers < 0:
+        raise UserError(f"{stage}: --workers: expected at least 0, got {options.workers}")
     job = Job(
         spec=spec,
         out=options.out,
@@ -108,6 +122,7 @@ def _run_stage(options: argparse.Namespace) -> None:
         checkpoints=options.checkpoints / keys.key(spec),
         checkpoint_seconds=options.checkpoint_seconds,
         data_root=options.data_root,
+        workers=options.workers,
     )
     if stage == "publish":
         importlib.import_module("gvbsm.stages.publish").run(job)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import PurePath
 
 from pydantic import BaseModel
 
-from gvbsm import keys
+from gvbsm import keys, network_names
 from gvbsm.planfiles import Artifact, Spec
 from gvbsm.rows import load_row
 from gvbsm.settings import (
     Backbone,
+    Compute,
     HardTraining,
     Network,
+    Recover,
     RecoverShard,
     RelabelShard,
     Row,
@@ -33,14 +36,14 @@ def plan(dataset: str, ipc: int, recipe: str | None = None) -> list[Artifact]:
         SettingsError: if the row or the recipe is wrong.
     """
     row = load_row(dataset, recipe)
-    reader = _builder("data", "DATASETS", row.source.kind)
+    reader = keys.registry("data", "DATASETS")[row.source.kind]
     data = _artifact("prepare", _prefix(row), _prepare_spec(row), builders=(reader,))
     planned = [data]
     teachers, statistics = [], []
     for backbone in row.backbones:
         teacher = _squeeze(row, backbone, data, backbone.squeeze.seed)
         measured = teacher
-        if row.statistics.measured_in == "twin":
+        if row.statistics.measured_in == "twin" and backbone.weights is None:
             measured = _squeeze(row, backbone, data, backbone.squeeze.seed + 1)
             planned.append(measured)
         teachers.append(teacher)
@@ -90,17 +93,13 @@ def _prefix(row: Row) -> str:
     return row.source.kind
 
 
-def _builder(package: str, registry: str, name: str) -> str:
-    return keys.registry(package, registry)[name]
-
-
 def _only(model: type[BaseModel], settings: BaseModel) -> Spec:
     """The settings that `model` has: what a part's bytes depend on, without how the whole is divided."""
     return settings.model_dump(include=set(model.model_fields))
 
 
 def _network_builders(networks: Sequence[Network]) -> tuple[str, ...]:
-    return tuple(sorted({_builder("backbones", "BACKBONES", one.name) for one in networks}))
+    return tuple(sorted({network_names.builder(one.name) for one in networks}))
 
 
 def _network(row: Row, network: Network) -> Spec:
@@ -113,18 +112,21 @@ def _pixels(row: Row) -> Spec:
 
 
 def _prepare_spec(row: Row) -> Spec:
-    shape = {"classes": row.classes, "image_size": row.image_size, "channels": len(row.mean)}
-    return {"source": row.source.model_dump(), **shape}
+    form = {"image_size": row.image_size, "channels": len(row.mean), "resize": row.resize or row.image_size}
+    return {"source": row.source.model_dump(), "classes": row.classes, "storage": row.storage, **form}
 
 
 def _squeeze(row: Row, backbone: Backbone, data: Artifact, seed: int) -> Artifact:
-    spec = {
+    spec: Spec = {
         "inputs": {"data": data.path},
         "network": _network(row, backbone),
         "pixels": _pixels(row),
-        "augment": row.augment.model_dump(),
-        "settings": backbone.squeeze.model_dump() | {"seed": seed},
+        "weights": backbone.weights,
     }
+    if backbone.weights:
+        spec["settings"] = _only(Compute, backbone.squeeze)
+    else:
+        spec |= {"augment": row.augment.model_dump(), "settings": backbone.squeeze.model_dump() | {"seed": seed}}
     return _artifact("squeeze", f"{_prefix(row)}-{backbone.label}", spec, _network_builders([backbone]))
 
 
@@ -163,11 +165,8 @@ def image_batches(classes: int, ipc: int, group: int, batch_size: int, batching:
 def _recover(row: Row, ipc: int, teachers: list[Artifact], statistics: list[Artifact]) -> list[Artifact]:
     settings = row.recover
     batches = image_batches(row.classes, ipc, settings.group, settings.batch_size, settings.batching)
-    # Averages that are never reset pass from batch to batch: one job, in the published order.
-    size = len(batches) if settings.ema.reset == "never" else settings.shard_batches
     shards = []
-    for start in range(0, len(batches), size):
-        shard = batches[start : start + size]
+    for shard in _shards(batches, settings):
         spec = {
             "inputs": {"teachers": [one.path for one in teachers], "statistics": [one.path for one in statistics]},
             "batches": shard,
@@ -179,6 +178,17 @@ def _recover(row: Row, ipc: int, teachers: list[Artifact], statistics: list[Arti
         name = f"{_prefix(row)}-class{first_class:04d}-image{first_image:04d}"
         shards.append(_artifact("recover", name, spec, _network_builders(row.backbones)))
     return shards
+
+
+def _shards(batches: list[list[list[int]]], settings: Recover) -> list[list[list[list[int]]]]:
+    """The batches of each job. None spans two groups of images per class, so that a larger IPC only adds jobs."""
+    if settings.ema.reset == "never":  # averages pass from batch to batch: one job, in the published order
+        return [batches]
+    groups = [batches]
+    if settings.batching == "group":
+        groups = [list(group) for _, group in itertools.groupby(batches, key=lambda batch: batch[0][1])]
+    size = settings.shard_batches
+    return [group[start : start + size] for group in groups for start in range(0, len(group), size)]
 
 
 def _relabel(row: Row, teachers: list[Artifact], images: Spec, random: Spec | None) -> list[Artifact]:

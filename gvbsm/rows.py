@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from gvbsm.errors import UserError
 from gvbsm.keys import PACKAGE
+from gvbsm.network_names import label
 from gvbsm.settings import Config, Evaluate, Row, Training
 
 Path_ = tuple[str | int, ...]  # where a setting stands: ("backbones", 2, "squeeze", "lr")
@@ -57,7 +58,7 @@ def parse_target(target: str) -> tuple[str, int, str | None]:
     """
     form = "results/<dataset>/ipc<N>[-<recipe>]/acc.json"
     parts = Path(target).parts
-    if len(parts) < 3 or parts[-1] not in ("acc.json", "table.csv", "images.png"):
+    if len(parts) < 3 or parts[-1] not in ("acc.json", "table.csv", "classes.csv", "images.png"):
         raise SettingsError(f"target {target!r}: expected {form}; ask for a path of this form")
     return parts[-3], *parse_run(parts[-2])
 
@@ -183,7 +184,7 @@ def _expand(entries: Any, inner: str, shared: Any) -> Any:
             entry = {"name": entry}
         own = entry.get(inner, {})
         settings = _merge(shared, own, Path(), {}) if isinstance(own, dict) else own
-        full.append({"label": entry.get("name"), "options": {}} | entry | {inner: settings})
+        full.append({"label": label(str(entry.get("name"))), "options": {}} | entry | {inner: settings})
     return full
 
 

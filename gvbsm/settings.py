@@ -6,12 +6,11 @@ is a choice between the published behaviour and the corrected one; each such lin
 
 from __future__ import annotations
 
-import difflib
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from gvbsm import keys
+from gvbsm import network_names
 from gvbsm.sources import Seed, Source, Strict
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -23,6 +22,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Pixels = Annotated[int, Field(ge=0, le=1024)]
 Interval = Annotated[list[Annotated[float, Field(gt=0, le=100)]], Field(min_length=2, max_length=2)]
 PerChannel = Annotated[list[float], Field(min_length=1, max_length=4)]
+# A file of tensors (.pth, .pt, .safetensors; absolute or below the data root), or torchvision's name for published weights.
+Weights = Annotated[str, StringConstraints(pattern=r"^(.+\.(pth|pt|bin|safetensors)|[A-Z][A-Z0-9_]*)$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*$", max_length=60)]
 
 
@@ -200,24 +201,15 @@ class Network(Strict):
     @model_validator(mode="before")
     @classmethod
     def _known(cls, entry: Any) -> Any:
-        known = keys.registry("backbones", "BACKBONES")
-        name = entry.get("name") if isinstance(entry, dict) else entry
-        if not isinstance(name, str) or name not in known:
-            near = difflib.get_close_matches(str(name), known, 1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"unknown backbone {name!r}; {hint}choose from {', '.join(sorted(known))}")
-        allowed = [x for x in keys.builder_options(known[name]) if x not in ("classes", "image_size", "channels")]
-        options = entry.get("options", {})
-        for option in options if isinstance(options, dict) else ():
-            if option not in allowed:
-                choices = ", ".join(allowed) or "none"
-                raise ValueError(f"unknown option {option!r} of {name}; choose from {choices}")
+        is_dict = isinstance(entry, dict)
+        network_names.check(entry.get("name") if is_dict else entry, entry.get("options") if is_dict else None)
         return entry
 
 
 class Backbone(Network):
-    """A teacher, with the row's squeeze settings and its own laid over them."""
+    """A teacher, with the row's squeeze settings and its own laid over them; with `weights`, it is not trained."""
 
+    weights: Weights | None = None
     squeeze: Squeeze
 
 
@@ -242,6 +234,8 @@ class Row(Strict):
     source: Source
     classes: Annotated[int, Field(ge=2, le=100_000)]
     image_size: Annotated[int, Field(ge=8, le=1024)]  # px, square
+    resize: Annotated[int, Field(ge=8, le=2048)] | None = None  # px: shorter side before the centre is cut; off: image_size
+    storage: Literal["packed", "files"]  # real images packed once as image_size squares, or decoded whenever they are read
     mean: PerChannel  # of pixel values in 0..1
     std: Annotated[list[Annotated[float, Field(gt=0, le=10)]], Field(min_length=1, max_length=4)]
     augment: Augment
@@ -256,6 +250,10 @@ class Row(Strict):
     def _consistent(self) -> Row:
         if len(self.mean) != len(self.std):
             raise ValueError(f"std: expected one value per channel ({len(self.mean)}, as mean has), got {len(self.std)}")
+        if self.resize and self.resize < self.image_size:
+            raise ValueError(f"resize: expected at least image_size ({self.image_size}), got {self.resize}; raise it")
+        if self.storage == "files" and self.source.kind not in ("imagefolder", "imagenet"):
+            raise ValueError(f"storage: expected packed for a source of kind {self.source.kind}, got files; set it to packed")
         for what, entries in (("backbones", self.backbones), ("evaluate.students", self.evaluate.students)):
             labels = [entry.label for entry in entries]
             twice = sorted({label for label in labels if labels.count(label) > 1})

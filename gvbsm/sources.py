@@ -30,18 +30,33 @@ class Cifar(Strict):
     kind: Literal["cifar10", "cifar100"]
 
 
-class TinyImageNet(Strict):
+class Files(Strict):
+    """Images in files that may change."""
+
+    version: Annotated[int, Field(ge=1)] | None = None  # raised when they did: everything made from them is made anew
+
+
+class TinyImageNet(Files):
     """Tiny-ImageNet's official zip, downloaded if it is not there."""
 
     kind: Literal["tiny_imagenet"]
     path: DataPath
 
 
-class ImageFolder(Strict):
+class ImageFolder(Files):
     """A folder, or an archive of one, with `train/<class>/*` and `test/<class>/*` (or `val`, `valid`)."""
 
     kind: Literal["imagefolder"]
     path: DataPath
 
 
-Source = Annotated[Digits | Cifar | TinyImageNet | ImageFolder, Field(discriminator="kind")]
+class ImageNet(Files):
+    """ImageNet's folders: `train` by class, `val` by class or flat with the official ground truth."""
+
+    kind: Literal["imagenet"]
+    train: DataPath
+    val: DataPath
+    ground_truth: DataPath | None = None  # the development kit, ILSVRC2012_validation_ground_truth.txt or LOC_val_solution.csv
+
+
+Source = Annotated[Digits | Cifar | TinyImageNet | ImageFolder | ImageNet, Field(discriminator="kind")]

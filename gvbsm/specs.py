@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, Field, ValidationError, create_model
 
@@ -13,6 +13,7 @@ from gvbsm.errors import UserError
 from gvbsm.rows import describe
 from gvbsm.settings import (
     Augment,
+    Compute,
     Count,
     Epochs,
     HardTraining,
@@ -23,6 +24,7 @@ from gvbsm.settings import (
     StatisticsPass,
     Training,
     ViewsOfImages,
+    Weights,
 )
 from gvbsm.sources import Seed, Source, Strict
 
@@ -90,13 +92,16 @@ _STAGES: dict[str, dict[str, Any]] = {
         "classes": Count,
         "image_size": Count,
         "channels": Count,
+        "resize": Count,
+        "storage": Literal["packed", "files"],
     },
     "squeeze": {
         "inputs": _DATA,
         "network": NetworkSpec,
         "pixels": PixelsSpec,
-        "augment": Augment,
-        "settings": Squeeze,
+        "weights": Weights | None,
+        "augment": Augment | None,
+        "settings": Squeeze | Compute,
     },
     "statistics": {
         "inputs": _inputs("Inputs", data=str, teacher=str),
@@ -173,7 +178,7 @@ def read_spec(stage: str, text: str) -> dict[str, Any]:
         got = spec.get("stage") if isinstance(spec, dict) else type(spec).__name__
         raise UserError(f"{where}: stage: expected {stage!r}, got {got!r}; run the command of that stage")
     fields: dict[str, Any] = {
-        name: (kind, None) if name in ("random", "views", "recipe") else (kind, ...) for name, kind in _STAGES[stage].items()
+        name: (kind, None) if type(None) in get_args(kind) else (kind, ...) for name, kind in _STAGES[stage].items()
     }
     model = create_model("Spec", __base__=Strict, stage=(str, ...), code=(Code | None, None), **fields)
     try:
@@ -187,6 +192,9 @@ def read_spec(stage: str, text: str) -> dict[str, Any]:
 def _check_choices(spec: dict[str, Any], where: str) -> None:
     """Entries of which a spec needs exactly one."""
     pairs = []
+    if spec["stage"] == "squeeze":
+        pairs.append(("weights", spec.get("weights"), "augment", spec.get("augment")))
+        pairs.append(("weights", spec.get("weights"), "settings.epochs", spec["settings"].get("epochs")))
     if spec["stage"] in ("relabel", "evaluate"):
         pairs.append(("inputs.images", spec["inputs"].get("images"), "random", spec.get("random")))
     if spec["stage"] == "evaluate":

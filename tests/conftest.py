@@ -32,7 +32,7 @@ TINY: dict[str, Any] = {
         {"name": "resnet10", "options": {"width": 4}},
     ],
     "squeeze": {"epochs": 2},
-    "recover": {"iterations": 6, "batch_size": 20, "group": 2, "shard_batches": 1, "roll": 1},
+    "recover": {"iterations": 6, "batch_size": 10, "group": 2, "shard_batches": 2, "roll": 1},
     "relabel": {"epochs": 4, "shard_epochs": 2, "batch_size": 16},
     "evaluate": {
         "students": [

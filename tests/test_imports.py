@@ -10,17 +10,18 @@ import pytest
 from gvbsm.keys import PACKAGE
 
 FOUNDATION = {"artifacts", "settings", "sources", "keys", "errors"}
-PLANNING = FOUNDATION | {"rows", "plan", "planfiles", "specs", "explain"}
+PLANNING = FOUNDATION | {"network_names", "rows", "plan", "planfiles", "specs", "explain"}
 LIBRARY = {"method", "backbones", "data", "runtime"}
 ALLOWED = {
     "errors": set(),
     "keys": set(),
     "artifacts": {"errors", "keys"},
     "sources": set(),
-    "settings": {"keys", "sources"},
-    "rows": {"errors", "keys", "settings"},
+    "network_names": {"keys"},
+    "settings": {"network_names", "sources"},
+    "rows": {"errors", "keys", "network_names", "settings"},
     "planfiles": FOUNDATION,
-    "plan": FOUNDATION | {"rows", "planfiles"},
+    "plan": FOUNDATION | {"network_names", "rows", "planfiles"},
     "specs": FOUNDATION | {"rows"},
     "explain": FOUNDATION | {"rows", "plan", "planfiles"},
     "cli": PLANNING | {"runtime"},

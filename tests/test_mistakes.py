@@ -41,6 +41,25 @@ ROW_MISTAKES = {
         {"backbones": ["convnet", "resent18"]},
         r"tiny\.yaml: backbones\[1\]: unknown backbone 'resent18'; .*choose from convnet, ",
     ),
+    "unknown network of torchvision": (
+        {"backbones": ["torchvision:resent18"]},
+        r"backbones\[0\]: unknown backbone 'torchvision:resent18'; .* did you mean torchvision:resnet18",
+    ),
+    "unknown network of timm": (
+        {"evaluate": {"students": ["timm:swin_tinny"]}},
+        r"backbone 'timm:swin_tinny'; timm has",
+    ),
+    "unknown library": ({"backbones": ["keras:vgg"]}, r"unknown backbone 'keras:vgg'; .*timm:<name> or torchvision:<name>"),
+    "weights neither a file nor a name": (
+        {"backbones": [{"name": "convnet", "weights": "the good ones"}]},
+        r"backbones\[0\]\.weights: expected match pattern .*got 'the good ones'",
+    ),
+    "files of a source without any": ({"storage": "files"}, r"storage: expected packed for .* kind digits, got files"),
+    "unknown storage": ({"storage": "disk"}, r"storage: expected 'packed' or 'files', got 'disk'"),
+    "resized below the image": (
+        {"resize": 8, "image_size": 16},
+        r"resize: expected at least image_size \(16\), got 8",
+    ),
     "unknown student": ({"evaluate": {"students": ["lenet5"]}}, r"evaluate\.students\[0\]: unknown backbone 'lenet5'"),
     "unknown option": (
         {"backbones": [{"name": "convnet", "options": {"widht": 3}}]},
@@ -167,6 +186,8 @@ PREPARE = {
     "classes": 10,
     "image_size": 8,
     "channels": 1,
+    "resize": 8,
+    "storage": "packed",
 }
 RELABEL = {
     "stage": "relabel",

@@ -1,7 +1,7 @@
-"""Networks for small images, by name. Importing this package does not import torch; `build` does.
+"""Networks by name: ours for small images, and those of libraries. Importing this package does not import torch; `build` does.
 
-The planner reads `BACKBONES` and the builders' keyword-only parameters from the syntax tree, so the dict is
-literal and every option a named parameter with a default.
+The planner reads the two dicts and the builders' keyword-only parameters from the syntax tree, so the dicts are
+literal and every option of our own networks is a named parameter with a default.
 """
 
 from importlib import import_module
@@ -24,20 +24,30 @@ BACKBONES = {
     "shufflenet_v2": "gvbsm.backbones.shufflenet_v2:shufflenet_v2",
 }
 
+# Prefix of a name -> builder that takes the rest of the name as `model`, and any option the library has for it.
+LIBRARIES = {
+    "timm": "gvbsm.backbones.from_timm:build",
+    "torchvision": "gvbsm.backbones.from_torchvision:build",
+}
+
 
 def build(name: str, *, classes: int, image_size: int, channels: int = 3, **options: Any) -> "torch.nn.Module":
     """A new network that maps float images (B, channels, image_size, image_size) to logits (B, classes).
 
     Args:
-        name: a key of `BACKBONES`.
+        name: a key of `BACKBONES`, or `<library>:<name of its model>` with a library of `LIBRARIES`.
         options: keyword-only parameters of that network's builder.
 
     Raises:
         ValueError: for an unknown name, or an option whose value the builder cannot use.
         TypeError: for an option the builder does not have.
     """
-    if name not in BACKBONES:
+    library, colon, model = name.partition(":")
+    if colon and library in LIBRARIES:
+        builder, options = LIBRARIES[library], options | {"model": model}
+    elif name in BACKBONES:
+        builder = BACKBONES[name]
+    else:
         raise ValueError(f"unknown backbone {name!r}; choose from {', '.join(sorted(BACKBONES))}")
-    module, _, function = BACKBONES[name].partition(":")
-    builder = getattr(import_module(module), function)
-    return builder(classes=classes, image_size=image_size, channels=channels, **options)
+    module, _, function = builder.partition(":")
+    return getattr(import_module(module), function)(classes=classes, image_size=image_size, channels=channels, **options)

@@ -1,12 +1,13 @@
 """Data sets by kind of source, and what every stage does with their images.
 
-A reader is `read(source: dict, *, classes, image_size, channels, data_root) -> RawDataset`; only prepare calls it.
+A reader is `read(source: dict, form: Form, data_root: Path) -> RawDataset`; only prepare calls it.
 """
 
 DATASETS = {
     "cifar10": "gvbsm.data.cifar:read",
     "cifar100": "gvbsm.data.cifar:read",
     "digits": "gvbsm.data.digits:read",
+    "imagenet": "gvbsm.data.imagenet:read",
     "imagefolder": "gvbsm.data.imagefolder:read",
     "tiny_imagenet": "gvbsm.data.tiny_imagenet:read",
 }

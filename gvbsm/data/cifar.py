@@ -9,11 +9,11 @@ from urllib.error import URLError
 import torch
 from torch import Tensor
 
-from gvbsm.data.raw import RawDataset
+from gvbsm.data.raw import Form, RawDataset
 from gvbsm.errors import UserError
 
 
-def read(source: dict[str, Any], *, classes: int, image_size: int, channels: int, data_root: Path) -> RawDataset:
+def read(source: dict[str, Any], form: Form, data_root: Path) -> RawDataset:
     """50,000 training and 10,000 test images of 32 px, downloaded to the data root if they are not there.
 
     torchvision checks the archive and every file in it against known MD5 sums before it reads them.
@@ -24,8 +24,10 @@ def read(source: dict[str, Any], *, classes: int, image_size: int, channels: int
     from torchvision import datasets
 
     kind = source["kind"]
-    if (image_size, channels) != (32, 3):
-        raise UserError(f"{kind}: expected image_size 32 and 3 channels, got {image_size} and {channels}; correct the row")
+    if (form.image_size, form.channels) != (32, 3):
+        raise UserError(
+            f"{kind}: expected image_size 32 and 3 channels, got {form.image_size} and {form.channels}; correct the row"
+        )
     dataset: Any = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[kind]
     try:
         data_root.mkdir(parents=True, exist_ok=True)
@@ -37,7 +39,8 @@ def read(source: dict[str, Any], *, classes: int, image_size: int, channels: int
             f"{kind}: expected {place} (MD5 {dataset.tgz_md5}), which could not be had: {reason}; put the file from "
             f"{dataset.url} there"
         ) from None
-    return RawDataset(*_pack(train), *_pack(test), list(train.classes))
+    names = [name.replace("_", " ") for name in train.classes]
+    return RawDataset(*_pack(train), *_pack(test), list(train.classes), names)
 
 
 def _pack(split: Any) -> tuple[Tensor, Tensor]:

@@ -12,26 +12,27 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.nn import functional as F
 
-from gvbsm.data.raw import RawDataset
+from gvbsm.data.raw import Form, RawDataset
 from gvbsm.errors import UserError
 
 
-def read(source: dict[str, Any], *, classes: int, image_size: int, channels: int, data_root: Path) -> RawDataset:
+def read(source: dict[str, Any], form: Form, data_root: Path) -> RawDataset:
     """The digits, resized bicubically to `image_size`, split by class with the row's seed.
 
     Raises:
         UserError: if the row asks for more than one channel.
     """
-    if channels != 1:
-        raise UserError(f"digits: expected one channel (grey), got {channels} in mean and std; give one value each")
+    if form.channels != 1:
+        raise UserError(f"digits: expected one channel (grey), got {form.channels} in mean and std; give one value each")
     digits = load_digits()
-    images = _resize(torch.from_numpy(digits.images), image_size)
+    images = _resize(torch.from_numpy(digits.images), form.image_size)
     labels = torch.from_numpy(digits.target).long()
     train, test = train_test_split(
         np.arange(len(labels)), test_size=source["test_fraction"], stratify=digits.target, random_state=source["seed"]
     )
     train, test = torch.from_numpy(np.sort(train)), torch.from_numpy(np.sort(test))
-    return RawDataset(images[train], labels[train], images[test], labels[test], [str(name) for name in digits.target_names])
+    names = [str(name) for name in digits.target_names]
+    return RawDataset(images[train], labels[train], images[test], labels[test], names, names)
 
 
 def _resize(images_NHW: Tensor, size: int) -> Tensor:

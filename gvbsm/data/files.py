@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import lzma
+import os
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,28 +27,28 @@ _LARGEST = 512 * 2**20  # bytes of one member; no image is larger, a decompressi
 
 
 class Entry(NamedTuple):
-    """A file, or a folder (content None), below the root."""
+    """A file below the root, or a folder (`read` None)."""
 
     path: PurePosixPath
-    content: bytes | None
+    read: Callable[[], bytes] | None
+    file: Path | None = None  # the file itself, unless it is a member of an archive
 
 
-def is_image(path: PurePosixPath) -> bool:
+def is_image(path: PurePath) -> bool:
     """Whether a file's name says that it is an image; hidden files are none."""
     return path.suffix.lower() in _IMAGES and not path.name.startswith(".")
 
 
 def read_entries(root: Path) -> Iterator[Entry]:
-    """Every entry of a folder, or of a .zip or .tar[.gz|.xz] archive, in the order they are stored in.
+    """Every entry of a folder (symbolic links are followed), or of a .zip or .tar[.gz|.xz] archive, as stored.
 
     Raises:
         UserError: if there is neither, the archive is damaged, or a member of it is not a plain file below the root.
     """
     if root.is_dir():
-        for path in sorted(root.rglob("*")):
-            inner = PurePosixPath(path.relative_to(root).as_posix())
-            wanted = path.is_file() and (is_image(inner) or inner.suffix == ".txt")
-            yield Entry(inner, None if path.is_dir() else path.read_bytes() if wanted else b"")
+        for file, is_folder in walk(root):
+            inner = PurePosixPath(file.relative_to(root).as_posix())
+            yield Entry(inner, None if is_folder else partial(read_file, file), file)
         return
     if not root.is_file():
         raise UserError(f"{root}: expected a folder or an archive ({', '.join(ARCHIVES)}), got nothing there; put it there")
@@ -57,10 +60,51 @@ def read_entries(root: Path) -> Iterator[Entry]:
         raise UserError(f"{root}: damaged archive: {error}; fetch it again") from None
 
 
-def decode_image(where: str, content: bytes, size: int, mode: str) -> Tensor:
-    """An image file as uint8 (C,S,S): turned upright, its shorter side resized to `size`, the centre cut out.
+def read_file(file: Path) -> bytes:
+    """The content of a file. Raises UserError if it cannot be read."""
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}; restore or remove the file") from None
 
-    `mode` is PIL's: "L" for grey, "RGB". 16-bit grey is scaled to 8 bits.
+
+def walk(root: Path) -> Iterator[tuple[Path, bool]]:
+    """Every file and folder below a folder, sorted within each, and whether it is a folder."""
+    for folder, folders, files in os.walk(root, followlinks=True):
+        folders.sort()
+        yield from ((Path(folder, name), True) for name in folders)
+        yield from ((Path(folder, name), False) for name in sorted(files))
+
+
+def stamp(roots: Sequence[Path]) -> dict[str, Any]:
+    """Number, bytes and a hash of names, sizes and times of the images in folders, or of archives: no content is read.
+
+    Raises:
+        OSError: if a file is not there.
+    """
+    digest, count, total = hashlib.sha256(), 0, 0
+    for root in roots:
+        files = [root] if not root.is_dir() else [file for file, is_folder in walk(root) if not is_folder and is_image(file)]
+        for file in files:
+            status = file.stat()
+            count, total = count + 1, total + status.st_size
+            digest.update(f"{file.relative_to(root).as_posix()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return {"files": count, "bytes": total, "sha256": digest.hexdigest()}
+
+
+def count_images(roots: Sequence[Path]) -> int:
+    """Number of images in folders, by their names alone.
+
+    Raises:
+        FileNotFoundError: if a folder is not there.
+    """
+    for root in roots:
+        root.stat()
+    return sum(is_image(file) and not is_folder for root in roots for file, is_folder in walk(root))
+
+
+def open_image(where: str, content: bytes, mode: str) -> Image.Image:
+    """An image file, decoded, turned upright and converted to PIL's `mode`: "L" for grey, "RGB". 16-bit grey becomes 8-bit.
 
     Raises:
         UserError: if it is no image.
@@ -70,10 +114,25 @@ def decode_image(where: str, content: bytes, size: int, mode: str) -> Tensor:
             upright = ImageOps.exif_transpose(image)
             if upright.mode.startswith("I"):  # PIL would clip 16 bits at 255 instead of scaling them
                 upright = Image.fromarray((np.asarray(upright).clip(0, 65535) // 257).astype(np.uint8))
-            square = ImageOps.fit(upright.convert(mode), (size, size), Image.Resampling.BILINEAR)
+            return upright.convert(mode)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{where}: expected an image, got {type(error).__name__}; replace or remove the file") from None
-    pixels = torch.from_numpy(np.array(square))
+
+
+def square(image: Image.Image, size: int, resize: int) -> Image.Image:
+    """The shorter side resized to `resize`, the central `size` x `size` px cut out, both rounded as torchvision does."""
+    width, height = image.size
+    short = min(width, height)
+    if short != resize:
+        width, height = resize * width // short, resize * height // short
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return image.crop((left, top, left + size, top + size))
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """uint8 (C,H,W)."""
+    pixels = torch.from_numpy(np.array(image))
     return pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()
 
 
@@ -92,8 +151,8 @@ def _tar_entries(root: Path) -> Iterator[Entry]:
                 yield Entry(path, None)
             elif member.isfile():
                 _check_size(root, path, member.size)
-                file = archive.extractfile(member)
-                yield Entry(path, file.read() if file else b"")
+                content = archive.extractfile(member).read()  # type: ignore[union-attr]
+                yield Entry(path, partial(bytes, content))
             else:
                 raise UserError(f"{root}: {path}: expected plain files, got a link or device; make the archive without it")
 
@@ -103,7 +162,8 @@ def _zip_entries(root: Path) -> Iterator[Entry]:
         for member in archive.infolist():
             path = _inner(root, member.filename)
             _check_size(root, path, member.file_size)
-            yield Entry(path, None if member.is_dir() else archive.read(member))
+            # Read here, where damage is caught.
+            yield Entry(path, None if member.is_dir() else partial(bytes, archive.read(member)))
 
 
 def _inner(root: Path, name: str) -> PurePosixPath:

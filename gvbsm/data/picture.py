@@ -22,8 +22,10 @@ def draw_grid(images_NCHW: Tensor, labels_N: Tensor, class_names: list[str], tit
     columns = max(len(row) for row in rows)
     if classes < len(class_names) or any((labels_N == label).sum() > _MOST_IMAGES for label in range(classes)):
         title += f"\n(the first {columns} images of the first {classes} classes)"
+    cell = min(max(images_NCHW.shape[-1] / 160, 0.7), 1.4)  # inches an image takes: more for one that has more to show
     names = 0.3 + 0.11 * max(map(len, class_names[:classes]))  # inches for the class names
-    width, height = 0.7 * columns + names + 0.1, 0.7 * classes + 0.7
+    rest = max(0.1, 0.11 * max(map(len, title.splitlines())) - cell * columns - names)  # right of the images, for the title
+    width, height = cell * columns + names + rest, cell * classes + 0.7
     figure, axes = plt.subplots(classes, columns, figsize=(width, height), squeeze=False)
     for label, row in enumerate(rows):
         for column, axis in enumerate(axes[label]):
@@ -33,10 +35,10 @@ def draw_grid(images_NCHW: Tensor, labels_N: Tensor, class_names: list[str], tit
             if column < len(row):
                 axis.imshow(_for_display(row[column]), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes[label][0].set_ylabel(class_names[label], rotation=0, ha="right", va="center", fontsize=11)
-    figure.suptitle(title, fontsize=12)
+    figure.suptitle(title, fontsize=12, y=1 - 0.1 / height, va="top")
     # Sides and gaps in inches, so that neither title nor labels meet the images however many rows there are.
     figure.subplots_adjust(
-        left=names / width, right=1 - 0.1 / width, bottom=0.1 / height, top=1 - 0.6 / height, wspace=0.08, hspace=0.08
+        left=names / width, right=1 - rest / width, bottom=0.1 / height, top=1 - 0.6 / height, wspace=0.08, hspace=0.08
     )
     buffer = io.BytesIO()
     # The date and version that matplotlib writes by default would make equal pictures differ.

@@ -6,36 +6,35 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from gvbsm.data.files import colour_mode, decode_image, is_image, read_entries
-from gvbsm.data.raw import RawDataset
+from gvbsm.data.files import is_image, read_entries
+from gvbsm.data.raw import Form, RawDataset
 from gvbsm.errors import UserError
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 
 
-def read(source: dict[str, Any], *, classes: int, image_size: int, channels: int, data_root: Path) -> RawDataset:
+def read(source: dict[str, Any], form: Form, data_root: Path) -> RawDataset:
     """The training and validation images, the latter labelled by val_annotations.txt; classes in order of their wnid.
 
     Raises:
         UserError: if the zip can neither be found nor downloaded, or has another layout.
     """
     path = data_root / source["path"]
-    mode = colour_mode(str(path), channels)
     if not path.exists():
         _download(path)
-    train: list[tuple[str, str, Tensor]] = []  # wnid, file name, image
-    val: dict[str, Tensor] = {}
+    train: list[tuple[str, str, Any]] = []  # wnid, file name, image
+    val: dict[str, Any] = {}
     texts: dict[str, str] = {}
     for entry in read_entries(path):
         parts = entry.path.parts
-        if entry.content is None:
+        if entry.read is None:
             continue
         if entry.path.name in ("words.txt", "val_annotations.txt"):
-            texts[entry.path.name] = entry.content.decode()
+            texts[entry.path.name] = entry.read().decode()
         elif is_image(entry.path) and len(parts) >= 3 and parts[-2] == "images":
-            image = decode_image(f"{path}/{entry.path}", entry.content, image_size, mode)
+            image = form.take(path, entry, data_root)
             if "train" in parts:
                 train.append((parts[-3], entry.path.name, image))
             elif "val" in parts:
@@ -50,10 +49,11 @@ def read(source: dict[str, Any], *, classes: int, image_size: int, channels: int
         raise UserError(f"{path}: expected a class for each of {len(val)} validation images, got {len(known)}; fetch it again")
     names = dict(line.split("\t", 1) for line in texts["words.txt"].splitlines() if "\t" in line)
     return RawDataset(
-        torch.stack([image for _, _, image in train]),
+        form.join([image for _, _, image in train]),
         torch.tensor([wnids.index(wnid) for wnid, _, _ in train]),
-        torch.stack([val[name] for _, name in sorted(known)]),
+        form.join([val[name] for _, name in sorted(known)]),
         torch.tensor([wnids.index(wnid) for wnid, _ in sorted(known)]),
+        wnids,
         [names.get(wnid, wnid).split(",")[0] for wnid in wnids],
     )
 
@@ -64,7 +64,7 @@ def _download(path: Path) -> None:
 
     try:
         partial = path.with_name(f".{path.name}.part")
-        download_url(URL, str(path.parent), partial.name)
+        download_url(URL, str(path.parent), partial.name, MD5)
         partial.replace(path)
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,14 @@ from gvbsm import backbones
 from gvbsm.errors import UserError
 from gvbsm.keys import derive_seed
 from gvbsm.runtime.devices import autocast
+
+
+class Accuracy(NamedTuple):
+    """Percent of test images."""
+
+    top1: float  # right at the first guess
+    top5: float  # right within five guesses
+    by_class: list[float]  # top-1 of the images of every class
 
 
 def build(network: dict[str, Any], seed: int, device: torch.device) -> nn.Module:
@@ -39,16 +47,18 @@ def load_teacher(tensors: dict[str, Tensor], metadata: dict[str, Any], device: t
 
 @torch.inference_mode()
 def accuracy(
-    model: nn.Module, images_NCHW: Tensor, labels_N: Tensor, prepare: Callable[[Tensor], Tensor], precision: str
-) -> dict[str, float]:
-    """Top-1 and top-5 accuracy in percent of a model in eval mode, on uint8 images made network inputs by `prepare`."""
+    model: nn.Module, images: Iterable[Tensor], labels_N: Tensor, prepare: Callable[[Tensor], Tensor], precision: str
+) -> Accuracy:
+    """Accuracy of a model in eval mode on batches of uint8 images (B,C,S,S), made network inputs by `prepare`."""
     device = next(model.parameters()).device
-    right1 = right5 = 0
-    for images_BCHW, labels_B in zip(images_NCHW.split(500), labels_N.split(500), strict=True):
+    ranked = []
+    for images_BCHW in images:
         x_BCHW = prepare(images_BCHW.to(device)).contiguous(memory_format=torch.channels_last)
         with autocast(device, precision):
             logits_BK = model(x_BCHW).float()
-        best_B5 = logits_BK.topk(min(5, logits_BK.shape[1])).indices.cpu()
-        hits_B5 = best_B5 == labels_B.cpu().unsqueeze(1)
-        right1, right5 = right1 + int(hits_B5[:, 0].sum()), right5 + int(hits_B5.sum())
-    return {"top1": 100 * right1 / len(labels_N), "top5": 100 * right5 / len(labels_N)}
+        ranked.append(logits_BK.topk(min(5, logits_BK.shape[1])).indices.cpu())
+    hits_N5 = torch.cat(ranked) == labels_N.unsqueeze(1)
+    images_K = torch.bincount(labels_N)
+    right_K = torch.bincount(labels_N[hits_N5[:, 0]], minlength=len(images_K))
+    by_class = [100 * right / count for right, count in zip(right_K.tolist(), images_K.tolist(), strict=True)]
+    return Accuracy(100 * int(right_K.sum()) / len(labels_N), 100 * int(hits_N5.sum()) / len(labels_N), by_class)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -70,15 +70,16 @@ def split_batches(indices: Tensor, size: int) -> list[Tensor]:
 def fit(
     model: nn.Module,
     recipe: Recipe,
-    batches: Callable[[int], Sequence[Batch]],
+    batches: Callable[[int, int], Iterable[Batch]],
     losses: Callable[[nn.Module, Batch], Iterable[Tensor]],
     checkpoint: Checkpoint,
     title: str,
-    after_epoch: Callable[[nn.Module, int], dict[str, float]] = lambda model, epoch: {},
-) -> list[dict[str, float]]:
+    after_epoch: Callable[[nn.Module, int], dict[str, Any]] = lambda model, epoch: {},
+) -> list[dict[str, Any]]:
     """Train `model` in place and return one row per epoch: epoch, loss, and what `after_epoch` measured in eval mode.
 
-    `batches(epoch)` lists the epoch's batches; `losses(model, batch)` yields the losses whose gradients one step sums.
+    `batches(epoch, first)` are the epoch's batches from its `first` on, in any process the same; `losses(model, batch)`
+    yields the losses whose gradients one step sums.
     torch's global generator is seeded anew for every step, so a resumed training draws what an uninterrupted one does.
 
     Raises:
@@ -90,7 +91,7 @@ def fit(
     if "model" in state:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-    history: list[dict[str, float]] = state["history"]
+    history: list[dict[str, Any]] = state["history"]
     total = torch.as_tensor(state.get("loss", 0.0), dtype=torch.float32, device=next(model.parameters()).device)
     epochs, first_step = recipe.stop_after or recipe.epochs, state["step"]
 
@@ -103,22 +104,22 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, epoch)
         model.train()
-        todo = batches(epoch)
-        for step in range(first_step, len(todo)):
-            torch.manual_seed(derive_seed(recipe.seed, "step", epoch, step))
+        steps = first_step
+        for steps, batch in enumerate(batches(epoch, first_step), first_step + 1):
+            torch.manual_seed(derive_seed(recipe.seed, "step", epoch, steps - 1))
             optimizer.zero_grad(set_to_none=True)
-            for loss in losses(model, todo[step]):
+            for loss in losses(model, batch):
                 loss.backward()  # type: ignore[no-untyped-call]
                 total = total + loss.detach()
             optimizer.step()
-            checkpoint.tick(lambda epoch=epoch, step=step: saved(epoch, step + 1))  # type: ignore[misc]
+            checkpoint.tick(lambda epoch=epoch, steps=steps: saved(epoch, steps))  # type: ignore[misc]
         model.eval()
-        mean_loss = total.item() / len(todo)
+        mean_loss = total.item() / steps
         if not math.isfinite(mean_loss):
             raise UserError(f"{title}: epoch {epoch + 1}: expected a finite loss, got {mean_loss}; lower lr ({recipe.lr})")
         history.append({"epoch": epoch + 1, "loss": mean_loss, **after_epoch(model, epoch)})
         total, first_step = torch.zeros_like(total), 0
-        progress.step(**{name: value for name, value in history[-1].items() if name != "epoch"})
+        progress.step(**{name: value for name, value in history[-1].items() if isinstance(value, float)})
     if state["epoch"] < epochs:
         checkpoint.save(saved(epochs, 0))  # an artifact may hold several trainings: this one is not done again
     return history

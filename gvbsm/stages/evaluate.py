@@ -1,7 +1,7 @@
 """evaluate: train fresh students on an image set's views and test them.
 
-Inputs: the packed data set (test split, random images), an image set, its soft labels (none: hard labels). Output: CSV with
-one row per seed and epoch: loss, and where tested top1 and top5 in percent.
+Inputs: the data set (test split, random images), an image set, its soft labels (none: hard labels). Output: CSV with one row
+per seed and epoch: loss, and where tested top1 and top5 in percent. The receipt sums up.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from gvbsm.artifacts import Job
 from gvbsm.data.epoch_views import epoch_views
 from gvbsm.data.image_set import load_image_set
 from gvbsm.data.pixels import Pixels
+from gvbsm.data.splits import open_split
 from gvbsm.method.losses import hard_loss, soft_loss
 from gvbsm.method.views import Views, mixed_hard_labels, render
 from gvbsm.runtime.checkpoints import Checkpoint
@@ -27,10 +28,10 @@ from gvbsm.runtime.training import Recipe, fit, split_batches
 
 
 class Labels(NamedTuple):
-    """Views of every epoch and, unless labels are hard, their logits (epochs, views, classes)."""
+    """Views of every epoch and, unless labels are hard, their logits (views, classes), memory-mapped."""
 
     views: list[Views]
-    logits: Tensor | None
+    logits: list[Tensor] | None
     batch_size: int
 
 
@@ -46,15 +47,15 @@ def run(job: Job) -> None:
     spec, settings = job.spec, job.spec["settings"]
     device = job_device(job, settings["threads"])
     pixels = Pixels(spec["pixels"], device)
-    test, _ = job.tensors(spec["inputs"]["data"])
+    test = open_split(job, "test", device)
     images, hard_labels = load_image_set(job)
     labels = _load_labels(job, len(images), images.shape[-1])
     images = images.to(device)
     batch_size = settings.get("batch_size") or labels.batch_size
 
-    def batches(epoch: int) -> Sequence[Batch]:
+    def batches(epoch: int, first: int) -> Sequence[Batch]:
         labelled = epoch % len(labels.views)
-        return [Batch(labelled, positions) for positions in split_batches(torch.arange(len(images)), batch_size)]
+        return [Batch(labelled, positions) for positions in split_batches(torch.arange(len(images)), batch_size)[first:]]
 
     def losses(model: nn.Module, batch: Batch) -> Iterator[Tensor]:
         size = -(-len(batch.positions) // settings["accumulate"])
@@ -62,20 +63,25 @@ def run(job: Job) -> None:
             share = len(positions) / len(batch.positions)
             yield share * _loss(model, Batch(batch.epoch, positions), labels, images, hard_labels, pixels, settings)
 
-    def test_now(model: nn.Module, epoch: int) -> dict[str, float]:
-        if (epoch + 1) % settings["test_every"] and epoch + 1 != settings["epochs"]:
+    def test_now(model: nn.Module, epoch: int) -> dict[str, Any]:
+        is_last = epoch + 1 == settings["epochs"]
+        if (epoch + 1) % settings["test_every"] and not is_last:
             return {}
-        return accuracy(model, test["test_images"], test["test_labels"], pixels.from_bytes, settings["precision"])
+        found = accuracy(model, test.whole(), test.labels, pixels.from_bytes, settings["precision"])
+        return {"top1": found.top1, "top5": found.top5} | ({"by_class": found.by_class} if is_last else {})
 
     checkpoint = Checkpoint(job.checkpoints, job.checkpoint_seconds)
     rows: list[dict[str, float]] = []
+    by_class: list[list[float]] = []
     for seed in spec["seeds"]:
         model = build(spec["network"], seed, device)
         recipe = Recipe.from_settings(settings, seed)
         title = f"{job.title} seed {seed}"
         history = fit(model, recipe, batches, losses, checkpoint.named(f"seed{seed}"), title, test_now)
+        by_class.append(history[-1].pop("by_class"))
         rows += [{"seed": seed, **row} for row in history]
-    job.write_table(pd.DataFrame(rows).to_csv(index=False), _summary(rows))
+    summary = _summary(rows) | {"top1_by_class": [statistics.fmean(runs) for runs in zip(*by_class, strict=True)]}
+    job.write_table(pd.DataFrame(rows).to_csv(index=False), summary)
     checkpoint.clear()
 
 
@@ -85,11 +91,13 @@ def _load_labels(job: Job, images: int, size: int) -> Labels:
         drawn = job.spec["views"]
         views = [epoch_views(drawn, epoch, images, size) for epoch in range(drawn["epochs"])]
         return Labels(views, None, drawn["batch_size"])
-    shards = [job.tensors(path) for path in job.spec["inputs"]["labels"]]
-    logits = torch.cat([tensors.pop("logits") for tensors, _ in shards])
-    whole = {name: torch.cat([tensors[name] for tensors, _ in shards]) for name in shards[0][0]}
-    views = [Views(**{name: value[epoch] for name, value in whole.items()}) for epoch in range(len(logits))]
-    return Labels(views, logits, shards[0][1]["batch_size"])
+    views, logits, batch_size = [], [], 0
+    for path in job.spec["inputs"]["labels"]:
+        tensors, metadata = job.tensors(path)
+        batch_size = metadata["batch_size"]
+        logits += list(tensors.pop("logits"))
+        views += [Views(**{name: value[epoch] for name, value in tensors.items()}) for epoch in range(len(tensors["keep_V"]))]
+    return Labels(views, logits, batch_size)
 
 
 def _loss(
@@ -112,7 +120,7 @@ def _loss(
     hard = hard_loss(logits_VK, hard_VK)
     if labels.logits is None:
         return hard
-    soft_VK = labels.logits[batch.epoch, batch.positions].to(device).float()
+    soft_VK = labels.logits[batch.epoch][batch.positions].to(device).float()
     return soft_loss(logits_VK, soft_VK, settings["loss"], settings.get("temperature")) + settings["hard_weight"] * hard
 
 

@@ -1,32 +1,50 @@
-"""prepare: read a data set from its source and pack it.
+"""prepare: read a data set from its source, and pack its images or list the files that they stay in.
 
-Inputs: the source (a library, files below the data root). Output: safetensors with train and test images (uint8, N,C,S,S)
-and labels (int64), class names in the metadata.
+Inputs: the source (a library, files below the data root). Output: safetensors with labels (int64) of the train and test split
+and their images (uint8, N,C,S,S), or the paths, sizes and times of their files; in the metadata what identifies the classes,
+their names, and the form of the images.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from gvbsm.artifacts import Job
 from gvbsm.data import DATASETS
+from gvbsm.data.files import stamp
+from gvbsm.data.raw import Files, Form
 from gvbsm.runtime.devices import job_device
 
 
 def run(job: Job) -> None:
-    """Pack the data set of a spec."""
-    spec = job.spec
+    """Prepare the data set of a spec."""
+    spec, source = job.spec, job.spec["source"]
     job.device = "cpu"
     job_device(job, 1)
-    module, _, function = DATASETS[spec["source"]["kind"]].partition(":")
-    shape = {name: spec[name] for name in ("classes", "image_size", "channels")}
-    raw = getattr(import_module(module), function)(spec["source"], **shape, data_root=job.data_root)
-    raw.check(spec["source"].get("path", spec["source"]["kind"]), spec["classes"])
+    form = Form(**{name: spec[name] for name in ("image_size", "channels", "resize", "storage")})
+    module, _, function = DATASETS[source["kind"]].partition(":")
+    raw = getattr(import_module(module), function)(source, form, job.data_root)
+    roots = [source[name] for name in ("path", "train", "val") if name in source]
+    raw.check(", ".join(roots) or source["kind"], spec["classes"])
     tensors = {
-        "train_images": raw.train_images,
         "train_labels": raw.train_labels,
-        "test_images": raw.test_images,
         "test_labels": raw.test_labels,
+        **_images("train", raw.train_images),
+        **_images("test", raw.test_images),
     }
-    summary = {"train_images": len(raw.train_labels), "test_images": len(raw.test_labels)}
-    job.write_tensors(tensors, {"class_names": raw.class_names}, summary)
+    summary: dict[str, Any] = {"train_images": len(raw.train_labels), "test_images": len(raw.test_labels)}
+    if roots:
+        summary["source"] = stamp([job.data_root / root for root in roots])
+    job.classes = raw.classes
+    job.write_tensors(tensors, {"class_names": raw.class_names, "roots": roots, **vars(form)}, summary)
+
+
+def _images(split: str, images: Tensor | Files) -> dict[str, Tensor]:
+    if isinstance(images, Tensor):
+        return {f"{split}_images": images}
+    paths = torch.frombuffer(bytearray("\0".join(images.paths).encode()), dtype=torch.uint8)
+    return {f"{split}_paths": paths, f"{split}_sizes": images.sizes, f"{split}_times": images.times}

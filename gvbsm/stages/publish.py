@@ -1,7 +1,7 @@
-"""publish: gather a run's receipts into acc.json, table.csv and images.png.
+"""publish: gather a run's receipts into acc.json, tables and a picture.
 
-Inputs: the receipts of every artifact of the run, the distilled images. Output: acc.json, beside it the accuracy table (CSV,
-also printed) and a picture of the distilled images by class.
+Inputs: the receipts of every artifact of the run, the distilled images. Output: acc.json, beside it the table of accuracies
+(table.csv, also printed), the same by class (classes.csv) and a picture of the distilled images by class (images.png).
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ def run(job: Job) -> None:
     spec = job.spec
     inputs = spec["inputs"]
     receipts = {path: job.receipt(path) for path in input_paths(spec)}
-    runs = {
-        student: {kind: receipts[path]["summary"] for kind, path in sets.items()}
-        for student, sets in inputs["students"].items()
-    }
+    by_class: dict[str, list[float]] = {}
+    runs: dict[str, dict[str, dict[str, Any]]] = {}
+    for student, sets in inputs["students"].items():
+        runs[student] = {kind: dict(receipts[path]["summary"]) for kind, path in sets.items()}
+        by_class |= {f"{student} {kind}": one.pop("top1_by_class") for kind, one in runs[student].items()}
     labels = [receipts[path] for path in inputs["labels"]]
     views = sum(label["summary"]["views"] for label in labels)
     right = sum(label["summary"]["views"] * label["summary"]["teacher_top1_on_views"] for label in labels)
@@ -61,6 +62,8 @@ def run(job: Job) -> None:
     picture = draw_grid(*load_image_set(job), metadata["class_names"], _title(accuracies))
     write_bytes(job.out.with_name("images.png"), picture)
     write_text(job.out.with_name("table.csv"), table.to_csv(index=False))
+    classes = pd.DataFrame({"class": metadata["classes"], "name": metadata["class_names"], **by_class})
+    write_text(job.out.with_name("classes.csv"), classes.to_csv(index_label="label"))
     write_text(job.out, json.dumps(accuracies, indent=1, sort_keys=True))
     sys.stdout.write(f"\n{_title(accuracies)}: top-1 accuracy on {len(data['test_labels'])} test images, %\n")
     sys.stdout.write(table.round(2).to_string(index=False) + f"\n{job.out}\n")
@@ -68,7 +71,8 @@ def run(job: Job) -> None:
 
 def _title(accuracies: dict[str, Any]) -> str:
     recipe = f", {accuracies['recipe']}" if accuracies["recipe"] else ""
-    return f"{accuracies['dataset']}, {accuracies['ipc']} images per class{recipe}"
+    images = "image" if accuracies["ipc"] == 1 else "images"
+    return f"{accuracies['dataset']}, {accuracies['ipc']} {images} per class{recipe}"
 
 
 def _cost(receipts: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:

@@ -1,51 +1,67 @@
-"""squeeze: train one teacher on the full set with cross-entropy.
+"""squeeze: train one teacher on the full set with cross-entropy, or take it with the weights it has.
 
-Input: the packed data set. Output: safetensors with the teacher's state dict, its network in the metadata, its test
-accuracy in the receipt.
+Input: the data set. Output: safetensors with the teacher's state dict, its network in the metadata, its test accuracy in the
+receipt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gvbsm.artifacts import Job
-from gvbsm.data.pixels import Pixels, augmentation
+from gvbsm.data.pixels import Pixels
+from gvbsm.data.splits import open_split
 from gvbsm.keys import derive_seed
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import autocast, job_device
 from gvbsm.runtime.networks import accuracy, build
+from gvbsm.runtime.pretrained import load_pretrained
 from gvbsm.runtime.training import Recipe, fit, split_batches
+
+Batch = tuple[Tensor, Tensor]  # images (B,C,S,S) in 0..1 and labels (B,), on the device
 
 
 def run(job: Job) -> None:
-    """Train the teacher of a spec."""
-    settings = job.spec["settings"]
+    """Train or load the teacher of a spec, and test it."""
+    spec, settings = job.spec, job.spec["settings"]
     device = job_device(job, settings["threads"])
-    data, _ = job.tensors(job.spec["inputs"]["data"])
-    images, labels = data["train_images"].to(device), data["train_labels"].to(device)
-    pixels = Pixels(job.spec["pixels"], device)
-    augment = augmentation(job.spec["augment"], job.spec["pixels"]["image_size"], same_on_batch=False)
-    model = build(job.spec["network"], settings["seed"], device)
-    recipe = Recipe.from_settings(settings, settings["seed"], settings.get("keep_epoch"))
-
-    def batches(epoch: int) -> Sequence[Tensor]:
-        generator = torch.Generator().manual_seed(derive_seed(settings["seed"], "epoch", epoch))
-        return split_batches(torch.randperm(len(labels), generator=generator), settings["batch_size"])
-
-    def losses(model: nn.Module, batch: Tensor) -> Iterator[Tensor]:
-        index = batch.to(device)
-        x_BCHW = pixels.normalise(augment(images[index].float() / 255))
-        with autocast(device, settings["precision"]):
-            logits_BK = model(x_BCHW.contiguous(memory_format=torch.channels_last))
-        yield F.cross_entropy(logits_BK.float(), labels[index])
-
+    pixels = Pixels(spec["pixels"], device)
     checkpoint = Checkpoint(job.checkpoints, job.checkpoint_seconds)
-    history = fit(model, recipe, batches, losses, checkpoint, job.title)
-    test = accuracy(model, data["test_images"], data["test_labels"], pixels.from_bytes, settings["precision"])
-    summary = {**test, "loss": history[-1]["loss"], "epochs": len(history)}
-    job.write_tensors(model.state_dict(), {"network": job.spec["network"]}, summary)
+    test = open_split(job, "test", device)
+    summary = {}
+    if spec.get("weights"):
+        model = load_pretrained(spec["network"], spec["weights"], job.data_root, device, job.classes or [])
+    else:
+        model = build(spec["network"], settings["seed"], device)
+        history = _train(job, model, pixels, checkpoint, device)
+        summary = {"loss": history[-1]["loss"], "epochs": len(history)}
+    found = accuracy(model, test.whole(), test.labels, pixels.from_bytes, settings["precision"])
+    summary |= {"top1": found.top1, "top5": found.top5}
+    job.write_tensors(model.state_dict(), {"network": spec["network"]}, summary)
     checkpoint.clear()
+
+
+def _train(job: Job, model: nn.Module, pixels: Pixels, checkpoint: Checkpoint, device: torch.device) -> list[dict[str, float]]:
+    settings = job.spec["settings"]
+    train = open_split(job, "train", device, job.spec["augment"])
+
+    def batches(epoch: int, first: int) -> Iterator[Batch]:
+        generator = torch.Generator().manual_seed(derive_seed(settings["seed"], "epoch", epoch))
+        order = split_batches(torch.randperm(len(train.labels), generator=generator), settings["batch_size"])
+        todo = [(index, derive_seed(settings["seed"], "augment", epoch, step)) for step, index in enumerate(order)][first:]
+        for (index, _), unit_BCHW in zip(todo, train.augmented(todo), strict=True):
+            yield unit_BCHW, train.labels[index].to(device)
+
+    def losses(model: nn.Module, batch: Batch) -> Iterator[Tensor]:
+        unit_BCHW, labels_B = batch
+        x_BCHW = pixels.normalise(unit_BCHW).contiguous(memory_format=torch.channels_last)
+        with autocast(device, settings["precision"]):
+            logits_BK = model(x_BCHW)
+        yield F.cross_entropy(logits_BK.float(), labels_B)
+
+    recipe = Recipe.from_settings(settings, settings["seed"], settings.get("keep_epoch"))
+    return fit(model, recipe, batches, losses, checkpoint, job.title)

@@ -35,8 +35,8 @@ def parameters(net: nn.Module) -> int:
 
 def test_the_registry_is_a_literal_and_every_builder_has_the_common_keyword_only_parameters() -> None:
     tree = ast.parse((PACKAGE / "__init__.py").read_text())
-    (literal,) = [node.value for node in tree.body if isinstance(node, ast.Assign)]
-    assert ast.literal_eval(literal) == backbones.BACKBONES
+    own, libraries = [ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign)]
+    assert (own, libraries) == (backbones.BACKBONES, backbones.LIBRARIES)
     for builder in backbones.BACKBONES.values():
         module, _, function = builder.partition(":")
         body = ast.parse((PACKAGE / f"{module.rpartition('.')[2]}.py").read_text()).body

@@ -25,7 +25,7 @@ def gvbsm(*arguments: str) -> str:
 
 def test_a_spec_as_json_text_and_by_hand(workspace):
     spec = {"stage": "prepare", "source": {"kind": "digits", "seed": 3, "test_fraction": 0.5}, "classes": 10}
-    spec |= {"image_size": 9, "channels": 1}
+    spec |= {"image_size": 9, "channels": 1, "resize": 9, "storage": "packed"}
     assert cli.main(["prepare", "--spec", json.dumps(spec), "--out", "here/digits.safetensors"]) == 0
     tensors, metadata = load_tensors(Path("here/digits.safetensors"))
     assert tensors["train_images"].shape[1:] == (1, 9, 9)

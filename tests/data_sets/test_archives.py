@@ -1,23 +1,29 @@
 """Archives, odd image files, CIFAR and Tiny-ImageNet from files of their official layouts."""
 
 import hashlib
+import http.server
 import io
 import pickle
 import tarfile
+import threading
 import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision import datasets
+from torchvision import datasets, transforms
 
 from gvbsm.data import cifar, imagefolder, tiny_imagenet
-from gvbsm.data.files import decode_image
+from gvbsm.data.files import open_image, square, to_tensor
+from gvbsm.data.raw import Form
 from gvbsm.errors import UserError
 
-COLOUR = {"classes": 2, "image_size": 8, "channels": 3}
+COLOUR = Form(image_size=8, channels=3, resize=8, storage="packed")
 
 
 def png(value: int, size: int = 8) -> bytes:
@@ -49,7 +55,7 @@ def write_zip(path: Path, files: dict[str, bytes]) -> None:
 
 
 def read(path: Path):
-    return imagefolder.read({"kind": "imagefolder", "path": path.name}, **COLOUR, data_root=path.parent)
+    return imagefolder.read({"kind": "imagefolder", "path": path.name}, COLOUR, path.parent)
 
 
 @pytest.mark.parametrize("name", ["x.zip", "x.tar", "x.tar.gz", "x.tgz", "x.tar.xz"])
@@ -110,17 +116,24 @@ def encode(image: Image.Image, kind: str = "PNG") -> bytes:
 
 
 def test_every_kind_of_image_becomes_rgb():
+    def decode(image: Image.Image, kind: str = "PNG") -> torch.Tensor:
+        return to_tensor(open_image("x", encode(image, kind), "RGB"))
+
     red = Image.fromarray(np.tile(np.array([200, 40, 40], np.uint8), (8, 8, 1)))
     expected = torch.tensor([200, 40, 40]).view(3, 1, 1)
-    assert (decode_image("x", encode(red), 8, "RGB") == expected).all()
-    assert (
-        decode_image("x", encode(red.convert("P", palette=Image.Palette.ADAPTIVE)), 8, "RGB") - expected.short()
-    ).abs().max() <= 2
-    assert (decode_image("x", encode(red.convert("CMYK"), "TIFF"), 8, "RGB").short() - expected).abs().max() <= 12
-    assert (decode_image("x", encode(red.convert("RGBA")), 8, "RGB") == expected).all()
-    assert (decode_image("x", encode(Image.fromarray(np.full((8, 8), 70, np.uint8))), 8, "RGB") == 70).all()
-    sixteen = Image.fromarray(np.full((8, 8), 70 * 257, np.uint16))
-    assert (decode_image("x", encode(sixteen), 8, "RGB") == 70).all()
+    assert (decode(red) == expected).all()
+    assert (decode(red.convert("P", palette=Image.Palette.ADAPTIVE)) - expected.short()).abs().max() <= 2
+    assert (decode(red.convert("CMYK"), "TIFF").short() - expected).abs().max() <= 12
+    assert (decode(red.convert("RGBA")) == expected).all()
+    assert (decode(Image.fromarray(np.full((8, 8), 70, np.uint8))) == 70).all()
+    assert (decode(Image.fromarray(np.full((8, 8), 70 * 257, np.uint16))) == 70).all()
+
+
+@pytest.mark.parametrize("shape", [(300, 400), (400, 301), (256, 256), (100, 90)])
+def test_the_centre_is_cut_out_as_torchvision_does(shape):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8))
+    theirs = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])(image)
+    assert np.array_equal(np.array(square(image, 224, 256)), np.array(theirs))
 
 
 def test_cifar_from_an_archive_where_torchvision_looks(tmp_path, monkeypatch):
@@ -140,22 +153,22 @@ def test_cifar_from_an_archive_where_torchvision_looks(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
     meta = {"filename": "batches.meta", "key": "label_names", "md5": sums["batches.meta"]}
     monkeypatch.setattr(datasets.CIFAR10, "meta", meta)
-    shape = {"classes": 2, "image_size": 32, "channels": 3, "data_root": tmp_path}
-    raw = cifar.read({"kind": "cifar10"}, **shape)
+    form = replace(COLOUR, image_size=32, resize=32)
+    raw = cifar.read({"kind": "cifar10"}, form, tmp_path)
     assert raw.train_images.shape == (20, 3, 32, 32) and raw.test_images.shape == (6, 3, 32, 32)
     assert torch.equal(raw.train_images[:4].flatten(1), torch.from_numpy(arrays["data_batch_1"]))
     assert raw.class_names == ["cat", "dog"] and raw.train_labels[:4].tolist() == [0, 1, 0, 1]
     with pytest.raises(UserError, match="expected image_size 32 and 3 channels, got 64 and 3"):
-        cifar.read({"kind": "cifar10"}, **shape | {"image_size": 64})
+        cifar.read({"kind": "cifar10"}, replace(form, image_size=64), tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["cifar10", "cifar100"])
 def test_cifar_without_a_network_says_which_file_to_put_where(kind, tmp_path, monkeypatch):
     dataset = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[kind]
     monkeypatch.setattr(dataset, "url", "http://127.0.0.1:9/nothing")
-    shape = {"classes": 10, "image_size": 32, "channels": 3, "data_root": tmp_path}
+    form = replace(COLOUR, image_size=32, resize=32)
     with pytest.raises(UserError, match=rf"expected .*{dataset.filename} \(MD5 {dataset.tgz_md5}\).*put the file from http"):
-        cifar.read({"kind": kind}, **shape)
+        cifar.read({"kind": kind}, form, tmp_path)
 
 
 def tiny_zip(path: Path, leave_out: str = "") -> None:
@@ -170,8 +183,8 @@ def tiny_zip(path: Path, leave_out: str = "") -> None:
 
 def test_tiny_imagenet_from_the_official_layout(tmp_path):
     tiny_zip(tmp_path / "tiny.zip")
-    shape = {"classes": 2, "image_size": 64, "channels": 3, "data_root": tmp_path}
-    raw = tiny_imagenet.read({"kind": "tiny_imagenet", "path": "tiny.zip"}, **shape)
+    form = replace(COLOUR, image_size=64, resize=64)
+    raw = tiny_imagenet.read({"kind": "tiny_imagenet", "path": "tiny.zip"}, form, tmp_path)
     assert raw.class_names == ["goldfish", "bullfrog"]
     assert raw.train_images[:, 0, 0, 0].tolist() == [10, 11, 12, 20, 21, 22]
     assert raw.train_labels.tolist() == [0, 0, 0, 1, 1, 1]
@@ -182,14 +195,40 @@ def test_tiny_imagenet_from_the_official_layout(tmp_path):
 @pytest.mark.parametrize("part", ["words.txt", "val_annotations.txt", "train/", "val/images"])
 def test_tiny_imagenet_of_another_layout_is_refused(part, tmp_path):
     tiny_zip(tmp_path / "tiny.zip", leave_out=part)
-    shape = {"classes": 2, "image_size": 64, "channels": 3, "data_root": tmp_path}
+    form = replace(COLOUR, image_size=64, resize=64)
     with pytest.raises(UserError, match="expected the layout of the official zip, got another"):
-        tiny_imagenet.read({"kind": "tiny_imagenet", "path": "tiny.zip"}, **shape)
+        tiny_imagenet.read({"kind": "tiny_imagenet", "path": "tiny.zip"}, form, tmp_path)
+
+
+@pytest.fixture
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """A folder and the address at which a local server offers its files."""
+    folder = tmp_path_factory.mktemp("served")
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_another_file_than_the_official_zip_is_not_kept(served, tmp_path, monkeypatch):
+    folder, address = served
+    tiny_zip(folder / "tiny.zip")
+    monkeypatch.setattr(tiny_imagenet, "URL", f"{address}/tiny.zip")
+    form = replace(COLOUR, image_size=64, resize=64)
+    source = {"kind": "tiny_imagenet", "path": "tiny.zip"}
+    with pytest.raises(UserError, match=r"expected .*tiny\.zip, which could not be had: File not found or corrupted"):
+        tiny_imagenet.read(source, form, tmp_path)
+    assert not (tmp_path / "tiny.zip").exists()
+    # What is left of it, as of an interrupted download, does no harm to the next one.
+    monkeypatch.setattr(tiny_imagenet, "MD5", hashlib.md5((folder / "tiny.zip").read_bytes()).hexdigest())
+    assert tiny_imagenet.read(source, form, tmp_path).class_names == ["goldfish", "bullfrog"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny.zip"]
 
 
 def test_tiny_imagenet_without_a_network_says_which_file_to_put_where(tmp_path, monkeypatch):
     monkeypatch.setattr(tiny_imagenet, "URL", "http://127.0.0.1:9/tiny.zip")
-    shape = {"classes": 2, "image_size": 64, "channels": 3, "data_root": tmp_path}
+    form = replace(COLOUR, image_size=64, resize=64)
     with pytest.raises(UserError, match=r"expected .*tiny\.zip, which could not be had: .*; put the file from http.* there"):
-        tiny_imagenet.read({"kind": "tiny_imagenet", "path": "tiny.zip"}, **shape)
+        tiny_imagenet.read({"kind": "tiny_imagenet", "path": "tiny.zip"}, form, tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,6 @@
 """Data sets as prepare packs them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,31 +9,33 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from gvbsm.data import digits, imagefolder
+from gvbsm.data.raw import Form
 
-SHAPE = {"classes": 10, "image_size": 16, "channels": 1, "data_root": Path("nowhere")}
+GREY = Form(image_size=16, channels=1, resize=16, storage="packed")
+NOWHERE = Path("nowhere")
 
 
 def test_digits_are_split_by_class_with_the_seed():
     source = {"kind": "digits", "seed": 0, "test_fraction": 0.2}
-    raw = digits.read(source, **SHAPE)
+    raw = digits.read(source, GREY, NOWHERE)
     assert len(raw.train_labels) == 1437 and len(raw.test_labels) == 360
     assert raw.train_images.shape == (1437, 1, 16, 16) and raw.train_images.dtype == torch.uint8
     whole = torch.bincount(torch.from_numpy(load_digits().target)).float()
     torch.testing.assert_close(torch.bincount(raw.test_labels) / whole, torch.full((10,), 0.2), atol=0.006, rtol=0)
-    again, other = digits.read(source, **SHAPE), digits.read(source | {"seed": 1}, **SHAPE)
+    again, other = digits.read(source, GREY, NOWHERE), digits.read(source | {"seed": 1}, GREY, NOWHERE)
     assert torch.equal(raw.train_images, again.train_images)
     assert not torch.equal(raw.train_images, other.train_images)
 
 
 def test_digits_at_their_own_size_are_untouched():
-    raw = digits.read({"kind": "digits", "seed": 0, "test_fraction": 0.2}, **SHAPE | {"image_size": 8})
+    raw = digits.read({"kind": "digits", "seed": 0, "test_fraction": 0.2}, replace(GREY, image_size=8), NOWHERE)
     together = torch.cat([raw.train_images, raw.test_images]).flatten(1).sort(0).values
     expected = torch.from_numpy(load_digits().images).mul(255 / 16).round().to(torch.uint8).flatten(1).sort(0).values
     assert torch.equal(together, expected)
 
 
 def test_digits_lose_no_image_and_share_none():
-    raw = digits.read({"kind": "digits", "seed": 0, "test_fraction": 0.2}, **SHAPE)
+    raw = digits.read({"kind": "digits", "seed": 0, "test_fraction": 0.2}, GREY, NOWHERE)
     assert len(raw.train_labels) + len(raw.test_labels) == 1797
 
 
@@ -45,8 +48,8 @@ def test_an_image_folder(tmp_path):
             Image.fromarray(wide).save(tmp_path / split / name / "wide.png")
             Image.fromarray(np.full((8, 8), 50, np.uint8)).save(tmp_path / split / name / "grey.PNG")
             (tmp_path / split / name / "notes.txt").write_text("not an image")
-    shape = {"classes": 2, "image_size": 10, "channels": 3, "data_root": tmp_path.parent}
-    raw = imagefolder.read({"kind": "imagefolder", "path": tmp_path.name}, **shape)
+    form = Form(image_size=10, channels=3, resize=10, storage="packed")
+    raw = imagefolder.read({"kind": "imagefolder", "path": tmp_path.name}, form, tmp_path.parent)
     assert raw.class_names == ["a", "b"]
     assert raw.train_images.shape == (4, 3, 10, 10)
     assert raw.train_labels.tolist() == raw.test_labels.tolist() == [0, 0, 1, 1]
@@ -63,6 +66,5 @@ def test_photographs_are_turned_upright(tmp_path):
             exif = Image.Exif()
             exif[0x0112] = 3  # taken upside down
             half.save(tmp_path / split / name / "x.png", exif=exif)
-    shape = {"classes": 2, "image_size": 16, "channels": 1, "data_root": tmp_path.parent}
-    image = imagefolder.read({"kind": "imagefolder", "path": tmp_path.name}, **shape).train_images[0, 0]
+    image = imagefolder.read({"kind": "imagefolder", "path": tmp_path.name}, GREY, tmp_path.parent).train_images[0, 0]
     assert (image[0] == 0).all() and (image[-1] == 255).all()

@@ -44,7 +44,15 @@ def linear_fit(checkpoint: Checkpoint, recipe: Recipe = RECIPE) -> tuple[nn.Modu
         for part in batch.split(1):
             yield model(x[part]).square().mean() / len(batch)
 
-    history = fit(model, recipe, lambda epoch: torch.arange(8).split(2), losses, checkpoint, "test", lambda m, e: {"top1": 1.0})
+    history = fit(
+        model,
+        recipe,
+        lambda epoch, first: torch.arange(8).split(2)[first:],
+        losses,
+        checkpoint,
+        "test",
+        lambda m, e: {"top1": 1.0},
+    )
     return model, history
 
 
@@ -144,7 +152,7 @@ def test_a_loss_that_is_not_finite_is_refused():
     model = nn.Linear(1, 1)
     infinite = lambda model, batch: [model(torch.ones(1, 1)).sum() * float("inf")]  # noqa: E731
     with pytest.raises(UserError, match=r"test: epoch 1: expected a finite loss, got (nan|inf|-inf); lower lr"):
-        fit(model, RECIPE, lambda epoch: [0], infinite, Checkpoint(None, 1e9), "test")
+        fit(model, RECIPE, lambda epoch, first: [0], infinite, Checkpoint(None, 1e9), "test")
 
 
 @pytest.mark.parametrize(

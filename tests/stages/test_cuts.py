@@ -1,5 +1,6 @@
 """How the work is cut, and in what order, changes no byte of an image; a run repeats itself."""
 
+import pytest
 import torch
 
 from gvbsm.artifacts import file_hash, load_tensors
@@ -23,13 +24,21 @@ def assert_equal_images(first, second) -> None:
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_one_shard_or_many(made, edit_row, make_up_to):
-    many = made
-    edit_row({"recover": {"shard_batches": 100}})
-    one = make_up_to("recover")
-    assert sum(a.stage == "recover" for a in many) == 2
-    assert sum(a.stage == "recover" for a in one) == 1
-    assert_equal_images(images_of(many), images_of(one))
+def test_few_shards_or_many(made, edit_row, make_up_to):
+    few = made
+    edit_row({"recover": {"shard_batches": 1}})
+    many = make_up_to("recover")
+    assert sum(a.stage == "recover" for a in few) == 2
+    assert sum(a.stage == "recover" for a in many) == 4
+    assert_equal_images(images_of(few), images_of(many))
+
+
+@pytest.mark.parametrize("batches", [1, 2, 3, 4, 100])
+def test_more_images_per_class_only_add_shards(batches, workspace, edit_row):
+    """However the batches are divided; 3 does not divide the batches of a group of images per class."""
+    edit_row({"recover": {"shard_batches": batches, "batch_size": 6}})
+    ten, fifty = ({a.path for a in plan("tiny", ipc) if a.stage == "recover"} for ipc in (2, 10))
+    assert ten < fifty and len(fifty) == 5 * len(ten)
 
 
 def test_any_order_of_the_shards(made, make_artifact):

@@ -42,7 +42,7 @@ ROW_CHANGES = {
     "every teacher's epochs": ({"squeeze": {"epochs": 3}}, {"squeeze": B, "statistics": B, "recover": R} | FROM_TEACHERS),
     "a setting of statistics": ({"statistics": {"variance": "mean_of_batches"}}, {"statistics": B, "recover": R} | FROM_IMAGES),
     "recover's iterations": ({"recover": {"iterations": 7}}, {"recover": R} | FROM_IMAGES),
-    "how recover is cut": ({"recover": {"shard_batches": 2}}, {"recover": 1} | FROM_IMAGES),
+    "how recover is cut": ({"recover": {"shard_batches": 1}}, {"recover": 4} | FROM_IMAGES),
     "views": ({"relabel": {"scale": [0.3, 1.0]}}, {"relabel": 2 * L, "evaluate": 3 * S, "publish": 1}),
     "stored labels": ({"relabel": {"dtype": "float32"}}, FROM_TEACHERS),
     "every student's learning rate": ({"evaluate": {"lr": 0.01}}, {"evaluate": 3 * S, "publish": 1}),

@@ -9,6 +9,7 @@ rule publish:
     output:
         accuracies="results/{dataset}/{run}/acc.json",
         table="results/{dataset}/{run}/table.csv",
+        classes="results/{dataset}/{run}/classes.csv",
         picture="results/{dataset}/{run}/images.png",
     log:
         "results/logs/publish/{dataset}-{run}.log",

@@ -1,0 +1,112 @@
+"""ImageNet (ILSVRC 2012) from its own folders: train by WordNet id, val likewise or flat with the official ground truth."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from gvbsm.data.files import Entry, is_image, read_entries, read_file
+from gvbsm.data.imagefolder import Labelled, join_splits
+from gvbsm.data.raw import Form, RawDataset
+from gvbsm.errors import UserError
+
+_TRUTH, _META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
+
+
+def read(source: dict[str, Any], form: Form, data_root: Path) -> RawDataset:
+    """Training and validation images, classes in order of their WordNet id (as in torchvision's and timm's weights).
+
+    Raises:
+        UserError: for missing folders, a ground truth that does not fit, or classes that only one split has.
+    """
+    train_root, val_root = data_root / source["train"], data_root / source["val"]
+    train = _by_class(train_root, _images(train_root), form, data_root)
+    images = _images(val_root)
+    if any(len(entry.path.parts) == 1 for entry in images):
+        if source.get("ground_truth") is None:
+            raise UserError(
+                f"{val_root}: expected a folder per class, got {len(images)} images without one; set source.ground_truth to "
+                f"the development kit (or its {_TRUTH}), or to LOC_val_solution.csv"
+            )
+        val = _by_truth(val_root, images, _truth(data_root / source["ground_truth"]), form, data_root)
+    else:
+        val = _by_class(val_root, images, form, data_root)
+    found = join_splits(f"{train_root}, {val_root}", form, train, val)
+    return RawDataset(
+        found.train_images, found.train_labels, found.test_images, found.test_labels, found.classes, _names(found.classes)
+    )
+
+
+def _images(root: Path) -> list[Entry]:
+    return [entry for entry in read_entries(root) if entry.read and is_image(entry.path)]
+
+
+def _by_class(root: Path, images: Iterable[Entry], form: Form, data_root: Path) -> Labelled:
+    labelled: Labelled = {}
+    for entry in images:
+        if len(entry.path.parts) > 1:
+            labelled.setdefault(entry.path.parts[0], []).append((str(entry.path), form.take(root, entry, data_root)))
+    return labelled
+
+
+def _by_truth(root: Path, images: list[Entry], truth: dict[str, str] | list[str], form: Form, data_root: Path) -> Labelled:
+    """Images of one flat folder; the truth is by name without suffix, or in the order of the sorted names."""
+    stems = [entry.path.stem for entry in images]
+    if isinstance(truth, list):
+        if len(truth) != len(stems):
+            raise UserError(f"{root}: expected {len(truth)} images, as the ground truth has, got {len(stems)}; complete them")
+        truth = dict(zip(sorted(stems), truth, strict=True))
+    labelled: Labelled = {}
+    for entry, stem in zip(images, stems, strict=True):
+        if stem not in truth:
+            raise UserError(f"{root}/{entry.path}: expected a class in the ground truth, got none; remove the file")
+        labelled.setdefault(truth[stem], []).append((str(entry.path), form.take(root, entry, data_root)))
+    return labelled
+
+
+def _truth(path: Path) -> dict[str, str] | list[str]:
+    """WordNet ids of the validation images: by name (Kaggle's CSV), or in order (the development kit)."""
+    if path.suffix == ".csv":
+        rows = csv.DictReader(io.StringIO(read_file(path).decode()))
+        if not {"ImageId", "PredictionString"} <= set(rows.fieldnames or ()):
+            raise UserError(f"{path}: expected the columns ImageId and PredictionString, got others; name LOC_val_solution.csv")
+        return {row["ImageId"]: row["PredictionString"].split()[0] for row in rows}
+    texts = {entry.path.name: entry.read() for entry in _kit(path) if entry.read and entry.path.name in (_TRUTH, _META)}
+    if texts.keys() != {_TRUTH, _META}:
+        raise UserError(
+            f"{path}: expected {_TRUTH} and {_META} of the development kit in one folder, got not both; put them there"
+        )
+    ids = _wordnet_ids(path, texts[_META])
+    lines = texts[_TRUTH].decode().split()
+    unknown = next((line for line in lines if not line.isdigit() or int(line) not in ids), None)
+    if unknown is not None:
+        raise UserError(f"{path}: {_TRUTH}: expected numbers that {_META} knows, got {unknown!r}; fetch the kit again")
+    return [ids[int(line)] for line in lines]
+
+
+def _kit(path: Path) -> Iterable[Entry]:
+    """Entries of the development kit: its folder, its archive, or the folder that its ground truth stands in."""
+    return read_entries(path.parent if path.name == _TRUTH else path)
+
+
+def _wordnet_ids(path: Path, meta: bytes) -> dict[int, str]:
+    """ILSVRC2012_ID -> WordNet id of the classes (synsets without children), from meta.mat."""
+    from scipy.io import loadmat
+
+    try:
+        synsets = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
+        return {int(one["ILSVRC2012_ID"]): str(one["WNID"]) for one in synsets if int(one["num_children"]) == 0}
+    except Exception as error:  # whatever a damaged MATLAB file makes the library raise
+        raise UserError(f"{path}: {_META}: damaged ({type(error).__name__}); fetch the development kit again") from None
+
+
+def _names(classes: list[str]) -> list[str]:
+    """The first English name of each WordNet id, from timm's table; an id it does not know stays."""
+    from timm.data.imagenet_info import ImageNetInfo
+
+    info = ImageNetInfo("imagenet-1k")
+    known = set(info.label_names())
+    return [info.label_name_to_description(one).split(",")[0] if one in known else one for one in classes]

@@ -1,0 +1,103 @@
+"""Images in files: read, checked against the list of them that prepare made, and decoded by worker processes."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from gvbsm.data.files import colour_mode, open_image, read_file, square, to_tensor
+from gvbsm.errors import UserError
+from gvbsm.keys import derive_seed
+
+Item = tuple[int, int | None]  # index, seed of its crop
+
+
+def changed(where: str, what: str) -> UserError:
+    """The error for files that are not those a data set was prepared from."""
+    return UserError(
+        f"{where}: changed since it was prepared: {what}; restore it, or set source.version (2, 3, ...) in the row to make "
+        "everything anew"
+    )
+
+
+@dataclass(frozen=True)
+class ListedImages:
+    """N images in files; a map-style data set of uint8 (C,S,S), or of the text of an error."""
+
+    paths: list[str]  # absolute, or below data_root
+    sizes: Tensor  # int64 (N,), bytes
+    times: Tensor  # int64 (N,), ns
+    data_root: Path
+    image_size: int  # px
+    channels: int
+    resize: int  # px of the shorter side before the centre is cut out
+    workers: int
+    crop: Sequence[float] | None = None  # share of the area that a random crop keeps, instead
+
+    def load(self, batches: Sequence[tuple[Tensor, int | None]], crop: Sequence[float] | None) -> Iterator[Tensor]:
+        """uint8 (B,C,S,S) of each batch of indices, in order; the seed of a batch seeds each image's random crop.
+
+        Neither the number of workers nor the batches before change a byte.
+
+        Raises:
+            UserError: for a file that is gone, has another size or time than listed, or is no image.
+        """
+        loader = DataLoader(
+            replace(self, crop=crop),
+            batch_sampler=[
+                [(i, None if seed is None else derive_seed(seed, i)) for i in index.tolist()] for index, seed in batches
+            ],
+            num_workers=self.workers,
+            collate_fn=_collate,
+            worker_init_fn=_start_worker,
+        )
+        for batch in loader:
+            if isinstance(batch, str):
+                raise UserError(batch)
+            yield batch
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, item: Item) -> Tensor | str:
+        index, seed = item
+        try:
+            return self._decode(self.data_root / self.paths[index], index, seed)
+        except UserError as error:
+            return str(error)  # an exception would come back with the worker's traceback in its text
+
+    def _decode(self, file: Path, index: int, seed: int | None) -> Tensor:
+        try:
+            status = file.stat()
+        except OSError as error:
+            raise changed(str(file), f"expected an image, got none ({error.strerror})") from None
+        expected, got = int(self.sizes[index]), status.st_size
+        if expected != got:
+            raise changed(str(file), f"expected {expected} bytes, got {got}")
+        if status.st_mtime_ns != int(self.times[index]):
+            raise changed(str(file), "expected the same time, got another")
+        image = open_image(str(file), read_file(file), colour_mode(str(file), self.channels))
+        if self.crop is None or seed is None:
+            return to_tensor(square(image, self.image_size, self.resize))
+        from torchvision.transforms import RandomResizedCrop
+
+        torch.manual_seed(seed)
+        return to_tensor(RandomResizedCrop(self.image_size, scale=tuple(self.crop))(image))
+
+
+def _collate(images: list[Tensor | str]) -> Tensor | str:
+    """A batch, or the first error in it."""
+    return next((one for one in images if isinstance(one, str)), None) or torch.stack(images)  # type: ignore[arg-type]
+
+
+def _start_worker(_: int) -> None:
+    """Workers end with their parent: its handlers, which only ask for a checkpoint, are not for them."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,125 @@
+"""The training and test images of a prepared data set, packed or in files, as the stages read them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gvbsm.artifacts import Job
+from gvbsm.data.files import count_images, stamp
+from gvbsm.data.listed import ListedImages, changed
+from gvbsm.data.pixels import augmentation
+
+_RESIDENT = 4 * 2**30  # bytes of images that are moved to the device as a whole
+_BATCH = 500  # images that are tested together
+
+
+class Split(ABC):
+    """N labelled images."""
+
+    labels: Tensor  # int64 (N,)
+
+    @abstractmethod
+    def squares(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Whole images, uint8 (B,C,S,S), of each batch of indices."""
+
+    @abstractmethod
+    def augmented(self, batches: Iterable[tuple[Tensor, int]]) -> Iterator[Tensor]:
+        """Randomly cropped and flipped images, float32 (B,C,S,S) in 0..1 on the device, of each batch and its seed."""
+
+    def whole(self) -> Iterator[Tensor]:
+        """Every image in order, uint8 (B,C,S,S)."""
+        return self.squares(torch.arange(len(self.labels)).split(_BATCH))
+
+
+class PackedImages(Split):
+    """uint8 images (N,C,S,S) that fit into memory."""
+
+    def __init__(self, images: Tensor, labels: Tensor, augment: dict[str, Any] | None, device: torch.device) -> None:
+        self.labels = labels
+        self._images = images.to(device) if images.nbytes <= _RESIDENT else images
+        self._augment = augmentation(augment, images.shape[-1], same_on_batch=False) if augment else None
+        self._device = device
+
+    def squares(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        for index in batches:
+            yield self._images[index.to(self._images.device)]
+
+    def augmented(self, batches: Iterable[tuple[Tensor, int]]) -> Iterator[Tensor]:
+        assert self._augment
+        for index, seed in batches:
+            torch.manual_seed(seed)
+            yield self._augment(next(self.squares([index])).to(self._device).float() / 255)
+
+
+class FileImages(Split):
+    """Images that stay in their files and are decoded by worker processes."""
+
+    def __init__(self, listed: ListedImages, labels: Tensor, augment: dict[str, Any] | None, device: torch.device) -> None:
+        self.labels = labels
+        self._listed = listed
+        self._crop = (augment or {}).get("resized_crop")
+        rest = {name: value for name, value in (augment or {}).items() if name != "resized_crop"}
+        self._augment = augmentation(rest, listed.image_size, same_on_batch=False) if augment else None
+        self._device = device
+
+    def squares(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        yield from self._listed.load([(index, None) for index in batches], None)
+
+    def augmented(self, batches: Iterable[tuple[Tensor, int]]) -> Iterator[Tensor]:
+        assert self._augment
+        todo = list(batches)
+        # The crop is taken from the image in its own size, so it is drawn where the image is decoded; the rest here.
+        for (_, seed), bytes_BCHW in zip(todo, self._listed.load(todo, self._crop), strict=True):
+            torch.manual_seed(seed)
+            yield self._augment(bytes_BCHW.to(self._device).float() / 255)
+
+
+def open_split(job: Job, split: str, device: torch.device, augment: dict[str, Any] | None = None) -> Split:
+    """The "train" or "test" images of a job's data set.
+
+    Raises:
+        UserError: if the files that the data set was prepared from are no longer those.
+    """
+    tensors, metadata = job.tensors(job.spec["inputs"]["data"])
+    labels = tensors[f"{split}_labels"]
+    _check_unchanged(job, metadata)
+    if metadata["storage"] == "packed":
+        return PackedImages(tensors[f"{split}_images"], labels, augment, device)
+    listed = ListedImages(
+        paths=tensors[f"{split}_paths"].numpy().tobytes().decode().split("\0"),
+        sizes=tensors[f"{split}_sizes"],
+        times=tensors[f"{split}_times"],
+        data_root=job.data_root,
+        image_size=metadata["image_size"],
+        channels=metadata["channels"],
+        resize=metadata["resize"],
+        workers=job.workers,
+    )
+    return FileImages(listed, labels, augment, device)
+
+
+def _check_unchanged(job: Job, metadata: dict[str, Any]) -> None:
+    """See that the files of a data set are as they were; once packed they may be gone.
+
+    Of images that stay in files only the number is compared here: size and time of each are, when it is read.
+    """
+    before = job.receipt(job.spec["inputs"]["data"])["summary"].get("source")
+    if before is None:
+        return
+    packed, roots = metadata["storage"] == "packed", [job.data_root / root for root in metadata["roots"]]
+    where = ", ".join(map(str, roots))
+    try:
+        now = stamp(roots) if packed else {"files": count_images(roots)}
+    except OSError:
+        if packed:
+            return
+        raise changed(where, "expected its images, got nothing there") from None
+    if any(now[name] != before[name] for name in now):
+        texts = [f"{one['files']} files" + (f" of {one['bytes']} bytes" if packed else "") for one in (before, now)]
+        same = texts[0] == texts[1]
+        raise changed(where, "expected the same names and times, got others" if same else "expected {}, got {}".format(*texts))

@@ -1,0 +1,149 @@
+"""ImageNet from its folders: classes, names, and every form of the validation set's ground truth."""
+
+import io
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.io import savemat
+
+from gvbsm.data import imagenet
+from gvbsm.data.raw import Files, Form
+from gvbsm.errors import UserError
+
+FORM = Form(image_size=8, channels=3, resize=9, storage="packed")
+GOLDFISH, TENCH, SHARK = "n01443537", "n01440764", "n01484850"
+KIT_NUMBER = {SHARK: 1, TENCH: 2, GOLDFISH: 3}  # ILSVRC2012_ID, which is not the order of the WordNet ids
+TRUTH = [GOLDFISH, SHARK, TENCH, SHARK, GOLDFISH, TENCH]
+
+
+def write_image(path: Path, value: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((12, 15, 3), value, np.uint8)).save(path, "PNG")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for number, wnid in enumerate((GOLDFISH, TENCH, SHARK)):
+        for i in range(2):
+            write_image(tmp_path / "train" / wnid / f"{wnid}_{i}.JPEG", 10 * number + i)
+    for number in range(len(TRUTH)):
+        write_image(tmp_path / "flat" / f"ILSVRC2012_val_{number + 1:08d}.JPEG", 100 + number)
+    return tmp_path
+
+
+def write_kit(folder: Path) -> None:
+    """The development kit's two files: numbers of the classes in order of the images, and a table that also has parents."""
+    fields = [("ILSVRC2012_ID", "f8"), ("WNID", "O"), ("words", "O"), ("gloss", "O"), ("num_children", "f8")]
+    synsets = np.array([(n, wnid, "", "", 0) for wnid, n in KIT_NUMBER.items()] + [(4, "n00001740", "", "", 3)], dtype=fields)
+    folder.mkdir(parents=True, exist_ok=True)
+    savemat(folder / "meta.mat", {"synsets": synsets})
+    numbers = "".join(f"{KIT_NUMBER[wnid]}\n" for wnid in TRUTH)
+    (folder / "ILSVRC2012_validation_ground_truth.txt").write_text(numbers)
+
+
+def read(root: Path, val: str = "flat", truth: str | None = None, form: Form = FORM):
+    return imagenet.read({"kind": "imagenet", "train": "train", "val": val, "ground_truth": truth}, form, root)
+
+
+def assert_right(raw) -> None:
+    assert raw.classes == [TENCH, GOLDFISH, SHARK]
+    assert raw.class_names == ["tench", "goldfish", "great white shark"]
+    assert raw.train_images[:, 0, 0, 0].tolist() == [10, 11, 0, 1, 20, 21]
+    assert raw.train_labels.tolist() == raw.test_labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert raw.test_images[:, 0, 0, 0].tolist() == [102, 105, 100, 104, 101, 103]
+
+
+def test_validation_images_by_class(root):
+    for number, wnid in enumerate(TRUTH):
+        write_image(root / "val" / wnid / f"ILSVRC2012_val_{number + 1:08d}.JPEG", 100 + number)
+    assert_right(read(root, "val"))
+
+
+@pytest.mark.parametrize("name", ["kit/data", "kit/data/ILSVRC2012_validation_ground_truth.txt", "kit", "kit.tar.gz"])
+def test_the_development_kit(name, root):
+    write_kit(root / "kit" / "data")
+    with tarfile.open(root / "kit.tar.gz", "w:gz") as archive:
+        archive.add(root / "kit", "ILSVRC2012_devkit_t12")
+    assert_right(read(root, truth=name))
+
+
+def test_the_published_table_of_kaggle(root):
+    rows = [f"ILSVRC2012_val_{i + 1:08d},{wnid} 1 2 3 4 {wnid} 5 6 7 8" for i, wnid in enumerate(TRUTH)]
+    (root / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *reversed(rows)]))
+    assert_right(read(root, truth="LOC_val_solution.csv"))
+
+
+def test_files_stay_where_they_are(root):
+    write_kit(root / "kit")
+    raw = read(root, truth="kit", form=replace(FORM, storage="files"))
+    assert isinstance(raw.train_images, Files)
+    assert raw.train_images.paths[0] == f"train/{TENCH}/{TENCH}_0.JPEG"
+    status = (root / raw.train_images.paths[0]).stat()
+    assert (raw.train_images.sizes[0], raw.train_images.times[0]) == (status.st_size, status.st_mtime_ns)
+    assert raw.test_images.paths[0] == "flat/ILSVRC2012_val_00000003.JPEG"
+    assert torch.equal(raw.test_labels, read(root, truth="kit").test_labels)
+
+
+def wrong_kit(root: Path) -> None:
+    write_kit(root / "kit")
+    (root / "kit" / "meta.mat").write_bytes(b"not MATLAB")
+
+
+def too_few(root: Path) -> None:
+    write_kit(root / "kit")
+    next((root / "flat").iterdir()).unlink()
+
+
+def unknown_number(root: Path) -> None:
+    write_kit(root / "kit")
+    (root / "kit" / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n2\n3\n1\n2\n4\n")
+
+
+def half_a_kit(root: Path) -> None:
+    write_kit(root / "kit")
+    (root / "kit" / "meta.mat").unlink()
+
+
+def another_table(root: Path) -> None:
+    (root / "kit").with_suffix(".csv").write_text("image,label\nx,1\n")
+
+
+def extra_image(root: Path) -> None:
+    (root / "kit.csv").write_text(f"ImageId,PredictionString\nILSVRC2012_val_00000001,{TENCH} 1 2 3 4\n")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "truth", "said"),
+    [
+        (lambda root: None, None, r"flat: expected a folder per class, got 6 images without one; set source.ground_truth"),
+        (wrong_kit, "kit", r"meta\.mat: damaged \(.*\); fetch the development kit again"),
+        (half_a_kit, "kit", r"expected ILSVRC2012_validation_ground_truth\.txt and meta\.mat .*got not both"),
+        (too_few, "kit", r"flat: expected 6 images, as the ground truth has, got 5; complete them"),
+        (unknown_number, "kit", r"expected numbers that meta\.mat knows, got '4'"),
+        (another_table, "kit.csv", r"expected the columns ImageId and PredictionString"),
+        (extra_image, "kit.csv", r"flat/.*: expected a class in the ground truth, got none; remove the file"),
+        (lambda root: None, "kit.csv", r"kit\.csv: cannot be read: No such file"),
+        (lambda root: None, "kit", r"kit: expected a folder or an archive .*, got nothing there"),
+    ],
+)
+def test_a_ground_truth_that_does_not_fit(spoil, truth, said, root):
+    spoil(root)
+    with pytest.raises(UserError, match=said):
+        read(root, truth=truth)
+
+
+def test_an_unknown_wordnet_id_is_its_own_name():
+    assert imagenet._names(["n00000001", TENCH]) == ["n00000001", "tench"]
+
+
+def test_odd_images_are_named(root):
+    write_kit(root / "kit")
+    bad = root / "train" / SHARK / f"{SHARK}_1.JPEG"
+    bad.write_bytes(io.BytesIO(b"no image").getvalue())
+    with pytest.raises(UserError, match=rf"{SHARK}_1\.JPEG: expected an image, got UnidentifiedImageError"):
+        read(root, truth="kit")

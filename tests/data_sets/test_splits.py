@@ -1,0 +1,156 @@
+"""Images that stay in files give what packed ones do, whoever decodes them, and changed ones are noticed."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gvbsm.artifacts import Job
+from gvbsm.data.splits import open_split
+from gvbsm.errors import UserError
+from gvbsm.stages import prepare
+
+CPU = torch.device("cpu")
+AUGMENT = {"resized_crop": [0.2, 0.6], "flip": True}
+SPEC = {
+    "stage": "prepare",
+    "source": {"kind": "imagefolder", "path": "mine"},
+    "classes": 2,
+    "image_size": 12,
+    "channels": 3,
+    "resize": 14,
+    "code": {},
+}
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 5), ("test", 2)):
+        for name in ("a", "b"):
+            for i in range(count):
+                file = tmp_path / "mine" / split / name / f"{i}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(rng.integers(0, 256, (20 + i, 30, 3), dtype=np.uint8)).save(file)
+    return tmp_path / "mine"
+
+
+def prepared(root: Path, storage: str, workers: int = 0) -> Job:
+    """A job that reads the data set of `root`."""
+    store = root / "store"
+    prepare.run(Job(SPEC | {"storage": storage}, store / f"{storage}.safetensors", store, data_root=root))
+    return reader(root, storage, workers)
+
+
+def reader(root: Path, storage: str, workers: int = 0) -> Job:
+    spec = {"inputs": {"data": f"{storage}.safetensors"}}
+    return Job(spec, root / "out.safetensors", root / "store", data_root=root, workers=workers)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_files_are_what_is_packed(split, mine):
+    packed, files = (open_split(prepared(mine.parent, storage), split, CPU) for storage in ("packed", "files"))
+    assert torch.equal(packed.labels, files.labels)
+    assert torch.equal(torch.cat(list(packed.whole())), torch.cat(list(files.whole())))
+    index = torch.tensor([3, 0])
+    assert torch.equal(next(packed.squares([index])), next(files.squares([index])))
+
+
+def test_neither_workers_nor_batches_before_change_a_crop(mine):
+    prepared(mine.parent, "files")
+    todo = [(torch.tensor([0, 1, 2]), 11), (torch.tensor([3, 4]), 12), (torch.tensor([0, 1, 2]), 13)]
+    found = [
+        list(open_split(reader(mine.parent, "files", workers), "train", CPU, AUGMENT).augmented(batches))
+        for workers, batches in ((0, todo), (2, todo), (1, todo[1:]))
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(found[0], found[1], strict=True))
+    assert torch.equal(found[0][1], found[2][0])
+    assert not torch.equal(found[0][0], found[0][2]), "another seed, another crop"
+    assert found[0][0].shape == (3, 3, 12, 12) and found[0][0].min() >= 0 and found[0][0].max() <= 1
+
+
+def test_crops_come_from_the_image_in_its_own_size(mine):
+    """A crop of 20 to 60 % of 20 x 30 px keeps more detail than one of the 12 x 12 px square would."""
+    Image.fromarray(np.indices((40, 60)).sum(0).astype(np.uint8)).save(mine / "train" / "a" / "0.png")
+    split = open_split(prepared(mine.parent, "files"), "train", CPU, AUGMENT | {"flip": False})
+    crops = torch.cat(list(split.augmented([(torch.tensor([0]), seed) for seed in range(20)]))) * 255
+    steps = (crops[:, 0, 0, -1] - crops[:, 0, 0, 0]).abs()
+    assert steps.min() > 12 and steps.max() < 60, "px of the original across a crop"
+    corners = crops[:, 0, 0, 0]
+    assert corners.std() > 5, "crops move"
+
+
+def add(root: Path) -> None:
+    Image.new("RGB", (9, 9)).save(root / "test" / "b" / "new.png")
+
+
+def remove(root: Path) -> None:
+    (root / "test" / "b" / "1.png").unlink()
+
+
+def resize(root: Path) -> None:
+    file = root / "test" / "b" / "1.png"
+    times = file.stat()
+    Image.new("RGB", (9, 9)).save(file)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def touch(root: Path) -> None:
+    os.utime(root / "test" / "b" / "1.png", (1, 1))
+
+
+def new_class(root: Path) -> None:
+    (root / "test" / "c").mkdir()
+    Image.new("RGB", (9, 9)).save(root / "test" / "c" / "new.png")
+
+
+CHANGES = {
+    "added": (add, r"mine: .*expected 14 files.*got 15 files"),
+    "removed": (remove, r"mine: .*expected 14 files.*got 13 files"),
+    "another class": (new_class, r"mine: .*expected 14 files.*got 15 files"),
+    "another size": (resize, r"mine.*: .*expected .* bytes, got .* bytes"),
+    "another time": (touch, r"mine.*: .*expected the same (names and times|time), got"),
+}
+
+
+@pytest.mark.parametrize("storage", ["packed", "files"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_folder_is_noticed(change, storage, mine):
+    job = prepared(mine.parent, storage, workers=1)
+    change, said = CHANGES[change]
+    change(mine)
+    with pytest.raises(UserError, match=f"(?s){said}.*; restore it, or set source.version") as caught:
+        torch.cat(list(open_split(job, "test", CPU).whole()))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("storage", ["packed", "files"])
+def test_a_folder_that_is_gone_is_missed_only_where_its_images_are_needed(storage, mine):
+    job = prepared(mine.parent, storage)
+    mine.rename(mine.parent / "elsewhere")
+    if storage == "packed":
+        assert len(torch.cat(list(open_split(job, "test", CPU).whole()))) == 4
+    else:
+        with pytest.raises(UserError, match="expected its images, got nothing there"):
+            open_split(job, "test", CPU)
+
+
+def test_an_image_that_cannot_be_read_is_named_by_a_worker(mine):
+    job = prepared(mine.parent, "files", workers=2)
+    file = mine / "train" / "b" / "3.png"
+    times, size = file.stat(), file.stat().st_size
+    file.write_bytes(b"x" * size)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(UserError, match=r"^\S*b/3\.png: expected an image, got UnidentifiedImageError; replace or remove"):
+        list(open_split(job, "train", CPU).whole())
+
+
+def test_an_archive_cannot_stay_files(mine, tmp_path):
+    shutil.make_archive(str(tmp_path / "packed"), "zip", mine)
+    spec = SPEC | {"storage": "files", "source": {"kind": "imagefolder", "path": "packed.zip"}}
+    with pytest.raises(UserError, match="storage: files: expected a folder, got an archive; unpack it, or set storage: packed"):
+        prepare.run(Job(spec, tmp_path / "x.safetensors", tmp_path, data_root=tmp_path))

@@ -1,0 +1,134 @@
+"""Teachers with weights of their own: published ones where torch looks for them, and local files."""
+
+import hashlib
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torchvision import models
+
+from gvbsm.data.imagenet import _names
+from gvbsm.errors import UserError
+from gvbsm.runtime.networks import build
+from gvbsm.runtime.pretrained import load_pretrained
+
+CPU = torch.device("cpu")
+NETWORK = {"name": "torchvision:shufflenet_v2_x0_5", "classes": 1000, "image_size": 224, "channels": 3, "options": {}}
+SMALL = {"name": "wrn16_2", "classes": 3, "image_size": 8, "channels": 1, "options": {"depth": 10, "widen": 1}}
+WNIDS = [f"n{i:08d}" for i in range(1000)]
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Path:
+    """An empty folder where torch looks for downloaded weights; nothing can be downloaded."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    weights = models.get_model_weights("shufflenet_v2_x0_5")["IMAGENET1K_V1"]
+    monkeypatch.setattr(type(weights), "url", "http://127.0.0.1:9/shufflenet-0badc0de.pth")
+    return tmp_path / "checkpoints"
+
+
+def offer(hub: Path, state: dict[str, torch.Tensor], monkeypatch) -> None:
+    """A file of weights where torch looks, under a name that holds the beginning of its hash."""
+    torch.save(state, hub / "new.pth")
+    digest = hashlib.sha256((hub / "new.pth").read_bytes()).hexdigest()[:8]
+    (hub / "new.pth").rename(hub / f"shufflenet-{digest}.pth")
+    weights = models.get_model_weights("shufflenet_v2_x0_5")["IMAGENET1K_V1"]
+    monkeypatch.setattr(type(weights), "url", f"http://127.0.0.1:9/shufflenet-{digest}.pth")
+
+
+def test_published_weights_from_where_torch_keeps_them(hub, monkeypatch):
+    state = build(NETWORK, 5, CPU).state_dict()
+    offer(hub, state, monkeypatch)
+    found = load_pretrained(NETWORK, "IMAGENET1K_V1", Path("data"), CPU, WNIDS)
+    assert not found.training
+    assert all(torch.equal(value, found.state_dict()[name]) for name, value in state.items())
+
+
+def test_published_weights_that_are_damaged_or_not_there(hub, monkeypatch):
+    with pytest.raises(
+        UserError, match=r"expected .*shufflenet-0badc0de\.pth, which could not be had: .*put the file from http"
+    ):
+        load_pretrained(NETWORK, "IMAGENET1K_V1", Path("data"), CPU, WNIDS)
+    (hub / "shufflenet-0badc0de.pth").write_bytes(b"half a download")
+    with pytest.raises(UserError, match=r"shufflenet-0badc0de\.pth: damaged \(\w+\); delete it"):
+        load_pretrained(NETWORK, "IMAGENET1K_V1", Path("data"), CPU, WNIDS)
+    torch.save({"x": torch.zeros(1)}, hub / "shufflenet-0badc0de.pth")
+    with pytest.raises(UserError, match=r"expected SHA-256 0badc0de\.\.\., got another; delete it and run again"):
+        load_pretrained(NETWORK, "IMAGENET1K_V1", Path("data"), CPU, WNIDS)
+
+
+def test_published_weights_know_imagenet_alone(hub):
+    for classes, got in ((WNIDS[:10], "10 classes"), (["cat", *WNIDS[1:]], "a class 'cat'")):
+        with pytest.raises(UserError, match=rf"IMAGENET1K_V1: expected ImageNet's 1000 classes .*, got {got}; train it"):
+            load_pretrained(NETWORK, "IMAGENET1K_V1", Path("data"), CPU, classes)
+
+
+def test_unknown_weights_are_refused_with_the_known_ones():
+    with pytest.raises(
+        UserError, match=r"'IMAGENET1K_V9' of torchvision:shufflenet_v2_x0_5: unknown; choose from IMAGENET1K_V1"
+    ):
+        load_pretrained(NETWORK, "IMAGENET1K_V9", Path("data"), CPU, WNIDS)
+    with pytest.raises(UserError, match=r"expected a \.pth, \.pt or \.safetensors file, got 'IMAGENET1K_V1'"):
+        load_pretrained(SMALL, "IMAGENET1K_V1", Path("data"), CPU, ["a", "b", "c"])
+
+
+@pytest.mark.parametrize("wrapped", [None, "state_dict", "model"])
+@pytest.mark.parametrize("name", ["squeeze_wrn.pth", "teacher.safetensors"])
+def test_a_local_file(name, wrapped, tmp_path):
+    state = build(SMALL, 5, CPU).state_dict()
+    renamed = {f"module.layer{i}.{key.rpartition('.')[2]}": value.contiguous() for i, (key, value) in enumerate(state.items())}
+    if name.endswith("pth"):
+        torch.save(renamed if wrapped is None else {wrapped: renamed, "epoch": 3}, tmp_path / name)
+    else:
+        save_file({key: value.contiguous() for key, value in state.items()}, tmp_path / name)
+    found = load_pretrained(SMALL, name, tmp_path, CPU, ["a", "b", "c"])
+    assert all(torch.equal(value, found.state_dict()[key]) for key, value in state.items())
+
+
+class Payload:
+    """Executes code when it is unpickled."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("was_executed"),)
+
+
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        (lambda path: None, r"bad\.pth: expected a file, got nothing there"),
+        (lambda path: path.write_bytes(b"half"), r"bad\.pth: (damaged|expected tensors alone)"),
+        (lambda path: path.write_bytes(pickle.dumps({"x": Payload()})), r"bad\.pth: expected tensors alone, got other objects"),
+        (lambda path: torch.save({"x": Payload()}, path), r"bad\.pth: expected tensors alone, got other objects"),
+        (lambda path: torch.save([torch.zeros(1)], path), r"bad\.pth: expected a state dict, got list"),
+        (lambda path: torch.save({"x": torch.zeros(1)}, path), r"state dict entry 'conv1.weight': expected shape"),
+    ],
+)
+def test_a_local_file_of_something_else(write, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "bad.pth")
+    with pytest.raises(UserError, match=rf"^network wrn16_2: .*{said}"):
+        load_pretrained(SMALL, "bad.pth", tmp_path, CPU, ["a", "b", "c"])
+    assert not Path("was_executed").exists(), "code in the file was executed"
+
+
+def test_truncated_safetensors_are_damaged(tmp_path):
+    save_file(
+        {name: value.contiguous() for name, value in build(SMALL, 5, CPU).state_dict().items()}, tmp_path / "x.safetensors"
+    )
+    (tmp_path / "x.safetensors").write_bytes((tmp_path / "x.safetensors").read_bytes()[:-10])
+    with pytest.raises(UserError, match=r"x\.safetensors: damaged \(SafetensorError\); replace the file"):
+        load_pretrained(SMALL, "x.safetensors", tmp_path, CPU, ["a", "b", "c"])
+
+
+def test_names_of_classes_are_in_the_order_of_published_weights():
+    """The order that `load_pretrained` relies on: torchvision's categories are those of the sorted WordNet ids."""
+    from timm.data.imagenet_info import ImageNetInfo
+
+    wnids = ImageNetInfo("imagenet-1k").label_names()
+    assert wnids == sorted(wnids) and len(wnids) == 1000
+    theirs = models.get_model_weights("resnet18")["IMAGENET1K_V1"].meta["categories"]
+    same = sum(a == b for a, b in zip(_names(wnids), theirs, strict=True))
+    assert same > 980, "a few differ in spelling"
