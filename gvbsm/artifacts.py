@@ -146,7 +146,8 @@ class Job:
     workers: int = 0  # processes that decode images
     started: float = field(default_factory=time.perf_counter)
     receipts: dict[str, dict[str, Any]] = field(default_factory=dict)  # of the inputs read so far, each verified once
-    _contents: dict[str, str] = field(default_factory=dict)  # SHA-256 of the inputs, and of what they were made from
+    # SHA-256 of the inputs and of what they were made from, and by which input's receipt.
+    _contents: dict[str, tuple[str, str]] = field(default_factory=dict)
     classes: list[str] | None = None  # what identifies the classes, in the order of their labels: the same in all inputs
 
     @property
@@ -163,10 +164,12 @@ class Job:
         if path not in self.receipts:
             receipt = verify(self.store / path)
             for name, content in {**receipt["inputs"], path: receipt["sha256"]}.items():
-                if self._contents.setdefault(name, content) != content:
+                known, said_by = self._contents.setdefault(name, (content, path))
+                if known != content:
+                    stale = self.store / (said_by if name == path else path)
                     raise UserError(
-                        f"{self.store / path}: made from another {self.store / name} than is there now; rebuild it with: "
-                        f"{_rebuild(self.store / path)}"
+                        f"{stale}: made from another {self.store / name} than other inputs or the one there now; rebuild it "
+                        f"with: {_rebuild(stale)}"
                     )
             self.receipts[path] = receipt
         return self.receipts[path]

@@ -21,7 +21,7 @@ _STAGES = {
     "recover": "optimise a shard of synthetic images",
     "relabel": "store the teachers' soft labels of a range of epochs",
     "evaluate": "train and test one student on one set of images",
-    "publish": "gather a run into acc.json, table.csv and images.png",
+    "publish": "gather a run into acc.json, table.csv, classes.csv and images.png",
 }
 
 

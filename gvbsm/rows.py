@@ -82,7 +82,8 @@ def load_row(dataset: str, recipe: str | None = None) -> Row:
     """The row `config/datasets/<dataset>.yaml`, with `extends` followed and the recipe laid over it.
 
     Dicts merge, lists replace. A backbone may be a name or {name, label, options, squeeze: {...}}, a student a name or
-    {name, label, options, evaluate: {...}}; the inner settings are laid over the row's.
+    {name, label, options, evaluate: {...}}; the inner settings are laid over the row's. A recipe's name of a backbone is
+    first looked for among the labels of the row's.
 
     Raises:
         SettingsError: for an unknown name, a file that is not YAML, or any setting that is wrong.
@@ -91,7 +92,9 @@ def load_row(dataset: str, recipe: str | None = None) -> Row:
     raw = _read_chain(dataset, origin, ())
     if recipe is not None:
         path = _named("recipes", recipe, "recipe")
+        row_backbones = raw.get("backbones")
         raw = _merge(raw, _read_yaml(path), path, origin)
+        raw["backbones"] = _by_label(raw.get("backbones"), row_backbones)
     raw["backbones"] = _expand(raw.get("backbones"), "squeeze", raw.get("squeeze"))
     evaluate = raw.get("evaluate")
     if isinstance(evaluate, dict):
@@ -172,6 +175,15 @@ def _merge(base: Any, over: Any, path: Path, origin: dict[Path_, Path], at: Path
             origin[(*at, name)] = path
         return merged
     return over
+
+
+def _by_label(names: Any, entries: Any) -> Any:
+    """A recipe's names of backbones as the row's entries of these labels, so that it fits rows of any size."""
+    if not isinstance(names, list) or not isinstance(entries, list):
+        return names
+    full = [entry for entry in entries if isinstance(entry, dict)]
+    labelled = {entry.get("label", label(str(entry.get("name")))): entry for entry in full}
+    return [labelled.get(name, name) if isinstance(name, str) else name for name in names]
 
 
 def _expand(entries: Any, inner: str, shared: Any) -> Any:

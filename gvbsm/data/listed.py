@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from gvbsm.data.files import colour_mode, open_image, read_file, square, to_tensor
 from gvbsm.errors import UserError
@@ -27,7 +27,7 @@ def changed(where: str, what: str) -> UserError:
 
 
 @dataclass(frozen=True)
-class ListedImages:
+class ListedImages(Dataset[Tensor | str]):
     """N images in files; a map-style data set of uint8 (C,S,S), or of the text of an error."""
 
     paths: list[str]  # absolute, or below data_root
@@ -48,7 +48,7 @@ class ListedImages:
         Raises:
             UserError: for a file that is gone, has another size or time than listed, or is no image.
         """
-        loader = DataLoader(
+        loader: DataLoader[Tensor | str] = DataLoader(
             replace(self, crop=crop),
             batch_sampler=[
                 [(i, None if seed is None else derive_seed(seed, i)) for i in index.tolist()] for index, seed in batches

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import filelock
@@ -94,8 +95,12 @@ def test_help_and_version(capsys):
         assert expected in capsys.readouterr().out
 
 
-def test_planning_a_large_target_is_quick_and_reads_nothing(workspace, edit_row):
-    edit_row({"classes": 1000, "recover": {"batch_size": 80, "group": 10}})
-    planned = plan("tiny", 50)
-    assert sum(one.stage == "recover" for one in planned) == 625
+def test_planning_imagenet_reads_nothing(workspace):
+    """There is no data here, and the images of IPC 10 are part of those of IPC 50."""
+    few, many = plan("imagenet", 10), plan("imagenet", 50)
+    counts = Counter(one.stage for one in many)
+    assert counts["recover"] == 160 and counts["relabel"] == 100 and sum(counts.values()) == 288
+    shards = [{one.path for one in planned if one.stage == "recover"} for planned in (few, many)]
+    assert len(shards[0]) == 32 and shards[0] < shards[1]
+    assert sum(len(batch) for one in many if one.stage == "recover" for batch in one.spec["batches"]) == 5000
     assert not Path("results").exists()

@@ -1,0 +1,49 @@
+"""What the README shows can be done as it stands there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gvbsm.keys import PACKAGE
+from gvbsm.plan import plan
+from gvbsm.rows import load_row, parse_target
+
+README = (PACKAGE.parent / "README.md").read_text()
+
+
+def test_the_row_of_ones_own_images(workspace):
+    (block,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    Path("config/datasets/mine.yaml").write_text(block)
+    row = load_row("mine")
+    assert row.source.path == "mine" and row.classes == 3
+    assert plan("mine", 10)[-1].stage == "publish"
+    assert len(block.splitlines()) <= 15
+
+
+@pytest.mark.parametrize(
+    "target", sorted(set(re.findall(r"results/\w+/ipc\d+[\w-]*/acc\.json", README)) - {"results/mine/ipc10/acc.json"})
+)
+def test_targets(target, workspace):
+    assert plan(*parse_target(target))[-1].stage == "publish"
+
+
+@pytest.mark.parametrize("kind", ["datasets", "recipes"])
+def test_every_data_set_and_recipe_is_named(kind):
+    for path in (PACKAGE.parent / "config" / kind).glob("*.yaml"):
+        assert f"`{path.stem}`" in README or f"/{path.stem}/" in README, path
+
+
+def test_every_setting_is_explained():
+    text = (PACKAGE.parent / "config" / "README.md").read_text()
+
+    def names(model):
+        for name, value in model.items():
+            yield name
+            if isinstance(value, dict) and name not in ("options", "source"):
+                yield from names(value)
+
+    row = load_row("imagenet").model_dump()
+    row.pop("backbones")
+    row["evaluate"].pop("students")
+    assert [name for name in names(row) if f"`{name}`" not in text and f"### {name}:" not in text] == []
