@@ -144,6 +144,7 @@ class Job:
     checkpoint_seconds: float = 300.0
     data_root: Path = Path("data")
     workers: int = 0  # processes that decode images
+    images: int = 0  # how many went through the stage, counted as often as they did
     started: float = field(default_factory=time.perf_counter)
     receipts: dict[str, dict[str, Any]] = field(default_factory=dict)  # of the inputs read so far, each verified once
     # SHA-256 of the inputs and of what they were made from, and by which input's receipt.
@@ -217,6 +218,7 @@ class Job:
             "inputs": {path: receipt["sha256"] for path, receipt in self.receipts.items()},
             "summary": summary,
             "seconds": round(time.perf_counter() - self.started, 3),
+            "images": self.images,
             "peak_memory_bytes": peak if sys.platform == "darwin" else peak * 1024,
             "device": self.device,
             **provenance(),

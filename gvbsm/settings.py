@@ -117,6 +117,7 @@ class RecoverShard(Compute):
     densification: Densification
     quantise: Literal["truncate", "round"]  # to uint8. published: truncate; corrected: round
     encoding: Literal["jpeg", "lossless"]  # published (ImageNet): jpeg at quality 75; corrected: lossless
+    compile: bool  # teachers and their statistics as graphs of torch.compile; changes the order of sums
     seed: Seed
 
 

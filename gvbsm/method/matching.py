@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -9,6 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from gvbsm.method.moments import Moments, moments
+
+Averages = dict[str, Moments]  # layer -> its EMA
+Passed = tuple[Tensor, Tensor, Averages]  # logits (B,K), loss, averages after the pass
 
 
 @dataclass(frozen=True)
@@ -31,10 +36,9 @@ def hooked_layers(model: nn.Module, layers: tuple[str, ...]) -> dict[str, nn.Mod
     return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
 
 
-def ema_update(average: Tensor | None, value: Tensor, momentum: float) -> Tensor:
-    """m <- alpha m + (1 - alpha) s, without gradient; a first value with no average before it is the average."""
-    value = value.detach()
-    return value.clone() if average is None else momentum * average + (1 - momentum) * value
+def ema_update(average: Tensor, value: Tensor, momentum: float | Tensor) -> Tensor:
+    """m <- alpha m + (1 - alpha) s, without gradient."""
+    return momentum * average + (1 - momentum) * value.detach()
 
 
 def matching_term(target: Tensor, average: Tensor, value: Tensor) -> Tensor:
@@ -43,7 +47,7 @@ def matching_term(target: Tensor, average: Tensor, value: Tensor) -> Tensor:
 
 
 class StatisticsMatcher:
-    """Hooks on a teacher that collect the matching loss during a forward pass.
+    """A teacher whose forward pass also gives the matching loss of its layers' inputs.
 
     Targets of a BatchNorm layer are its own running moments; of a Conv layer `targets[layer]`, the moments of section 2.
     Use as a context manager, which removes the hooks:
@@ -51,23 +55,28 @@ class StatisticsMatcher:
         with StatisticsMatcher(teacher, targets, matching) as matcher:
             logits, loss = matcher(x_BCHW, dropped={"conv3"})
 
+    With `compiled`, pass and statistics are one graph of torch.compile, which costs a minute or more for the first batch of
+    each shape and then about a quarter more than the teacher's own pass; without, several times it. If a graph cannot be
+    made, for want of a compiler say, `compiled` becomes False, a warning tells why, and everything goes on without.
+
     Raises:
         ValueError: if a Conv layer has no targets, or targets of another shape than its input gives.
     """
 
-    def __init__(self, model: nn.Module, targets: dict[str, Moments], matching: Matching) -> None:
+    def __init__(self, model: nn.Module, targets: dict[str, Moments], matching: Matching, compiled: bool = False) -> None:
         self.model = model
         self.matching = matching
-        self.averages: dict[str, Moments] = {}
+        self.compiled = compiled
+        self.averages: dict[str, Moments] = {}  # of the layers seen so far
         self.layers = hooked_layers(model, matching.layers)
         self._targets = {name: self._target(name, module, targets) for name, module in self.layers.items()}
         self._first = next(iter(self.layers), None)
-        self._dropped: frozenset[str] = frozenset()
-        self._terms: list[Tensor] = []
+        self._inputs: list[tuple[str, Tensor]] = []
         self._hooks = [
-            module.register_forward_pre_hook(lambda _, inputs, name=name: self._visit(name, inputs[0]))
+            module.register_forward_pre_hook(lambda _, inputs, name=name: self._inputs.append((name, inputs[0])))
             for name, module in self.layers.items()
         ]
+        self._graph = torch.compile(self._pass, dynamic=False) if compiled else None
 
     def __enter__(self) -> StatisticsMatcher:
         return self
@@ -76,13 +85,21 @@ class StatisticsMatcher:
         for hook in self._hooks:
             hook.remove()
 
-    def __call__(self, x_BCHW: Tensor, dropped: frozenset[str] = frozenset()) -> tuple[Tensor, Tensor]:
+    def __call__(self, x_BCHW: Tensor, dropped: Collection[str] = frozenset()) -> tuple[Tensor, Tensor]:
         """Logits (B,K) and the weighted statistics loss, a scalar, of this batch; the EMAs advance by one step."""
-        self._dropped = dropped
-        self._terms = []
-        logits_BK = self.model(x_BCHW)
-        terms, self._terms = self._terms, []
-        return logits_BK, torch.stack(terms).sum() if terms else logits_BK.new_zeros(())
+        alpha = self.matching.momentum
+        before = {name: self.averages.get(name) or self._zeros(name) for name in self.layers}
+        # A first value becomes the average as it is.
+        first = {name for name in self.layers if self.matching.start == "first" and name not in self.averages}
+        momenta = {name: 0.0 if name in first else alpha for name in self.layers}
+        kept = {name: name not in dropped for name in self.layers}
+        after = None
+        if self._graph is not None:
+            after = self._run_graph(x_BCHW, before, momenta, kept)
+        logits_BK, loss, averages = after or self._pass(x_BCHW, before, momenta, kept)
+        skipped = dropped if self.matching.dropped == "skip" else ()
+        self.averages |= {name: average for name, average in averages.items() if name not in skipped}
+        return logits_BK, loss
 
     @property
     def conv_layers(self) -> list[str]:
@@ -100,30 +117,68 @@ class StatisticsMatcher:
         parameter = next(module.parameters())
         return {kind: targets[name][kind].to(parameter.device, parameter.dtype) for kind in wanted}
 
-    def _visit(self, name: str, x_BCHW: Tensor) -> None:
-        if name not in self._dropped:
-            self._terms.append((self.matching.first_layer_weight if name == self._first else 1.0) * self._term(name, x_BCHW))
-        elif self.matching.dropped == "update":
-            with torch.no_grad():
-                self._term(name, x_BCHW.detach())
+    def _zeros(self, name: str) -> Moments:
+        return {kind: torch.zeros_like(target) for kind, target in self._targets[name].items()}
 
-    def _term(self, name: str, x_BCHW: Tensor) -> Tensor:
-        """L_l: two terms for BatchNorm, four for Conv."""
-        targets = self._targets[name]
-        kinds = tuple(dict.fromkeys(kind.partition("_")[0] for kind in targets))
-        found = moments(x_BCHW, kinds, self.matching.patch_size)
-        averages = self.averages.setdefault(name, {})
-        losses = []
-        for kind, target in targets.items():
-            value = found[kind]
-            if value.shape != target.shape:
-                raise ValueError(
-                    f"{kind} of layer {name!r}: expected {tuple(target.shape)} as in the statistics, got "
-                    f"{tuple(value.shape)}; make the statistics at this image and patch size"
-                )
-            before = averages.get(kind)
-            if before is None and self.matching.start == "zero":
-                before = torch.zeros_like(target)
-            averages[kind] = ema_update(before, value, self.matching.momentum)
-            losses.append(matching_term(target, averages[kind], value))
-        return torch.stack(losses).sum()
+    def _run_graph(self, x_BCHW: Tensor, before: Averages, momenta: dict[str, float], kept: dict[str, bool]) -> Passed | None:
+        """The pass as a compiled graph, in which drops and momenta are data; None if it cannot be compiled."""
+        like = {"dtype": x_BCHW.dtype, "device": x_BCHW.device}
+        numbers = [torch.tensor(list(values.values()), **like).unbind() for values in (momenta, kept)]
+        try:
+            assert self._graph is not None
+            return self._graph(x_BCHW, before, *(dict(zip(self.layers, values, strict=True)) for values in numbers))
+        except ValueError:
+            raise
+        except Exception as error:  # whatever the compiler or the lack of one makes torch raise
+            warnings.warn(f"not compiled: {str(error).strip().splitlines()[0]}", stacklevel=2)
+            self.compiled, self._graph = False, None
+            return None
+
+    def _pass(
+        self,
+        x_BCHW: Tensor,
+        before: Averages,
+        momenta: Mapping[str, float | Tensor],
+        kept: Mapping[str, bool | Tensor],
+    ) -> Passed:
+        """Logits, loss, and the averages of the layers whose inputs were measured."""
+        self._inputs = []
+        logits_BK = self.model(x_BCHW)
+        inputs, self._inputs = self._inputs, []
+        if self.matching.dropped == "skip":
+            inputs = [(name, x) for name, x in inputs if kept[name] is not False]
+        after: Averages = {}
+        terms = []
+        for (name, _), found in zip(inputs, self._moments(inputs, kept), strict=True):
+            averages = after.get(name, before[name])
+            momentum = self.matching.momentum if name in after else momenta[name]
+            after[name], term = {}, logits_BK.new_zeros(())
+            for kind, target in self._targets[name].items():
+                value = found[kind]
+                if value.shape != target.shape:
+                    raise ValueError(
+                        f"{kind} of layer {name!r}: expected {tuple(target.shape)} as in the statistics, got "
+                        f"{tuple(value.shape)}; make the statistics at this image and patch size"
+                    )
+                after[name][kind] = ema_update(averages[kind], value, momentum)
+                term = term + matching_term(target, after[name][kind], value)
+            weight = self.matching.first_layer_weight if name == self._first else 1.0
+            terms.append(weight * term * kept[name])
+        return logits_BK, torch.stack(terms).sum() if terms else logits_BK.new_zeros(()), after
+
+    def _moments(self, inputs: list[tuple[str, Tensor]], kept: Mapping[str, bool | Tensor]) -> list[Moments]:
+        """Moments of every input; a tensor that several layers read is measured once (the compiler sees that by itself)."""
+        found: list[Moments] = []
+        measured: dict[int, Moments] = {}
+        for name, x_BCHW in inputs:
+            kinds = tuple(dict.fromkeys(kind.partition("_")[0] for kind in self._targets[name]))
+            if torch.compiler.is_compiling():
+                found.append(moments(x_BCHW, kinds, self.matching.patch_size))
+                continue
+            known = measured.setdefault(id(x_BCHW), {})
+            missing = tuple(kind for kind in kinds if f"{kind}_mean" not in known)
+            if missing:
+                with torch.set_grad_enabled(torch.is_grad_enabled() and any(kept[n] for n, x in inputs if x is x_BCHW)):
+                    known |= moments(x_BCHW, missing, self.matching.patch_size)
+            found.append(known)
+        return found

@@ -74,10 +74,53 @@ def moments(x_BCHW: Tensor, kinds: tuple[str, ...], patch: int) -> Moments:
     if "channel" in kinds:
         found["channel_mean"], found["channel_var"] = channel_moments(sums, len(x_BCHW))
     if "patch" in kinds:
+        if torch.compiler.is_compiling() and any(side % patch for side in x_BCHW.shape[-2:]):
+            found["patch_mean"], found["patch_var"] = overlapping_patch_moments(x_BCHW, patch)
+            return found
         resized = resize_to_patches(x_BCHW, patch)
         patch_sums = sums if resized is x_BCHW else batch_sums(resized)
         found["patch_mean"], found["patch_var"] = patch_moments(patch_sums, len(x_BCHW), patch)
     return found
+
+
+def overlapping_patch_moments(x_BCHW: Tensor, patch: int) -> tuple[Tensor, Tensor]:
+    """`patch_moments` of the map resized to a multiple of `patch`, without making that map: two tensors (P,).
+
+    The resized map is A x B^T, and a row of A or B weighs two neighbours at most. So a patch's sum is linear in the sums
+    of x at each position, and its sum of squares in those of the products of neighbours. A compiler makes one pass of
+    these; without one, resizing is faster.
+    """
+    batch, channels, height, width = x_BCHW.shape
+    x_BHWC = x_BCHW.permute(0, 2, 3, 1).to(torch.promote_types(x_BCHW.dtype, torch.float32))
+    rows, rows_own, rows_next = _neighbour_weights(height, patch, x_BHWC)
+    columns, columns_own, columns_next = _neighbour_weights(width, patch, x_BHWC)
+
+    def products(one: Tensor, other: Tensor) -> Tensor:
+        return (one * other).sum((0, 3))
+
+    top, bottom = x_BHWC[:, :-1], x_BHWC[:, 1:]
+    left, right = x_BHWC[:, :, :-1], x_BHWC[:, :, 1:]
+    diagonal = products(top[:, :, :-1], bottom[:, :, 1:]) + products(top[:, :, 1:], bottom[:, :, :-1])
+    total = rows @ x_BHWC.sum((0, 3)) @ columns.T
+    squares = rows_own @ products(x_BHWC, x_BHWC) @ columns_own.T
+    squares = squares + 2 * (rows_own @ products(left, right) @ columns_next.T)
+    squares = squares + 2 * (rows_next @ products(top, bottom) @ columns_own.T)
+    squares = squares + 2 * (rows_next @ diagonal @ columns_next.T)
+    return _mean_var(total.flatten(), squares.flatten(), batch * channels * patch * patch)
+
+
+def _neighbour_weights(side: int, patch: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the bilinear resize to the next multiple of `patch`, summed over the pixels of each of P patches: the weight of
+    each pixel (P,side), its square, and its product with the next pixel's (P,side-1)."""
+    patches = -(-side // patch)
+    centre = (torch.arange(patches * patch, device=like.device, dtype=like.dtype) + 0.5) * (side / (patches * patch)) - 0.5
+    pixel = torch.arange(side, device=like.device, dtype=like.dtype)
+    weight = (1 - (centre.clamp(0, side - 1).unsqueeze(1) - pixel).abs()).clamp_min(0)
+
+    def per_patch(values: Tensor) -> Tensor:
+        return values.view(patches, patch, -1).sum(1)
+
+    return per_patch(weight), per_patch(weight.square()), per_patch(weight[:, :-1] * weight[:, 1:])
 
 
 class Accumulator:

@@ -35,11 +35,12 @@ def choose_device(name: str, threads: int) -> torch.device:
 def job_device(job: Job, threads: int) -> torch.device:
     """The device of a job, which its receipt then names."""
     device = choose_device(job.device, threads)
-    job.device = f"{device.type}: {_device_name(device)}"
+    job.device = f"{device.type}: {device_name(device)}"
     return device
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """What the machine calls a device."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     with contextlib.suppress(OSError):

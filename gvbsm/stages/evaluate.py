@@ -80,6 +80,7 @@ def run(job: Job) -> None:
         history = fit(model, recipe, batches, losses, checkpoint.named(f"seed{seed}"), title, test_now)
         by_class.append(history[-1].pop("by_class"))
         rows += [{"seed": seed, **row} for row in history]
+    job.images = len(rows) * len(images)
     summary = _summary(rows) | {"top1_by_class": [statistics.fmean(runs) for runs in zip(*by_class, strict=True)]}
     job.write_table(pd.DataFrame(rows).to_csv(index=False), summary)
     checkpoint.clear()

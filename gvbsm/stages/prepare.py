@@ -37,6 +37,7 @@ def run(job: Job) -> None:
         **_images("test", raw.test_images),
     }
     summary: dict[str, Any] = {"train_images": len(raw.train_labels), "test_images": len(raw.test_labels)}
+    job.images = len(raw.train_labels) + len(raw.test_labels)
     if roots:
         summary["source"] = stamp([job.data_root / root for root in roots])
     job.classes = raw.classes

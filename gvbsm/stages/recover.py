@@ -21,6 +21,7 @@ from gvbsm.method.matching import Matching, StatisticsMatcher
 from gvbsm.method.moments import Moments
 from gvbsm.method.recovery import Recovery, RecoverySettings
 from gvbsm.runtime.checkpoints import Checkpoint, to_device
+from gvbsm.runtime.compiler import set_up_compiler
 from gvbsm.runtime.devices import autocast, job_device
 from gvbsm.runtime.networks import load_teacher
 from gvbsm.runtime.progress import Progress
@@ -31,6 +32,9 @@ def run(job: Job) -> None:
     settings, batches = job.spec["settings"], job.spec["batches"]
     device = job_device(job, settings["threads"])
     pixels = Pixels(job.spec["pixels"], device)
+    if settings["compile"]:  # one graph per teacher and number of images in a batch
+        sizes = {sum(end - first for _, first, end in batch) for batch in batches}
+        set_up_compiler(job.store.parent / ".compiled", len(job.spec["inputs"]["teachers"]) * len(sizes))
     checkpoint = Checkpoint(job.checkpoints, job.checkpoint_seconds)
     state = to_device(checkpoint.load(), device) or {"images": [], "last": {}, "recovery": None}
     progress = Progress(job.title, settings["iterations"] * len(batches), settings["iterations"] * len(state["images"]))
@@ -52,7 +56,10 @@ def run(job: Job) -> None:
             state["recovery"] = None
     tensors = {"images": torch.cat([images.cpu() for images in state["images"]])}
     tensors["labels"], tensors["numbers"] = (torch.cat(parts) for parts in zip(*map(_members, batches), strict=True))
-    job.write_tensors(tensors, {}, {"images": len(tensors["labels"]), "last_iteration": state["last"]})
+    job.images = len(tensors["labels"]) * settings["iterations"]
+    summary = {"images": len(tensors["labels"]), "last_iteration": state["last"]}
+    summary["compiled"] = all(matcher.compiled for matcher in matchers)
+    job.write_tensors(tensors, {}, summary)
     checkpoint.clear()
 
 
@@ -82,7 +89,7 @@ def _matchers(job: Job, device: torch.device) -> list[StatisticsMatcher]:
             layers=tuple(settings["layers"]),
             conv_statistics=tuple(settings["conv_statistics"]),
         )
-        found.append(StatisticsMatcher(teacher, targets, matching))
+        found.append(StatisticsMatcher(teacher, targets, matching, settings["compile"]))
     return found
 
 

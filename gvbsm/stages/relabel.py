@@ -47,7 +47,7 @@ def run(job: Job) -> None:
     stacked = [epoch_views(settings, epoch, len(images), images.shape[-1]).tensors() for epoch in range(first, end)]
     tensors = {name: torch.stack([one[name] for one in stacked]) for name in stacked[0]}
     tensors["logits"] = torch.stack(state["logits"])
-    views_labelled = (end - first) * len(images)
+    views_labelled = job.images = (end - first) * len(images)
     summary = {"views": views_labelled, "teacher_top1_on_views": 100 * state["right"] / views_labelled}
     job.write_tensors(tensors, {"batch_size": settings["batch_size"]}, summary)
     checkpoint.clear()

@@ -64,4 +64,6 @@ def _train(job: Job, model: nn.Module, pixels: Pixels, checkpoint: Checkpoint, d
         yield F.cross_entropy(logits_BK.float(), labels_B)
 
     recipe = Recipe.from_settings(settings, settings["seed"], settings.get("keep_epoch"))
-    return fit(model, recipe, batches, losses, checkpoint, job.title)
+    history = fit(model, recipe, batches, losses, checkpoint, job.title)
+    job.images = len(history) * len(train.labels)
+    return history

@@ -38,5 +38,6 @@ def run(job: Job) -> None:
         with autocast(device, settings["precision"]):
             teacher(pixels.normalise(unit_BCHW).contiguous(memory_format=torch.channels_last))
         progress.step()
+    job.images = len(train.labels)
     tensors = {f"{layer}/{kind}": value for layer, one in found.items() for kind, value in one.result().items()}
     job.write_tensors(tensors, {"patch_size": settings["patch_size"]}, {"layers": len(found), "images": len(train.labels)})

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gvbsm.method.moments import Accumulator, batch_sums, moments
+from gvbsm.method.moments import Accumulator, batch_sums, moments, overlapping_patch_moments
 
 
 def plain_moments(x, patch):
@@ -65,3 +65,18 @@ def test_variance_pooled_and_published(kind):
     torch.testing.assert_close(found["pooled"][f"{kind}_mean"], whole[f"{kind}_mean"])
     torch.testing.assert_close(found["mean_of_batches"][f"{kind}_var"], sum(parts) / 9)
     assert (found["pooled"][f"{kind}_var"] > found["mean_of_batches"][f"{kind}_var"]).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "patch"), [((5, 7), 4), ((7, 14), 16), ((1, 1), 16), ((28, 3), 16), ((16, 17), 16), ((8, 8), 4)]
+)
+def test_patch_moments_without_the_resized_map(shape, patch):
+    x = torch.randn(3, 2, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 3
+    mine, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    mean, var = overlapping_patch_moments(mine, patch)
+    expected = plain_moments(theirs, patch)
+    torch.testing.assert_close(mean, expected["patch_mean"])
+    torch.testing.assert_close(var, expected["patch_var"])
+    (mean.sum() + (var * torch.arange(len(var))).sum()).backward()
+    (expected["patch_mean"].sum() + (expected["patch_var"] * torch.arange(len(var))).sum()).backward()
+    torch.testing.assert_close(mine.grad, theirs.grad)

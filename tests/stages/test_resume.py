@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gvbsm.artifacts import Job, file_hash
+from gvbsm.artifacts import Job, file_hash, read_receipt
 from gvbsm.errors import Interrupted
 from gvbsm.plan import plan
 from gvbsm.planfiles import STORE, write_plans
@@ -61,6 +61,29 @@ def test_resumed_ends_in_the_same_bytes(stage, kind, made, monkeypatch):
     assert attempts > 1, "the stage was never stopped"
     assert file_hash(STORE / artifact.path) == expected
     assert not (Path("results/.checkpoints") / artifact.key).exists()
+
+
+@pytest.mark.slow
+def test_compiled_and_resumed_ends_in_the_same_bytes(made, edit_row, make_artifact, monkeypatch):
+    edit_row({"recover": {"compile": True}})
+    artifact = next(one for one in plan("tiny", 4) if one.stage == "recover")
+    expected = file_hash(make_artifact(artifact))
+    if not read_receipt(STORE / artifact.path)["summary"]["compiled"]:
+        pytest.skip("torch.compile needs a C++ compiler")
+    (STORE / artifact.path).unlink()
+    tick, ticks = checkpoints.Checkpoint.tick, 0
+
+    def stopping(self, state):
+        nonlocal ticks
+        ticks += 1
+        tick(self, state)
+        if ticks == 8:  # in the second of two batches
+            raise Killed
+
+    monkeypatch.setattr(checkpoints.Checkpoint, "tick", stopping)
+    with pytest.raises(Killed):
+        importlib.import_module("gvbsm.stages.recover").run(job_of(artifact, seconds=0))
+    assert file_hash(make_artifact(artifact)) == expected
 
 
 def test_a_damaged_checkpoint_means_starting_over(made, make_artifact):

@@ -1,0 +1,44 @@
+"""`python -m benchmarks [NAME ...] [--device cuda] [--repeats 9] [--no-compile] [--threads 2]`."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from pathlib import Path
+
+import torch
+
+from benchmarks import memory, recover, training, views
+from gvbsm.runtime.compiler import set_up_compiler
+from gvbsm.runtime.devices import choose_device, device_name
+
+BENCHMARKS = {
+    "recover-cifar": lambda device, options: recover.run("cifar", device, options.repeats, options.compile),
+    "recover-imagenet": lambda device, options: recover.run("imagenet", device, options.repeats, options.compile),
+    "memory": lambda device, options: memory.run(device, options.compile, 80 if device.type == "cuda" else 16),
+    "views": lambda device, options: views.run(device, options.repeats),
+    "squeeze": lambda device, options: training.run(device, options.repeats),
+}
+
+
+def main() -> None:
+    """Run the named benchmarks, or all."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which (default: all): {', '.join(BENCHMARKS)}")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=2, help="of the CPU (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=7, help="runs of each alternative (default: %(default)s)")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="also torch.compile")
+    options = parser.parse_args()
+    unknown = set(options.names) - BENCHMARKS.keys()
+    if unknown:
+        parser.error(f"unknown benchmark {sorted(unknown)[0]!r}; choose from {', '.join(BENCHMARKS)}")
+    device = choose_device(options.device, options.threads)
+    set_up_compiler(Path("results/.compiled"), 64)
+    print(f"{device_name(device)}, {options.threads} threads, torch {torch.__version__}, Python {platform.python_version()}")
+    for name in options.names or BENCHMARKS:
+        BENCHMARKS[name](device, options)
+
+
+if __name__ == "__main__":
+    main()

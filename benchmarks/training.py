@@ -1,0 +1,41 @@
+"""squeeze's training step with its data on the device and batched augmentation, against the step alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from benchmarks.timing import compare, report
+from gvbsm.backbones import build
+from gvbsm.data.pixels import Pixels
+from gvbsm.data.splits import PackedImages
+
+MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
+
+
+def run(device: torch.device, repeats: int) -> None:
+    """Steps of 64 images of 32 px, as the CIFAR rows train their teachers."""
+    images = torch.randint(0, 256, (5000, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(5000) % 10
+    train = PackedImages(images, labels, {"pad": 4, "flip": True}, device)
+    pixels = Pixels({"mean": MEAN, "std": STD}, device)
+    x = torch.randn(64, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
+    for name in ("resnet18", "convnet", "wrn16_2"):
+        model: nn.Module = build(name, classes=10, image_size=32).to(device, memory_format=torch.channels_last)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+
+        def step(x_BCHW: torch.Tensor, labels_B: torch.Tensor, model=model, optimizer=optimizer) -> None:
+            optimizer.zero_grad(set_to_none=True)
+            F.cross_entropy(model(x_BCHW), labels_B).backward()
+            optimizer.step()
+
+        def ours(step=step) -> None:
+            index = torch.randint(0, len(labels), (64,))
+            unit_BCHW = next(train.augmented([(index, 0)]))
+            step(pixels.normalise(unit_BCHW).contiguous(memory_format=torch.channels_last), labels[index].to(device))
+
+        alternatives = {"the step alone": lambda step=step: step(x, labels[:64].to(device)), "squeeze's": ours}
+        report(
+            f"squeeze: {name}, batch 64, 32 px", compare(alternatives, repeats * 3, device), "the step alone", 64, "images/s"
+        )

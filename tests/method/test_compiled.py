@@ -1,0 +1,101 @@
+"""The compiled pass gives what the plain hooks and the uncompiled pass give; where it cannot be compiled, that one runs."""
+
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import plain, recover
+from gvbsm.method.matching import Matching, StatisticsMatcher
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 2, 3, padding=1)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(2 * 49, 3)).eval().requires_grad_(False)
+
+
+def targets(model: nn.Module) -> dict:
+    found = {}
+    hooks = [
+        module.register_forward_pre_hook(lambda m, i, name=name: found.update({name: plain.all_moments(m, i[0], 4)}))
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Conv2d, nn.BatchNorm2d))
+    ]
+    model(torch.randn(8, 1, 7, 7, generator=torch.Generator().manual_seed(1)))
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def steps(matcher: StatisticsMatcher) -> list[torch.Tensor]:
+    """Losses and gradients of four batches, layers dropped in the second and third."""
+    found = []
+    for number, dropped in enumerate([(), ("3",), ("0", "3"), ()]):
+        x = torch.randn(4, 1, 7, 7, generator=torch.Generator().manual_seed(number)).requires_grad_()
+        logits, loss = matcher(x, frozenset(dropped))
+        (loss + logits.square().sum()).backward()
+        found += [loss.detach(), x.grad]
+    return found
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize(("start", "dropped"), [("first", "update"), ("zero", "skip")])
+def test_compiled_or_not_is_the_same(start, dropped, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    model, matching = network(), Matching(4, 0.8, 10.0, start, dropped)
+    wanted = targets(model)
+    with StatisticsMatcher(model, wanted, matching) as matcher:
+        expected, averages = steps(matcher), matcher.averages
+    with StatisticsMatcher(model, wanted, matching, compiled=True) as matcher:
+        got = steps(matcher)
+        assert matcher.compiled
+        for one, other in zip(got, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        assert matcher.averages.keys() == averages.keys()
+        for layer, kinds in averages.items():
+            for kind, value in kinds.items():
+                torch.testing.assert_close(matcher.averages[layer][kind], value, rtol=1e-4, atol=1e-5)
+
+
+def test_where_nothing_can_be_compiled_it_goes_on_without(monkeypatch):
+    def no_compiler(function, **options):
+        def fail(*arguments):
+            raise RuntimeError("no C++ compiler\nat great length")
+
+        return fail
+
+    model, matching = network(), Matching(4, 0.8, 10.0, "first", "update")
+    with StatisticsMatcher(model, targets(model), matching) as matcher:
+        expected = steps(matcher)
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    with StatisticsMatcher(model, targets(model), matching, compiled=True) as matcher:
+        with pytest.warns(UserWarning, match="^not compiled: no C\\+\\+ compiler$"):
+            got = steps(matcher)
+        assert not matcher.compiled
+    assert all(torch.equal(one, other) for one, other in zip(got, expected, strict=True))
+
+
+def test_targets_of_another_size_are_refused_compiled_too(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    model = network()
+    wanted = targets(model)
+    wanted["3"]["patch_mean"] = torch.zeros(9)
+    with (
+        StatisticsMatcher(model, wanted, Matching(4, 0.8, 1.0, "first", "update"), compiled=True) as matcher,
+        pytest.raises(ValueError, match=r"expected \(9,\) as in the statistics, got \(4,\); make the statistics at this"),
+    ):
+        matcher(torch.randn(4, 1, 7, 7))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnet", "mobilenet_v2", "wrn16_2", "shufflenet_v2"])
+def test_every_backbone_gives_the_plain_gradient(name):
+    setting = recover.SETTINGS["cifar"]._replace(batch=4)
+    assert recover.check(setting, name, compiled=False) < 1e-8
+
+
+@pytest.mark.parametrize("name", ["torchvision:efficientnet_b0", "torchvision:shufflenet_v2_x0_5"])
+def test_sizes_that_patches_do_not_divide_give_the_plain_gradient(name):
+    setting = recover.SETTINGS["imagenet"]._replace(size=72, classes=10)
+    assert recover.check(setting, name, compiled=False) < 1e-8
