@@ -123,11 +123,13 @@ def _squeeze(row: Row, backbone: Backbone, data: Artifact, seed: int) -> Artifac
         "pixels": _pixels(row),
         "weights": backbone.weights,
     }
+    builders = _network_builders([backbone])
     if backbone.weights:
         spec["settings"] = _only(Compute, backbone.squeeze)
+        builders += ("gvbsm.runtime.pretrained:load_pretrained",)
     else:
         spec |= {"augment": row.augment.model_dump(), "settings": backbone.squeeze.model_dump() | {"seed": seed}}
-    return _artifact("squeeze", f"{_prefix(row)}-{backbone.label}", spec, _network_builders([backbone]))
+    return _artifact("squeeze", f"{_prefix(row)}-{backbone.label}", spec, builders)
 
 
 def _statistics(row: Row, backbone: Backbone, data: Artifact, teacher: Artifact) -> Artifact:

@@ -181,7 +181,7 @@ def _by_label(names: Any, entries: Any) -> Any:
     """A recipe's names of backbones as the row's entries of these labels, so that it fits rows of any size."""
     if not isinstance(names, list) or not isinstance(entries, list):
         return names
-    full = [entry for entry in entries if isinstance(entry, dict)]
+    full = [entry if isinstance(entry, dict) else {"name": entry} for entry in entries]
     labelled = {entry.get("label", label(str(entry.get("name")))): entry for entry in full}
     return [labelled.get(name, name) if isinstance(name, str) else name for name in names]
 
@@ -254,6 +254,9 @@ def _fields_at(model: type[BaseModel], loc: Iterable[str | int]) -> list[str]:
         if isinstance(part, str) and any(part in one.model_fields for one in current):
             annotations = [one.model_fields[part].annotation for one in current if part in one.model_fields]
             current = [found for annotation in annotations for found in _models_in(annotation)]
+        elif len(current) > 1:  # the tag of one kind of source
+            kinds = [one for one in current if part in typing.get_args(one.model_fields["kind"].annotation)]
+            current = kinds or current
     return [name for one in current for name in one.model_fields]
 
 

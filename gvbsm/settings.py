@@ -197,7 +197,7 @@ class Network(Strict):
 
     name: str
     label: Name  # how results name it
-    options: dict[str, int | float | str]
+    options: dict[str, bool | int | float | str]
 
     @model_validator(mode="before")
     @classmethod

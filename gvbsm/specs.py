@@ -36,7 +36,7 @@ class NetworkSpec(Strict):
     """A network by name, and the shapes it maps."""
 
     name: str
-    options: dict[str, int | float | str]
+    options: dict[str, bool | int | float | str]
     classes: Count
     image_size: Count
     channels: Count
@@ -101,7 +101,7 @@ _STAGES: dict[str, dict[str, Any]] = {
         "pixels": PixelsSpec,
         "weights": Weights | None,
         "augment": Augment | None,
-        "settings": Squeeze | Compute,
+        "settings": Squeeze,  # or Compute, with weights
     },
     "statistics": {
         "inputs": _inputs("Inputs", data=str, teacher=str),
@@ -129,7 +129,7 @@ _STAGES: dict[str, dict[str, Any]] = {
         "views": LabelledViews | None,
         "network": NetworkSpec,
         "pixels": PixelsSpec,
-        "settings": Training | HardTraining,
+        "settings": Training,  # or HardTraining, with views
         "seeds": Annotated[list[Seed], Field(min_length=1)],
     },
     "publish": {
@@ -180,6 +180,10 @@ def read_spec(stage: str, text: str) -> dict[str, Any]:
     fields: dict[str, Any] = {
         name: (kind, None) if type(None) in get_args(kind) else (kind, ...) for name, kind in _STAGES[stage].items()
     }
+    if stage == "squeeze":
+        fields["settings"] = (Compute if spec.get("weights") else Squeeze, ...)
+    if stage == "evaluate":
+        fields["settings"] = (HardTraining if spec.get("views") else Training, ...)
     model = create_model("Spec", __base__=Strict, stage=(str, ...), code=(Code | None, None), **fields)
     try:
         model.model_validate(spec)

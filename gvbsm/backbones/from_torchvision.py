@@ -21,6 +21,10 @@ def build(*, classes: int, image_size: int, channels: int = 3, model: str, **opt
 
     if channels != 3:
         raise ValueError(f"torchvision:{model}: expected 3 channels, got {channels}; use another network for grey images")
+    if model.startswith("vit_"):
+        options = {"image_size": image_size} | options
+    if model in ("googlenet", "inception_v3"):  # no second and third output in training
+        options = {"aux_logits": False, "init_weights": True} | options
     return models.get_model(model, weights=None, num_classes=classes, **options)
 
 
@@ -32,7 +36,7 @@ def pretrained(model: str, weights: str) -> dict[str, Tensor]:
     """
     from torchvision import models
 
-    known = models.get_model_weights(model).__members__
+    known = {one.name: one for one in models.get_model_weights(model)}  # without DEFAULT, which moves with torchvision
     if weights not in known:
         raise ValueError(f"weights {weights!r} of torchvision:{model}: unknown; choose from {', '.join(known)}")
     url = known[weights].url

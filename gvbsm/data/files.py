@@ -9,7 +9,7 @@ import os
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, NamedTuple
@@ -58,6 +58,8 @@ def read_entries(root: Path) -> Iterator[Entry]:
         yield from _zip_entries(root) if root.suffix.lower() == ".zip" else _tar_entries(root)
     except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
         raise UserError(f"{root}: damaged archive: {error}; fetch it again") from None
+    except (NotImplementedError, RuntimeError) as error:  # what zipfile says of encryption and odd compressions
+        raise UserError(f"{root}: {error}; make the archive anew, without encryption") from None
 
 
 def read_file(file: Path) -> bytes:
@@ -76,31 +78,28 @@ def walk(root: Path) -> Iterator[tuple[Path, bool]]:
         yield from ((Path(folder, name), False) for name in sorted(files))
 
 
-def stamp(roots: Sequence[Path]) -> dict[str, Any]:
-    """Number, bytes and a hash of names, sizes and times of the images in folders, or of archives: no content is read.
+def stamp(root: Path) -> dict[str, Any]:
+    """Number, bytes and a hash of names, sizes and times of the images in a folder, or of an archive: no content is read.
 
     Raises:
         OSError: if a file is not there.
     """
     digest, count, total = hashlib.sha256(), 0, 0
-    for root in roots:
-        files = [root] if not root.is_dir() else [file for file, is_folder in walk(root) if not is_folder and is_image(file)]
-        for file in files:
-            status = file.stat()
-            count, total = count + 1, total + status.st_size
-            digest.update(f"{file.relative_to(root).as_posix()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    for file in [root] if not root.is_dir() else [file for file, is_folder in walk(root) if not is_folder and is_image(file)]:
+        status = file.stat()
+        count, total = count + 1, total + status.st_size
+        digest.update(os.fsencode(f"{file.relative_to(root).as_posix()}\0{status.st_size}\0{status.st_mtime_ns}\n"))
     return {"files": count, "bytes": total, "sha256": digest.hexdigest()}
 
 
-def count_images(roots: Sequence[Path]) -> int:
-    """Number of images in folders, by their names alone.
+def count_images(root: Path) -> int:
+    """Number of images in a folder, by their names alone.
 
     Raises:
-        FileNotFoundError: if a folder is not there.
+        OSError: if it is not there.
     """
-    for root in roots:
-        root.stat()
-    return sum(is_image(file) and not is_folder for root in roots for file, is_folder in walk(root))
+    root.stat()
+    return sum(is_image(PurePosixPath(name)) for _, _, files in os.walk(root, followlinks=True) for name in files)
 
 
 def open_image(where: str, content: bytes, mode: str) -> Image.Image:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -23,11 +25,26 @@ def load_image_set(job: Job) -> tuple[Tensor, Tensor]:
     if random:
         train = open_split(job, "train", torch.device("cpu"))
         chosen = random_choice(train.labels, **random)
-        return torch.cat(list(train.squares(chosen.split(_READ_BATCH)))), train.labels[chosen]
+        return _together(train.squares(chosen.split(_READ_BATCH)), len(chosen)), train.labels[chosen]
     shards = [job.tensors(path)[0] for path in job.spec["inputs"]["images"]]
-    whole = {name: torch.cat([shard[name] for shard in shards]) for name in ("images", "labels", "numbers")}
-    order = torch.argsort(whole["labels"] * (int(whole["numbers"].max()) + 1) + whole["numbers"])
-    return whole["images"][order], whole["labels"][order]
+    labels, numbers = (torch.cat([shard[name] for shard in shards]) for name in ("labels", "numbers"))
+    order = torch.argsort(labels * (int(numbers.max()) + 1) + numbers)
+    place = torch.argsort(order).split([len(shard["labels"]) for shard in shards])
+    images = torch.empty(len(labels), *shards[0]["images"].shape[1:], dtype=torch.uint8)
+    for shard, index in zip(shards, place, strict=True):  # one copy alone: a large set is many gigabytes
+        images[index] = shard["images"]
+    return images, labels[order]
+
+
+def _together(batches: Iterator[Tensor], count: int) -> Tensor:
+    """Batches of images in one tensor of `count`, without a second copy of all."""
+    images, at = torch.empty(0), 0
+    for batch in batches:
+        if not at:
+            images = torch.empty(count, *batch.shape[1:], dtype=batch.dtype)
+        images[at : at + len(batch)] = batch
+        at += len(batch)
+    return images
 
 
 def random_choice(labels_N: Tensor, ipc: int, seed: int) -> Tensor:

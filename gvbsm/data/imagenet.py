@@ -70,17 +70,18 @@ def _by_truth(root: Path, images: list[Entry], truth: dict[str, str] | list[str]
 def _truth(path: Path) -> dict[str, str] | list[str]:
     """WordNet ids of the validation images: by name (Kaggle's CSV), or in order (the development kit)."""
     if path.suffix == ".csv":
-        rows = csv.DictReader(io.StringIO(read_file(path).decode()))
+        rows = csv.DictReader(io.StringIO(read_file(path).decode(errors="replace")))
         if not {"ImageId", "PredictionString"} <= set(rows.fieldnames or ()):
             raise UserError(f"{path}: expected the columns ImageId and PredictionString, got others; name LOC_val_solution.csv")
-        return {row["ImageId"]: row["PredictionString"].split()[0] for row in rows}
+        # An image whose line is cut short has no class, which is said of it later.
+        return {row["ImageId"]: row["PredictionString"].split()[0] for row in rows if (row["PredictionString"] or "").strip()}
     texts = {entry.path.name: entry.read() for entry in _kit(path) if entry.read and entry.path.name in (_TRUTH, _META)}
     if texts.keys() != {_TRUTH, _META}:
         raise UserError(
             f"{path}: expected {_TRUTH} and {_META} of the development kit in one folder, got not both; put them there"
         )
     ids = _wordnet_ids(path, texts[_META])
-    lines = texts[_TRUTH].decode().split()
+    lines = texts[_TRUTH].decode(errors="replace").split()
     unknown = next((line for line in lines if not line.isdigit() or int(line) not in ids), None)
     if unknown is not None:
         raise UserError(f"{path}: {_TRUTH}: expected numbers that {_META} knows, got {unknown!r}; fetch the kit again")

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from gvbsm.data.files import colour_mode, open_image, read_file, square, to_tensor
-from gvbsm.errors import UserError
+from gvbsm.errors import Interrupted, UserError
 from gvbsm.keys import derive_seed
 
 Item = tuple[int, int | None]  # index, seed of its crop
@@ -50,14 +50,24 @@ class ListedImages(Dataset[Tensor | str]):
         """
         loader: DataLoader[Tensor | str] = DataLoader(
             replace(self, crop=crop),
-            batch_sampler=[
+            batch_sampler=(
                 [(i, None if seed is None else derive_seed(seed, i)) for i in index.tolist()] for index, seed in batches
-            ],
+            ),
             num_workers=self.workers,
             collate_fn=_collate,
             worker_init_fn=_start_worker,
         )
-        for batch in loader:
+        batches_read = iter(loader)
+        while True:
+            try:
+                batch = next(batches_read)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                reason = str(error).splitlines()[0]
+                if "Terminated" in reason:  # by a signal that this process received too
+                    raise Interrupted("SIGTERM") from None
+                raise UserError(f"decoding images: {reason}; lower --workers or GVBSM_WORKERS ({self.workers} now)") from None
             if isinstance(batch, str):
                 raise UserError(batch)
             yield batch
@@ -97,7 +107,7 @@ def _collate(images: list[Tensor | str]) -> Tensor | str:
 
 
 def _start_worker(_: int) -> None:
-    """Workers end with their parent: its handlers, which only ask for a checkpoint, are not for them."""
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """The parent answers signals that all of its processes receive; only SIGTERM, by which it ends workers, is theirs."""
+    for number in (signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

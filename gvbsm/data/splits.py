@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -87,11 +88,11 @@ def open_split(job: Job, split: str, device: torch.device, augment: dict[str, An
     """
     tensors, metadata = job.tensors(job.spec["inputs"]["data"])
     labels = tensors[f"{split}_labels"]
-    _check_unchanged(job, metadata)
+    _check_unchanged(job, split, metadata)
     if metadata["storage"] == "packed":
         return PackedImages(tensors[f"{split}_images"], labels, augment, device)
     listed = ListedImages(
-        paths=tensors[f"{split}_paths"].numpy().tobytes().decode().split("\0"),
+        paths=os.fsdecode(tensors[f"{split}_paths"].numpy().tobytes()).split("\0"),
         sizes=tensors[f"{split}_sizes"],
         times=tensors[f"{split}_times"],
         data_root=job.data_root,
@@ -103,23 +104,24 @@ def open_split(job: Job, split: str, device: torch.device, augment: dict[str, An
     return FileImages(listed, labels, augment, device)
 
 
-def _check_unchanged(job: Job, metadata: dict[str, Any]) -> None:
-    """See that the files of a data set are as they were; once packed they may be gone.
+def _check_unchanged(job: Job, split: str, metadata: dict[str, Any]) -> None:
+    """See that the files of a split are as they were; once packed they may be gone.
 
     Of images that stay in files only the number is compared here: size and time of each are, when it is read.
     """
-    before = job.receipt(job.spec["inputs"]["data"])["summary"].get("source")
-    if before is None:
+    source = job.receipt(job.spec["inputs"]["data"])["summary"].get("source")
+    if source is None:
         return
-    packed, roots = metadata["storage"] == "packed", [job.data_root / root for root in metadata["roots"]]
-    where = ", ".join(map(str, roots))
+    before, packed, root = source[split], metadata["storage"] == "packed", job.data_root / metadata["roots"][split]
     try:
-        now = stamp(roots) if packed else {"files": count_images(roots)}
+        now = stamp(root) if packed else {"files": count_images(root)}
     except OSError:
         if packed:
             return
-        raise changed(where, "expected its images, got nothing there") from None
+        raise changed(str(root), "expected its images, got nothing there") from None
     if any(now[name] != before[name] for name in now):
         texts = [f"{one['files']} files" + (f" of {one['bytes']} bytes" if packed else "") for one in (before, now)]
         same = texts[0] == texts[1]
-        raise changed(where, "expected the same names and times, got others" if same else "expected {}, got {}".format(*texts))
+        raise changed(
+            str(root), "expected the same names and times, got others" if same else "expected {}, got {}".format(*texts)
+        )

@@ -101,11 +101,12 @@ def overlapping_patch_moments(x_BCHW: Tensor, patch: int) -> tuple[Tensor, Tenso
     top, bottom = x_BHWC[:, :-1], x_BHWC[:, 1:]
     left, right = x_BHWC[:, :, :-1], x_BHWC[:, :, 1:]
     diagonal = products(top[:, :, :-1], bottom[:, :, 1:]) + products(top[:, :, 1:], bottom[:, :, :-1])
-    total = rows @ x_BHWC.sum((0, 3)) @ columns.T
-    squares = rows_own @ products(x_BHWC, x_BHWC) @ columns_own.T
-    squares = squares + 2 * (rows_own @ products(left, right) @ columns_next.T)
-    squares = squares + 2 * (rows_next @ products(top, bottom) @ columns_own.T)
-    squares = squares + 2 * (rows_next @ diagonal @ columns_next.T)
+    with torch.autocast(x_BCHW.device.type, enabled=False):  # a variance of sums in half precision would be noise
+        total = rows @ x_BHWC.sum((0, 3)) @ columns.T
+        squares = rows_own @ products(x_BHWC, x_BHWC) @ columns_own.T
+        squares = squares + 2 * (rows_own @ products(left, right) @ columns_next.T)
+        squares = squares + 2 * (rows_next @ products(top, bottom) @ columns_own.T)
+        squares = squares + 2 * (rows_next @ diagonal @ columns_next.T)
     return _mean_var(total.flatten(), squares.flatten(), batch * channels * patch * patch)
 
 

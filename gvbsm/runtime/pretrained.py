@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gvbsm.backbones import from_torchvision
 from gvbsm.backbones.weights import load_by_order, read_state
@@ -34,6 +34,8 @@ def load_pretrained(
     try:
         if Path(weights).suffix:
             state = read_state(data_root / weights)
+            if weights.endswith(".safetensors"):
+                _check_names(weights, model, state)
         elif library == "torchvision":
             _check_imagenet(weights, classes)
             state = from_torchvision.pretrained(name, weights)
@@ -45,6 +47,14 @@ def load_pretrained(
     except ValueError as error:
         raise UserError(f"network {network['name']}: {error}") from None
     return model.eval()
+
+
+def _check_names(weights: str, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """safetensors are stored in an order of their own, so their names must be the network's."""
+    names = model.state_dict().keys()
+    other = next((name for name in state if name.removeprefix("module.") not in names), None)
+    if other is not None:
+        raise ValueError(f"weights {weights}: expected the network's own names, got {other!r}; rename, or save a .pth in order")
 
 
 def _check_imagenet(weights: str, classes: Sequence[str]) -> None:

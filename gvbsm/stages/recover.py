@@ -36,7 +36,7 @@ def run(job: Job) -> None:
         sizes = {sum(end - first for _, first, end in batch) for batch in batches}
         set_up_compiler(job.store.parent / ".compiled", len(job.spec["inputs"]["teachers"]) * len(sizes))
     checkpoint = Checkpoint(job.checkpoints, job.checkpoint_seconds)
-    state = to_device(checkpoint.load(), device) or {"images": [], "last": {}, "recovery": None}
+    state = to_device(checkpoint.load(), device) or {"images": [], "last": {}, "recovery": None, "compiled": True}
     progress = Progress(job.title, settings["iterations"] * len(batches), settings["iterations"] * len(state["images"]))
     with contextlib.ExitStack() as stack:
         matchers = [stack.enter_context(matcher) for matcher in _matchers(job, device)]
@@ -47,6 +47,7 @@ def run(job: Job) -> None:
                 progress.done += recovery.iteration
             while recovery.iteration < settings["iterations"]:
                 state["last"] = recovery.step()
+                state["compiled"] = state["compiled"] and all(matcher.compiled for matcher in matchers)
                 checkpoint.tick(lambda: state | {"recovery": recovery.state()})  # noqa: B023 (called at once)
                 progress.step(**state["last"])
             if not torch.isfinite(recovery.x_BCHW).all():
@@ -58,7 +59,7 @@ def run(job: Job) -> None:
     tensors["labels"], tensors["numbers"] = (torch.cat(parts) for parts in zip(*map(_members, batches), strict=True))
     job.images = len(tensors["labels"]) * settings["iterations"]
     summary = {"images": len(tensors["labels"]), "last_iteration": state["last"]}
-    summary["compiled"] = all(matcher.compiled for matcher in matchers)
+    summary["compiled"] = state["compiled"]
     job.write_tensors(tensors, {}, summary)
     checkpoint.clear()
 

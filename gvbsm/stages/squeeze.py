@@ -7,6 +7,7 @@ receipt.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,6 @@ from gvbsm.keys import derive_seed
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import autocast, job_device
 from gvbsm.runtime.networks import accuracy, build
-from gvbsm.runtime.pretrained import load_pretrained
 from gvbsm.runtime.training import Recipe, fit, split_batches
 
 Batch = tuple[Tensor, Tensor]  # images (B,C,S,S) in 0..1 and labels (B,), on the device
@@ -34,6 +34,8 @@ def run(job: Job) -> None:
     test = open_split(job, "test", device)
     summary = {}
     if spec.get("weights"):
+        # Not imported above: the code of a teacher that is trained does not depend on it.
+        load_pretrained = import_module("gvbsm.runtime.pretrained").load_pretrained
         model = load_pretrained(spec["network"], spec["weights"], job.data_root, device, job.classes or [])
     else:
         model = build(spec["network"], settings["seed"], device)

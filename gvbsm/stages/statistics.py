@@ -13,6 +13,7 @@ from gvbsm.data.splits import open_split
 from gvbsm.keys import derive_seed
 from gvbsm.method.matching import hooked_layers
 from gvbsm.method.moments import Accumulator, moments
+from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import autocast, job_device
 from gvbsm.runtime.networks import load_teacher
 from gvbsm.runtime.progress import Progress
@@ -34,9 +35,11 @@ def run(job: Job) -> None:
     batches = torch.arange(len(train.labels)).split(settings["batch_size"])
     seeded = [(index, derive_seed(settings["seed"], "step", step)) for step, index in enumerate(batches)]
     progress = Progress(job.title, len(batches))
+    never_saved = Checkpoint(None, 1e9)  # a signal stops the pass; it is made anew
     for unit_BCHW in train.augmented(seeded):
         with autocast(device, settings["precision"]):
             teacher(pixels.normalise(unit_BCHW).contiguous(memory_format=torch.channels_last))
+        never_saved.tick(dict)
         progress.step()
     job.images = len(train.labels)
     tensors = {f"{layer}/{kind}": value for layer, one in found.items() for kind, value in one.result().items()}

@@ -80,3 +80,12 @@ def test_patch_moments_without_the_resized_map(shape, patch):
     (mean.sum() + (var * torch.arange(len(var))).sum()).backward()
     (expected["patch_mean"].sum() + (expected["patch_var"] * torch.arange(len(var))).sum()).backward()
     torch.testing.assert_close(mine.grad, theirs.grad)
+
+
+def test_half_precision_keeps_the_sums_wide():
+    x = (torch.randn(8, 16, 7, 7, generator=torch.Generator().manual_seed(0)) * 0.3 + 1).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mean, var = overlapping_patch_moments(x, 16)
+    expected = plain_moments(x.float(), 16)
+    torch.testing.assert_close(mean, expected["patch_mean"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(var, expected["patch_var"], rtol=1e-4, atol=1e-5)

@@ -34,7 +34,7 @@ ROW = {
 RECIPE = {
     "squeeze": {"threads": 2},
     "statistics": {"batch_size": 3, "threads": 2},
-    "recover": {"iterations": 4, "group": 1, "batch_size": 2, "shard_batches": 1, "threads": 2},
+    "recover": {"iterations": 4, "group": 1, "batch_size": 2, "shard_batches": 1, "threads": 2, "compile": False},
     "relabel": {"epochs": 2, "shard_epochs": 2, "batch_size": 2, "threads": 2},
     "evaluate": {"students": STUDENTS, "epochs": 2, "seeds": [0], "threads": 2},
 }
