@@ -120,8 +120,6 @@ def _check_unchanged(job: Job, split: str, metadata: dict[str, Any]) -> None:
             return
         raise changed(str(root), "expected its images, got nothing there") from None
     if any(now[name] != before[name] for name in now):
-        texts = [f"{one['files']} files" + (f" of {one['bytes']} bytes" if packed else "") for one in (before, now)]
-        same = texts[0] == texts[1]
-        raise changed(
-            str(root), "expected the same names and times, got others" if same else "expected {}, got {}".format(*texts)
-        )
+        old, new = (f"{one['files']} files" + (f" of {one['bytes']} bytes" if packed else "") for one in (before, now))
+        what = "expected the same names and times, got others" if old == new else f"expected {old}, got {new}"
+        raise changed(str(root), what)
