@@ -51,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         sys.stderr.write(f"gvbsm: interrupted by {interrupted}, state saved; run the same command to go on\n")
         return 128 + signal.Signals[str(interrupted)]
+    except KeyboardInterrupt:
+        sys.stderr.write("gvbsm: interrupted; run the same command to begin anew\n")
+        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
@@ -149,7 +152,8 @@ def _run_alone(job: Job, lock_file: Path) -> None:
     except OSError as error:
         raise UserError(f"{lock_file}: cannot be written: {error.strerror}; make the folder writable") from None
     try:
-        install_signal_handlers()
+        if job.spec["stage"] != "prepare":  # which has no state to save, and simply ends
+            install_signal_handlers()
         importlib.import_module(f"gvbsm.stages.{job.spec['stage']}").run(job)
     finally:
         lock.release()

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -104,3 +105,20 @@ def test_planning_imagenet_reads_nothing(workspace):
     assert len(shards[0]) == 32 and shards[0] < shards[1]
     assert sum(len(batch) for one in many if one.stage == "recover" for batch in one.spec["batches"]) == 5000
     assert not Path("results").exists()
+
+
+def test_prepare_can_be_interrupted(workspace, monkeypatch, capsys):
+    write_plans(plan("tiny", 4), Path("results/tiny/ipc4/acc.json"))
+    prepare = plan("tiny", 4)[0]
+
+    def interrupt(job):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(importlib.import_module("gvbsm.stages.prepare"), "run", interrupt)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        plan_file = f"results/.plan/{prepare.key}.json"
+        assert cli.main(["prepare", "--spec", plan_file, "--out", str(STORE / prepare.path)]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == "gvbsm: interrupted; run the same command to begin anew\n"
