@@ -41,6 +41,21 @@ def all_moments(module: nn.Module, x_BCHW: Tensor, patch: int) -> dict[str, Tens
     return found
 
 
+def measure(model: nn.Module, x_BCHW: Tensor, patch: int) -> dict[str, dict[str, Tensor]]:
+    """Targets: what is matched of every layer's input, of one batch."""
+    found: dict[str, dict[str, Tensor]] = {}
+    hooks = [
+        module.register_forward_pre_hook(lambda m, i, name=name: found.update({name: all_moments(m, i[0], patch)}))
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Conv2d, nn.BatchNorm2d))
+    ]
+    with torch.no_grad():
+        model(x_BCHW)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
 class Hooks:
     """The matching loss collected by one hook per layer; averages start at their first value, every layer is kept."""
 

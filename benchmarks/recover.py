@@ -54,18 +54,8 @@ class Problem:
         self.patch = setting.patch
         self.x_BCHW = torch.randn(batch, 3, setting.size, setting.size, device=device, dtype=dtype)
         self.labels_B = torch.arange(batch, device=device) // min(10, batch // 2)
-        self.targets: dict[str, dict[str, Tensor]] = {}
-        hooks = [
-            module.register_forward_pre_hook(
-                lambda m, i, name=name: self.targets.update({name: plain.all_moments(m, i[0], self.patch)})
-            )
-            for name, module in network.named_modules()
-            if isinstance(module, (nn.Conv2d, nn.BatchNorm2d))
-        ]
-        with torch.no_grad():
-            network(torch.randn_like(self.x_BCHW))
-        for hook in hooks:
-            hook.remove()
+        # Of few images: memory is measured from here on.
+        self.targets = plain.measure(network, torch.randn_like(self.x_BCHW[:8]), self.patch)
 
     def bare(self, x_BCHW: Tensor) -> Tensor:
         """Cross-entropy alone."""

@@ -57,20 +57,16 @@ class ListedImages(Dataset[Tensor | str]):
             collate_fn=_collate,
             worker_init_fn=_start_worker,
         )
-        batches_read = iter(loader)
-        while True:
-            try:
-                batch = next(batches_read)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                reason = str(error).splitlines()[0]
-                if "Terminated" in reason:  # by a signal that this process received too
-                    raise Interrupted("SIGTERM") from None
-                raise UserError(f"decoding images: {reason}; lower --workers or GVBSM_WORKERS ({self.workers} now)") from None
-            if isinstance(batch, str):
-                raise UserError(batch)
-            yield batch
+        try:
+            for batch in loader:
+                if isinstance(batch, str):
+                    raise UserError(batch)
+                yield batch
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            if "Terminated" in reason:  # by a signal that this process received too
+                raise Interrupted("SIGTERM") from None
+            raise UserError(f"decoding images: {reason}; lower --workers or GVBSM_WORKERS ({self.workers} now)") from None
 
     def __len__(self) -> int:
         return len(self.paths)

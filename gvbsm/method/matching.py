@@ -56,7 +56,7 @@ class StatisticsMatcher:
             logits, loss = matcher(x_BCHW, dropped={"conv3"})
 
     With `compiled`, pass and statistics are one graph of torch.compile, which costs a minute or more for the first batch of
-    each shape and then no more than the teacher's own uncompiled pass; without, half as much again or more. If a graph
+    each shape and then about as much as the teacher's own uncompiled pass; without, half as much again or more. If a graph
     cannot be made, for want of a compiler say, `compiled` becomes False, a warning tells why, and all goes on without.
 
     Raises:
