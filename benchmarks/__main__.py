@@ -15,7 +15,7 @@ from gvbsm.runtime.devices import choose_device, device_name
 BENCHMARKS = {
     "recover-cifar": lambda device, options: recover.run("cifar", device, options.repeats, options.compile),
     "recover-imagenet": lambda device, options: recover.run("imagenet", device, options.repeats, options.compile),
-    "memory": lambda device, options: memory.run(device, options.compile, 80 if device.type == "cuda" else 16),
+    "memory": lambda device, options: memory.run(device, options.compile, 80 if device.type == "cuda" else 8),
     "views": lambda device, options: views.run(device, options.repeats),
     "squeeze": lambda device, options: training.run(device, options.repeats),
 }

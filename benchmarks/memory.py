@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import resource
+import json
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.recover import SETTINGS, Problem
 
@@ -17,7 +21,7 @@ def run(device: torch.device, compiled: bool, batch: int) -> None:
     """The imagenet row's backbones at 224 px."""
     setting = SETTINGS["imagenet"]
     for name in setting.backbones:
-        print(f"\nmemory above the idle network's: {name}, batch {batch}, 224 px, float32")
+        print(f"\nmemory of an iteration's tensors: {name}, batch {batch}, 224 px, float32")
         found = {}
         for how in HOWS if compiled else HOWS[:-1]:
             command = [sys.executable, "-m", "benchmarks.memory", name, how, str(batch), str(device)]
@@ -28,9 +32,8 @@ def run(device: torch.device, compiled: bool, batch: int) -> None:
 
 
 def measure(name: str, how: str, batch: int, device: torch.device) -> float:
-    """Bytes that two iterations take at most, beyond what was there before them."""
+    """Bytes of tensors that an iteration holds at most, beyond what was there before it."""
     problem = Problem(SETTINGS["imagenet"], name, batch, device, torch.float32)
-    before = _peak(device)
     if how == "no statistics":
         step = lambda: problem.gradient(problem.bare)  # noqa: E731
     elif how == "plain hooks":
@@ -41,13 +44,26 @@ def measure(name: str, how: str, batch: int, device: torch.device) -> float:
         step = lambda: problem.gradient(lambda x: problem.ours(matcher, "float32", x))  # noqa: E731
     step()
     step()
-    return _peak(device) - before
-
-
-def _peak(device: torch.device) -> float:
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        step()
+        return torch.cuda.max_memory_allocated(device) - before
+    return _peak_of_trace(step)
+
+
+def _peak_of_trace(step: Callable[[], object]) -> float:
+    """The CPU has no counter: add up the profiler's allocations (resident memory also counts what the allocator keeps)."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        step()
+    with tempfile.TemporaryDirectory() as folder:
+        record.export_chrome_trace(f"{folder}/trace.json")
+        events = json.loads(Path(folder, "trace.json").read_text())["traceEvents"]
+    held = peak = 0
+    for event in sorted((event for event in events if event.get("name") == "[memory]"), key=lambda event: event["ts"]):
+        held += event["args"]["Bytes"]
+        peak = max(peak, held)
+    return peak
 
 
 if __name__ == "__main__":

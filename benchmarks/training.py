@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.timing import compare, report
 from gvbsm.backbones import build
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import PackedImages
+from gvbsm.runtime.devices import autocast
 
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
 
@@ -21,13 +24,15 @@ def run(device: torch.device, repeats: int) -> None:
     train = PackedImages(images, labels, {"pad": 4, "flip": True}, device)
     pixels = Pixels({"mean": MEAN, "std": STD}, device)
     x = torch.randn(64, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
-    for name in ("resnet18", "convnet", "wrn16_2"):
+    for name, precision in itertools.product(("resnet18", "convnet", "wrn16_2"), ("float32", "bfloat16")):
         model: nn.Module = build(name, classes=10, image_size=32).to(device, memory_format=torch.channels_last)
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
 
-        def step(x_BCHW: torch.Tensor, labels_B: torch.Tensor, model=model, optimizer=optimizer) -> None:
+        def step(x_BCHW: Tensor, labels_B: Tensor, model=model, optimizer=optimizer, precision=precision) -> None:
             optimizer.zero_grad(set_to_none=True)
-            F.cross_entropy(model(x_BCHW), labels_B).backward()
+            with autocast(device, precision):
+                logits_BK = model(x_BCHW)
+            F.cross_entropy(logits_BK.float(), labels_B).backward()
             optimizer.step()
 
         def ours(step=step) -> None:
@@ -36,6 +41,5 @@ def run(device: torch.device, repeats: int) -> None:
             step(pixels.normalise(unit_BCHW).contiguous(memory_format=torch.channels_last), labels[index].to(device))
 
         alternatives = {"the step alone": lambda step=step: step(x, labels[:64].to(device)), "squeeze's": ours}
-        report(
-            f"squeeze: {name}, batch 64, 32 px", compare(alternatives, repeats * 3, device), "the step alone", 64, "images/s"
-        )
+        timings = compare(alternatives, repeats * 3, device)
+        report(f"squeeze: {name}, {precision}, batch 64, 32 px", timings, "the step alone", 64, "images/s")

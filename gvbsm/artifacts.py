@@ -146,6 +146,7 @@ class Job:
     workers: int = 0  # processes that decode images
     images: int = 0  # how many went through the stage, counted as often as they did
     started: float = field(default_factory=time.perf_counter)
+    seconds_before: float = 0.0  # of the processes whose checkpoint this one goes on from
     receipts: dict[str, dict[str, Any]] = field(default_factory=dict)  # of the inputs read so far, each verified once
     # SHA-256 of the inputs and of what they were made from, and by which input's receipt.
     _contents: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -202,6 +203,10 @@ class Job:
         write_text(self.out, text)
         self._write_receipt(summary)
 
+    def seconds(self) -> float:
+        """Time spent on the artifact so far, in the processes before this one up to their last checkpoint."""
+        return self.seconds_before + time.perf_counter() - self.started
+
     def is_made(self) -> bool:
         """Whether the artifact is there, whole, and made from this spec."""
         try:
@@ -217,9 +222,10 @@ class Job:
             "sha256": file_hash(self.out),
             "inputs": {path: receipt["sha256"] for path, receipt in self.receipts.items()},
             "summary": summary,
-            "seconds": round(time.perf_counter() - self.started, 3),
+            "seconds": round(self.seconds(), 3),
             "images": self.images,
             "peak_memory_bytes": peak if sys.platform == "darwin" else peak * 1024,
+            "peak_device_memory_bytes": _peak_device_memory(),
             "device": self.device,
             **provenance(),
         }
@@ -247,6 +253,12 @@ def _git_revision() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _peak_device_memory() -> int:
+    """Bytes that tensors held at most on a CUDA device; 0 if this process used none."""
+    torch = sys.modules.get("torch")  # what used a device has loaded it
+    return int(torch.cuda.max_memory_allocated()) if torch and torch.cuda.is_initialized() else 0
 
 
 def _text_hash(receipt: dict[str, Any]) -> str:

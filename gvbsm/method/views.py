@@ -1,4 +1,4 @@
-"""Views of the stored images: random resized crop, flip and mixing, drawn as parameters and replayed as two matrix products.
+"""Views of the stored images: random resized crop, flip and mixing, drawn as parameters, rendered in batches.
 
 The parameters are integers and one float per view, so a view is replayed exactly in any process and any batch size: a
 view names its image and, when mixed, its partner among the views of the same epoch (METHOD.md sections 4 and 5).
@@ -7,10 +7,15 @@ view names its image and, when mixed, its partner among the views of the same ep
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+_AT_ONCE = 2**19  # values that are made together: what fits into a CPU's cache is several times faster
 
 
 @dataclass(frozen=True)
@@ -91,52 +96,79 @@ def draw_crops(
     return torch.stack([top, left, height, width], dim=1)
 
 
-def resize_matrix(start_V: Tensor, length_V: Tensor, size: int) -> Tensor:
-    """Matrices (V,S,S) that resize the pixels [start, start + length) of an axis of S to S, as PIL's bilinear filter does.
-
-    A triangle as wide as the scale, at least one pixel, cut at the crop's border and normalised.
-    """
-    length_V11 = length_V.view(-1, 1, 1).float()
-    start_V11 = start_V.view(-1, 1, 1).float()
-    scale = length_V11 / size
-    out_1S1 = torch.arange(size, device=start_V.device).view(1, -1, 1) + 0.5
-    in_11S = torch.arange(size, device=start_V.device).view(1, 1, -1) + 0.5
-    weight = (1 - (in_11S - start_V11 - out_1S1 * scale).abs() / scale.clamp_min(1)).clamp_min(0)
-    weight = weight * ((in_11S > start_V11) & (in_11S < start_V11 + length_V11))
-    return weight / weight.sum(2, keepdim=True)
-
-
 def crop_and_resize(x_VCHW: Tensor, crop_V4: Tensor, flip_V: Tensor) -> Tensor:
-    """Every image's crop, resized to the image's own size and mirrored where `flip_V`: A x B^T per image and channel."""
-    size = x_VCHW.shape[-1]
-    top, left, height, width = crop_V4.long().unbind(1)
-    rows = resize_matrix(top, height, size)
-    columns = resize_matrix(left, width, size)
-    columns = torch.where(flip_V.view(-1, 1, 1), columns.flip(1), columns)
-    return rows.unsqueeze(1) @ x_VCHW @ columns.transpose(1, 2).unsqueeze(1)
+    """Every image's crop, bilinearly resized to the image's own size S x S and mirrored where `flip_V`; float32 in and out.
 
-
-def render(images_NCHW: Tensor, views: Views, positions: Tensor, mixed: bool = True) -> Tensor:
-    """The views at `positions` (V,) of uint8 images, as float32 (V,C,S,S) in 0..1 on the images' device.
-
-    With `mixed` false the partners are left out (mixup's published soft labels come from the un-mixed view).
+    A crop is never larger than S, so nothing is shrunk, and PIL's filter reads two pixels a direction, none beyond the crop.
     """
-    device = images_NCHW.device
-    partner = views.partner_V[positions].long()
-    needed, where = torch.unique(torch.cat([positions, partner]), return_inverse=True)
-    x = images_NCHW[views.image_V[needed].long().to(device)].float().div(255)
-    x = crop_and_resize(x, views.crop_V4[needed].to(device), views.flip_V[needed].to(device))
-    where = where.to(device)
-    own, other = x[where[: len(positions)]], x[where[len(positions) :]]
-    if not mixed:
-        return own
-    axis = torch.arange(x.shape[-1], device=device)
-    top, left, bottom, right = views.box_V4[positions].long().to(device).T.unsqueeze(2)
-    in_rows, in_columns = (axis >= top) & (axis < bottom), (axis >= left) & (axis < right)
-    box_V1SS = (in_rows.unsqueeze(2) & in_columns.unsqueeze(1)).unsqueeze(1)
-    has_box = (bottom > top).view(-1, 1, 1, 1)
-    keep_V111 = views.keep_V[positions].to(device).view(-1, 1, 1, 1)
-    return torch.where(has_box, torch.where(box_V1SS, other, own), keep_V111 * own + (1 - keep_V111) * other)
+    size = x_VCHW.shape[-1]
+    top, left, height, width = crop_V4.float().unbind(1)
+    rows = _sampled_at(top, height, size)
+    columns = _sampled_at(left, width, size)
+    columns = torch.where(flip_V.unsqueeze(1), columns.flip(1), columns)
+    grid_VSS2 = torch.stack(torch.broadcast_tensors(columns.unsqueeze(1), rows.unsqueeze(2)), dim=3)
+    return F.grid_sample(x_VCHW, grid_VSS2, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _sampled_at(start_V: Tensor, length_V: Tensor, size: int) -> Tensor:
+    """Where an axis of `size` px is read to fill as many from [start, start + length): (V,S), the axis going from -1 to 1."""
+    start_V1, length_V1 = start_V.unsqueeze(1), length_V.unsqueeze(1)
+    at_VS = start_V1 + (torch.arange(size, device=start_V.device) + 0.5) * (length_V1 / size)
+    return torch.clamp(at_VS, start_V1 + 0.5, start_V1 + length_V1 - 0.5) * (2 / size) - 1
+
+
+def render(
+    images_NCHW: Tensor,
+    views: Views,
+    positions: Tensor,
+    mixed: bool = True,
+    finish: Callable[[Tensor], Tensor] = lambda levels_VCHW: levels_VCHW / 255,
+) -> Tensor:
+    """The views at `positions` (V,) of uint8 images: float32 (V,C,S,S) on the images' device, in channels_last.
+
+    `finish` maps levels 0..255 to what networks see, per channel and linearly (default: to 0..1). With `mixed` false the
+    partners are left out (mixup's published soft labels come from the un-mixed view). A view is the same whatever it is
+    rendered together with.
+    """
+    count, (channels, size) = len(positions), images_NCHW.shape[-3:-1]
+    needed, partner_V = _with_partners(views, positions) if mixed else (positions, positions)
+    shape = (len(needed), channels, size, size)
+    x = torch.empty(shape, device=images_NCHW.device, memory_format=torch.channels_last)
+    done = 0
+    for some in needed.split(max(1, _AT_ONCE // (channels * size**2))):
+        chosen, crop, flip = (of[some].to(x.device) for of in (views.image_V, views.crop_V4, views.flip_V))
+        x[done : done + len(some)] = finish(crop_and_resize(images_NCHW[chosen.long()].float(), crop, flip))
+        done += len(some)
+    if mixed:
+        _mix(x, partner_V, views.box_V4[positions].long(), views.keep_V[positions])
+    return x[:count]
+
+
+def _with_partners(views: Views, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """`positions` and after them the partners that are not among them; the place (V,) of every position's partner in that."""
+    partner_V = views.partner_V[positions].long()
+    place = torch.full((len(views),), -1)
+    place[positions] = torch.arange(len(positions))
+    missing = partner_V[place[partner_V] < 0].unique()
+    place[missing] = len(positions) + torch.arange(len(missing))
+    return torch.cat([positions, missing]), place[partner_V]
+
+
+def _mix(x_NCHW: Tensor, partner_V: Tensor, box_V4: Tensor, keep_V: Tensor) -> None:
+    """Mix the first V views with their partners in place: paste the partner's box (CutMix), without a box blend (mixup)."""
+    changes: list[tuple[tuple[Any, ...], Tensor]] = []  # made before any is written: a partner is mixed too
+    boxes_B4, box_of_V = box_V4.unique(dim=0, return_inverse=True)  # a whole batch has the same
+    for number, (top, left, bottom, right) in enumerate(boxes_B4.tolist()):
+        views = ((box_of_V == number) & (keep_V < 1)).nonzero().squeeze(1)
+        own, other = views.to(x_NCHW.device), partner_V[views].to(x_NCHW.device)
+        if bottom > top:
+            box = (slice(None), slice(top, bottom), slice(left, right))
+            changes.append(((own, *box), x_NCHW[other, *box]))
+        else:
+            keep_V111 = keep_V[views].view(-1, 1, 1, 1).to(x_NCHW.device)
+            changes.append(((own,), keep_V111 * x_NCHW[own] + (1 - keep_V111) * x_NCHW[other]))
+    for where, change in changes:
+        x_NCHW[where] = change
 
 
 def mixed_hard_labels(labels_N: Tensor, views: Views, positions: Tensor, classes: int, mixed: bool) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gvbsm.artifacts import load_tensors, save_tensors
+from gvbsm.artifacts import Job, load_tensors, save_tensors, write_text
 from gvbsm.errors import Interrupted
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -30,15 +31,26 @@ class Checkpoint:
     A state is dicts and lists of tensors, numbers, strings and None.
     """
 
-    def __init__(self, folder: Path | None, seconds: float, name: str = "state") -> None:
+    def __init__(self, folder: Path | None, seconds: float, name: str = "state", job: Job | None = None) -> None:
         self.folder = folder
         self.seconds = seconds
         self.file = folder / f"{name}.safetensors" if folder else None
+        self._seconds_file = folder / "seconds" if folder else None
+        self._job = job
         self._saved = time.monotonic()
+
+    @staticmethod
+    def of(job: Job) -> Checkpoint:
+        """The checkpoint of a job, which learns how long the processes before this one took."""
+        checkpoint = Checkpoint(job.checkpoints, job.checkpoint_seconds, job=job)
+        if checkpoint._seconds_file:
+            with contextlib.suppress(OSError, ValueError):
+                job.seconds_before = float(checkpoint._seconds_file.read_text())
+        return checkpoint
 
     def named(self, name: str) -> Checkpoint:
         """Another checkpoint of the same job."""
-        return Checkpoint(self.folder, self.seconds, name)
+        return Checkpoint(self.folder, self.seconds, name, self._job)
 
     def load(self) -> Any:
         """The last state saved, tensors on the CPU, or None. A file that cannot be read counts as none."""
@@ -70,6 +82,8 @@ class Checkpoint:
             tensors: dict[str, Tensor] = {}
             structure = _split(state, tensors, "")
             save_tensors(self.file, tensors, structure)
+            if self._job and self._seconds_file:
+                write_text(self._seconds_file, str(self._job.seconds()))
         self._saved = time.monotonic()
 
     def clear(self) -> None:

@@ -70,7 +70,7 @@ def run(job: Job) -> None:
         found = accuracy(model, test.whole(), test.labels, pixels.from_bytes, settings["precision"])
         return {"top1": found.top1, "top5": found.top5} | ({"by_class": found.by_class} if is_last else {})
 
-    checkpoint = Checkpoint(job.checkpoints, job.checkpoint_seconds)
+    checkpoint = Checkpoint.of(job)
     rows: list[dict[str, float]] = []
     by_class: list[list[float]] = []
     for seed in spec["seeds"]:
@@ -112,7 +112,7 @@ def _loss(
 ) -> Tensor:
     """L = soft loss + gamma CE; with hard labels alone, CE."""
     views, device = labels.views[batch.epoch], images.device
-    x_VCHW = pixels.normalise(render(images, views, batch.positions)).contiguous(memory_format=torch.channels_last)
+    x_VCHW = render(images, views, batch.positions, finish=pixels.from_levels)
     with autocast(device, settings["precision"]):
         logits_VK = model(x_VCHW)
     logits_VK = logits_VK.float()

@@ -77,14 +77,16 @@ def _title(accuracies: dict[str, Any]) -> str:
 
 def _cost(receipts: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
     """What every stage took, over the artifacts of the run: jobs, seconds, images that went through (times iterations or
-    epochs), and the largest memory of a job."""
+    epochs), and the largest memory of a job, resident and on its device."""
+    peaks = ("peak_memory_bytes", "peak_device_memory_bytes")
     cost: dict[str, dict[str, float]] = {}
     for path, receipt in receipts.items():
-        stage = cost.setdefault(Path(path).parts[0], {"seconds": 0.0, "jobs": 0, "images": 0, "peak_memory_bytes": 0})
+        stage = cost.setdefault(Path(path).parts[0], {"seconds": 0.0, "jobs": 0, "images": 0, **dict.fromkeys(peaks, 0)})
         stage["seconds"] = round(stage["seconds"] + receipt["seconds"], 3)
         stage["jobs"] += 1
         stage["images"] += receipt["images"]
-        stage["peak_memory_bytes"] = max(stage["peak_memory_bytes"], receipt["peak_memory_bytes"])
+        for peak in peaks:
+            stage[peak] = max(stage[peak], receipt.get(peak, 0))
     for stage in cost.values():
         stage["images_per_second"] = round(stage["images"] / stage["seconds"], 1)
     return cost

@@ -35,7 +35,7 @@ def run(job: Job) -> None:
     if settings["compile"]:  # one graph per teacher and number of images in a batch
         sizes = {sum(end - first for _, first, end in batch) for batch in batches}
         set_up_compiler(job.store.parent / ".compiled", len(job.spec["inputs"]["teachers"]) * len(sizes))
-    checkpoint = Checkpoint(job.checkpoints, job.checkpoint_seconds)
+    checkpoint = Checkpoint.of(job)
     state = to_device(checkpoint.load(), device) or {"images": [], "last": {}, "recovery": None, "compiled": True}
     progress = Progress(job.title, settings["iterations"] * len(batches), settings["iterations"] * len(state["images"]))
     with contextlib.ExitStack() as stack:

@@ -32,7 +32,7 @@ def run(job: Job) -> None:
     pixels = Pixels(job.spec["pixels"], device)
     images, labels = load_image_set(job)
     teachers = [load_teacher(*job.tensors(path), device) for path in job.spec["inputs"]["teachers"]]
-    checkpoint = Checkpoint(job.checkpoints, job.checkpoint_seconds)
+    checkpoint = Checkpoint.of(job)
     state: dict[str, Any] = checkpoint.load() or {"logits": [], "right": 0}
     images = images.to(device)
     progress = Progress(job.title, end - first, len(state["logits"]))
@@ -74,7 +74,7 @@ def _label_epoch(
     found = []
     mixed = settings["mix"] != "mixup" or settings["mixup_labels"] == "mixed"
     for positions in torch.arange(len(views)).split(settings["batch_size"]):
-        x_VCHW = pixels.normalise(render(images, views, positions, mixed)).contiguous(memory_format=torch.channels_last)
+        x_VCHW = render(images, views, positions, mixed, finish=pixels.from_levels)
         with autocast(device, settings["precision"]):
             logits_TVK = torch.stack([teacher(x_VCHW).float() for teacher in teachers])
         found.append(mean_logits(logits_TVK, settings["rescale_logits"]).cpu())

@@ -30,7 +30,7 @@ def run(job: Job) -> None:
     spec, settings = job.spec, job.spec["settings"]
     device = job_device(job, settings["threads"])
     pixels = Pixels(spec["pixels"], device)
-    checkpoint = Checkpoint(job.checkpoints, job.checkpoint_seconds)
+    checkpoint = Checkpoint.of(job)
     test = open_split(job, "test", device)
     summary = {}
     if spec.get("weights"):
