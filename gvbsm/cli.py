@@ -1,4 +1,4 @@
-"""`gvbsm <stage>` runs one stage, `gvbsm explain` says what is stale and why. Nothing heavy is imported before it is needed."""
+"""`gvbsm <stage>` runs one stage; the other commands look after stages. Nothing heavy is imported before it is needed."""
 
 from __future__ import annotations
 
@@ -41,6 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from gvbsm.explain import explain
 
             sys.stdout.write(explain(options.target))
+        elif options.command == "lease":
+            from gvbsm.runtime.lease import lease
+
+            lease(options.count, options.run)
         else:
             _run_stage(options)
     except UserError as error:
@@ -95,7 +99,17 @@ def _parser() -> argparse.ArgumentParser:
         )
     explain = commands.add_parser("explain", help="say which artifacts of a target are present, missing or stale, and why")
     explain.add_argument("target", help="results/<dataset>/ipc<N>[-<recipe>]/acc.json")
+    lease = commands.add_parser("lease", help="run a command on GPUs that no other lease uses", usage="%(prog)s -n N -- COMMAND")
+    lease.add_argument("-n", dest="count", type=_count, required=True, help="how many; 0 hides all")
+    lease.add_argument("run", nargs="+", metavar="COMMAND", help="what to run, after --")
     return parser
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 0:
+        raise argparse.ArgumentTypeError(f"expected at least 0, got {count}")
+    return count
 
 
 def _usable_cores() -> int:

@@ -26,7 +26,8 @@ def choose_device(name: str, threads: int) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         device = None
-    if device is None or not there.get(device.type, False):
+    beyond = device is not None and device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
+    if device is None or beyond or not there.get(device.type, False):
         usable = ", ".join(["auto", *(kind for kind, present in there.items() if present)])
         raise UserError(f"--device or GVBSM_DEVICE: expected one of {usable} on this machine, got {name!r}; choose one of them")
     return device

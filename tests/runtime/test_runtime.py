@@ -126,8 +126,11 @@ def test_devices(monkeypatch):
     assert torch.get_num_threads() == 1
     torch.set_num_threads(before)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert choose_device("auto", before) == torch.device("cuda")
     assert choose_device("cuda:1", before) == torch.device("cuda:1")
+    with pytest.raises(UserError, match="got 'cuda:2'"):
+        choose_device("cuda:2", before)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"expected one of auto, .*got 'cuda'"):
         choose_device("cuda", before)

@@ -11,5 +11,8 @@ rule squeeze:
     conda:
         "../envs/gvbsm.yaml"
     threads: planned_threads
+    resources:
+        gpu=1,
     shell:
+        "gvbsm lease -n {resources.gpu} -- "
         "gvbsm squeeze --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> >(tee {log} >&2)"

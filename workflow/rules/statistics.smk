@@ -11,5 +11,8 @@ rule statistics:
     conda:
         "../envs/gvbsm.yaml"
     threads: planned_threads
+    resources:
+        gpu=1,
     shell:
+        "gvbsm lease -n {resources.gpu} -- "
         "gvbsm statistics --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> >(tee {log} >&2)"

@@ -1,0 +1,128 @@
+"""`gvbsm lease`: run a command on GPUs of its own. Snakemake counts devices but hands out none.
+
+A device is held by a lock on a file of a node-local folder. The lock belongs to an open file that the command inherits, so it
+lasts exactly as long as the command, however that ends. torch is not imported: the devices are chosen before it could be.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import quote
+
+from gvbsm.errors import UserError
+
+_POLL_SECONDS = 0.1
+
+
+def lease(count: int, command: Sequence[str]) -> NoReturn:
+    """Become `command`, with CUDA_VISIBLE_DEVICES naming `count` devices that no other lease holds; wait for them first.
+
+    With 0, or GVBSM_DEVICE=cpu, all devices are hidden. On a machine without any the command runs as it is.
+
+    Raises:
+        UserError: if there are fewer devices than asked for, or the folder of locks or the command cannot be used.
+    """
+    pool = devices()
+    if count == 0 or os.environ.get("GVBSM_DEVICE") == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif pool:
+        if count > len(pool):
+            raise UserError(f"lease: expected at most {len(pool)} devices ({','.join(pool)}), got -n {count}; ask for fewer")
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(_acquire(pool, count, lock_folder()))
+    try:
+        os.execvp(command[0], list(command))
+    except OSError as error:
+        raise UserError(f"lease: {command[0]}: {error.strerror}; name a command that can be run") from None
+
+
+def devices() -> list[str]:
+    """The CUDA devices of this process: CUDA_VISIBLE_DEVICES, or all that NVML finds."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        names = [name.strip() for name in visible.split(",")]
+        # What CUDA does: the first invalid name ends the list.
+        return names[: next((i for i, name in enumerate(names) if name in ("", "-1")), len(names))]
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return [str(number) for number in range(pynvml.nvmlDeviceGetCount())]
+    except pynvml.NVMLError:  # no driver
+        return []
+
+
+def lock_folder() -> Path:
+    """Where locks are: GVBSM_LEASES, or this user's folder in the temporary one; inside a SLURM job, that job's part of it.
+
+    SLURM numbers the devices of every job from 0, and keeps the jobs apart itself.
+
+    Raises:
+        UserError: if it cannot be made, or is another user's.
+    """
+    folder = Path(os.environ.get("GVBSM_LEASES") or Path(tempfile.gettempdir()) / f"gvbsm-leases-{os.getuid()}")
+    job = os.environ.get("SLURM_JOB_ID")
+    inner = folder / f"slurm-{quote(job, safe='')}" if job else folder
+    try:
+        inner.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.lstat()
+    except OSError as error:
+        raise UserError(f"{inner}: cannot be made: {error.strerror}; name a node-local folder in GVBSM_LEASES") from None
+    if stat.S_ISLNK(status.st_mode) or status.st_uid != os.getuid():
+        raise UserError(f"{folder}: expected a folder of your own, got another's; name a node-local folder in GVBSM_LEASES")
+    return inner
+
+
+def _acquire(pool: list[str], count: int, folder: Path) -> list[str]:
+    """Wait for `count` devices of the pool; their locks stay with this process and what it becomes.
+
+    Whoever has the turnstile is the only one to take devices and keeps those it has while it waits for more: nobody can
+    wait for each other, and a request for many is not overtaken for ever by requests for one.
+    """
+    turnstile = _open(folder / "turnstile")
+    if not _lock(turnstile):
+        sys.stderr.write("gvbsm lease: waiting for a GPU\n")
+        fcntl.flock(turnstile, fcntl.LOCK_EX)
+    files = {name: _open(folder / quote(name, safe="")) for name in pool}
+    held: list[str] = []
+    told = False
+    while True:
+        for name in pool:
+            if len(held) < count and name not in held and _lock(files[name]):
+                held.append(name)
+        if len(held) == count:
+            break
+        if not told:
+            sys.stderr.write(f"gvbsm lease: waiting for {count} of the GPUs {','.join(pool)}\n")
+            told = True
+        time.sleep(_POLL_SECONDS)
+    for name, file in files.items():
+        if name in held:
+            os.set_inheritable(file, True)
+        else:
+            os.close(file)
+    os.close(turnstile)
+    return sorted(held, key=pool.index)
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be opened: {error.strerror}; name a node-local folder in GVBSM_LEASES") from None
+
+
+def _lock(file: int) -> bool:
+    """Whether the lock of an open file is ours now."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
