@@ -144,6 +144,8 @@ class Job:
     checkpoint_seconds: float = 300.0
     data_root: Path = Path("data")
     workers: int = 0  # processes that decode images
+    processes: int = 1  # that train together
+    writes: bool = True  # of those, the first does
     images: int = 0  # how many went through the stage, counted as often as they did
     started: float = field(default_factory=time.perf_counter)
     seconds_before: float = 0.0  # of the processes whose checkpoint this one goes on from
@@ -195,13 +197,15 @@ class Job:
 
     def write_tensors(self, tensors: dict[str, Tensor], metadata: dict[str, Any], summary: dict[str, Any]) -> None:
         """Write the artifact, with the classes of its inputs, then its receipt with `summary` in it."""
-        save_tensors(self.out, tensors, {"classes": self.classes, **metadata})
-        self._write_receipt(summary)
+        if self.writes:
+            save_tensors(self.out, tensors, {"classes": self.classes, **metadata})
+            self._write_receipt(summary)
 
     def write_table(self, text: str, summary: dict[str, Any]) -> None:
         """Write a CSV artifact, then its receipt with `summary` in it."""
-        write_text(self.out, text)
-        self._write_receipt(summary)
+        if self.writes:
+            write_text(self.out, text)
+            self._write_receipt(summary)
 
     def seconds(self) -> float:
         """Time spent on the artifact so far, in the processes before this one up to their last checkpoint."""
@@ -227,6 +231,7 @@ class Job:
             "peak_memory_bytes": peak if sys.platform == "darwin" else peak * 1024,
             "peak_device_memory_bytes": _peak_device_memory(),
             "device": self.device,
+            "processes": self.processes,
             **provenance(),
         }
         receipt["receipt_sha256"] = _text_hash(receipt)

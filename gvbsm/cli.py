@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -53,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Interrupted as interrupted:
         import signal
 
+        if not _is_first():
+            return 0  # the first says so
         sys.stderr.write(f"gvbsm: interrupted by {interrupted}, state saved; run the same command to go on\n")
         return 128 + signal.Signals[str(interrupted)]
     except KeyboardInterrupt:
@@ -86,6 +89,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--data-root", type=Path, default=root, help="folder of data sets (default: GVBSM_DATA_ROOT, or data)"
         )
+        if stage in ("squeeze", "evaluate"):
+            command.add_argument(
+                "--processes", type=_count, default=1, metavar="N", help="that train together, each on a GPU (default: 1)"
+            )
         command.add_argument(
             "--workers",
             type=int,
@@ -99,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     explain = commands.add_parser("explain", help="say which artifacts of a target are present, missing or stale, and why")
     explain.add_argument("target", help="results/<dataset>/ipc<N>[-<recipe>]/acc.json")
-    lease = commands.add_parser("lease", help="run a command on GPUs that no other lease uses", usage="%(prog)s -n N -- COMMAND")
+    lease = commands.add_parser("lease", help="run a command on GPUs of its own", usage="%(prog)s -n N -- COMMAND")
     lease.add_argument("-n", dest="count", type=_count, required=True, help="how many; 0 hides all")
     lease.add_argument("run", nargs="+", metavar="COMMAND", help="what to run, after --")
     return parser
@@ -140,6 +147,8 @@ def _run_stage(options: argparse.Namespace) -> None:
         checkpoint_seconds=options.checkpoint_seconds,
         data_root=options.data_root,
         workers=options.workers,
+        processes=int(os.environ.get("WORLD_SIZE", 0)) or max(1, getattr(options, "processes", 1)),
+        writes=_is_first(),
     )
     if stage == "publish":
         importlib.import_module("gvbsm.stages.publish").run(job)
@@ -147,28 +156,53 @@ def _run_stage(options: argparse.Namespace) -> None:
         _run_alone(job, options.checkpoints / f"{keys.key(spec)}.lock")
 
 
+def _is_first() -> bool:
+    """Whether this is rank 0 of the processes that train together, or alone."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _run_alone(job: Job, lock_file: Path) -> None:
     """Run a job unless another process makes the same artifact, whose end is waited for."""
-    import filelock
-
     from gvbsm.runtime.checkpoints import install_signal_handlers
 
-    try:
-        lock_file.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(lock_file)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            sys.stderr.write(f"waiting for another process that makes {job.out.name} (it holds {lock_file})\n")
-            lock.acquire()
-            if job.is_made():
-                return
-    except OSError as error:
-        raise UserError(f"{lock_file}: cannot be written: {error.strerror}; make the folder writable") from None
-    try:
+    with _together(job), _locked(job, lock_file) as is_made:
+        if is_made:
+            return
         if job.spec["stage"] != "prepare":  # which has no state to save, and simply ends
             install_signal_handlers()
         importlib.import_module(f"gvbsm.stages.{job.spec['stage']}").run(job)
+
+
+def _together(job: Job) -> contextlib.AbstractContextManager[None]:
+    """The other processes of a job that several share."""
+    if job.processes == 1:
+        return contextlib.nullcontext()
+    from gvbsm.runtime.parallel import together
+
+    return together(job.processes)
+
+
+@contextlib.contextmanager
+def _locked(job: Job, lock_file: Path) -> Iterator[bool]:
+    """Hold the lock of an artifact, and say whether it was made while that was waited for."""
+    import filelock
+
+    from gvbsm.runtime.parallel import ranks
+
+    lock, waited = filelock.FileLock(lock_file), False
+    if job.writes:
+        try:
+            lock_file.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                sys.stderr.write(f"waiting for another process that makes {job.out.name} (it holds {lock_file})\n")
+                waited = True
+                lock.acquire()
+        except OSError as error:
+            raise UserError(f"{lock_file}: cannot be written: {error.strerror}; make the folder writable") from None
+    try:
+        yield ranks().any(waited and job.is_made())[0]
     finally:
         lock.release()
 

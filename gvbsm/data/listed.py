@@ -54,7 +54,7 @@ class ListedImages(Dataset[Tensor | str]):
                 [(i, None if seed is None else derive_seed(seed, i)) for i in index.tolist()] for index, seed in batches
             ),
             num_workers=self.workers,
-            collate_fn=_collate,
+            collate_fn=self._collate,
             worker_init_fn=_start_worker,
         )
         try:
@@ -67,6 +67,12 @@ class ListedImages(Dataset[Tensor | str]):
             if "Terminated" in reason:  # by a signal that this process received too
                 raise Interrupted("SIGTERM") from None
             raise UserError(f"decoding images: {reason}; lower --workers or GVBSM_WORKERS ({self.workers} now)") from None
+
+    def _collate(self, images: list[Tensor | str]) -> Tensor | str:
+        """A batch, perhaps an empty one, or the first error in it."""
+        errors = [one for one in images if isinstance(one, str)]
+        nothing = torch.empty(0, self.channels, self.image_size, self.image_size, dtype=torch.uint8)
+        return errors[0] if errors else torch.stack(images) if images else nothing  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -95,11 +101,6 @@ class ListedImages(Dataset[Tensor | str]):
 
         torch.manual_seed(seed)
         return to_tensor(RandomResizedCrop(self.image_size, scale=tuple(self.crop))(image))
-
-
-def _collate(images: list[Tensor | str]) -> Tensor | str:
-    """A batch, or the first error in it."""
-    return next((one for one in images if isinstance(one, str)), None) or torch.stack(images)  # type: ignore[arg-type]
 
 
 def _start_worker(_: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -16,7 +16,6 @@ from gvbsm.data.listed import ListedImages, changed
 from gvbsm.data.pixels import augmentation
 
 _RESIDENT = 4 * 2**30  # bytes of images that are moved to the device as a whole
-_BATCH = 500  # images that are tested together
 
 
 class Split(ABC):
@@ -29,12 +28,11 @@ class Split(ABC):
         """Whole images, uint8 (B,C,S,S), of each batch of indices."""
 
     @abstractmethod
-    def augmented(self, batches: Iterable[tuple[Tensor, int]]) -> Iterator[Tensor]:
-        """Randomly cropped and flipped images, float32 (B,C,S,S) in 0..1 on the device, of each batch and its seed."""
+    def augmented(self, batches: Iterable[tuple[Tensor, int]], part: Callable[[int], slice] = slice) -> Iterator[Tensor]:
+        """Randomly cropped and flipped images, float32 (B,C,S,S) in 0..1 on the device, of each batch and its seed.
 
-    def whole(self) -> Iterator[Tensor]:
-        """Every image in order, uint8 (B,C,S,S)."""
-        return self.squares(torch.arange(len(self.labels)).split(_BATCH))
+        Of a batch of B images, only those in `part(B)`, the same as if all had been asked for (default: all).
+        """
 
 
 class PackedImages(Split):
@@ -50,11 +48,11 @@ class PackedImages(Split):
         for index in batches:
             yield self._images[index.to(self._images.device)]
 
-    def augmented(self, batches: Iterable[tuple[Tensor, int]]) -> Iterator[Tensor]:
+    def augmented(self, batches: Iterable[tuple[Tensor, int]], part: Callable[[int], slice] = slice) -> Iterator[Tensor]:
         assert self._augment
         for index, seed in batches:
             torch.manual_seed(seed)
-            yield self._augment(next(self.squares([index])).to(self._device).float() / 255)
+            yield self._augment(next(self.squares([index])).to(self._device).float() / 255)[part(len(index))]
 
 
 class FileImages(Split):
@@ -71,13 +69,17 @@ class FileImages(Split):
     def squares(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         yield from self._listed.load([(index, None) for index in batches], None)
 
-    def augmented(self, batches: Iterable[tuple[Tensor, int]]) -> Iterator[Tensor]:
+    def augmented(self, batches: Iterable[tuple[Tensor, int]], part: Callable[[int], slice] = slice) -> Iterator[Tensor]:
         assert self._augment
         todo = list(batches)
+        decoded = [(index[part(len(index))], seed) for index, seed in todo]
         # The crop is taken from the image in its own size, so it is drawn where the image is decoded; the rest here.
-        for (_, seed), bytes_BCHW in zip(todo, self._listed.load(todo, self._crop), strict=True):
+        for (index, seed), bytes_PCHW in zip(todo, self._listed.load(decoded, self._crop), strict=True):
+            mine, size = part(len(index)), self._listed.image_size
+            unit_BCHW = torch.zeros(len(index), self._listed.channels, size, size, device=self._device)
+            unit_BCHW[mine] = bytes_PCHW.to(self._device).float() / 255
             torch.manual_seed(seed)
-            yield self._augment(bytes_BCHW.to(self._device).float() / 255)
+            yield self._augment(unit_BCHW)[mine]
 
 
 def open_split(job: Job, split: str, device: torch.device, augment: dict[str, Any] | None = None) -> Split:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gvbsm.artifacts import Job, load_tensors, save_tensors, write_text
 from gvbsm.errors import Interrupted
+from gvbsm.runtime.parallel import is_first, ranks
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 _received: list[int] = []
@@ -65,20 +66,20 @@ class Checkpoint:
             return None
 
     def tick(self, state: Callable[[], Any]) -> None:
-        """Save `state()` if it is time to, or if a signal came.
+        """Save `state()` if it is time to, or if a signal came; processes that train together do so at the same tick.
 
         Raises:
             Interrupted: after saving, if a signal came.
         """
-        if _received:
+        stopped, due = ranks().any(bool(_received), time.monotonic() - self._saved >= self.seconds)
+        if stopped or due:
             self.save(state())
-            raise Interrupted(signal.Signals(_received[-1]).name)
-        if time.monotonic() - self._saved >= self.seconds:
-            self.save(state())
+        if stopped:
+            raise Interrupted(signal.Signals(_received[-1] if _received else signal.SIGTERM).name)
 
     def save(self, state: Any) -> None:
-        """Save now."""
-        if self.file is not None:
+        """Save now; of processes that train together, the first does."""
+        if self.file is not None and is_first():
             tensors: dict[str, Tensor] = {}
             structure = _split(state, tensors, "")
             save_tensors(self.file, tensors, structure)
@@ -88,7 +89,7 @@ class Checkpoint:
 
     def clear(self) -> None:
         """Delete every checkpoint of the job: the artifact is written."""
-        if self.folder and self.folder.is_dir():
+        if self.folder and self.folder.is_dir() and is_first():
             for file in self.folder.iterdir():
                 file.unlink(missing_ok=True)
             self.folder.rmdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 from pathlib import Path
 
@@ -36,6 +37,9 @@ def choose_device(name: str, threads: int) -> torch.device:
 def job_device(job: Job, threads: int) -> torch.device:
     """The device of a job, which its receipt then names."""
     device = choose_device(job.device, threads)
+    if device.type == "cuda" and job.processes > 1:
+        device = choose_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}", threads)
+        torch.cuda.set_device(device)
     job.device = f"{device.type}: {device_name(device)}"
     return device
 

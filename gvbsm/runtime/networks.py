@@ -12,6 +12,9 @@ from gvbsm import backbones
 from gvbsm.errors import UserError
 from gvbsm.keys import derive_seed
 from gvbsm.runtime.devices import autocast
+from gvbsm.runtime.parallel import ranks
+
+_TEST_BATCH = 500  # images that are tested together
 
 
 class Accuracy(NamedTuple):
@@ -47,18 +50,25 @@ def load_teacher(tensors: dict[str, Tensor], metadata: dict[str, Any], device: t
 
 @torch.inference_mode()
 def accuracy(
-    model: nn.Module, images: Iterable[Tensor], labels_N: Tensor, prepare: Callable[[Tensor], Tensor], precision: str
+    model: nn.Module,
+    read: Callable[[Iterable[Tensor]], Iterable[Tensor]],
+    labels_N: Tensor,
+    prepare: Callable[[Tensor], Tensor],
+    precision: str,
 ) -> Accuracy:
-    """Accuracy of a model in eval mode on batches of uint8 images (B,C,S,S), made network inputs by `prepare`."""
-    device = next(model.parameters()).device
-    ranked = []
-    for images_BCHW in images:
+    """Accuracy of a model in eval mode on N images, which `read` reads by batches of indices, uint8 (B,C,S,S), and `prepare`
+    makes network inputs. Processes that train together share the batches."""
+    device, together = next(model.parameters()).device, ranks()
+    batches = torch.arange(len(labels_N)).split(_TEST_BATCH)[together.rank :: together.size]
+    images_K = torch.bincount(labels_N)
+    right_2K = torch.zeros(2, len(images_K), dtype=torch.int64)  # by class: at the first guess, within five
+    for index, images_BCHW in zip(batches, read(batches), strict=True):
         x_BCHW = prepare(images_BCHW.to(device)).contiguous(memory_format=torch.channels_last)
         with autocast(device, precision):
             logits_BK = model(x_BCHW).float()
-        ranked.append(logits_BK.topk(min(5, logits_BK.shape[1])).indices.cpu())
-    hits_N5 = torch.cat(ranked) == labels_N.unsqueeze(1)
-    images_K = torch.bincount(labels_N)
-    right_K = torch.bincount(labels_N[hits_N5[:, 0]], minlength=len(images_K))
-    by_class = [100 * right / count for right, count in zip(right_K.tolist(), images_K.tolist(), strict=True)]
-    return Accuracy(100 * int(right_K.sum()) / len(labels_N), 100 * int(hits_N5.sum()) / len(labels_N), by_class)
+        hits_B5 = logits_BK.topk(min(5, logits_BK.shape[1])).indices.cpu() == labels_N[index].unsqueeze(1)
+        for right_K, hits_B in zip(right_2K, (hits_B5[:, 0], hits_B5.any(1)), strict=True):
+            right_K += torch.bincount(labels_N[index][hits_B], minlength=len(images_K))
+    together.add([right_2K])
+    top1, top5 = (100 * right / len(labels_N) for right in right_2K.sum(1).tolist())
+    return Accuracy(top1, top5, [100 * right / n for right, n in zip(right_2K[0].tolist(), images_K.tolist(), strict=True)])

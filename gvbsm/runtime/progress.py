@@ -7,6 +7,8 @@ import time
 
 from tqdm import tqdm
 
+from gvbsm.runtime.parallel import is_first
+
 _LOG_SECONDS = 15.0
 
 
@@ -17,7 +19,8 @@ class Progress:
         self.title, self.total, self.done = title, total, done
         self._started, self._first = time.monotonic(), done
         self._said = self._started
-        self._bar = tqdm(total=total, initial=done, desc=title, leave=False) if sys.stderr.isatty() else None
+        self._shown = is_first()
+        self._bar = tqdm(total=total, initial=done, desc=title, leave=False) if self._shown and sys.stderr.isatty() else None
 
     def step(self, **values: float) -> None:
         """One step is done; `values` (a loss, say) are shown beside it."""
@@ -26,7 +29,7 @@ class Progress:
             self._bar.update()
             if values:
                 self._bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()}, refresh=False)
-        elif self.done == self.total or time.monotonic() - self._said >= _LOG_SECONDS:
+        elif self._shown and (self.done == self.total or time.monotonic() - self._said >= _LOG_SECONDS):
             self._say(values)
         if self._bar is not None and self.done == self.total:
             self._bar.close()

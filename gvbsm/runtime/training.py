@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gvbsm.errors import UserError
 from gvbsm.keys import derive_seed
 from gvbsm.runtime.checkpoints import Checkpoint, to_device
+from gvbsm.runtime.parallel import ranks, synchronised
 from gvbsm.runtime.progress import Progress
 
 Batch = TypeVar("Batch")
@@ -79,14 +80,17 @@ def fit(
     """Train `model` in place and return one row per epoch: epoch, loss, and what `after_epoch` measured in eval mode.
 
     `batches(epoch, first)` are the epoch's batches from its `first` on, in any process the same; `losses(model, batch)`
-    yields the losses whose gradients one step sums.
+    yields the losses whose gradients one step sums. Where several processes train together, the losses are those of the whole
+    batch on every rank, whose gradients each has a share of.
     torch's global generator is seeded anew for every step, so a resumed training draws what an uninterrupted one does.
 
     Raises:
         Interrupted: after a signal, the state saved.
         UserError: if the loss of an epoch is not finite.
     """
+    model = synchronised(model, next(model.parameters()).device)
     optimizer = make_optimizer(model, recipe)
+    together = ranks()
     state = to_device(checkpoint.load(), next(model.parameters()).device) or {"epoch": 0, "step": 0, "history": []}
     if "model" in state:
         model.load_state_dict(state["model"])
@@ -106,11 +110,13 @@ def fit(
         model.train()
         steps = first_step
         for steps, batch in enumerate(batches(epoch, first_step), first_step + 1):
-            torch.manual_seed(derive_seed(recipe.seed, "step", epoch, steps - 1))
+            # Rank 0 draws what a single process would; the others' dropout is theirs.
+            torch.manual_seed(derive_seed(recipe.seed, "step", epoch, steps - 1, *([together.rank] if together.rank else [])))
             optimizer.zero_grad(set_to_none=True)
             for loss in losses(model, batch):
                 loss.backward()  # type: ignore[no-untyped-call]
                 total = total + loss.detach()
+            together.add([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
             optimizer.step()
             checkpoint.tick(lambda epoch=epoch, steps=steps: saved(epoch, steps))  # type: ignore[misc]
         model.eval()

@@ -24,6 +24,7 @@ from gvbsm.method.views import Views, mixed_hard_labels, render
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import autocast, job_device
 from gvbsm.runtime.networks import accuracy, build
+from gvbsm.runtime.parallel import ranks
 from gvbsm.runtime.training import Recipe, fit, split_batches
 
 
@@ -67,7 +68,7 @@ def run(job: Job) -> None:
         is_last = epoch + 1 == settings["epochs"]
         if (epoch + 1) % settings["test_every"] and not is_last:
             return {}
-        found = accuracy(model, test.whole(), test.labels, pixels.from_bytes, settings["precision"])
+        found = accuracy(model, test.squares, test.labels, pixels.from_bytes, settings["precision"])
         return {"top1": found.top1, "top5": found.top5} | ({"by_class": found.by_class} if is_last else {})
 
     checkpoint = Checkpoint.of(job)
@@ -111,11 +112,11 @@ def _loss(
     settings: dict[str, Any],
 ) -> Tensor:
     """L = soft loss + gamma CE; with hard labels alone, CE."""
-    views, device = labels.views[batch.epoch], images.device
-    x_VCHW = render(images, views, batch.positions, finish=pixels.from_levels)
+    views, device, together, count = labels.views[batch.epoch], images.device, ranks(), len(batch.positions)
+    x_PCHW = render(images, views, batch.positions[together.part(count)], finish=pixels.from_levels)
     with autocast(device, settings["precision"]):
-        logits_VK = model(x_VCHW)
-    logits_VK = logits_VK.float()
+        logits_PK = model(x_PCHW)
+    logits_VK = together.whole(logits_PK.float(), count)
     mixed = settings["hard_label"] == "mixed"
     hard_VK = mixed_hard_labels(hard_labels, views, batch.positions, logits_VK.shape[1], mixed).to(device)
     hard = hard_loss(logits_VK, hard_VK)

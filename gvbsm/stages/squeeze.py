@@ -20,9 +20,10 @@ from gvbsm.keys import derive_seed
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import autocast, job_device
 from gvbsm.runtime.networks import accuracy, build
+from gvbsm.runtime.parallel import ranks
 from gvbsm.runtime.training import Recipe, fit, split_batches
 
-Batch = tuple[Tensor, Tensor]  # images (B,C,S,S) in 0..1 and labels (B,), on the device
+Batch = tuple[Tensor, Tensor]  # this rank's part of the images (P,C,S,S) in 0..1, all labels (B,), on the device
 
 
 def run(job: Job) -> None:
@@ -41,7 +42,7 @@ def run(job: Job) -> None:
         model = build(spec["network"], settings["seed"], device)
         history = _train(job, model, pixels, checkpoint, device)
         summary = {"loss": history[-1]["loss"], "epochs": len(history)}
-    found = accuracy(model, test.whole(), test.labels, pixels.from_bytes, settings["precision"])
+    found = accuracy(model, test.squares, test.labels, pixels.from_bytes, settings["precision"])
     summary |= {"top1": found.top1, "top5": found.top5}
     job.write_tensors(model.state_dict(), {"network": spec["network"]}, summary)
     checkpoint.clear()
@@ -50,20 +51,21 @@ def run(job: Job) -> None:
 def _train(job: Job, model: nn.Module, pixels: Pixels, checkpoint: Checkpoint, device: torch.device) -> list[dict[str, float]]:
     settings = job.spec["settings"]
     train = open_split(job, "train", device, job.spec["augment"])
+    together = ranks()
 
     def batches(epoch: int, first: int) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(derive_seed(settings["seed"], "epoch", epoch))
         order = split_batches(torch.randperm(len(train.labels), generator=generator), settings["batch_size"])
         todo = [(index, derive_seed(settings["seed"], "augment", epoch, step)) for step, index in enumerate(order)][first:]
-        for (index, _), unit_BCHW in zip(todo, train.augmented(todo), strict=True):
-            yield unit_BCHW, train.labels[index].to(device)
+        for (index, _), unit_PCHW in zip(todo, train.augmented(todo, together.part), strict=True):
+            yield unit_PCHW, train.labels[index].to(device)
 
     def losses(model: nn.Module, batch: Batch) -> Iterator[Tensor]:
-        unit_BCHW, labels_B = batch
-        x_BCHW = pixels.normalise(unit_BCHW).contiguous(memory_format=torch.channels_last)
+        unit_PCHW, labels_B = batch
+        x_PCHW = pixels.normalise(unit_PCHW).contiguous(memory_format=torch.channels_last)
         with autocast(device, settings["precision"]):
-            logits_BK = model(x_BCHW)
-        yield F.cross_entropy(logits_BK.float(), labels_B)
+            logits_PK = model(x_PCHW)
+        yield F.cross_entropy(together.whole(logits_PK.float(), len(labels_B)), labels_B)
 
     recipe = Recipe.from_settings(settings, settings["seed"], settings.get("keep_epoch"))
     history = fit(model, recipe, batches, losses, checkpoint, job.title)

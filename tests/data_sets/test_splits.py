@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from gvbsm.artifacts import Job
-from gvbsm.data.splits import open_split
+from gvbsm.data.splits import Split, open_split
 from gvbsm.errors import UserError
+from gvbsm.runtime.parallel import Ranks
 from gvbsm.stages import prepare
 
 CPU = torch.device("cpu")
@@ -46,6 +47,10 @@ def prepared(root: Path, storage: str, workers: int = 0) -> Job:
     return reader(root, storage, workers)
 
 
+def everything(split: Split) -> torch.Tensor:
+    return torch.cat(list(split.squares(torch.arange(len(split.labels)).split(500))))
+
+
 def reader(root: Path, storage: str, workers: int = 0) -> Job:
     spec = {"inputs": {"data": f"{storage}.safetensors"}}
     return Job(spec, root / "out.safetensors", root / "store", data_root=root, workers=workers)
@@ -55,7 +60,7 @@ def reader(root: Path, storage: str, workers: int = 0) -> Job:
 def test_files_are_what_is_packed(split, mine):
     packed, files = (open_split(prepared(mine.parent, storage), split, CPU) for storage in ("packed", "files"))
     assert torch.equal(packed.labels, files.labels)
-    assert torch.equal(torch.cat(list(packed.whole())), torch.cat(list(files.whole())))
+    assert torch.equal(everything(packed), everything(files))
     index = torch.tensor([3, 0])
     assert torch.equal(next(packed.squares([index])), next(files.squares([index])))
 
@@ -71,6 +76,19 @@ def test_neither_workers_nor_batches_before_change_a_crop(mine):
     assert torch.equal(found[0][1], found[2][0])
     assert not torch.equal(found[0][0], found[0][2]), "another seed, another crop"
     assert found[0][0].shape == (3, 3, 12, 12) and found[0][0].min() >= 0 and found[0][0].max() <= 1
+
+
+@pytest.mark.parametrize("storage", ["packed", "files"])
+def test_a_part_of_a_batch_is_that_of_the_whole(storage, mine):
+    """What processes that train together read; a part may be empty."""
+    augment = {"pad": 2, "flip": True} | ({"resized_crop": [0.2, 0.6]} if storage == "files" else {})
+    split = open_split(prepared(mine.parent, storage), "train", CPU, augment)
+    todo = [(torch.tensor([0, 1, 2]), 11), (torch.tensor([3, 4]), 12)]
+    whole = list(split.augmented(todo))
+    parts = [list(split.augmented(todo, Ranks(rank, 3).part)) for rank in range(3)]
+    assert [len(batch) for batch in parts[0]] == [1, 0]
+    for number, expected in enumerate(whole):
+        assert torch.equal(torch.cat([part[number] for part in parts]), expected)
 
 
 def test_crops_come_from_the_image_in_its_own_size(mine):
@@ -124,7 +142,7 @@ def test_a_changed_folder_is_noticed(change, storage, mine):
     change, said = CHANGES[change]
     change(mine)
     with pytest.raises(UserError, match=f"(?s){said}.*; restore it, or set source.version") as caught:
-        torch.cat(list(open_split(job, "test", CPU).whole()))
+        everything(open_split(job, "test", CPU))
     assert "\n" not in str(caught.value)
 
 
@@ -133,7 +151,7 @@ def test_a_folder_that_is_gone_is_missed_only_where_its_images_are_needed(storag
     job = prepared(mine.parent, storage)
     mine.rename(mine.parent / "elsewhere")
     if storage == "packed":
-        assert len(torch.cat(list(open_split(job, "test", CPU).whole()))) == 4
+        assert len(everything(open_split(job, "test", CPU))) == 4
     else:
         with pytest.raises(UserError, match="expected its images, got nothing there"):
             open_split(job, "test", CPU)
@@ -146,7 +164,7 @@ def test_an_image_that_cannot_be_read_is_named_by_a_worker(mine):
     file.write_bytes(b"x" * size)
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
     with pytest.raises(UserError, match=r"^\S*b/3\.png: expected an image, got UnidentifiedImageError; replace or remove"):
-        list(open_split(job, "train", CPU).whole())
+        everything(open_split(job, "train", CPU))
 
 
 def test_an_archive_cannot_stay_files(mine, tmp_path):

@@ -15,4 +15,5 @@ rule squeeze:
         gpu=1,
     shell:
         "gvbsm lease -n {resources.gpu} -- "
-        "gvbsm squeeze --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> >(tee {log} >&2)"
+        "gvbsm squeeze --spec results/.plan/{wildcards.key}.json --out {output.artifact} "
+        "--processes {resources.gpu} 2> >(tee {log} >&2)"
