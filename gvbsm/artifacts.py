@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import resource
+import shlex
 import subprocess
 import sys
 import time
@@ -272,4 +273,5 @@ def _text_hash(receipt: dict[str, Any]) -> str:
 
 def _rebuild(artifact: Path) -> str:
     # Snakemake makes a file that is asked for only if it is not there.
-    return f"rm -f {artifact} {receipt_path(artifact)} && snakemake --cores all {artifact}"
+    file, receipt = (shlex.quote(str(path)) for path in (artifact, receipt_path(artifact)))
+    return f"rm -f {file} {receipt} && snakemake --cores all {file}"

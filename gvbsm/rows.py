@@ -17,6 +17,8 @@ from gvbsm.keys import PACKAGE
 from gvbsm.network_names import label
 from gvbsm.settings import Config, Evaluate, Row, Training
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # of data sets and recipes: they become folders, and stand in commands
+
 Path_ = tuple[str | int, ...]  # where a setting stands: ("backbones", 2, "squeeze", "lr")
 
 
@@ -58,8 +60,9 @@ def parse_target(target: str) -> tuple[str, int, str | None]:
     """
     form = "results/<dataset>/ipc<N>[-<recipe>]/acc.json"
     parts = Path(target).parts
-    if len(parts) < 3 or parts[-1] not in ("acc.json", "table.csv", "classes.csv", "images.png"):
+    if len(parts) < 3 or ".." in parts or parts[-1] not in ("acc.json", "table.csv", "classes.csv", "images.png"):
         raise SettingsError(f"target {target!r}: expected {form}; ask for a path of this form")
+    _check_name(parts[-3], "data set")
     return parts[-3], *parse_run(parts[-2])
 
 
@@ -138,8 +141,16 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return raw
 
 
+def _check_name(name: str, what: str, asked_by: str = "") -> None:
+    if not _NAME.fullmatch(name):
+        raise SettingsError(
+            f"{asked_by}{what} {name!r}: expected letters, digits, '_', '.' and '-', a letter or digit first; correct the name"
+        )
+
+
 def _named(folder: str, name: str, what: str, asked_by: str = "") -> Path:
     """config/<folder>/<name>.yaml."""
+    _check_name(name, what, asked_by)
     known = sorted(path.stem for path in (config_folder() / folder).glob("*.yaml"))
     if name not in known:
         near = difflib.get_close_matches(name, known, 1)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from gvbsm import network_names
-from gvbsm.sources import Seed, Source, Strict
+from gvbsm.sources import DataPath, Seed, Source, Strict
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Epochs = Annotated[int, Field(ge=1, le=100_000)]
@@ -267,4 +267,4 @@ class Config(Strict):
     """config/config.yaml."""
 
     targets: Annotated[list[str], Field(min_length=1)]  # what a bare `snakemake` builds
-    data_root: str  # folder of downloaded or own data sets
+    data_root: DataPath  # folder of downloaded or own data sets

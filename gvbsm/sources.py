@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
-DataPath = Annotated[str, StringConstraints(min_length=1)]  # absolute, or below the data root
+DataPath = Annotated[str, StringConstraints(pattern=r"^[^\x00]+$")]  # absolute, or below the data root
 
 
 class Strict(BaseModel):

@@ -155,7 +155,7 @@ TARGET_MISTAKES = {
     "results/tiny/ipc4": r"expected results/<dataset>/ipc<N>\[-<recipe>\]/acc\.json",
     "results/tinny/ipc4/acc.json": r"unknown data set 'tinny'; did you mean 'tiny'\? choose from cifar10, .*, tiny, ",
     "results/tiny/ipc4-sre2/acc.json": r"unknown recipe 'sre2'; .*choose from",
-    "results/../ipc4/acc.json": r"unknown data set '\.\.'",
+    "results/../ipc4/acc.json": r"target 'results/\.\./ipc4/acc\.json': expected results/<dataset>/",
 }
 
 

@@ -1,13 +1,14 @@
 """torchvision's classification networks, and its pretrained weights."""
 
 import hashlib
-import re
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
+
+from gvbsm.backbones.weights import read_state
 
 
 def build(*, classes: int, image_size: int, channels: int = 3, model: str, **options: Any) -> nn.Module:
@@ -31,8 +32,10 @@ def build(*, classes: int, image_size: int, channels: int = 3, model: str, **opt
 def pretrained(model: str, weights: str) -> dict[str, Tensor]:
     """The state dict of published weights, from torch's hub folder or downloaded to it; nothing in it is executed.
 
+    The file is read only if its hash begins as the name that torch gave it ends.
+
     Raises:
-        ValueError: if the model has no such weights, or the file is not there and cannot be downloaded, or is damaged.
+        ValueError: if the model has no such weights, or the file is not there and cannot be downloaded, or is another.
     """
     from torchvision import models
 
@@ -40,23 +43,24 @@ def pretrained(model: str, weights: str) -> dict[str, Tensor]:
     if weights not in known:
         raise ValueError(f"weights {weights!r} of torchvision:{model}: unknown; choose from {', '.join(known)}")
     url = known[weights].url
+    prefix = url.rpartition("-")[2].partition(".")[0]
     file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     try:
-        state = torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
-    except (URLError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            torch.hub.download_url_to_file(url, str(file), prefix)
+        found = _sha256(file)
+    except (OSError, RuntimeError, HTTPException) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"weights {weights}: expected {file}, which could not be had: {reason}; put the file from {url} there"
         ) from None
-    except Exception as error:
-        reason = type(error).__name__
+    if len(prefix) < 8 or not found.startswith(prefix):
         raise ValueError(
-            f"weights {weights}: {file}: damaged ({reason}); delete it, or put the file from {url} there"
-        ) from None
-    expected = re.search(r"-([0-9a-f]{8,})\.", file.name)
-    if expected and not _sha256(file).startswith(expected[1]):
-        raise ValueError(f"weights {weights}: {file}: expected SHA-256 {expected[1]}..., got another; delete it and run again")
-    return dict(state)
+            f"weights {weights}: {file}: expected SHA-256 {prefix}..., got {found[:8]}...; delete it, or put the file from "
+            f"{url} there"
+        )
+    return read_state(file)
 
 
 def _sha256(path: Path) -> str:

@@ -1,8 +1,8 @@
 """Reading foreign state dicts, such as the authors' released `squeeze_<name>.pth`, and loading them into our networks."""
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError  # what torch raises instead of executing code
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ def read_state(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ValueError(f"weights {path}: expected a file, got nothing there; put it there") from None
-    except pickle.UnpicklingError:
+    except UnpicklingError:
         raise ValueError(
             f"weights {path}: expected tensors alone, got other objects, whose code would have to be executed; save its "
             "state dict"

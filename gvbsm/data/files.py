@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import lzma
 import os
-import tarfile
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path, PurePath, PurePosixPath
@@ -19,11 +15,11 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from gvbsm.data.archives import ARCHIVES, read_members
 from gvbsm.errors import UserError
 
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz")
 _IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff", ".gif"}
-_LARGEST = 512 * 2**20  # bytes of one member; no image is larger, a decompression bomb is
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF", "GIF")  # of these endings; for others PIL may start programs
 
 
 class Entry(NamedTuple):
@@ -43,7 +39,7 @@ def read_entries(root: Path) -> Iterator[Entry]:
     """Every entry of a folder (symbolic links are followed), or of a .zip or .tar[.gz|.xz] archive, as stored.
 
     Raises:
-        UserError: if there is neither, the archive is damaged, or a member of it is not a plain file below the root.
+        UserError: if there is neither, or the archive is not one that `read_members` reads.
     """
     if root.is_dir():
         for file, is_folder in walk(root):
@@ -54,12 +50,8 @@ def read_entries(root: Path) -> Iterator[Entry]:
         raise UserError(f"{root}: expected a folder or an archive ({', '.join(ARCHIVES)}), got nothing there; put it there")
     if not root.name.lower().endswith(ARCHIVES):
         raise UserError(f"{root}: expected a folder or an archive ({', '.join(ARCHIVES)}), got another file; name one")
-    try:
-        yield from _zip_entries(root) if root.suffix.lower() == ".zip" else _tar_entries(root)
-    except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
-        raise UserError(f"{root}: damaged archive: {error}; fetch it again") from None
-    except (NotImplementedError, RuntimeError) as error:  # what zipfile says of encryption and odd compressions
-        raise UserError(f"{root}: {error}; make the archive anew, without encryption") from None
+    for path, content in read_members(root):
+        yield Entry(path, None if content is None else partial(bytes, content))
 
 
 def read_file(file: Path) -> bytes:
@@ -109,7 +101,7 @@ def open_image(where: str, content: bytes, mode: str) -> Image.Image:
         UserError: if it is no image.
     """
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             upright = ImageOps.exif_transpose(image)
             if upright.mode.startswith("I"):  # PIL would clip 16 bits at 255 instead of scaling them
                 upright = Image.fromarray((np.asarray(upright).clip(0, 65535) // 257).astype(np.uint8))
@@ -140,38 +132,3 @@ def colour_mode(what: str, channels: int) -> str:
     if channels not in (1, 3):
         raise UserError(f"{what}: expected 1 (grey) or 3 (RGB) channels, got {channels} in mean and std; correct the row")
     return "L" if channels == 1 else "RGB"
-
-
-def _tar_entries(root: Path) -> Iterator[Entry]:
-    with tarfile.open(root) as archive:
-        for member in archive:
-            path = _inner(root, member.name)
-            if member.isdir():
-                yield Entry(path, None)
-            elif member.isfile():
-                _check_size(root, path, member.size)
-                content = archive.extractfile(member).read()  # type: ignore[union-attr]
-                yield Entry(path, partial(bytes, content))
-            else:
-                raise UserError(f"{root}: {path}: expected plain files, got a link or device; make the archive without it")
-
-
-def _zip_entries(root: Path) -> Iterator[Entry]:
-    with zipfile.ZipFile(root) as archive:
-        for member in archive.infolist():
-            path = _inner(root, member.filename)
-            _check_size(root, path, member.file_size)
-            # Read here, where damage is caught.
-            yield Entry(path, None if member.is_dir() else partial(bytes, archive.read(member)))
-
-
-def _inner(root: Path, name: str) -> PurePosixPath:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
-        raise UserError(f"{root}: {name}: expected names below the archive's own folder; make the archive without it")
-    return path
-
-
-def _check_size(root: Path, path: PurePosixPath, size: int) -> None:
-    if size > _LARGEST:
-        raise UserError(f"{root}: {path}: expected at most {_LARGEST} bytes in a file, got {size}; make the archive without it")

@@ -34,8 +34,8 @@ def draw_grid(images_NCHW: Tensor, labels_N: Tensor, class_names: list[str], tit
             axis.set_frame_on(False)
             if column < len(row):
                 axis.imshow(_for_display(row[column]), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        axes[label][0].set_ylabel(class_names[label], rotation=0, ha="right", va="center", fontsize=11)
-    figure.suptitle(title, fontsize=12, y=1 - 0.1 / height, va="top")
+        axes[label][0].set_ylabel(class_names[label], rotation=0, ha="right", va="center", fontsize=11, parse_math=False)
+    figure.suptitle(title, fontsize=12, y=1 - 0.1 / height, va="top", parse_math=False)
     # Sides and gaps in inches, so that neither title nor labels meet the images however many rows there are.
     figure.subplots_adjust(
         left=names / width, right=1 - rest / width, bottom=0.1 / height, top=1 - 0.6 / height, wspace=0.08, hspace=0.08

@@ -71,9 +71,12 @@ class RawDataset:
     class_names: list[str]  # what people call them
 
     def check(self, what: str, classes: int) -> None:
-        """Raise UserError if the number of classes differs from `classes`, or a class has no image in a split."""
+        """Raise UserError if the number of classes differs from `classes`, or one has no image in a split or is no text."""
         if len(self.classes) != classes:
             raise UserError(f"{what}: expected {classes} classes, got {len(self.classes)}; correct `classes` in the row")
+        odd = next((name for name in self.classes if name.encode(errors="ignore").decode() != name), None)
+        if odd is not None:
+            raise UserError(f"{what}: expected class names in UTF-8, got {odd!r}; rename the folder")
         for split, labels in (("train", self.train_labels), ("test", self.test_labels)):
             counts = torch.bincount(labels, minlength=classes)
             if not counts.all():

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from gvbsm.data.download import download
 from gvbsm.data.files import is_image, read_entries
 from gvbsm.data.raw import Form, RawDataset
 from gvbsm.errors import UserError
@@ -23,7 +24,7 @@ def read(source: dict[str, Any], form: Form, data_root: Path) -> RawDataset:
     """
     path = data_root / source["path"]
     if not path.exists():
-        _download(path)
+        download("tiny_imagenet", path, URL, MD5)
     train: list[tuple[str, str, Any]] = []  # wnid, file name, image
     val: dict[str, Any] = {}
     texts: dict[str, str] = {}
@@ -56,18 +57,3 @@ def read(source: dict[str, Any], form: Form, data_root: Path) -> RawDataset:
         wnids,
         [names.get(wnid, wnid).split(",")[0] for wnid in wnids],
     )
-
-
-def _download(path: Path) -> None:
-    """The official zip, under another name until it is whole."""
-    from torchvision.datasets.utils import download_url
-
-    try:
-        partial = path.with_name(f".{path.name}.part")
-        download_url(URL, str(path.parent), partial.name, MD5)
-        partial.replace(path)
-    except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"tiny_imagenet: expected {path}, which could not be had: {reason}; put the file from {URL} there"
-        ) from None

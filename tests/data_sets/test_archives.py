@@ -1,25 +1,23 @@
-"""Archives, odd image files, CIFAR and Tiny-ImageNet from files of their official layouts."""
+"""Archives, odd image files, and Tiny-ImageNet from a zip of the official layout."""
 
 import hashlib
-import http.server
 import io
-import pickle
+import stat
+import struct
 import tarfile
-import threading
+import tracemalloc
 import zipfile
-from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision import datasets, transforms
+from torchvision import transforms
 
-from gvbsm.data import cifar, imagefolder, tiny_imagenet
-from gvbsm.data.files import open_image, square, to_tensor
+from gvbsm.data import archives, imagefolder, tiny_imagenet
+from gvbsm.data.files import open_image, read_entries, square, to_tensor
 from gvbsm.data.raw import Form
 from gvbsm.errors import UserError
 
@@ -75,16 +73,56 @@ def test_an_archive_is_read_as_its_folder_is(name, tmp_path):
     assert folder.train_images[:, 0, 0, 0].tolist() == [1, 11, 2, 12]
 
 
-@pytest.mark.parametrize("name", ["../out/train/a/x.png", "/train/a/x.png"])
+NAMES = [
+    "../out/train/a/x.png",
+    "train/a/../../../x.png",
+    "/train/a/x.png",
+    "//host/train/a/x.png",
+    "C:/train/a/x.png",
+    "c:x.png",
+    "train\\a\\x.png",
+    "..\\x.png",
+    "train/a/x\n.png",
+    "train/a/\x1b[31mx.png",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("write", [write_tar, write_zip])
-def test_names_outside_the_archive_are_refused(name, write, tmp_path):
+def test_names_outside_the_archive_and_odd_ones_are_refused(name, write, tmp_path):
     path = tmp_path / ("x.zip" if write is write_zip else "x.tar.xz")
     write(path, FILES | {name: png(1)})
-    with pytest.raises(UserError, match="expected names below the archive's own folder"):
+    with pytest.raises(UserError, match="expected names below the archive's own folder") as caught:
         read(path)
+    assert len(str(caught.value).splitlines()) == 1 and repr(name) in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+def test_names_that_are_cut_at_nul_are_refused(tmp_path):
+    """zipfile reads `x.png\\0.txt` as `x.png`, and a tar's extended header can hold it too."""
+    write_zip(tmp_path / "x.zip", {"train/a/x.png0.txt": png(1)})
+    content = (tmp_path / "x.zip").read_bytes()
+    (tmp_path / "x.zip").write_bytes(content.replace(b"x.png0.txt", b"x.png\0.txt"))
+    with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        member = tarfile.TarInfo("train/a/x.png")
+        member.pax_headers = {"path": "train/a/x.png\0.txt"}
+        archive.addfile(member)
+    for name in ("x.zip", "x.tar"):
+        with pytest.raises(UserError, match=r"'train/a/x\.png\\x00\.txt': expected names below"):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["tr ain/a b/$(touch x).png", "train/it's/`x`.png", "train/-rf/a;b.png", "train/ä/日本.png"])
+@pytest.mark.parametrize("write", [write_tar, write_zip])
+def test_other_names_are_only_names(name, write, tmp_path):
+    path = tmp_path / ("x.zip" if write is write_zip else "x.tar.xz")
+    write(path, {name: png(1)})
+    assert [(str(entry.path), entry.read()) for entry in read_entries(path)] == [(name, png(1))]
+
+
+KINDS = [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, b"Z"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_links_and_devices_are_refused(kind, tmp_path):
     with tarfile.open(tmp_path / "x.tar", "w") as archive:
         member = tarfile.TarInfo("train/a/x.png")
@@ -92,6 +130,101 @@ def test_links_and_devices_are_refused(kind, tmp_path):
         archive.addfile(member)
     with pytest.raises(UserError, match="expected plain files, got a link or device"):
         read(tmp_path / "x.tar")
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK])
+def test_links_and_devices_in_a_zip_are_refused(kind, tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        member = zipfile.ZipInfo("train/a/x.png")
+        member.external_attr = (kind | 0o777) << 16
+        archive.writestr(member, "/etc/passwd")
+    with pytest.raises(UserError, match="expected plain files, got a link or device"):
+        read(tmp_path / "x.zip")
+
+
+def bomb(path: Path, count: int = 1) -> None:
+    """An archive of files of a MiB of zeros each, which compress a thousand times."""
+    files = {f"train/a/{i}.png": bytes(2**20) for i in range(count)}
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+    else:
+        write_tar(path, files, "w:gz" if path.suffix == ".gz" else "w:xz")
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.tar.gz", "x.tar.xz"])
+def test_a_decompression_bomb_is_refused_before_it_is_read(name, tmp_path, monkeypatch):
+    bomb(tmp_path / name, 3)
+    assert sum(len(entry.read()) for entry in read_entries(tmp_path / name)) == 3 * 2**20, "below the floor it is harmless"
+    monkeypatch.setattr(archives, "_FLOOR", 2**19)
+    with pytest.raises(
+        UserError, match=r"train/a/0\.png: expected at most 200 times the packed size \(\d+ bytes\), got 1\d+ bytes"
+    ):
+        next(read_entries(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.tar.gz"])
+def test_many_small_files_together_are_a_bomb_too(name, tmp_path, monkeypatch):
+    bomb(tmp_path / name, 5)
+    monkeypatch.setattr(archives, "_FLOOR", 3 * 2**20)
+    entries = read_entries(tmp_path / name)
+    next(entries)
+    with pytest.raises(UserError, match="as of a decompression bomb; unpack it yourself if you trust it"):
+        list(entries)
+
+
+def test_images_that_compress_well_are_no_bomb(tmp_path, monkeypatch):
+    """Even without a floor: black bitmaps among noise, and an archive that is not compressed."""
+    monkeypatch.setattr(archives, "_FLOOR", 0)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    images = [encode(Image.fromarray(one), "BMP") for one in (noise, np.zeros_like(noise), noise[::-1])]
+    write_tar(tmp_path / "x.tar.xz", {f"{i}.bmp": image for i, image in enumerate(images)})
+    write_tar(tmp_path / "x.tar", {f"{i}.bmp": image for i, image in enumerate(images)}, "w")
+    assert [len(list(read_entries(tmp_path / name))) for name in ("x.tar.xz", "x.tar")] == [3, 3]
+
+
+def test_a_file_larger_than_any_image_is_refused_by_its_header(tmp_path):
+    member = tarfile.TarInfo("train/a/x.png")
+    member.size = 2**40
+    (tmp_path / "x.tar").write_bytes(member.tobuf() + bytes(1024))
+    with pytest.raises(UserError, match=r"train/a/x\.png: expected at most 536870912 bytes in a file, got 1099511627776"):
+        read(tmp_path / "x.tar")
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"), [(tarfile.XHDTYPE, 2**33), (tarfile.GNUTYPE_LONGNAME, 2**33), (tarfile.REGTYPE, -512)]
+)
+def test_a_header_that_asks_for_memory_or_time_is_refused(kind, size, tmp_path):
+    member = tarfile.TarInfo("train/a/x.png")
+    member.type, member.size = kind, size
+    (tmp_path / "x.tar").write_bytes(member.tobuf(tarfile.GNU_FORMAT) + bytes(10240))
+    with pytest.raises(UserError, match=rf"damaged archive: a header of {size} bytes"):
+        read(tmp_path / "x.tar")
+
+
+@pytest.mark.parametrize("said", [10, 2**20 - 1, 2**20 + 1, 2**27])
+def test_a_zip_that_lies_about_a_size_is_damaged(said, tmp_path):
+    bomb(tmp_path / "x.zip")
+    content = (tmp_path / "x.zip").read_bytes()
+    central = content.rindex(b"PK\x01\x02")
+    lie = content[: central + 24] + struct.pack("<I", said) + content[central + 28 :]
+    (tmp_path / "x.zip").write_bytes(lie)
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"damaged archive: .*; fetch it again"):
+        read(tmp_path / "x.zip")
+    assert said > 10 or tracemalloc.get_traced_memory()[1] < 2**19, "it was unpacked whole"
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_compressions_without_a_limit_are_refused(kind, tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", kind) as archive:
+        archive.writestr("train/a/x.png", png(1))
+    with pytest.raises(
+        UserError, match=r"train/a/x\.png: expected deflate or no compression, got another; make the archive anew"
+    ):
+        read(tmp_path / "x.zip")
 
 
 @pytest.mark.parametrize("name", ["x.zip", "x.tar.gz", "x.tar.xz"])
@@ -129,46 +262,28 @@ def test_every_kind_of_image_becomes_rgb():
     assert (decode(Image.fromarray(np.full((8, 8), 70 * 257, np.uint16))) == 70).all()
 
 
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(x) (w) file closefile\n%%EOF\n"
+
+
+@pytest.mark.parametrize(
+    "content", [POSTSCRIPT, encode(Image.new("RGB", (16, 16)), "ICO"), encode(Image.new("RGB", (8, 8)), "TGA")]
+)
+def test_only_the_formats_of_the_known_endings_are_decoded(content):
+    """PIL would hand PostScript to Ghostscript, whatever the file is called."""
+    with pytest.raises(UserError, match=r"x\.png: expected an image, got UnidentifiedImageError"):
+        open_image("x.png", content, "RGB")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "MPO", "BMP", "WEBP", "PPM", "TIFF", "GIF"])
+def test_the_formats_of_the_known_endings_are(kind):
+    assert open_image("x", encode(Image.new("RGB", (8, 8)), kind), "RGB").size == (8, 8)
+
+
 @pytest.mark.parametrize("shape", [(300, 400), (400, 301), (256, 256), (100, 90)])
 def test_the_centre_is_cut_out_as_torchvision_does(shape):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8))
     theirs = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])(image)
     assert np.array_equal(np.array(square(image, 224, 256)), np.array(theirs))
-
-
-def test_cifar_from_an_archive_where_torchvision_looks(tmp_path, monkeypatch):
-    """The real loader, with a small archive whose sums torchvision is told of."""
-    rng = np.random.default_rng(0)
-    files, arrays = {}, {}
-    for name, count in [(f"data_batch_{i}", 4) for i in range(1, 6)] + [("test_batch", 6)]:
-        batch = {"data": rng.integers(0, 256, (count, 3072), dtype=np.uint8), "labels": [i % 2 for i in range(count)]}
-        arrays[name], files[f"cifar-10-batches-py/{name}"] = batch["data"], pickle.dumps(batch)
-    files["cifar-10-batches-py/batches.meta"] = pickle.dumps({"label_names": ["cat", "dog"]})
-    write_tar(tmp_path / "cifar-10-python.tar.gz", files, "w:gz")
-    sums = {name.split("/")[1]: hashlib.md5(content).hexdigest() for name, content in files.items()}
-    monkeypatch.setattr(
-        datasets.CIFAR10, "tgz_md5", hashlib.md5((tmp_path / "cifar-10-python.tar.gz").read_bytes()).hexdigest()
-    )
-    monkeypatch.setattr(datasets.CIFAR10, "train_list", [[f"data_batch_{i}", sums[f"data_batch_{i}"]] for i in range(1, 6)])
-    monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
-    meta = {"filename": "batches.meta", "key": "label_names", "md5": sums["batches.meta"]}
-    monkeypatch.setattr(datasets.CIFAR10, "meta", meta)
-    form = replace(COLOUR, image_size=32, resize=32)
-    raw = cifar.read({"kind": "cifar10"}, form, tmp_path)
-    assert raw.train_images.shape == (20, 3, 32, 32) and raw.test_images.shape == (6, 3, 32, 32)
-    assert torch.equal(raw.train_images[:4].flatten(1), torch.from_numpy(arrays["data_batch_1"]))
-    assert raw.class_names == ["cat", "dog"] and raw.train_labels[:4].tolist() == [0, 1, 0, 1]
-    with pytest.raises(UserError, match="expected image_size 32 and 3 channels, got 64 and 3"):
-        cifar.read({"kind": "cifar10"}, replace(form, image_size=64), tmp_path)
-
-
-@pytest.mark.parametrize("kind", ["cifar10", "cifar100"])
-def test_cifar_without_a_network_says_which_file_to_put_where(kind, tmp_path, monkeypatch):
-    dataset = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[kind]
-    monkeypatch.setattr(dataset, "url", "http://127.0.0.1:9/nothing")
-    form = replace(COLOUR, image_size=32, resize=32)
-    with pytest.raises(UserError, match=rf"expected .*{dataset.filename} \(MD5 {dataset.tgz_md5}\).*put the file from http"):
-        cifar.read({"kind": kind}, form, tmp_path)
 
 
 def tiny_zip(path: Path, leave_out: str = "") -> None:
@@ -200,24 +315,15 @@ def test_tiny_imagenet_of_another_layout_is_refused(part, tmp_path):
         tiny_imagenet.read({"kind": "tiny_imagenet", "path": "tiny.zip"}, form, tmp_path)
 
 
-@pytest.fixture
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
-    """A folder and the address at which a local server offers its files."""
-    folder = tmp_path_factory.mktemp("served")
-    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield folder, f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
 def test_another_file_than_the_official_zip_is_not_kept(served, tmp_path, monkeypatch):
     folder, address = served
     tiny_zip(folder / "tiny.zip")
     monkeypatch.setattr(tiny_imagenet, "URL", f"{address}/tiny.zip")
     form = replace(COLOUR, image_size=64, resize=64)
     source = {"kind": "tiny_imagenet", "path": "tiny.zip"}
-    with pytest.raises(UserError, match=r"expected .*tiny\.zip, which could not be had: File not found or corrupted"):
+    with pytest.raises(
+        UserError, match=r"expected .*tiny\.zip \(MD5 \w+\), which could not be had: File not found or corrupted"
+    ):
         tiny_imagenet.read(source, form, tmp_path)
     assert not (tmp_path / "tiny.zip").exists()
     # What is left of it, as of an interrupted download, does no harm to the next one.
@@ -229,6 +335,8 @@ def test_another_file_than_the_official_zip_is_not_kept(served, tmp_path, monkey
 def test_tiny_imagenet_without_a_network_says_which_file_to_put_where(tmp_path, monkeypatch):
     monkeypatch.setattr(tiny_imagenet, "URL", "http://127.0.0.1:9/tiny.zip")
     form = replace(COLOUR, image_size=64, resize=64)
-    with pytest.raises(UserError, match=r"expected .*tiny\.zip, which could not be had: .*; put the file from http.* there"):
+    with pytest.raises(
+        UserError, match=r"expected .*tiny\.zip \(MD5 \w+\), which could not be had: .*; put the file from http.* there"
+    ):
         tiny_imagenet.read({"kind": "tiny_imagenet", "path": "tiny.zip"}, form, tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -53,11 +54,48 @@ def test_published_weights_that_are_damaged_or_not_there(hub, monkeypatch):
     ):
         load_pretrained(NETWORK, "IMAGENET1K_V1", Path("data"), CPU, WNIDS)
     (hub / "shufflenet-0badc0de.pth").write_bytes(b"half a download")
-    with pytest.raises(UserError, match=r"shufflenet-0badc0de\.pth: damaged \(\w+\); delete it"):
+    with pytest.raises(UserError, match=r"expected SHA-256 0badc0de\.\.\., got \w{8}\.\.\.; delete it, or put the file"):
         load_pretrained(NETWORK, "IMAGENET1K_V1", Path("data"), CPU, WNIDS)
     torch.save({"x": torch.zeros(1)}, hub / "shufflenet-0badc0de.pth")
-    with pytest.raises(UserError, match=r"expected SHA-256 0badc0de\.\.\., got another; delete it and run again"):
+    with pytest.raises(UserError, match=r"expected SHA-256 0badc0de\.\.\., got \w{8}\.\.\.; delete it"):
         load_pretrained(NETWORK, "IMAGENET1K_V1", Path("data"), CPU, WNIDS)
+
+
+def test_published_weights_of_another_hash_are_not_read(hub, served, monkeypatch):
+    """Neither a download nor a file that is there already."""
+    folder, address = served
+    torch.save({"x": Payload()}, folder / "shufflenet-0badc0de.pth")
+    weights = models.get_model_weights("shufflenet_v2_x0_5")["IMAGENET1K_V1"]
+    monkeypatch.setattr(type(weights), "url", f"{address}/shufflenet-0badc0de.pth")
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("the file was read"))
+    with pytest.raises(UserError, match=r'could not be had: invalid hash value \(expected "0badc0de"'):
+        load_pretrained(NETWORK, "IMAGENET1K_V1", Path("data"), CPU, WNIDS)
+    assert list(hub.iterdir()) == []
+    (hub / "shufflenet-0badc0de.pth").write_bytes((folder / "shufflenet-0badc0de.pth").read_bytes())
+    with pytest.raises(UserError, match=r"expected SHA-256 0badc0de"):
+        load_pretrained(NETWORK, "IMAGENET1K_V1", Path("data"), CPU, WNIDS)
+
+
+def test_every_published_file_of_weights_is_named_by_its_hash():
+    for name in models.list_models(module=models):
+        for one in models.get_model_weights(name):
+            assert re.search(r"-[0-9a-f]{8,}\.pth$", one.url), one.url
+
+
+@pytest.mark.parametrize("option", ["checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"])
+def test_a_library_loads_no_weights_by_an_option(option, tmp_path, monkeypatch):
+    """They would be read without our checks."""
+    monkeypatch.chdir(tmp_path)
+    torch.save({"x": Payload()}, tmp_path / "bad.pth")
+    network = {"name": "timm:resnet10t", "classes": 3, "image_size": 32, "channels": 3, "options": {option: "bad.pth"}}
+    with pytest.raises(
+        UserError, match=rf"expected options of the network, got '{option}'; name a file of weights in `weights`"
+    ):
+        build(network, 0, CPU)
+    network = NETWORK | {"options": {"weights": "IMAGENET1K_V1"}}
+    with pytest.raises(UserError, match=r"^network torchvision:shufflenet_v2_x0_5 with options .*; correct the row$"):
+        build(network, 0, CPU)
+    assert not Path("was_executed").exists()
 
 
 def test_published_weights_know_imagenet_alone(hub):

@@ -33,7 +33,8 @@ def environment(settings):
     """What every shell command begins with. Paths are no parameters: a moved data folder makes nothing stale."""
     # Last on the PATH, for when snakemake is called by its path; an activated environment's own gvbsm comes first.
     bin_folder = shlex.quote(str(Path(sys.executable).parent))
-    return f'export PATH="$PATH":{bin_folder} GVBSM_DATA_ROOT={shlex.quote(settings.data_root)}; '
+    prefix = f'export PATH="$PATH":{bin_folder} GVBSM_DATA_ROOT={shlex.quote(settings.data_root)}; '
+    return prefix.replace("{", "{{").replace("}", "}}")  # Snakemake evaluates what stands in braces
 
 
 def stored(spec):

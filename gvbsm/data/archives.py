@@ -1,0 +1,113 @@
+"""Archives, read in place member by member: nothing is extracted to disk, and what can only do harm is refused."""
+
+from __future__ import annotations
+
+import lzma
+import re
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from gvbsm.errors import UserError
+
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz")
+_LARGEST = 512 * 2**20  # bytes of one member; no image is larger, a decompression bomb is
+# A bomb unpacks to a thousand times its size or more. Photographs are near 1, drawings kept as BMP or PPM, even all black
+# ones among others, below a hundred. What unpacks to less than the floor does no harm, however well it compresses.
+_RATIO, _FLOOR = 200, 256 * 2**20
+_LONGEST = 2**20  # bytes of a tar's header of long names, which tarfile reads whole
+_NAMES = {tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+Member = tuple[PurePosixPath, bytes | None]  # name, content; None for a folder
+
+
+def read_members(root: Path) -> Iterator[Member]:
+    """Every member of a .zip or .tar[.gz|.xz] archive, as stored.
+
+    Raises:
+        UserError: if it is damaged, unpacks to more than it may, or a member is no plain file or folder below the root.
+    """
+    try:
+        yield from _zip_members(root) if root.suffix.lower() == ".zip" else _tar_members(root)
+    except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
+        raise UserError(f"{root}: damaged archive: {error}; fetch it again") from None
+    except (NotImplementedError, RuntimeError) as error:  # what zipfile says of encryption and odd compressions
+        raise UserError(f"{root}: {error}; make the archive anew, without encryption") from None
+
+
+class _Header(tarfile.TarInfo):
+    """A member's header, refused if reading on would take the memory or time that a damaged size asks for."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+        """The header in a block of an archive. Raises TarError for a size that no header has."""
+        header = super().frombuf(buf, encoding, errors)
+        if header.size < 0 or (header.type in _NAMES and header.size > _LONGEST):
+            raise tarfile.TarError(f"a header of {header.size} bytes")
+        return header
+
+
+def _tar_members(root: Path) -> Iterator[Member]:
+    packed = root.stat().st_size
+    with tarfile.open(root, tarinfo=_Header) as archive:
+        for member in archive:
+            path = _inner(root, member.name)
+            if member.isdir():
+                yield path, None
+            elif member.isfile() and not member.issparse():
+                # Where its content ends in the unpacked stream: headers and what was skipped count too.
+                _check_size(root, path, member.size, member.offset_data + member.size, packed)
+                yield path, archive.extractfile(member).read()  # type: ignore[union-attr]
+            else:
+                raise _no_file(root, path)
+
+
+def _zip_members(root: Path) -> Iterator[Member]:
+    packed, unpacked = root.stat().st_size, 0
+    with zipfile.ZipFile(root) as archive:
+        for member in archive.infolist():
+            _inner(root, member.orig_filename)  # as stored: zipfile cuts a name at NUL
+            path = _inner(root, member.filename)
+            if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise _no_file(root, path)
+            if member.is_dir():
+                yield path, None
+                continue
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                # bzip2 makes gigabytes of any few kilobytes, and zipfile sets it no limit.
+                raise UserError(f"{root}: {path}: expected deflate or no compression, got another; make the archive anew")
+            unpacked += member.file_size
+            _check_size(root, path, member.file_size, member.file_size, member.compress_size)
+            _check_size(root, path, member.file_size, unpacked, packed)
+            with archive.open(member) as file:
+                content = file.read(member.file_size)  # no more than was checked, whatever is inside; then the CRC is wrong
+            if len(content) != member.file_size:
+                raise zipfile.BadZipFile(f"{path}: expected {member.file_size} bytes, got {len(content)}")
+            yield path, content
+
+
+def _inner(root: Path, name: str) -> PurePosixPath:
+    path = PurePosixPath(name)
+    odd = PureWindowsPath(name).anchor or "\\" in name or _CONTROL.search(name)
+    if odd or path.is_absolute() or ".." in path.parts:
+        raise UserError(f"{root}: {name!r}: expected names below the archive's own folder; make the archive without it")
+    return path
+
+
+def _no_file(root: Path, path: PurePosixPath) -> UserError:
+    return UserError(f"{root}: {path}: expected plain files, got a link or device; make the archive without it")
+
+
+def _check_size(root: Path, path: PurePosixPath, size: int, unpacked: int, packed: int) -> None:
+    """See that a member of `size` bytes may be read, when `unpacked` bytes came of `packed`. Raises UserError if not."""
+    if size > _LARGEST:
+        raise UserError(f"{root}: {path}: expected at most {_LARGEST} bytes in a file, got {size}; make the archive without it")
+    if unpacked > max(_FLOOR, _RATIO * packed):
+        raise UserError(
+            f"{root}: {path}: expected at most {_RATIO} times the packed size ({packed} bytes), got {unpacked} bytes, as of a "
+            "decompression bomb; unpack it yourself if you trust it"
+        )

@@ -1,0 +1,61 @@
+"""Official files: downloaded under another name until they are whole, and checked."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import shutil
+import tempfile
+import time
+from http.client import HTTPException
+from pathlib import Path
+
+from gvbsm.errors import UserError
+
+_DAY = 86_400  # seconds
+
+
+def ensure(what: str, path: Path, url: str, md5: str, hint: str = "") -> None:
+    """See that the official file is at `path`: one that is there is checked, or else it is downloaded.
+
+    Raises:
+        UserError: if it can neither be found nor downloaded, which ends with `hint`, or is another file.
+    """
+    if not path.exists():
+        download(what, path, url, md5, hint)
+        return
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    except OSError as error:
+        raise UserError(f"{what}: {path}: cannot be read: {error.strerror}; put the file from {url} there") from None
+    if found != md5:
+        raise UserError(f"{what}: {path}: expected MD5 {md5}, got {found}; delete it, or put the file from {url} there")
+
+
+def download(what: str, path: Path, url: str, md5: str, hint: str = "") -> None:
+    """Download a file, in a folder of this process's own until it is whole: another process may do the same at once.
+
+    Raises:
+        UserError: if it cannot be had or has another MD5 sum; it ends with `hint`.
+    """
+    from torchvision.datasets.utils import download_url
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left(path)
+        with tempfile.TemporaryDirectory(".part", f".{path.name}.", path.parent) as folder:
+            download_url(url, folder, path.name, md5)
+            Path(folder, path.name).replace(path)
+    except (OSError, RuntimeError, HTTPException) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{what}: expected {path} (MD5 {md5}), which could not be had: {reason}; put the file from {url} there{hint}"
+        ) from None
+
+
+def _remove_left(path: Path) -> None:
+    """Remove what processes that were killed have left; one that still downloads began within the day."""
+    for folder in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        if time.time() - folder.stat().st_mtime > _DAY:
+            shutil.rmtree(folder, ignore_errors=True)
