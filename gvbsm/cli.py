@@ -1,4 +1,4 @@
-"""`gvbsm <stage>` runs one stage, `gvbsm explain` says what is stale and why. Nothing heavy is imported before it is needed."""
+"""`gvbsm <stage>` runs one stage; explain, verify and gc are about the store. Nothing heavy is imported before it is needed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import NoReturn
 from gvbsm import __version__, keys
 from gvbsm.artifacts import Job
 from gvbsm.errors import Interrupted, UserError
+from gvbsm.locks import CHECKPOINTS, lock_file
+from gvbsm.planfiles import STORE
 
 _STAGES = {
     "prepare": "pack a data set into one file",
@@ -34,15 +36,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 0, or 2 after one line for what the user got wrong, or 128 + n after signal n."""
+    """Run a command; 0, 1 if verify found damage, 2 after one line for what the user got wrong, or 128 + n after signal n."""
     try:
         options = _parser().parse_args(arguments)
-        if options.command == "explain":
-            from gvbsm.explain import explain
-
-            sys.stdout.write(explain(options.target))
-        else:
-            _run_stage(options)
+        return _run(options)
     except UserError as error:
         sys.stderr.write(f"gvbsm: {error}\n")
         return 2
@@ -59,6 +56,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _run(options: argparse.Namespace) -> int:
+    if options.command == "explain":
+        from gvbsm.explain import explain
+
+        sys.stdout.write(explain(options.target))
+    elif options.command == "verify":
+        from gvbsm.verify import verify
+
+        text, damaged = verify(options.path)
+        sys.stdout.write(text)
+        return 1 if damaged else 0
+    elif options.command == "gc":
+        from gvbsm.gc import gc
+
+        sys.stdout.write(gc(options.delete))
+    else:
+        _run_stage(options)
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="gvbsm", description="Dataset condensation by G-VBSM; usually run by snakemake.")
     parser.add_argument("--version", action="version", version=f"gvbsm {__version__}")
@@ -70,9 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(stage, help=about, description=f"{about[0].upper()}{about[1:]}. {example}")
         command.add_argument("--spec", help="required: plan file or JSON text")
         command.add_argument("--out", type=Path, help="required: artifact to write")
-        command.add_argument(
-            "--store", type=Path, default=Path("results/store"), help="where inputs are (default: %(default)s)"
-        )
+        command.add_argument("--store", type=Path, default=STORE, help="where inputs are (default: %(default)s)")
         command.add_argument(
             "--device",
             default=os.environ.get("GVBSM_DEVICE", "auto"),
@@ -88,13 +103,21 @@ def _parser() -> argparse.ArgumentParser:
             default=os.environ.get("GVBSM_WORKERS", _usable_cores()),
             help="processes that decode images which stay in files (default: GVBSM_WORKERS, or the usable cores, at most 16)",
         )
-        folder = Path("results/.checkpoints")
-        command.add_argument("--checkpoints", type=Path, default=folder, help="folder of checkpoints (default: %(default)s)")
+        command.add_argument(
+            "--checkpoints", type=Path, default=CHECKPOINTS, help="folder of checkpoints (default: %(default)s)"
+        )
         command.add_argument(
             "--checkpoint-seconds", type=float, default=300.0, help="time between checkpoints (default: %(default)s)"
         )
     explain = commands.add_parser("explain", help="say which artifacts of a target are present, missing or stale, and why")
     explain.add_argument("target", help="results/<dataset>/ipc<N>[-<recipe>]/acc.json")
+    about = "check every artifact and receipt of the store, and say how to rebuild what is damaged"
+    verify = commands.add_parser("verify", help=about, description=f"{about[0].upper()}{about[1:]}. Exit status 1 if any is.")
+    where = "the store, a stage's folder in it, an artifact or its receipt (default: %(default)s)"
+    verify.add_argument("path", type=Path, nargs="?", default=STORE, help=where)
+    about = "list what neither config.yaml's targets nor a published acc.json need, or delete it"
+    gc = commands.add_parser("gc", help=about, description=f"{about[0].upper()}{about[1:]}. What running jobs use is left.")
+    gc.add_argument("--delete", action="store_true", help="delete what is listed")
     return parser
 
 
@@ -130,27 +153,27 @@ def _run_stage(options: argparse.Namespace) -> None:
     if stage == "publish":
         importlib.import_module("gvbsm.stages.publish").run(job)
     else:
-        _run_alone(job, options.checkpoints / f"{keys.key(spec)}.lock")
+        _run_alone(job, lock_file(keys.key(spec), options.checkpoints))
 
 
-def _run_alone(job: Job, lock_file: Path) -> None:
+def _run_alone(job: Job, file: Path) -> None:
     """Run a job unless another process makes the same artifact, whose end is waited for."""
     import filelock
 
     from gvbsm.runtime.checkpoints import install_signal_handlers
 
     try:
-        lock_file.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(lock_file)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(file)
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
-            sys.stderr.write(f"waiting for another process that makes {job.out.name} (it holds {lock_file})\n")
+            sys.stderr.write(f"waiting for another process that makes {job.out.name} (it holds {file})\n")
             lock.acquire()
             if job.is_made():
                 return
     except OSError as error:
-        raise UserError(f"{lock_file}: cannot be written: {error.strerror}; make the folder writable") from None
+        raise UserError(f"{file}: cannot be written: {error.strerror}; make the folder writable") from None
     try:
         if job.spec["stage"] != "prepare":  # which has no state to save, and simply ends
             install_signal_handlers()
