@@ -14,6 +14,8 @@ from typing import NoReturn
 from gvbsm import __version__, keys
 from gvbsm.artifacts import Job
 from gvbsm.errors import Interrupted, UserError
+from gvbsm.locks import CHECKPOINTS, lock_file
+from gvbsm.planfiles import STORE
 
 _STAGES = {
     "prepare": "pack a data set into one file",
@@ -35,19 +37,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 0, or 2 after one line for what the user got wrong, or 128 + n after signal n."""
+    """Run a command; 0, 1 if verify found damage, 2 after one line for what the user got wrong, or 128 + n after signal n."""
     try:
         options = _parser().parse_args(arguments)
-        if options.command == "explain":
-            from gvbsm.explain import explain
-
-            sys.stdout.write(explain(options.target))
-        elif options.command == "lease":
-            from gvbsm.runtime.lease import lease
-
-            lease(options.count, options.run)
-        else:
-            _run_stage(options)
+        return _run(options)
     except UserError as error:
         sys.stderr.write(f"gvbsm: {error}\n")
         return 2
@@ -66,6 +59,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _run(options: argparse.Namespace) -> int:
+    if options.command == "explain":
+        from gvbsm.explain import explain
+
+        sys.stdout.write(explain(options.target))
+    elif options.command == "verify":
+        from gvbsm.verify import verify
+
+        text, damaged = verify(options.path)
+        sys.stdout.write(text)
+        return 1 if damaged else 0
+    elif options.command == "gc":
+        from gvbsm.gc import gc
+
+        sys.stdout.write(gc(options.delete))
+    elif options.command == "lease":
+        from gvbsm.runtime.lease import lease
+
+        lease(options.count, options.run)
+    else:
+        _run_stage(options)
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="gvbsm", description="Dataset condensation by G-VBSM; usually run by snakemake.")
     parser.add_argument("--version", action="version", version=f"gvbsm {__version__}")
@@ -77,9 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(stage, help=about, description=f"{about[0].upper()}{about[1:]}. {example}")
         command.add_argument("--spec", help="required: plan file or JSON text")
         command.add_argument("--out", type=Path, help="required: artifact to write")
-        command.add_argument(
-            "--store", type=Path, default=Path("results/store"), help="where inputs are (default: %(default)s)"
-        )
+        command.add_argument("--store", type=Path, default=STORE, help="where inputs are (default: %(default)s)")
         command.add_argument(
             "--device",
             default=os.environ.get("GVBSM_DEVICE", "auto"),
@@ -99,8 +114,9 @@ def _parser() -> argparse.ArgumentParser:
             default=os.environ.get("GVBSM_WORKERS", _usable_cores()),
             help="processes that decode images which stay in files (default: GVBSM_WORKERS, or the usable cores, at most 16)",
         )
-        folder = Path("results/.checkpoints")
-        command.add_argument("--checkpoints", type=Path, default=folder, help="folder of checkpoints (default: %(default)s)")
+        command.add_argument(
+            "--checkpoints", type=Path, default=CHECKPOINTS, help="folder of checkpoints (default: %(default)s)"
+        )
         command.add_argument(
             "--checkpoint-seconds", type=float, default=300.0, help="time between checkpoints (default: %(default)s)"
         )
@@ -109,6 +125,13 @@ def _parser() -> argparse.ArgumentParser:
     lease = commands.add_parser("lease", help="run a command on GPUs of its own", usage="%(prog)s -n N -- COMMAND")
     lease.add_argument("-n", dest="count", type=_count, required=True, help="how many; 0 hides all")
     lease.add_argument("run", nargs="+", metavar="COMMAND", help="what to run, after --")
+    about = "check every artifact and receipt of the store, and say how to rebuild what is damaged"
+    verify = commands.add_parser("verify", help=about, description=f"{about[0].upper()}{about[1:]}. Exit status 1 if any is.")
+    where = "the store, a stage's folder in it, an artifact or its receipt (default: %(default)s)"
+    verify.add_argument("path", type=Path, nargs="?", default=STORE, help=where)
+    about = "list what neither config.yaml's targets nor a published acc.json need, or delete it"
+    gc = commands.add_parser("gc", help=about, description=f"{about[0].upper()}{about[1:]}. What running jobs use is left.")
+    gc.add_argument("--delete", action="store_true", help="delete what is listed")
     return parser
 
 
@@ -153,7 +176,7 @@ def _run_stage(options: argparse.Namespace) -> None:
     if stage == "publish":
         importlib.import_module("gvbsm.stages.publish").run(job)
     else:
-        _run_alone(job, options.checkpoints / f"{keys.key(spec)}.lock")
+        _run_alone(job, lock_file(keys.key(spec), options.checkpoints))
 
 
 def _is_first() -> bool:
@@ -161,11 +184,11 @@ def _is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _run_alone(job: Job, lock_file: Path) -> None:
+def _run_alone(job: Job, file: Path) -> None:
     """Run a job unless another process makes the same artifact, whose end is waited for."""
     from gvbsm.runtime.checkpoints import install_signal_handlers
 
-    with _together(job), _locked(job, lock_file) as is_made:
+    with _together(job), _locked(job, file) as is_made:
         if is_made:
             return
         if job.spec["stage"] != "prepare":  # which has no state to save, and simply ends
@@ -183,24 +206,24 @@ def _together(job: Job) -> contextlib.AbstractContextManager[None]:
 
 
 @contextlib.contextmanager
-def _locked(job: Job, lock_file: Path) -> Iterator[bool]:
+def _locked(job: Job, file: Path) -> Iterator[bool]:
     """Hold the lock of an artifact, and say whether it was made while that was waited for."""
     import filelock
 
     from gvbsm.runtime.parallel import ranks
 
-    lock, waited = filelock.FileLock(lock_file), False
+    lock, waited = filelock.FileLock(file), False
     if job.writes:
         try:
-            lock_file.parent.mkdir(parents=True, exist_ok=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
             try:
                 lock.acquire(timeout=0)
             except filelock.Timeout:
-                sys.stderr.write(f"waiting for another process that makes {job.out.name} (it holds {lock_file})\n")
+                sys.stderr.write(f"waiting for another process that makes {job.out.name} (it holds {file})\n")
                 waited = True
                 lock.acquire()
         except OSError as error:
-            raise UserError(f"{lock_file}: cannot be written: {error.strerror}; make the folder writable") from None
+            raise UserError(f"{file}: cannot be written: {error.strerror}; make the folder writable") from None
     try:
         yield ranks().any(waited and job.is_made())[0]
     finally:

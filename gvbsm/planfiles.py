@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gvbsm import keys
-from gvbsm.artifacts import write_text
+from gvbsm.artifacts import KEYED, write_text
 from gvbsm.errors import UserError
 
 STORE = Path("results/store")
@@ -99,3 +99,27 @@ def input_paths(spec: Spec) -> list[str]:
         return [path for item in (value.values() if isinstance(value, dict) else value) for path in flatten(item)]
 
     return list(dict.fromkeys(flatten(spec.get("inputs", {}))))
+
+
+def artifact_of(file: Path) -> str | None:
+    """The artifact, relative to the store, that a file is or has the receipt of, by its folder and name; None if neither."""
+    stage = file.parent.name
+    if stage not in keys.STAGES[:-1] or file.suffix not in (SUFFIX[stage], ".json") or not KEYED.fullmatch(file.stem):
+        return None
+    return f"{stage}/{file.stem}{SUFFIX[stage]}"
+
+
+def files_in(folder: Path) -> list[Path]:
+    """What is in a folder, sorted; nothing if it is not there. Raises UserError if it cannot be read."""
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"{folder}: expected a folder, got an error: {error.strerror}; make it readable") from None
+
+
+def stored(store: Path) -> list[str]:
+    """Every artifact that the store has, or has half of (it or its receipt), relative to it, in the order of the chain."""
+    found = [artifact_of(file) for stage in keys.STAGES[:-1] for file in files_in(store / stage)]
+    return list(dict.fromkeys(path for path in found if path))

@@ -10,7 +10,7 @@ import pytest
 from gvbsm.keys import PACKAGE
 
 FOUNDATION = {"artifacts", "settings", "sources", "keys", "errors"}
-PLANNING = FOUNDATION | {"network_names", "rows", "plan", "planfiles", "specs", "explain"}
+PLANNING = FOUNDATION | {"network_names", "rows", "plan", "planfiles", "specs", "explain", "locks", "verify", "gc"}
 LIBRARY = {"method", "backbones", "data", "runtime"}
 ALLOWED = {
     "errors": set(),
@@ -24,6 +24,9 @@ ALLOWED = {
     "plan": FOUNDATION | {"network_names", "rows", "planfiles"},
     "specs": FOUNDATION | {"rows"},
     "explain": FOUNDATION | {"rows", "plan", "planfiles"},
+    "locks": set(),
+    "verify": FOUNDATION | {"locks", "planfiles"},
+    "gc": FOUNDATION | {"locks", "rows", "plan", "planfiles"},
     "cli": PLANNING | {"runtime"},
     "__main__": {"cli"},
     "method": {"method"},
@@ -78,7 +81,7 @@ def test_the_workflow_imports_only_planning():
 
 def test_planning_imports_neither_torch_nor_snakemake():
     program = (
-        "import sys; from gvbsm.plan import plan; from gvbsm import specs, explain, cli; plan('digits', 10);"
+        "import sys; from gvbsm.plan import plan; from gvbsm import specs, explain, verify, gc, cli; plan('digits', 10);"
         "print(sorted({m.split('.')[0] for m in sys.modules} & {'torch', 'snakemake', 'pandas', 'numpy', 'kornia'}))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)

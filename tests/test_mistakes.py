@@ -349,7 +349,7 @@ DAMAGE = {
         lambda path: path.with_suffix(".json").write_text(
             path.with_suffix(".json").read_text().replace('"bytes": ', '"bytes": 1')
         ),
-        r"json: damaged receipt; rebuild it with: rm -f .*&& snakemake",
+        r"json: damaged receipt: its text is not what was written; rebuild it with: rm -f .*&& snakemake",
     ),
     "receipt that is no JSON": (lambda path: path.with_suffix(".json").write_text("{"), r"damaged receipt"),
 }

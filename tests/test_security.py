@@ -57,7 +57,9 @@ def breaches_of_call(node: ast.Call) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_source_unpickles_evaluates_or_calls_a_shell(path):
-    assert list(breaches(path.read_text())) == []
+    # `gvbsm lease` becomes the command that it is given, argument by argument.
+    allowed = ["os.execvp"] if path.name == "lease.py" else []
+    assert [breach.partition(": ")[2] for breach in breaches(path.read_text())] == allowed
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """What the README shows can be done as it stands there."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
+from gvbsm import cli
 from gvbsm.keys import PACKAGE
 from gvbsm.plan import plan
 from gvbsm.rows import load_row, parse_target
@@ -26,6 +28,19 @@ def test_the_row_of_ones_own_images(workspace):
 )
 def test_targets(target, workspace):
     assert plan(*parse_target(target))[-1].stage == "publish"
+
+
+COMMANDS = re.findall(r"^gvbsm .*$", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands(line, made):
+    assert cli.main(shlex.split(line, comments=True)[1:]) == 0
+
+
+def test_every_command_but_stages_is_shown():
+    """Of these the table of stages tells."""
+    assert {line.split()[1] for line in COMMANDS} == {"explain", "verify", "gc"}
 
 
 @pytest.mark.parametrize("kind", ["datasets", "recipes"])

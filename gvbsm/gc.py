@@ -1,0 +1,194 @@
+"""What no target needs any more: listed with its size and age, or deleted.
+
+Needed is what a target in config.yaml plans, what a published acc.json was made from, what a running job makes and reads, and
+everything these were made from. Jobs are seen by their locks in results/.checkpoints, a snakemake by its lock of the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gvbsm import keys
+from gvbsm.artifacts import read_receipt, receipt_path
+from gvbsm.errors import UserError
+from gvbsm.locks import CHECKPOINTS, delete_lock, is_held, lock_file
+from gvbsm.plan import plan
+from gvbsm.planfiles import PLANS, STORE, files_in, input_paths, read_plan, stored
+from gvbsm.rows import load_config, parse_target
+
+_RESULTS = STORE.parent
+_SNAKEMAKE_LOCKS = Path(".snakemake/locks")
+
+
+@dataclass
+class _Needed:
+    """What must stay, and what keeps it from being known."""
+
+    paths: set[str] = field(default_factory=set)  # artifacts, relative to the store
+    making: list[str] = field(default_factory=list)  # keys of those that jobs make now
+    obstacles: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """Files that are listed, and deleted, together; a folder comes after what is in it."""
+
+    title: str
+    files: list[Path]
+    bytes: int
+    changed: float  # when the newest of them did, seconds since 1970
+
+    @staticmethod
+    def of(title: str, files: list[Path]) -> _Entry:
+        states = []
+        for file in files:
+            with contextlib.suppress(FileNotFoundError):  # a job that has just ended may have deleted it
+                states.append((file.is_dir(), file.lstat()))
+        size = sum(state.st_size for is_folder, state in states if not is_folder)
+        return _Entry(title, files, size, max((state.st_mtime for _, state in states), default=time.time()))
+
+
+def gc(delete: bool) -> str:
+    """One line per entry that nothing needs, sorted, and a last line that counts; with `delete` they are deleted.
+
+    Raises:
+        UserError: if a configured target is wrong, a file cannot be deleted, or, with `delete`, what is needed cannot be told:
+            a snakemake runs here, an acc.json cannot be read, or a job runs without a plan file.
+    """
+    needed = _needed()
+    if delete and needed.obstacles:
+        raise UserError(f"gc: nothing deleted: {needed.obstacles[0]}")
+    now = time.time()
+    entries = sorted(_unneeded(needed), key=lambda entry: entry.title)
+    lines = [f"{one.bytes:>15,} bytes  {max(now - one.changed, 0) / 86400:>7.1f} days  {one.title}" for one in entries]
+    lines += [f"note: --delete refuses: {obstacle}" for obstacle in needed.obstacles]
+    total = f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}, {sum(one.bytes for one in entries):,} bytes"
+    if delete:
+        for entry in entries:
+            _delete(entry)
+        lines.append(f"{total} deleted")
+    else:
+        lines.append(f"{total} that nothing needs" + ("; delete them with: gvbsm gc --delete" if entries else ""))
+    return "\n".join(lines) + "\n"
+
+
+def _needed() -> _Needed:
+    needed = _Needed()
+    for target in load_config().targets:
+        needed.paths.update(artifact.path for artifact in plan(*parse_target(target)))
+    if files_in(_SNAKEMAKE_LOCKS):  # nothing reaches what it has made of a target that is neither configured nor published
+        remedy = "wait for its end, or, if it is dead: snakemake --unlock"
+        needed.obstacles.append(f"{_SNAKEMAKE_LOCKS}: a snakemake runs in this folder; {remedy}")
+    for file in sorted(_RESULTS.glob("*/*/acc.json")):
+        try:
+            needed.paths.update(_published(file))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            remedy = f"make it again with: rm {file} && snakemake --cores all {file}; or only delete it"
+            got = f"{type(error).__name__}: {error}"
+            needed.obstacles.append(f"{file}: expected what publish wrote, got {got}; {remedy}")
+    locks = [file for file in files_in(CHECKPOINTS) if file.suffix == ".lock"]
+    needed.making = [file.stem for file in locks if is_held(file)]
+    for key in needed.making:
+        try:
+            artifact = read_plan(key)
+            needed.paths.update([artifact.path, *input_paths(artifact.spec)])
+        except UserError:
+            got = "held by a job without a plan file, which would say what it reads"
+            needed.obstacles.append(f"{lock_file(key)}: {got}; wait for its end")
+    _add_inputs(needed.paths)
+    return needed
+
+
+def _published(file: Path) -> list[str]:
+    """What an acc.json was made from, and its own plan."""
+    published = json.loads(file.read_text(encoding="utf-8"))
+    spec, key = published["provenance"]["spec"], published["key"]
+    if key != keys.key(spec):  # a wrong letter in a path would leave the right one unneeded
+        raise ValueError(f"key: expected {keys.key(spec)}, got {key}")
+    return [*input_paths(spec), *published["provenance"]["artifacts"], f"publish/{key}"]
+
+
+def _add_inputs(paths: set[str]) -> None:
+    """Add everything that artifacts were made from: a teacher of which only the statistics are used, say."""
+    queue = list(paths)
+    while queue:
+        new = set(_inputs(queue.pop())) - paths
+        paths |= new
+        queue += new
+
+
+def _inputs(path: str) -> list[str]:
+    spec: dict[str, Any] = {}
+    try:
+        spec = read_plan(Path(path).stem[-10:]).spec
+    except UserError:
+        try:
+            spec = read_receipt(STORE / path)["spec"]
+        except UserError:
+            return []  # not there, or damaged, which is for `gvbsm verify` to say
+    return input_paths(spec)
+
+
+def _unneeded(needed: _Needed) -> Iterator[_Entry]:
+    kept = {Path(path).stem[-10:] for path in needed.paths} | set(needed.making)
+    for path in stored(STORE):
+        if path not in needed.paths:
+            # A stop between the two leaves what a job leaves that is stopped before its receipt: half an artifact, whichever
+            # goes first, which `gvbsm verify` calls damaged, a job makes again, and the next gc deletes.
+            pair = (receipt_path(STORE / path), STORE / path)
+            yield _Entry.of(str(STORE / path), [file for file in pair if file.exists() or file.is_symlink()])
+    folders = [folder for folder in files_in(CHECKPOINTS) if folder.is_dir() and _is_key(folder.name)]
+    unneeded = [folder for folder in folders if folder.name not in kept]
+    yield from (_Entry.of(str(folder), [*files_in(folder), folder]) for folder in unneeded)
+    yield from (_Entry.of(str(file), [file]) for file in _abandoned(needed.making) if file.parent not in unneeded)
+    for folder, suffix, kind in ((CHECKPOINTS, ".lock", "lock"), (PLANS, ".json", "plan")):
+        files = [file for file in files_in(folder) if file.suffix == suffix and _is_key(file.stem) and file.stem not in kept]
+        if files:
+            yield _Entry.of(f"{folder}: {len(files)} {kind} {'file' if len(files) == 1 else 'files'}", files)
+
+
+def _abandoned(making: list[str]) -> Iterator[Path]:
+    """Temporary files, named `.<file>.<process>.tmp`, of processes that are gone.
+
+    A job on another machine is seen by its lock, if the file system passes locks on; its process is not.
+    """
+    for file in sorted([*_RESULTS.glob("*/.*.tmp"), *_RESULTS.glob("*/*/.*.tmp")]):
+        process = re.fullmatch(r"\..+\.(\d+)\.tmp", file.name)
+        being_made = any(key in file.parts or f"-{key}." in file.name for key in making)
+        if process and not being_made and not _is_running(int(process[1])):
+            yield file
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+def _is_key(text: str) -> bool:
+    return re.fullmatch("[0-9a-f]{10}", text) is not None
+
+
+def _delete(entry: _Entry) -> None:
+    for file in entry.files:
+        try:
+            if file.suffix == ".lock":
+                delete_lock(file)
+            elif file.is_dir():
+                file.rmdir()
+            else:
+                file.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"{file}: cannot be deleted: {error.strerror}; make its folder writable") from None

@@ -1,0 +1,315 @@
+"""`gvbsm gc` lists what nothing needs, and deletes that and no more."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import filelock
+import pytest
+import yaml
+
+from gvbsm import cli
+from gvbsm.artifacts import Job, receipt_path
+from gvbsm.keys import PACKAGE
+from gvbsm.plan import plan
+from gvbsm.planfiles import PLANS, STORE, Artifact, input_paths, write_plans
+
+CHECKPOINTS = Path("results/.checkpoints")
+
+
+@pytest.fixture
+def made_up(workspace) -> Callable[..., list[Artifact]]:
+    """Fill the store with files that stand for a run's artifacts; the run is neither configured nor published."""
+    configure("results/digits/ipc10/acc.json")
+
+    def make(ipc: int = 4, recipe: str | None = None) -> list[Artifact]:
+        planned = plan("tiny", ipc, recipe)
+        write_plans(planned, published(ipc, recipe))
+        for artifact in planned[:-1]:
+            job = Job(artifact.spec, STORE / artifact.path, STORE)
+            if not job.out.exists():
+                for path in input_paths(artifact.spec):
+                    job.receipt(path)
+                job.write_table(artifact.key, {})
+        return planned
+
+    return make
+
+
+def configure(*targets: str) -> None:
+    Path("config/config.yaml").write_text(yaml.safe_dump({"targets": list(targets), "data_root": "data"}))
+
+
+def published(ipc: int = 4, recipe: str | None = None) -> Path:
+    return Path(f"results/tiny/ipc{ipc}{f'-{recipe}' if recipe else ''}/acc.json")
+
+
+def publish(planned: list[Artifact]) -> Path:
+    """What gc reads of an acc.json."""
+    spec = planned[-1].spec
+    provenance = {"spec": spec, "artifacts": dict.fromkeys(input_paths(spec), "")}
+    file = published(spec["ipc"], spec["recipe"])
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"key": planned[-1].key, "provenance": provenance}))
+    return file
+
+
+def run(capsys, *arguments: str, status: int = 0) -> list[str]:
+    """Lines said by a command of this process."""
+    assert cli.main(["gc", *arguments]) == status
+    said = capsys.readouterr()
+    return (said.err if status else said.out).splitlines()
+
+
+def listed(lines: list[str]) -> list[str]:
+    """Titles of the entries."""
+    return [line.split(" days  ")[1] for line in lines if " days  " in line]
+
+
+def in_store(artifacts: list[Artifact]) -> set[str]:
+    return {str(STORE / one.path) for one in artifacts if one.stage != "publish"}
+
+
+def everything() -> set[Path]:
+    return {path for path in Path("results").rglob("*") if path.is_file()}
+
+
+def assert_clean(capsys) -> None:
+    assert run(capsys) == ["0 entries, 0 bytes that nothing needs"]
+    assert cli.main(["verify"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith(" 0 damaged")
+
+
+def test_needed_by_the_configuration(made_up, capsys):
+    made_up()
+    configure(str(published()))
+    assert run(capsys, "--delete") == ["0 entries, 0 bytes deleted"]
+    assert_clean(capsys)
+
+
+@pytest.mark.parametrize("planned_for", ["plans", "receipts"])
+def test_needed_by_a_published_run(planned_for, made_up, edit_row, capsys):
+    """Of the twins nothing but the statistics is published: what artifacts were made from is found in plans or receipts."""
+    edit_row({"statistics": {"measured_in": "twin"}})
+    planned = made_up()
+    twins = {one.path for one in planned if one.stage == "squeeze"} - set(input_paths(planned[-1].spec))
+    assert len(twins) == 3
+    publish(planned)
+    edit_row({"statistics": {"measured_in": "teacher"}, "recover": {"iterations": 7}})
+    if planned_for == "receipts":
+        for file in PLANS.iterdir():
+            file.unlink()
+    assert run(capsys, "--delete") == ["0 entries, 0 bytes deleted"]
+    assert in_store(planned) <= {str(path) for path in everything()}
+    assert_clean(capsys)
+
+
+def test_needed_by_neither(made_up, edit_row, capsys):
+    """A setting was changed and its run made anew: what it replaced is listed, and nothing else."""
+    before = made_up()
+    edit_row({"relabel": {"batch_size": 8}})
+    after = made_up()
+    publish(after)
+    stale = in_store(before) - in_store(after)
+    assert {Path(path).parent.name for path in stale} == {"relabel", "evaluate"}
+    files = everything()
+    lines = run(capsys)
+    titles = listed(lines)
+    assert titles == sorted(titles) and set(titles) - {f"{PLANS}: {len(stale) + 1} plan files"} == stale
+    sizes = [int(line.split(" bytes ")[0].replace(",", "")) for line in lines[:-1]]
+    entries = [(Path(title), receipt_path(Path(title))) for title in titles if title in stale]
+    assert sizes[-len(entries) :] == [sum(file.stat().st_size for file in pair) for pair in entries]
+    total = f"{len(titles)} entries, {sum(sizes):,} bytes"
+    assert lines[-1] == f"{total} that nothing needs; delete them with: gvbsm gc --delete"
+    assert run(capsys) == lines and everything() == files, "a listing changes nothing"
+    deleted = run(capsys, "--delete")
+    assert deleted[-1] == f"{total} deleted" and deleted[:-1] == lines[:-1]
+    gone = {file for pair in entries for file in pair} | {PLANS / f"{one.key}.json" for one in before} - {
+        PLANS / f"{one.key}.json" for one in after
+    }
+    assert files - everything() == gone
+    assert_clean(capsys)
+
+
+def test_other_numbers_of_images_and_recipes(made_up, capsys):
+    """What a smaller run shares with a larger one stays; the recipe's own artifacts go."""
+    small, large, recipe = made_up(2), made_up(4), made_up(4, "sre2l")
+    configure(str(published(2)))
+    kept = in_store(small)
+    assert kept & in_store(large) and kept & in_store(recipe)
+    titles = {title for title in listed(run(capsys, "--delete")) if title.startswith(str(STORE))}
+    assert titles == (in_store(large) | in_store(recipe)) - kept
+    assert {str(path) for path in STORE.rglob("*") if path.suffix != ".json"} >= kept
+    assert_clean(capsys)
+
+
+def test_halves_are_deleted_too(made_up, capsys):
+    planned = made_up()
+    (STORE / planned[0].path).unlink()
+    receipt_path(STORE / planned[1].path).unlink()
+    assert set(listed(run(capsys, "--delete"))) > in_store(planned)
+    assert_clean_and_empty(capsys)
+
+
+def assert_clean_and_empty(capsys) -> None:
+    assert not list(STORE.rglob("*.*"))
+    assert_clean(capsys)
+
+
+def gc_beside(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """gc in a process of its own, beside a lock that this one holds."""
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
+    command = [sys.executable, "-m", "gvbsm", "gc", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def test_what_a_job_uses_stays(made_up, capsys):
+    """A job by hand makes labels: they, their checkpoint, their inputs and what those were made from."""
+    planned = made_up()
+    labels = next(one for one in planned if one.stage == "relabel")
+    receipt_path(STORE / labels.path).unlink()  # it has written the one, and not yet the other
+    folder = CHECKPOINTS / labels.key
+    temporary = [STORE / "relabel" / f".{Path(labels.path).name}.99999999.tmp", folder / ".state.safetensors.99999999.tmp"]
+    folder.mkdir(parents=True)
+    for file in temporary:
+        file.write_text("of a process on another machine")
+    used = {"prepare", "squeeze", "statistics", "recover"}
+    with filelock.FileLock(CHECKPOINTS / f"{labels.key}.lock"):
+        done = gc_beside("--delete")
+    assert done.returncode == 0, done.stderr
+    kept = {str(path) for path in STORE.rglob("*-*") if path.suffix in (".csv", ".safetensors")}
+    assert kept == in_store([one for one in planned if one.stage in used]) | {str(STORE / labels.path)}
+    assert (PLANS / f"{labels.key}.json").exists() and (CHECKPOINTS / f"{labels.key}.lock").exists()
+    assert all(file.exists() for file in temporary)
+    run(capsys, "--delete")  # the job has ended
+    assert not folder.exists() and not list(CHECKPOINTS.iterdir())
+    assert_clean_and_empty(capsys)
+
+
+def test_a_job_without_a_plan(made_up, capsys):
+    planned = made_up()
+    (PLANS / f"{planned[5].key}.json").unlink()
+    files = everything()
+    lock = CHECKPOINTS / f"{planned[5].key}.lock"
+    with filelock.FileLock(lock):
+        refused, listing = gc_beside("--delete"), gc_beside()
+    assert refused.returncode == 2
+    why = f"{lock}: held by a job without a plan file, which would say what it reads; wait for its end"
+    assert refused.stderr == f"gvbsm: gc: nothing deleted: {why}\n"
+    assert listing.returncode == 0 and f"note: --delete refuses: {why}\n" in listing.stdout
+    assert "lock file" not in listing.stdout
+    assert everything() == files | {lock}
+
+
+def test_a_running_snakemake(made_up, capsys):
+    made_up()
+    files = everything()
+    lock = Path(".snakemake/locks/0.input.lock")
+    lock.parent.mkdir(parents=True)
+    lock.write_text("")
+    (line,) = run(capsys, "--delete", status=2)
+    assert line.startswith("gvbsm: gc: nothing deleted: .snakemake/locks: a snakemake runs in this folder; wait for its end, ")
+    assert line.endswith("snakemake --unlock")
+    assert everything() == files
+    assert listed(run(capsys))
+    lock.unlink()  # what a snakemake that has ended leaves: an empty folder, or none
+    assert run(capsys, "--delete")[-1].endswith(" deleted")
+
+
+def alter_a_path(text: str) -> str:
+    return text.replace("prepare/digits-", "prepare/digitt-")
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda text: text[:-1], "JSONDecodeError"),
+        (lambda text: "[]", "TypeError"),
+        (lambda text: "{}", "KeyError: 'provenance'"),
+        (alter_a_path, "ValueError: key: expected "),
+    ],
+)
+def test_an_acc_json_that_cannot_be_read(harm, said, made_up, capsys):
+    file = publish(made_up())
+    file.write_text(harm(file.read_text()))
+    files = everything()
+    (line,) = run(capsys, "--delete", status=2)
+    assert line.startswith(f"gvbsm: gc: nothing deleted: {file}: expected what publish wrote, got {said}")
+    assert line.endswith(f"; make it again with: rm {file} && snakemake --cores all {file}; or only delete it")
+    assert everything() == files
+    notes = [text for text in run(capsys) if text.startswith("note: ")]
+    assert len(notes) == 1 and notes[0].startswith(f"note: --delete refuses: {file}: ")
+
+
+def test_leftovers(made_up, capsys):
+    """Of dead processes and of keys that nothing needs; what may yet be used stays."""
+    planned = made_up()
+    configure(str(published()))
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    gone, here = f"{dead.pid}.tmp", f"{os.getpid()}.tmp"
+    needed, unneeded = CHECKPOINTS / planned[1].key, CHECKPOINTS / "0123456789"
+    for folder in (needed, unneeded):
+        folder.mkdir(parents=True)
+        (folder / "state.safetensors").write_text("state")
+        (folder / f".state.safetensors.{gone}").write_text("half")
+        folder.with_suffix(".lock").write_text("")
+    (PLANS / "0123456789.json").write_text("{}")
+    for name in (gone, here):
+        (STORE / "squeeze" / f".x.safetensors.{name}").write_text("x")
+    expected = [f"{CHECKPOINTS}/0123456789", f"{CHECKPOINTS}: 1 lock file", f"{needed}/.state.safetensors.{gone}"]
+    expected += [f"{PLANS}: 1 plan file", f"{STORE}/squeeze/.x.safetensors.{gone}"]
+    lines = run(capsys)
+    assert listed(lines) == sorted(expected)
+    assert next(line for line in lines if line.endswith("/0123456789")).split()[:2] == ["9", "bytes"]
+    run(capsys, "--delete")
+    assert {path.name for path in CHECKPOINTS.iterdir()} == {needed.name, f"{needed.name}.lock"}
+    assert [path.name for path in needed.iterdir()] == ["state.safetensors"]
+    assert [path.name for path in STORE.rglob(".*")] == [f".x.safetensors.{here}"]
+    assert_clean(capsys)
+
+
+def test_files_that_are_none_of_ours_stay(made_up, capsys):
+    made_up()
+    others = [STORE / "squeeze" / "notes.txt", PLANS / "mine.json", CHECKPOINTS / "mine.lock", Path("results/tiny/x.txt")]
+    for file in others:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")
+    run(capsys, "--delete")
+    assert everything() == set(others)
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("results/tinny/ipc4/acc.json", "unknown data set 'tinny'; did you mean 'tiny'"),
+        ("results/tiny/ipc4", r"targets[0]: target 'results/tiny/ipc4': expected"),
+    ],
+)
+def test_a_wrong_target(target, said, made_up, capsys):
+    made_up()
+    files = everything()
+    configure(target)
+    for arguments in ([], ["--delete"]):
+        (line,) = run(capsys, *arguments, status=2)
+        assert said in line
+    assert everything() == files
+
+
+def test_what_cannot_be_deleted(made_up, monkeypatch, capsys):
+    made_up()
+
+    def failing(path, missing_ok=False):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", failing)
+    (line,) = run(capsys, "--delete", status=2)
+    assert line.endswith(": cannot be deleted: Permission denied; make its folder writable")
+
+
+def test_nothing_made_yet(workspace, capsys):
+    assert run(capsys) == ["0 entries, 0 bytes that nothing needs"]
+    assert not Path("results").exists()

@@ -1,0 +1,272 @@
+"""`gvbsm verify`, and stages that read inputs, notice any wrong byte in any file of the store."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import filelock
+import pytest
+
+from gvbsm import cli
+from gvbsm.artifacts import Job, read_receipt, rebuild, receipt_path
+from gvbsm.errors import UserError
+from gvbsm.keys import PACKAGE
+from gvbsm.planfiles import STORE
+from gvbsm.verify import verify
+
+
+def run(capsys, *arguments: str) -> tuple[int, list[str]]:
+    """Exit status and what was said on stdout, by a command of this process."""
+    status = cli.main(["verify", *arguments])
+    said = capsys.readouterr()
+    assert said.err == ""
+    return status, said.out.splitlines()
+
+
+def read_as_input(path: str) -> None:
+    job = Job({"stage": "publish"}, Path("out.json"), STORE)
+    job.tensors(path) if path.endswith(".safetensors") else job.receipt(path)
+
+
+def harmed(content: bytes, seed: str) -> list[bytes]:
+    """A content with a bit flipped in its first, middle, last and in random bytes, and cut."""
+    dice = random.Random(seed)
+    versions = []
+    for position in (0, len(content) // 2, len(content) - 1, *(dice.randrange(len(content)) for _ in range(4))):
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << dice.randrange(8)
+        versions.append(bytes(flipped))
+    return [*versions, b"", content[: len(content) // 2], content[:-1]]
+
+
+def assert_damaged(said: str, file: Path, artifact: Path) -> None:
+    line, count = said.splitlines()
+    assert line.startswith(f"{file}: ") and line.endswith(f"rebuild it with: {rebuild(artifact)}"), line
+    assert count.endswith(" verified, 1 damaged")
+
+
+def test_every_harm_to_every_file_is_noticed(made, capsys):
+    stored = [one.path for one in made if one.stage != "publish"]
+    assert run(capsys) == (0, [f"{len(stored)} artifacts verified, 0 damaged"])
+    for path in stored:
+        for file in (STORE / path, receipt_path(STORE / path)):
+            content = file.read_bytes()
+            for version in harmed(content, file.name):
+                file.write_bytes(version)
+                said, damaged = verify(file)
+                assert damaged == 1
+                assert_damaged(said, file, STORE / path)
+                with pytest.raises(UserError) as mistake:
+                    read_as_input(path)
+                assert str(mistake.value) == said.splitlines()[0]
+            assert_damaged(verify(STORE)[0], file, STORE / path)
+            file.write_bytes(content)
+    assert run(capsys)[0] == 0
+
+
+def write(name: str, summary: dict | None = None, content: str = "x", **inputs: str) -> str:
+    """An artifact of no key, made by hand."""
+    job = Job({"stage": "evaluate", "inputs": inputs, "views": None}, STORE / name, STORE)
+    for path in inputs.values():
+        job.receipt(path)
+    job.write_table(content, summary or {})
+    return name
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("1e-05", "1E-05"),
+        (r"\u00fc", r"\u00FC"),
+        ('"views": null', '"viewt": null'),
+        ('"one": 0.25', '"one": 0.250'),
+        (' "images"', '\t"images"'),
+        ("\n}", "\r}"),
+        ("\n}", "\n}\n"),
+        ('{\n "bytes"', '\ufeff{\n "bytes"'),
+        ('"top": 1,', '"top": 1, "top": 1,'),
+    ],
+)
+def test_a_receipt_of_the_same_value_but_another_text(before, after, workspace):
+    path = STORE / write("a.csv", {"rate": 1e-05, "name": "fünf", "one": 0.25, "top": 1, "zero": 0})
+    assert read_receipt(path)["summary"]["rate"] == 1e-05
+    text = receipt_path(path).read_bytes().decode()
+    assert text.count(before) == 1
+    receipt_path(path).write_bytes(text.replace(before, after).encode())
+    with pytest.raises(UserError, match=r"a\.json: damaged receipt: \S.*; rebuild it with: rm -f"):
+        read_receipt(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"\xff\xfe{}", r"expected UTF-8, got byte 0xff at 0"),
+        (b"{", "expected JSON, got something else"),
+        (b"[" * 100_000, "expected JSON, got something else"),
+        (b"[1, 2]", "expected a JSON object, got list"),
+        (b"null", "expected a JSON object, got NoneType"),
+        (b"{}", "its text is not what was written"),
+        (b'{"receipt_sha256": [1]}', "its text is not what was written"),
+    ],
+)
+def test_a_receipt_that_is_none(content, expected, made, capsys):
+    artifact = STORE / made[0].path
+    receipt_path(artifact).write_bytes(content)
+    status, (line, _) = run(capsys, str(artifact))
+    assert status == 1
+    assert line == f"{receipt_path(artifact)}: damaged receipt: {expected}; rebuild it with: {rebuild(artifact)}"
+
+
+def test_a_whole_receipt_that_lacks_an_entry(workspace, monkeypatch):
+    """Of another version, say."""
+    monkeypatch.setattr("gvbsm.artifacts._RECEIPT", {"spec": dict, "colour": str})
+    with pytest.raises(UserError, match="damaged receipt: colour: expected str, got NoneType; rebuild"):
+        read_receipt(STORE / write("a.csv"))
+
+
+def swap(one: Path, other: Path) -> None:
+    one.rename("kept")
+    other.rename(one)
+    Path("kept").rename(other)
+
+
+def test_swapped_files(made, capsys):
+    one, other = [STORE / artifact.path for artifact in made if artifact.stage == "squeeze"][:2]
+    folder = str(one.parent)
+    swap(one, other)
+    status, said = run(capsys, folder)
+    assert status == 1 and [line.partition(": damaged")[0] for line in said[:-1]] == [str(one), str(other)]
+    swap(receipt_path(one), receipt_path(other))
+    status, said = run(capsys, folder)
+    assert status == 1 and said[-1] == "3 artifacts verified, 2 damaged"
+    for line, named, got in zip(said, (one, other), (other, one), strict=False):
+        expected = f"{receipt_path(named)}: expected the receipt of {named.stem[-10:]}, got that of {got.stem[-10:]}; rebuild"
+        assert line.startswith(expected)
+    with pytest.raises(UserError, match="expected the receipt of"):
+        read_as_input(str(one.relative_to(STORE)))
+
+
+def test_missing_halves(made, capsys):
+    without_file, without_receipt = sorted(STORE / one.path for one in made if one.stage == "squeeze")[:2]
+    without_file.unlink()
+    receipt_path(without_receipt).unlink()
+    status, said = run(capsys)
+    assert status == 1 and said[-1].endswith("2 damaged")
+    assert said[0].startswith(f"{without_file}: missing; rebuild it with: rm -f ")
+    assert said[1].startswith(f"{receipt_path(without_receipt)}: missing; rebuild it with: rm -f ")
+    assert run(capsys, str(without_file))[0] == run(capsys, str(receipt_path(without_file)))[0] == 1
+    assert_damaged("\n".join(run(capsys, str(without_receipt))[1]), receipt_path(without_receipt), without_receipt)
+
+
+def test_an_input_that_changed_or_is_gone(made, capsys):
+    """Prepare made other bytes: all that were made from the first ones are stale. Removed inputs are only noted."""
+    data = STORE / made[0].path
+    direct = [one for one in made if one.spec.get("inputs", {}).get("data") == made[0].path and one.stage != "publish"]
+    assert len(direct) > 6
+    Job(made[0].spec, data, STORE).write_table("other", {})
+    status, said = run(capsys)
+    assert status == 1 and said[-1].endswith(f" {len(direct)} damaged")
+    stale = f"{STORE / direct[0].path}: made from another {data} than the one there now; rebuild it with: "
+    assert said[0] == stale + rebuild(STORE / direct[0].path)
+    data.unlink()
+    receipt_path(data).unlink()
+    status, said = run(capsys)
+    assert status == 0 and said[-1].endswith(" 0 damaged")
+    assert said[0].startswith(f"note: {data}: no longer there; ")
+
+
+def test_what_is_noted(made, capsys):
+    data = STORE / made[0].path
+    (data.parent / f".{data.name}.1.tmp").write_text("")
+    (data.parent / "notes.txt").write_text("")
+    (STORE / "backup").mkdir()
+    status, said = run(capsys)
+    assert status == 0 and len(said) == 4
+    assert said[0] == "note: results/store/backup: neither an artifact nor a receipt"
+    assert said[1].startswith(f"note: {data.parent}/.{data.name}.1.tmp: a temporary file; ")
+    assert said[2] == f"note: {data.parent}/notes.txt: neither an artifact nor a receipt"
+
+
+def test_an_artifact_that_is_being_made_is_not_damaged(made):
+    """Its file is there before its receipt is."""
+    data = STORE / made[0].path
+    receipt_path(data).unlink()
+    command = [sys.executable, "-m", "gvbsm", "verify", str(data)]
+    with filelock.FileLock(f"results/.checkpoints/{made[0].key}.lock"):
+        done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[0] == f"note: {data}: is being made; its receipt comes next"
+    assert subprocess.run(command, capture_output=True).returncode == 1
+
+
+def test_paths(made, capsys, monkeypatch, tmp_path):
+    data = STORE / made[0].path
+    for path, count in (
+        (str(STORE), f"{len(made) - 1} artifacts"),
+        (f"./{STORE}/", f"{len(made) - 1} artifacts"),
+        (str(STORE.absolute() / "squeeze"), "3 artifacts"),
+        (str(data), "1 artifact"),
+        (str(receipt_path(data)), "1 artifact"),
+        (f"results/../{data}", "1 artifact"),
+    ):
+        assert run(capsys, path) == (0, [f"{count} verified, 0 damaged"])
+    data.write_bytes(b"")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    _, (line, _) = run(capsys, f"../{data}")
+    assert line.startswith(f"{tmp_path / data}: damaged: expected ")
+    assert f"rebuild it with: cd {tmp_path} && rm -f {data} " in line
+    assert line.endswith(f" && snakemake --cores all {data}")
+
+
+@pytest.mark.parametrize(
+    ("path", "got"),
+    [
+        (None, "nothing there"),
+        ("config", "a folder without them"),
+        ("config/config.yaml", "another file"),
+        ("results/store/squeeze/digits-convnet-0123456789.safetensors", "nothing there"),
+    ],
+)
+def test_paths_that_are_none(path, got, workspace, capsys):
+    assert cli.main(["verify", *([path] if path else [])]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"gvbsm: {path or 'results/store'}: expected the store (results/store), a stage's folder in it, ")
+    assert f", got {got}; " in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("which", ["artifact", "receipt", "folder"])
+def test_what_cannot_be_read(which, made, capsys, monkeypatch):
+    data = STORE / made[0].path
+    method = {"artifact": "open", "receipt": "read_bytes", "folder": "iterdir"}[which]
+    real = getattr(Path, method)
+
+    def failing(path, *arguments, **named):
+        if path == {"artifact": data, "receipt": receipt_path(data), "folder": data.parent}[which]:
+            raise OSError(5, "Input/output error")
+        return real(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, method, failing)
+    status = cli.main(["verify"])
+    said = capsys.readouterr()
+    assert "Input/output error; make it readable" in said.out + said.err
+    assert status == (2 if which == "folder" else 1)
+
+
+def test_verifying_imports_no_torch(made):
+    program = "import sys; from gvbsm import cli; status = cli.main(['verify']); sys.exit(status or 'torch' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == ""
+
+
+def test_the_receipts_hash_is_of_the_text(made):
+    """What another program that reads receipts may rely on."""
+    import hashlib
+
+    receipt = json.loads(receipt_path(STORE / made[0].path).read_text())
+    digest = receipt.pop("receipt_sha256")
+    assert digest == hashlib.sha256(json.dumps(receipt, indent=1, sort_keys=True).encode()).hexdigest()
