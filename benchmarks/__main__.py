@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import memory, recover, training, views
+from benchmarks import graph, memory, recover, training, views
 from gvbsm.runtime.compiler import set_up_compiler
 from gvbsm.runtime.devices import choose_device, device_name
 
@@ -17,6 +17,7 @@ BENCHMARKS = {
     "recover-imagenet": lambda device, options: recover.run("imagenet", device, options.repeats, options.compile),
     "memory": lambda device, options: memory.run(device, options.compile, 80 if device.type == "cuda" else 8),
     "views": lambda device, options: views.run(device, options.repeats),
+    "graph": lambda _device, options: graph.run(options.repeats),
     "squeeze": lambda device, options: training.run(device, options.repeats),
 }
 

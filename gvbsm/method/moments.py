@@ -6,6 +6,8 @@ read once forward and once backward for all four statistics.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -131,10 +133,10 @@ class Accumulator:
     published one: the mean of within-batch variances) or "pooled" (that of all samples together, E[x^2] - E[x]^2).
     """
 
-    def __init__(self, variance: str) -> None:
+    def __init__(self, variance: str, samples: int = 0, totals: Moments | None = None) -> None:
         self.variance = variance
-        self.samples = 0
-        self.totals: Moments = {}
+        self.samples = samples  # added so far, and the sums over them
+        self.totals: Moments = totals or {}
 
     def add(self, batch: Moments, samples: int) -> None:
         self.samples += samples
@@ -143,6 +145,10 @@ class Accumulator:
             if name.endswith("_var") and self.variance == "pooled":
                 value = value + batch[name.replace("_var", "_mean")].detach().cpu().double().square()
             self.totals[name] = self.totals.get(name, torch.zeros_like(value)) + samples * value
+
+    def state(self) -> dict[str, Any]:
+        """What another accumulator goes on from."""
+        return {"samples": self.samples, "totals": self.totals}
 
     def result(self) -> Moments:
         """Moments in float64 on the CPU."""

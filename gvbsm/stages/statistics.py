@@ -5,6 +5,8 @@ Inputs: the data set, a teacher. Output: safetensors with `<layer>/<moment>` in 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from gvbsm.artifacts import Job
@@ -27,20 +29,24 @@ def run(job: Job) -> None:
     train = open_split(job, "train", device, job.spec["augment"])
     teacher = load_teacher(*job.tensors(job.spec["inputs"]["teacher"]), device)
     pixels = Pixels(job.spec["pixels"], device)
-    found = {name: Accumulator(settings["variance"]) for name in hooked_layers(teacher, ("conv",))}
-    for name, module in hooked_layers(teacher, ("conv",)).items():
+    checkpoint = Checkpoint.of(job)
+    state: dict[str, Any] = checkpoint.load() or {"batches": 0, "layers": {}}
+    layers = hooked_layers(teacher, ("conv",))
+    found = {name: Accumulator(settings["variance"], **state["layers"].get(name, {})) for name in layers}
+    for name, module in layers.items():
         module.register_forward_pre_hook(
             lambda _, x, name=name: found[name].add(moments(x[0], ("channel", "patch"), settings["patch_size"]), len(x[0]))
         )
     batches = torch.arange(len(train.labels)).split(settings["batch_size"])
-    seeded = [(index, derive_seed(settings["seed"], "step", step)) for step, index in enumerate(batches)]
-    progress = Progress(job.title, len(batches))
-    never_saved = Checkpoint(None, 1e9)  # a signal stops the pass; it is made anew
-    for unit_BCHW in train.augmented(seeded):
+    todo = [(index, derive_seed(settings["seed"], "step", step)) for step, index in enumerate(batches)][state["batches"] :]
+    progress = Progress(job.title, len(batches), state["batches"])
+    for unit_BCHW in train.augmented(todo):
         with autocast(device, settings["precision"]):
             teacher(pixels.normalise(unit_BCHW).contiguous(memory_format=torch.channels_last))
-        never_saved.tick(dict)
+        state["batches"] += 1
+        checkpoint.tick(lambda: state | {"layers": {name: one.state() for name, one in found.items()}})
         progress.step()
     job.images = len(train.labels)
     tensors = {f"{layer}/{kind}": value for layer, one in found.items() for kind, value in one.result().items()}
     job.write_tensors(tensors, {"patch_size": settings["patch_size"]}, {"layers": len(found), "images": len(train.labels)})
+    checkpoint.clear()

@@ -15,7 +15,7 @@ from gvbsm.plan import plan
 from gvbsm.planfiles import STORE, write_plans
 from gvbsm.runtime import checkpoints
 
-STAGES = ["squeeze", "recover", "relabel", "evaluate"]
+STAGES = ["squeeze", "statistics", "recover", "relabel", "evaluate"]
 
 
 class Killed(Exception):

@@ -1,0 +1,72 @@
+"""kill -9 at any moment, fifty times in all: what comes out in the end is what an undisturbed run makes."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gvbsm.artifacts import file_hash
+from gvbsm.planfiles import STORE, write_plans
+
+pytestmark = pytest.mark.slow
+
+# Long enough to be killed in the middle.
+LONGER = {
+    "squeeze": {"epochs": 10},
+    "recover": {"iterations": 120},
+    "relabel": {"epochs": 60, "shard_epochs": 60},
+    "evaluate": {"epochs": 30, "test_every": 10},
+}
+KILLS = {"squeeze": 11, "statistics": 6, "recover": 11, "relabel": 11, "evaluate": 11}
+
+
+@pytest.mark.parametrize("stage", KILLS)
+def test_killed_at_any_moment(stage, workspace, edit_row, make_up_to):
+    edit_row(LONGER)
+    planned = make_up_to(stage)
+    write_plans(planned, Path("results/tiny/ipc4/acc.json"))
+    artifact = next(one for one in planned if one.stage == stage)
+    out, chance = STORE / artifact.path, random.Random(stage)
+    expected = file_hash(out)
+    command = [sys.executable, "-m", "gvbsm", stage, "--spec", f"results/.plan/{artifact.key}.json", "--out", str(out)]
+    command += ["--device", "cpu", "--checkpoint-seconds", "0.1"]
+    checkpoints = Path("results/.checkpoints") / artifact.key
+    out.unlink()
+    kills = resumed = 0
+    while kills < KILLS[stage]:
+        before = saved(checkpoints)
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        # At once or while it starts; or later, from when it has saved anew.
+        deadline = time.monotonic() + chance.uniform(0, 3)
+        if chance.random() < 0.7:
+            deadline = time.monotonic() + 120
+            while process.poll() is None and saved(checkpoints) == before and time.monotonic() < deadline:
+                time.sleep(0.01)
+            deadline = time.monotonic() + chance.uniform(0, 0.5)
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        _, said = process.communicate(timeout=60)
+        if process.returncode == 0:  # it was faster
+            assert file_hash(out) == expected
+            out.unlink()
+            continue
+        assert process.returncode == -signal.SIGKILL, said
+        kills += 1
+        resumed += bool(before)
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL, timeout=300)
+    assert file_hash(out) == expected
+    assert resumed, "it never went on from a checkpoint"
+    assert not checkpoints.exists()
+
+
+def saved(checkpoints: Path) -> list[tuple[str, int]]:
+    """The checkpoints that there are, and when they were written."""
+    try:
+        return sorted((file.name, file.stat().st_mtime_ns) for file in checkpoints.glob("*.safetensors"))
+    except OSError:  # replaced meanwhile
+        return []

@@ -1,0 +1,86 @@
+"""The digits row through a real SLURM with two pretended GPUs: devices apart, a cancelled job resumed."""
+
+import importlib.util
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gvbsm.keys import PACKAGE, STAGES
+
+pytestmark = pytest.mark.slow
+NODE = Path(__file__).with_name("slurm_node.sh")
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """A controller and a node on this machine while the test runs."""
+    if os.geteuid() != 0:
+        pytest.skip("SLURM's daemons need root")
+    missing = [name for name in ("slurmctld", "slurmd", "munged", "sbatch") if not shutil.which(name)]
+    if missing:
+        pytest.skip(f"no {', '.join(missing)} here: apt-get install slurm-wlm munge")
+    if not importlib.util.find_spec("snakemake_executor_plugin_slurm"):
+        pytest.skip('no executor plugin here: pip install -e ".[slurm]"')
+    folder = tmp_path / "slurm"
+    done = subprocess.run(["bash", NODE, "start", folder], capture_output=True, text=True)
+    if done.returncode:
+        subprocess.run(["bash", NODE, "stop", folder])
+        pytest.skip(f"SLURM does not start here: {done.stderr.strip()}")
+    yield
+    subprocess.run(["bash", NODE, "stop", folder], check=True)
+
+
+def running() -> dict[str, tuple[str, str]]:
+    """The stages that SLURM's jobs run now: {job: (stage, devices)}."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().decode().split("\0")
+            stage = next((word for before, word in itertools.pairwise(words) if before.endswith("gvbsm")), None)
+            if stage not in STAGES:
+                continue
+            environment = dict(one.partition("=")[::2] for one in (process / "environ").read_bytes().decode().split("\0"))
+            found[environment["SLURM_JOB_ID"]] = (stage, environment.get("CUDA_VISIBLE_DEVICES", ""))
+        except (OSError, KeyError):  # ended meanwhile, or another's
+            continue
+    return found
+
+
+def test_the_digits_row_on_slurm(cluster, tmp_path):
+    for part in ("gvbsm", "workflow", "config"):
+        shutil.copytree(PACKAGE.parent / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "snakemake", "--workflow-profile", "workflow/profiles/slurm", "--slurm-no-account"]
+    command += ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2"]
+    environment = {name: value for name, value in os.environ.items() if name not in ("GVBSM_DEVICE", "CUDA_VISIBLE_DEVICES")}
+    with (tmp_path / "said.txt").open("w") as said:
+        controller = subprocess.Popen(
+            command, cwd=tmp_path, env=environment | {"PYTHONPATH": str(tmp_path)}, stdout=said, stderr=subprocess.STDOUT
+        )
+    cancelled, shared, at_once = None, [], 0
+    while controller.poll() is None:
+        jobs = running()
+        devices = [given for stage, given in jobs.values() if stage != "prepare"]
+        shared += [jobs] if len(set(devices)) < len(devices) else []
+        at_once = max(at_once, len(set(devices)))
+        recovering = [job for job, (stage, _) in jobs.items() if stage == "recover"]
+        logs = (tmp_path / "results/logs/recover").glob("*.log")
+        if not cancelled and recovering and any(log.stat().st_size for log in logs):
+            (cancelled, *_) = recovering
+            subprocess.run(["scancel", cancelled], check=True)
+        time.sleep(0.3)
+    text = (tmp_path / "said.txt").read_text()
+    assert controller.returncode == 0, text
+    assert not shared, f"jobs that shared a device: {shared}"
+    assert at_once == 2, "two jobs at once, each on a device of its own"
+    assert cancelled and "Trying to restart job" in text
+    (log,) = (tmp_path / ".snakemake/slurm_logs/rule_recover").rglob(f"{cancelled}.log")
+    assert "interrupted by SIGTERM, state saved" in log.read_text()
+    accuracies = json.loads((tmp_path / "results/digits/ipc10/acc.json").read_text())
+    assert min(student["top1"]["mean"] for student in accuracies["students"].values()) >= 93
