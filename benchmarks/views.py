@@ -27,7 +27,7 @@ def run(device: torch.device, repeats: int) -> None:
         resident, views = images.to(device), draw_views(BATCH, size, VIEWS, torch.Generator().manual_seed(0))
 
         def ours(resident=resident, views=views) -> Tensor:
-            return render(resident, views, positions, finish=pixels.from_levels)
+            return render(resident, views, positions, finish=pixels.from_levels, device=device)
 
         timings = compare(
             {

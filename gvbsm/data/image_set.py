@@ -2,21 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from gvbsm.artifacts import Job
-from gvbsm.data.splits import open_split
+from gvbsm.data.splits import RESIDENT, open_split
 from gvbsm.errors import UserError
 from gvbsm.keys import derive_seed
 
 _READ_BATCH = 100  # images
 
 
-def load_image_set(job: Job) -> tuple[Tensor, Tensor]:
-    """uint8 images (N,C,S,S) and labels (N,), by class and number, of a spec that names shards or asks for random images.
+class ImageSet:
+    """N labelled uint8 images, by class and number, read from the mapped files that hold them: memory does not grow with N."""
+
+    def __init__(self, parts: Sequence[Tensor], labels: Tensor, order: Tensor) -> None:
+        """Image i is number `order[i]` of all `parts` (each (n,C,S,S)) one after another; `labels` (N,) are in that order."""
+        self._parts = parts
+        self._order = order
+        self._ends = torch.tensor([len(part) for part in parts]).cumsum(0)
+        self.labels = labels
+        self.shape = torch.Size((len(labels), *parts[0].shape[1:]))
+
+    def __getitem__(self, index_B: Tensor) -> Tensor:
+        """uint8 (B,C,S,S), on the CPU."""
+        at_B = self._order[index_B.cpu()]
+        part_B = torch.searchsorted(self._ends, at_B, right=True)
+        images = torch.empty(len(at_B), *self.shape[1:], dtype=torch.uint8)
+        for number in part_B.unique().tolist():
+            rows = part_B == number
+            start = int(self._ends[number]) - len(self._parts[number])
+            images[rows] = self._parts[number][at_B[rows] - start]
+        return images
+
+    def resident(self, device: torch.device) -> Tensor | ImageSet:
+        """All images on the device, if they are not too many to be there."""
+        return self[torch.arange(self.shape[0])].to(device) if self.shape.numel() <= RESIDENT else self
+
+
+def load_image_set(job: Job) -> ImageSet:
+    """The images of a spec that names shards or asks for random ones.
 
     Raises:
         UserError: if a class has fewer training images than asked for.
@@ -25,26 +55,39 @@ def load_image_set(job: Job) -> tuple[Tensor, Tensor]:
     if random:
         train = open_split(job, "train", torch.device("cpu"))
         chosen = random_choice(train.labels, **random)
-        return _together(train.squares(chosen.split(_READ_BATCH)), len(chosen)), train.labels[chosen]
+        images = _together(train.squares(chosen.split(_READ_BATCH)), len(chosen), job.checkpoints)
+        return ImageSet([images], train.labels[chosen], torch.arange(len(chosen)))
     shards = [job.tensors(path)[0] for path in job.spec["inputs"]["images"]]
     labels, numbers = (torch.cat([shard[name] for shard in shards]) for name in ("labels", "numbers"))
     order = torch.argsort(labels * (int(numbers.max()) + 1) + numbers)
-    place = torch.argsort(order).split([len(shard["labels"]) for shard in shards])
-    images = torch.empty(len(labels), *shards[0]["images"].shape[1:], dtype=torch.uint8)
-    for shard, index in zip(shards, place, strict=True):  # one copy alone: a large set is many gigabytes
-        images[index] = shard["images"]
-    return images, labels[order]
+    return ImageSet([shard["images"] for shard in shards], labels[order], order)
 
 
-def _together(batches: Iterator[Tensor], count: int) -> Tensor:
-    """Batches of images in one tensor of `count`, without a second copy of all."""
+def _together(batches: Iterator[Tensor], count: int, folder: Path | None) -> Tensor:
+    """Batches of images in one tensor of `count`, in a nameless file if they are too many for memory."""
     images, at = torch.empty(0), 0
     for batch in batches:
         if not at:
-            images = torch.empty(count, *batch.shape[1:], dtype=batch.dtype)
+            images = _allocate(torch.Size((count, *batch.shape[1:])), folder)
         images[at : at + len(batch)] = batch
         at += len(batch)
     return images
+
+
+def _allocate(shape: torch.Size, folder: Path | None) -> Tensor:
+    if shape.numel() <= RESIDENT:
+        return torch.empty(shape, dtype=torch.uint8)
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder) as file:  # the mapping outlives the name
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, shape.numel())  # a full disk would be a crash later
+            return torch.from_file(file.name, shared=True, size=shape.numel(), dtype=torch.uint8).view(shape)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: {shape.numel()} bytes of images cannot be kept there: {error.strerror}; free space"
+        ) from None
 
 
 def random_choice(labels_N: Tensor, ipc: int, seed: int) -> Tensor:

@@ -9,20 +9,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gvbsm.data.image_set import ImageSet
+
 _MOST_CLASSES, _MOST_IMAGES = 20, 10
 
 
-def draw_grid(images_NCHW: Tensor, labels_N: Tensor, class_names: list[str], title: str) -> bytes:
-    """PNG of uint8 images by class: at most 20 classes and 10 images of each, which the title then says."""
+def draw_grid(images: ImageSet, class_names: list[str], title: str) -> bytes:
+    """PNG of an image set by class: at most 20 classes and 10 images of each, which the title then says."""
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     classes = min(len(class_names), _MOST_CLASSES)
-    rows = [images_NCHW[labels_N == label][:_MOST_IMAGES] for label in range(classes)]
+    numbers = [(images.labels == label).nonzero().squeeze(1) for label in range(classes)]
+    rows = [images[index[:_MOST_IMAGES]] for index in numbers]
     columns = max(len(row) for row in rows)
-    if classes < len(class_names) or any((labels_N == label).sum() > _MOST_IMAGES for label in range(classes)):
+    if classes < len(class_names) or any(len(index) > _MOST_IMAGES for index in numbers):
         title += f"\n(the first {columns} images of the first {classes} classes)"
-    cell = min(max(images_NCHW.shape[-1] / 160, 0.7), 1.4)  # inches an image takes: more for one that has more to show
+    cell = min(max(images.shape[-1] / 160, 0.7), 1.4)  # inches an image takes: more for one that has more to show
     names = 0.3 + 0.11 * max(map(len, class_names[:classes]))  # inches for the class names
     rest = max(0.1, 0.11 * max(map(len, title.splitlines())) - cell * columns - names)  # right of the images, for the title
     width, height = cell * columns + names + rest, cell * classes + 0.7

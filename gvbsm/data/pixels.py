@@ -15,6 +15,7 @@ class Pixels:
     """Normalisation of one data set: x = (byte / 255 - mean) / std per channel."""
 
     def __init__(self, settings: dict[str, Any], device: torch.device) -> None:
+        self.device = device
         self.mean = torch.tensor(settings["mean"], device=device).view(1, -1, 1, 1)
         self.std = torch.tensor(settings["std"], device=device).view(1, -1, 1, 1)
         self._scale, self._shift = 1 / (255 * self.std), -self.mean / self.std

@@ -15,7 +15,7 @@ from gvbsm.data.files import count_images, stamp
 from gvbsm.data.listed import ListedImages, changed
 from gvbsm.data.pixels import augmentation
 
-_RESIDENT = 4 * 2**30  # bytes of images that are moved to the device as a whole
+RESIDENT = 4 * 2**30  # bytes of images that are kept in memory, and moved to the device, as a whole
 
 
 class Split(ABC):
@@ -40,7 +40,7 @@ class PackedImages(Split):
 
     def __init__(self, images: Tensor, labels: Tensor, augment: dict[str, Any] | None, device: torch.device) -> None:
         self.labels = labels
-        self._images = images.to(device) if images.nbytes <= _RESIDENT else images
+        self._images = images.to(device) if images.nbytes <= RESIDENT else images
         self._augment = augmentation(augment, images.shape[-1], same_on_batch=False) if augment else None
         self._device = device
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+CPU = torch.device("cpu")
 _AT_ONCE = 2**19  # values that are made together: what fits into a CPU's cache is several times faster
 
 
@@ -117,14 +118,23 @@ def _sampled_at(start_V: Tensor, length_V: Tensor, size: int) -> Tensor:
     return torch.clamp(at_VS, start_V1 + 0.5, start_V1 + length_V1 - 0.5) * (2 / size) - 1
 
 
+class Images(Protocol):
+    """uint8 images (N,C,S,S): a tensor, or what gives one of the images at an index (B,)."""
+
+    shape: torch.Size
+
+    def __getitem__(self, index_B: Tensor, /) -> Tensor: ...
+
+
 def render(
-    images_NCHW: Tensor,
+    images_NCHW: Images | Tensor,
     views: Views,
     positions: Tensor,
     mixed: bool = True,
     finish: Callable[[Tensor], Tensor] = lambda levels_VCHW: levels_VCHW / 255,
+    device: torch.device = CPU,
 ) -> Tensor:
-    """The views at `positions` (V,) of uint8 images: float32 (V,C,S,S) on the images' device, in channels_last.
+    """The views at `positions` (V,) of uint8 images: float32 (V,C,S,S) on `device`, in channels_last.
 
     `finish` maps levels 0..255 to what networks see, per channel and linearly (default: to 0..1). With `mixed` false the
     partners are left out (mixup's published soft labels come from the un-mixed view). A view is the same whatever it is
@@ -133,11 +143,12 @@ def render(
     count, (channels, size) = len(positions), images_NCHW.shape[-3:-1]
     needed, partner_V = _with_partners(views, positions) if mixed else (positions, positions)
     shape = (len(needed), channels, size, size)
-    x = torch.empty(shape, device=images_NCHW.device, memory_format=torch.channels_last)
+    x = torch.empty(shape, device=device, memory_format=torch.channels_last)
     done = 0
     for some in needed.split(max(1, _AT_ONCE // (channels * size**2))):
-        chosen, crop, flip = (of[some].to(x.device) for of in (views.image_V, views.crop_V4, views.flip_V))
-        x[done : done + len(some)] = finish(crop_and_resize(images_NCHW[chosen.long()].float(), crop, flip))
+        crop, flip = views.crop_V4[some].to(device), views.flip_V[some].to(device)
+        levels = images_NCHW[views.image_V[some].long()].to(device).float()
+        x[done : done + len(some)] = finish(crop_and_resize(levels, crop, flip))
         done += len(some)
     if mixed:
         _mix(x, partner_V, views.box_V4[positions].long(), views.keep_V[positions])

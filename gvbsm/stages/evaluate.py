@@ -20,7 +20,7 @@ from gvbsm.data.image_set import load_image_set
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import open_split
 from gvbsm.method.losses import hard_loss, soft_loss
-from gvbsm.method.views import Views, mixed_hard_labels, render
+from gvbsm.method.views import Images, Views, mixed_hard_labels, render
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import autocast, job_device
 from gvbsm.runtime.networks import accuracy, build
@@ -49,20 +49,21 @@ def run(job: Job) -> None:
     device = job_device(job, settings["threads"])
     pixels = Pixels(spec["pixels"], device)
     test = open_split(job, "test", device)
-    images, hard_labels = load_image_set(job)
-    labels = _load_labels(job, len(images), images.shape[-1])
-    images = images.to(device)
+    image_set = load_image_set(job)
+    count = image_set.shape[0]
+    labels = _load_labels(job, count, image_set.shape[-1])
+    images = image_set.resident(device)
     batch_size = settings.get("batch_size") or labels.batch_size
 
     def batches(epoch: int, first: int) -> Sequence[Batch]:
         labelled = epoch % len(labels.views)
-        return [Batch(labelled, positions) for positions in split_batches(torch.arange(len(images)), batch_size)[first:]]
+        return [Batch(labelled, positions) for positions in split_batches(torch.arange(count), batch_size)[first:]]
 
     def losses(model: nn.Module, batch: Batch) -> Iterator[Tensor]:
         size = -(-len(batch.positions) // settings["accumulate"])
         for positions in split_batches(batch.positions, size):
             share = len(positions) / len(batch.positions)
-            yield share * _loss(model, Batch(batch.epoch, positions), labels, images, hard_labels, pixels, settings)
+            yield share * _loss(model, Batch(batch.epoch, positions), labels, images, image_set.labels, pixels, settings)
 
     def test_now(model: nn.Module, epoch: int) -> dict[str, Any]:
         is_last = epoch + 1 == settings["epochs"]
@@ -81,7 +82,7 @@ def run(job: Job) -> None:
         history = fit(model, recipe, batches, losses, checkpoint.named(f"seed{seed}"), title, test_now)
         by_class.append(history[-1].pop("by_class"))
         rows += [{"seed": seed, **row} for row in history]
-    job.images = len(rows) * len(images)
+    job.images = len(rows) * count
     summary = _summary(rows) | {"top1_by_class": [statistics.fmean(runs) for runs in zip(*by_class, strict=True)]}
     job.write_table(pd.DataFrame(rows).to_csv(index=False), summary)
     checkpoint.clear()
@@ -106,14 +107,14 @@ def _loss(
     model: nn.Module,
     batch: Batch,
     labels: Labels,
-    images: Tensor,
+    images: Images | Tensor,
     hard_labels: Tensor,
     pixels: Pixels,
     settings: dict[str, Any],
 ) -> Tensor:
     """L = soft loss + gamma CE; with hard labels alone, CE."""
-    views, device, together, count = labels.views[batch.epoch], images.device, ranks(), len(batch.positions)
-    x_PCHW = render(images, views, batch.positions[together.part(count)], finish=pixels.from_levels)
+    views, device, together, count = labels.views[batch.epoch], pixels.device, ranks(), len(batch.positions)
+    x_PCHW = render(images, views, batch.positions[together.part(count)], finish=pixels.from_levels, device=device)
     with autocast(device, settings["precision"]):
         logits_PK = model(x_PCHW)
     logits_VK = together.whole(logits_PK.float(), count)

@@ -59,7 +59,7 @@ def run(job: Job) -> None:
     }
     table = _table(runs, spec["headline"])
     data, metadata = job.tensors(inputs["data"])
-    picture = draw_grid(*load_image_set(job), metadata["class_names"], _title(accuracies))
+    picture = draw_grid(load_image_set(job), metadata["class_names"], _title(accuracies))
     write_bytes(job.out.with_name("images.png"), picture)
     write_text(job.out.with_name("table.csv"), table.to_csv(index=False))
     classes = pd.DataFrame({"class": metadata["classes"], "name": metadata["class_names"], **by_class})

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.slow
 # Long enough to be killed in the middle.
 LONGER = {
     "squeeze": {"epochs": 10},
+    "statistics": {"batch_size": 2},
     "recover": {"iterations": 120},
     "relabel": {"epochs": 60, "shard_epochs": 60},
     "evaluate": {"epochs": 30, "test_every": 10},

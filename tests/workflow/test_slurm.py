@@ -63,7 +63,7 @@ def test_the_digits_row_on_slurm(cluster, tmp_path):
         controller = subprocess.Popen(
             command, cwd=tmp_path, env=environment | {"PYTHONPATH": str(tmp_path)}, stdout=said, stderr=subprocess.STDOUT
         )
-    cancelled, shared, at_once = None, [], 0
+    cancelled, saved, shared, at_once = None, [], [], 0
     while controller.poll() is None:
         jobs = running()
         devices = [given for stage, given in jobs.values() if stage != "prepare"]
@@ -74,13 +74,15 @@ def test_the_digits_row_on_slurm(cluster, tmp_path):
         if not cancelled and recovering and any(log.stat().st_size for log in logs):
             (cancelled, *_) = recovering
             subprocess.run(["scancel", cancelled], check=True)
+            while cancelled in running():
+                time.sleep(0.3)
+            saved = list((tmp_path / "results/.checkpoints").glob("*/state.safetensors"))
         time.sleep(0.3)
     text = (tmp_path / "said.txt").read_text()
     assert controller.returncode == 0, text
     assert not shared, f"jobs that shared a device: {shared}"
     assert at_once == 2, "two jobs at once, each on a device of its own"
     assert cancelled and "Trying to restart job" in text
-    (log,) = (tmp_path / ".snakemake/slurm_logs/rule_recover").rglob(f"{cancelled}.log")
-    assert "interrupted by SIGTERM, state saved" in log.read_text()
+    assert saved, "no job runs long enough to save without having been told to"
     accuracies = json.loads((tmp_path / "results/digits/ipc10/acc.json").read_text())
     assert min(student["top1"]["mean"] for student in accuracies["students"].values()) >= 93

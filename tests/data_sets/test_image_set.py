@@ -1,0 +1,58 @@
+"""Image sets: in order whatever shards hold them, and no larger in memory than they may be."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from gvbsm.data import image_set
+from gvbsm.data.image_set import ImageSet, load_image_set
+from gvbsm.method.views import ViewSettings, draw_views, render
+
+SETTINGS = ViewSettings(4, (0.08, 1.0), (3 / 4, 4 / 3), True, "cutmix", 1.0)
+
+
+@pytest.fixture
+def shards():
+    """Two images of each of three classes in three shards, out of order; every image holds 10 x class + number."""
+    held = {"a": [(2, 0), (2, 1)], "b": [(0, 1), (1, 0), (1, 1)], "c": [(0, 0)]}
+    return {
+        name: {
+            "images": torch.stack([torch.full((1, 4, 4), 10 * label + number, dtype=torch.uint8) for label, number in pairs]),
+            "labels": torch.tensor([label for label, _ in pairs]),
+            "numbers": torch.tensor([number for _, number in pairs]),
+        }
+        for name, pairs in held.items()
+    }
+
+
+def load(shards) -> ImageSet:
+    job = SimpleNamespace(spec={"inputs": {"images": list(shards)}}, tensors=lambda name: (shards[name], {}))
+    return load_image_set(job)
+
+
+def test_images_come_by_class_and_number(shards):
+    images = load(shards)
+    assert images.labels.tolist() == [0, 0, 1, 1, 2, 2] and images.shape == (6, 1, 4, 4)
+    assert images[torch.arange(6)][:, 0, 0, 0].tolist() == [0, 1, 10, 11, 20, 21]
+    assert images[torch.tensor([5, 0, 5])][:, 0, 0, 0].tolist() == [21, 0, 21]
+    assert images[torch.tensor([], dtype=torch.int64)].shape == (0, 1, 4, 4)
+
+
+def test_too_many_to_be_resident_are_read_as_they_are_needed(shards, monkeypatch):
+    images = load(shards)
+    cpu = torch.device("cpu")
+    all_at_once = images.resident(cpu)
+    assert isinstance(all_at_once, torch.Tensor)
+    monkeypatch.setattr(image_set, "RESIDENT", 50)
+    assert images.resident(cpu) is images
+    views = draw_views(6, 4, SETTINGS, torch.Generator().manual_seed(0))
+    assert torch.equal(render(images, views, torch.arange(6)), render(all_at_once, views, torch.arange(6)))
+
+
+def test_random_images_too_many_for_memory_lie_in_a_nameless_file(monkeypatch, tmp_path):
+    monkeypatch.setattr(image_set, "RESIDENT", 50)
+    batches = [torch.randint(256, (count, 3, 4, 4), dtype=torch.uint8) for count in (3, 3, 1)]
+    together = image_set._together(iter(batches), 7, tmp_path / "checks")
+    assert torch.equal(together, torch.cat(batches))
+    assert list((tmp_path / "checks").iterdir()) == []
