@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +31,8 @@ def changed(where: str, what: str) -> UserError:
 class ListedImages(Dataset[Tensor | str]):
     """N images in files; a map-style data set of uint8 (C,S,S), or of the text of an error."""
 
-    paths: list[str]  # absolute, or below data_root
+    paths: Tensor  # uint8: absolute or below data_root, a NUL between two; of strings every worker would make copies
+    ends: Tensor  # int64 (N,): where each ends
     sizes: Tensor  # int64 (N,), bytes
     times: Tensor  # int64 (N,), ns
     data_root: Path
@@ -75,12 +77,17 @@ class ListedImages(Dataset[Tensor | str]):
         return errors[0] if errors else torch.stack(images) if images else nothing  # type: ignore[arg-type]
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.ends)
+
+    def path(self, index: int) -> Path:
+        """The file of an image."""
+        start = int(self.ends[index - 1]) + 1 if index else 0
+        return self.data_root / os.fsdecode(self.paths[start : int(self.ends[index])].numpy().tobytes())
 
     def __getitem__(self, item: Item) -> Tensor | str:
         index, seed = item
         try:
-            return self._decode(self.data_root / self.paths[index], index, seed)
+            return self._decode(self.path(index), index, seed)
         except UserError as error:
             return str(error)  # an exception would come back with the worker's traceback in its text
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -93,8 +92,10 @@ def open_split(job: Job, split: str, device: torch.device, augment: dict[str, An
     _check_unchanged(job, split, metadata)
     if metadata["storage"] == "packed":
         return PackedImages(tensors[f"{split}_images"], labels, augment, device)
+    paths = tensors[f"{split}_paths"]
     listed = ListedImages(
-        paths=os.fsdecode(tensors[f"{split}_paths"].numpy().tobytes()).split("\0"),
+        paths=paths,
+        ends=torch.cat([(paths == 0).nonzero().squeeze(1), torch.tensor([len(paths)])]),
         sizes=tensors[f"{split}_sizes"],
         times=tensors[f"{split}_times"],
         data_root=job.data_root,
