@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME ...] [--device cuda] [--repeats 9] [--no-compile] [--threads 2]`."""
+"""`python -m benchmarks [NAME ...] [--device cuda] [--repeats 9] [--no-compile] [--threads 2] ...`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from gvbsm.runtime.compiler import set_up_compiler
 from gvbsm.runtime.devices import choose_device, device_name
 
 BENCHMARKS = {
-    "recover-cifar": lambda device, options: recover.run("cifar", device, options.repeats, options.compile),
-    "recover-imagenet": lambda device, options: recover.run("imagenet", device, options.repeats, options.compile),
-    "memory": lambda device, options: memory.run(device, options.compile, 80 if device.type == "cuda" else 8),
+    "recover-cifar": lambda device, options: recover.run("cifar", device, options),
+    "recover-imagenet": lambda device, options: recover.run("imagenet", device, options),
+    "memory": lambda device, options: memory.run(device, options),
     "views": lambda device, options: views.run(device, options.repeats),
     "graph": lambda _device, options: graph.run(options.repeats),
     "squeeze": lambda device, options: training.run(device, options.repeats),
@@ -30,6 +30,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="of the CPU (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=7, help="runs of each alternative (default: %(default)s)")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="also torch.compile")
+    parser.add_argument("--backbone", default="", help="part of a name: only those that have it (recover and memory)")
+    parser.add_argument("--batch", type=int, help="images of an iteration (recover and memory; default: see there)")
     options = parser.parse_args()
     unknown = set(options.names) - BENCHMARKS.keys()
     if unknown:

@@ -6,21 +6,23 @@ import json
 import subprocess
 import sys
 import tempfile
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.recover import SETTINGS, Problem
+from benchmarks.recover import SETTINGS, Problem, chosen
 
 HOWS = ("no statistics", "plain hooks", "ours", "ours, compiled")
 
 
-def run(device: torch.device, compiled: bool, batch: int) -> None:
-    """The imagenet row's backbones at 224 px."""
-    setting = SETTINGS["imagenet"]
-    for name in setting.backbones:
+def run(device: torch.device, options: Namespace) -> None:
+    """The imagenet row's backbones at 224 px, on the CPU by default with batches of 8: memory grows in proportion to them."""
+    setting, compiled = SETTINGS["imagenet"], options.compile
+    batch = options.batch or (setting.gpu_batch if device.type == "cuda" else setting.batch)
+    for name in chosen(setting, options):
         print(f"\nmemory of an iteration's tensors: {name}, batch {batch}, 224 px, float32")
         found = {}
         for how in HOWS if compiled else HOWS[:-1]:

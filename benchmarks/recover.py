@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from argparse import Namespace
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -95,12 +96,12 @@ def check(setting: Setting, name: str, compiled: bool) -> float:
     return float(((got - expected).flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1)).median())
 
 
-def run(which: str, device: torch.device, repeats: int, compiled: bool) -> None:
+def run(which: str, device: torch.device, options: Namespace) -> None:
     """Compare on every backbone of a setting, then over the whole cycle."""
-    setting = SETTINGS[which]
-    batch = setting.gpu_batch if device.type == "cuda" else setting.batch
+    setting, repeats, compiled = SETTINGS[which], options.repeats, options.compile
+    batch = options.batch or (setting.gpu_batch if device.type == "cuda" else setting.batch)
     cycle: list[dict[str, Timing]] = []
-    for name in setting.backbones:
+    for name in chosen(setting, options):
         error = check(setting, name, compiled=False)
         assert error < 1e-6, f"{name}: expected the plain gradient, got another by {error:.2g}"
         problem = Problem(setting, name, batch, device, torch.float32)
@@ -111,6 +112,11 @@ def run(which: str, device: torch.device, repeats: int, compiled: bool) -> None:
             f"recover, {which}: {name}, batch {batch}, gradient as plain within {error:.1g}", timings, "plain hooks, float32"
         )
     report(f"recover, {which}: one iteration on each of {len(cycle)} backbones", added(cycle), "plain hooks, float32")
+
+
+def chosen(setting: Setting, options: Namespace) -> list[str]:
+    """The backbones of a setting that were asked for."""
+    return [name for name in setting.backbones if options.backbone in name]
 
 
 def _timings(

@@ -1,7 +1,6 @@
 """The digits row through a real SLURM with two pretended GPUs: devices apart, a cancelled job resumed."""
 
 import importlib.util
-import itertools
 import json
 import os
 import shutil
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gvbsm.keys import PACKAGE, STAGES
+from gvbsm.keys import PACKAGE
 
 pytestmark = pytest.mark.slow
 NODE = Path(__file__).with_name("slurm_node.sh")
@@ -37,23 +36,7 @@ def cluster(tmp_path):
     subprocess.run(["bash", NODE, "stop", folder], check=True)
 
 
-def running() -> dict[str, tuple[str, str]]:
-    """The stages that SLURM's jobs run now: {job: (stage, devices)}."""
-    found = {}
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().decode().split("\0")
-            stage = next((word for before, word in itertools.pairwise(words) if before.endswith("gvbsm")), None)
-            if stage not in STAGES:
-                continue
-            environment = dict(one.partition("=")[::2] for one in (process / "environ").read_bytes().decode().split("\0"))
-            found[environment["SLURM_JOB_ID"]] = (stage, environment.get("CUDA_VISIBLE_DEVICES", ""))
-        except (OSError, KeyError):  # ended meanwhile, or another's
-            continue
-    return found
-
-
-def test_the_digits_row_on_slurm(cluster, tmp_path):
+def test_the_digits_row_on_slurm(cluster, tmp_path, running_stages):
     for part in ("gvbsm", "workflow", "config"):
         shutil.copytree(PACKAGE.parent / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-m", "snakemake", "--workflow-profile", "workflow/profiles/slurm", "--slurm-no-account"]
@@ -65,16 +48,16 @@ def test_the_digits_row_on_slurm(cluster, tmp_path):
         )
     cancelled, saved, shared, at_once = None, [], [], 0
     while controller.poll() is None:
-        jobs = running()
-        devices = [given for stage, given in jobs.values() if stage != "prepare"]
-        shared += [jobs] if len(set(devices)) < len(devices) else []
+        now = running_stages(tmp_path)
+        devices = [one.devices for one in now if one.stage not in ("prepare", "publish")]
+        shared += [now] if len(set(devices)) < len(devices) else []
         at_once = max(at_once, len(set(devices)))
-        recovering = [job for job, (stage, _) in jobs.items() if stage == "recover"]
+        recovering = [one.job for one in now if one.stage == "recover"]
         logs = (tmp_path / "results/logs/recover").glob("*.log")
         if not cancelled and recovering and any(log.stat().st_size for log in logs):
             (cancelled, *_) = recovering
             subprocess.run(["scancel", cancelled], check=True)
-            while cancelled in running():
+            while cancelled in [one.job for one in running_stages(tmp_path)]:
                 time.sleep(0.3)
             saved = list((tmp_path / "results/.checkpoints").glob("*/state.safetensors"))
         time.sleep(0.3)
