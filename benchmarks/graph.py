@@ -19,7 +19,7 @@ from gvbsm.plan import plan
 from gvbsm.planfiles import STORE
 from gvbsm.rows import parse_target
 
-# Targets by what is counted; `many` is digits with as many label shards as are missing to the number of jobs.
+# `many` is digits with as many label shards, of distilled and of random images, as are missing to the number of jobs.
 IMAGENET = ("results/imagenet/ipc50/acc.json", "results/imagenet/ipc50-short/acc.json", "results/imagenet/ipc50-sre2l/acc.json")
 MANY = (300, 3_000, 10_000)
 
@@ -34,7 +34,7 @@ def run(repeats: int) -> None:
         try:
             _measure("imagenet, IPC 50, and two recipes", IMAGENET, repeats)
             for jobs in MANY:
-                row = f"extends: digits\nrelabel: {{epochs: {jobs - 17}, shard_epochs: 1}}\n"
+                row = f"extends: digits\nrelabel: {{epochs: {(jobs - 16) // 2}, shard_epochs: 1}}\n"
                 Path(f"config/datasets/many{jobs}.yaml").write_text(row)
                 _measure(f"{jobs} jobs", (f"results/many{jobs}/ipc10/acc.json",), repeats)
         finally:
@@ -44,7 +44,7 @@ def run(repeats: int) -> None:
 def _measure(title: str, targets: tuple[str, ...], repeats: int) -> None:
     def dry_run(expected: str) -> None:
         command = [sys.executable, "-m", "snakemake", "-n", *targets]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, capture_output=True, text=True)
         assert expected in done.stdout + done.stderr, done.stdout + done.stderr
 
     timings = compare({"nothing made": lambda: dry_run("Job stats")}, repeats, torch.device("cpu"))

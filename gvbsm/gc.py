@@ -21,7 +21,7 @@ from gvbsm.artifacts import read_receipt, receipt_path
 from gvbsm.errors import UserError
 from gvbsm.locks import CHECKPOINTS, delete_lock, is_held, lock_file
 from gvbsm.plan import plan
-from gvbsm.planfiles import PLANS, STORE, files_in, input_paths, read_plan, stored
+from gvbsm.planfiles import PLANS, STORE, TARGETS, files_in, input_paths, read_plan, stored
 from gvbsm.rows import load_config, parse_target
 
 _RESULTS = STORE.parent
@@ -153,6 +153,8 @@ def _unneeded(needed: _Needed) -> Iterator[_Entry]:
         files = [file for file in files_in(folder) if file.suffix == suffix and _is_key(file.stem) and file.stem not in kept]
         if files:
             yield _Entry.of(f"{folder}: {len(files)} {kind} {'file' if len(files) == 1 else 'files'}", files)
+    targets = [folder for folder in files_in(TARGETS) if folder.is_dir() and _is_key(folder.name) and folder.name not in kept]
+    yield from (_Entry.of(str(folder), [*files_in(folder), folder]) for folder in targets)
 
 
 def _abandoned(making: list[str]) -> Iterator[Path]:

@@ -17,6 +17,7 @@ from gvbsm.errors import UserError
 
 STORE = Path("results/store")
 PLANS = Path("results/.plan")
+TARGETS = PLANS / "targets"
 SUFFIX = dict.fromkeys(keys.STAGES, ".safetensors") | {"evaluate": ".csv", "publish": ".json"}
 Spec = dict[str, Any]
 
@@ -45,10 +46,11 @@ def write_plans(planned: list[Artifact], published: Path) -> Artifact:
     publish's plan file is the one input that Snakemake compares by time. If `published` (an acc.json) holds another key,
     the file is made new, whatever Snakemake remembers; if it holds this key, the file is made older than it.
     """
-    for artifact in planned:
-        _write_plan(artifact)
-    publish = planned[-1]
-    file = plan_file(publish.key)
+    *made, publish = planned
+    for artifact in made:
+        _write_plan(artifact, plan_file(artifact.key))
+    file = target_file(publish.key)
+    _write_plan(publish, file)
     then = time.time()
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         if json.loads(published.read_text(encoding="utf-8"))["key"] == publish.key:
@@ -62,14 +64,21 @@ def write_plans(planned: list[Artifact], published: Path) -> Artifact:
 
 
 def plan_file(key: str) -> Path:
-    """Where the plan of an artifact is."""
+    """Where the plan of an artifact of the store is."""
     return PLANS / f"{key}.json"
 
 
-def _write_plan(artifact: Artifact) -> None:
-    """Write `results/.plan/<key>.json`, if it does not hold this already."""
+def target_file(key: str) -> Path:
+    """Where the plan of publish is: in a folder of its own.
+
+    Snakemake lists a folder once, and takes what is written there later, for the next of several targets, for missing.
+    """
+    return TARGETS / key / "plan.json"
+
+
+def _write_plan(artifact: Artifact, file: Path) -> None:
+    """Write a plan file, if it does not hold this already."""
     text = json.dumps({"stage": artifact.stage, "name": artifact.name, "spec": artifact.spec}, indent=1, sort_keys=True)
-    file = plan_file(artifact.key)
     if not file.exists() or file.read_text(encoding="utf-8") != text:
         write_text(file, text)
 

@@ -163,8 +163,8 @@ def run_snakemake(made: list[Artifact], tmp_path: Path) -> Callable[..., subproc
 def stale(run_snakemake: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., dict[str, int]]:
     """What `snakemake -n` would run: {rule: jobs}."""
 
-    def ask(target: str = TARGET) -> dict[str, int]:
-        done = run_snakemake("-n", target=target)
+    def ask(target: str = TARGET, *others: str) -> dict[str, int]:
+        done = run_snakemake("-n", *others, target=target)
         text = done.stdout + done.stderr
         assert done.returncode == 0, text
         if "Nothing to be done" in text:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from gvbsm import artifacts, cli
 from gvbsm.plan import plan
-from gvbsm.planfiles import STORE, read_plan, write_plans
+from gvbsm.planfiles import STORE, plan_file, read_plan, write_plans
 
 TARGET = "results/tiny/ipc4/acc.json"
 
@@ -433,11 +433,12 @@ def test_networks_that_cannot_be_built(network, reason, workspace, edit_row, cap
 
 
 def test_plans_that_are_missing_or_of_another_key(workspace, capsys):
-    target = write_plans(plan("tiny", 4), Path(TARGET))
-    path = Path(f"results/.plan/{target.key}.json")
-    path.write_text(path.read_text().replace('"ipc": 4', '"ipc": 5'))
+    planned = plan("tiny", 4)
+    write_plans(planned, Path(TARGET))
+    path = plan_file(planned[1].key)
+    path.write_text(path.read_text().replace('"epochs": 2', '"epochs": 3'))
     with pytest.raises(artifacts.UserError, match="expected the plan of"):
-        read_plan(target.key)
+        read_plan(planned[1].key)
     with pytest.raises(artifacts.UserError, match="missing or damaged plan"):
         read_plan("0123456789")
 

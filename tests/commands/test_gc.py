@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from gvbsm import cli
 from gvbsm.artifacts import Job, receipt_path
 from gvbsm.keys import PACKAGE
 from gvbsm.plan import plan
-from gvbsm.planfiles import PLANS, STORE, Artifact, input_paths, write_plans
+from gvbsm.planfiles import PLANS, STORE, Artifact, input_paths, plan_file, target_file, write_plans
 
 CHECKPOINTS = Path("results/.checkpoints")
 
@@ -100,8 +101,7 @@ def test_needed_by_a_published_run(planned_for, made_up, edit_row, capsys):
     publish(planned)
     edit_row({"statistics": {"measured_in": "teacher"}, "recover": {"iterations": 7}})
     if planned_for == "receipts":
-        for file in PLANS.iterdir():
-            file.unlink()
+        shutil.rmtree(PLANS)
     assert run(capsys, "--delete") == ["0 entries, 0 bytes deleted"]
     assert in_store(planned) <= {str(path) for path in everything()}
     assert_clean(capsys)
@@ -118,7 +118,8 @@ def test_needed_by_neither(made_up, edit_row, capsys):
     files = everything()
     lines = run(capsys)
     titles = listed(lines)
-    assert titles == sorted(titles) and set(titles) - {f"{PLANS}: {len(stale) + 1} plan files"} == stale
+    target = str(target_file(before[-1].key).parent)
+    assert titles == sorted(titles) and set(titles) - {f"{PLANS}: {len(stale)} plan files", target} == stale
     sizes = [int(line.split(" bytes ")[0].replace(",", "")) for line in lines[:-1]]
     entries = [(Path(title), receipt_path(Path(title))) for title in titles if title in stale]
     assert sizes[-len(entries) :] == [sum(file.stat().st_size for file in pair) for pair in entries]
@@ -127,9 +128,8 @@ def test_needed_by_neither(made_up, edit_row, capsys):
     assert run(capsys) == lines and everything() == files, "a listing changes nothing"
     deleted = run(capsys, "--delete")
     assert deleted[-1] == f"{total} deleted" and deleted[:-1] == lines[:-1]
-    gone = {file for pair in entries for file in pair} | {PLANS / f"{one.key}.json" for one in before} - {
-        PLANS / f"{one.key}.json" for one in after
-    }
+    plans = [{plan_file(one.key) for one in run[:-1]} | {target_file(run[-1].key)} for run in (before, after)]
+    gone = {file for pair in entries for file in pair} | plans[0] - plans[1]
     assert files - everything() == gone
     assert_clean(capsys)
 

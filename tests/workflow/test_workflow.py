@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -107,6 +108,13 @@ def test_snakemake_says_one_line_and_exits_with_one(changes, target, said, edit_
     lines = [line for line in text.splitlines() if line.startswith("gvbsm: ")]
     assert len(lines) == 1 and said in lines[0]
     assert not list(Path(".snakemake/locks").iterdir()), "the folder is left locked"
+
+
+def test_several_targets_that_were_never_planned(stale):
+    """Snakemake lists folders while it plans the first, and must find the plans of the others all the same."""
+    shutil.rmtree("results")
+    several = stale("results/tiny/ipc4/acc.json", "results/tiny/ipc6/acc.json", "results/tiny/ipc4-published/acc.json")
+    assert several["publish"] == 3
 
 
 def test_a_mistake_in_config_yaml(run_snakemake):

@@ -6,7 +6,7 @@ from pathlib import Path
 from gvbsm.artifacts import receipt_path
 from gvbsm.errors import UserError
 from gvbsm.plan import plan
-from gvbsm.planfiles import STORE, input_paths, plan_file, read_plan, write_plans
+from gvbsm.planfiles import STORE, input_paths, read_plan, target_file, write_plans
 from gvbsm.rows import config_folder, load_config, parse_run
 
 CONFIG_FILE = str(config_folder() / "config.yaml")
@@ -58,4 +58,4 @@ def published_inputs(wildcards):
     ipc, recipe = checked(parse_run, wildcards.run)
     published = Path("results") / wildcards.dataset / wildcards.run / "acc.json"
     target = checked(write_plans, checked(plan, wildcards.dataset, ipc, recipe), published)
-    return {"plan": str(plan_file(target.key)), "artifacts": stored(target.spec)}
+    return {"plan": str(target_file(target.key)), "artifacts": stored(target.spec)}
