@@ -35,8 +35,8 @@ _RECEIPT = {"spec": dict, "bytes": int, "sha256": str, "inputs": dict}  # what i
 
 
 @contextlib.contextmanager
-def _replacing(out: Path) -> Iterator[Path]:
-    """A temporary name beside `out` that becomes `out` only when the block ends well.
+def _replacing(out: Path, durable: bool = True) -> Iterator[Path]:
+    """A temporary name beside `out` that becomes `out` only when the block ends well, and on the disk if `durable`.
 
     Raises:
         UserError: if the folder cannot be written or the disk is full.
@@ -45,8 +45,9 @@ def _replacing(out: Path) -> Iterator[Path]:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         temporary.replace(out)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -56,14 +57,14 @@ def _replacing(out: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
-def write_text(out: Path, text: str) -> None:
+def write_text(out: Path, text: str, durable: bool = True) -> None:
     """Write a text file (UTF-8) atomically. Raises UserError if that is impossible."""
-    write_bytes(out, text.encode())
+    write_bytes(out, text.encode(), durable)
 
 
-def write_bytes(out: Path, content: bytes) -> None:
-    """Write a file atomically. Raises UserError if that is impossible."""
-    with _replacing(out) as temporary:
+def write_bytes(out: Path, content: bytes, durable: bool = True) -> None:
+    """Write a file atomically, not waiting for the disk unless `durable`. Raises UserError if that is impossible."""
+    with _replacing(out, durable) as temporary:
         temporary.write_bytes(content)
 
 

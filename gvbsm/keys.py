@@ -52,6 +52,11 @@ def fingerprint(stage: str, builders: tuple[str, ...] = ()) -> dict[str, str]:
     stages, method, data, runtime and backbones; packages' `__init__` files hold registries and are not counted. The
     hash is over the syntax tree without positions, comments, docstrings and empty fields.
     """
+    return dict(_fingerprint(stage, builders))
+
+
+@cache
+def _fingerprint(stage: str, builders: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     found: dict[str, str] = {}
     queue = [f"gvbsm.stages.{stage}", *(builder.partition(":")[0] for builder in builders)]
     while queue:
@@ -60,7 +65,7 @@ def fingerprint(stage: str, builders: tuple[str, ...] = ()) -> dict[str, str]:
             digest, imports = _read_module(_module_file(module))
             found[module] = digest
             queue.extend(imports)
-    return dict(sorted(found.items()))
+    return tuple(sorted(found.items()))
 
 
 def module_digest(module: str) -> str | None:

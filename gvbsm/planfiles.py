@@ -80,7 +80,7 @@ def _write_plan(artifact: Artifact, file: Path) -> None:
     """Write a plan file, if it does not hold this already."""
     text = json.dumps({"stage": artifact.stage, "name": artifact.name, "spec": artifact.spec}, indent=1, sort_keys=True)
     if not file.exists() or file.read_text(encoding="utf-8") != text:
-        write_text(file, text)
+        write_text(file, text, durable=False)  # hundreds at a time, and what a crash leaves of one is written again
 
 
 def read_plan(key: str) -> Artifact:

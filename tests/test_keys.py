@@ -32,9 +32,15 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the package that fingerprints are taken from."""
     shutil.copytree(SOURCE, tmp_path / "gvbsm", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(keys, "PACKAGE", tmp_path / "gvbsm")
-    keys._read_module.cache_clear()
+    forget()
     yield tmp_path / "gvbsm"
+    forget()
+
+
+def forget() -> None:
+    """Read the sources again."""
     keys._read_module.cache_clear()
+    keys._fingerprint.cache_clear()
 
 
 def changed_stages(package: Path, file: str, old: str, new: str) -> set[str]:
@@ -42,7 +48,7 @@ def changed_stages(package: Path, file: str, old: str, new: str) -> set[str]:
     builders = (keys.registry("backbones", "BACKBONES")["resnet10"],)
 
     def take() -> dict[str, dict[str, str]]:
-        keys._read_module.cache_clear()
+        forget()
         return {
             stage: keys.fingerprint(stage, builders if stage not in ("prepare", "publish") else ()) for stage in keys.STAGES
         }

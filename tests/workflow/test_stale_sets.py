@@ -175,8 +175,9 @@ def test_a_deleted_artifact_is_made_again_only_if_something_needs_it(made, stale
     assert stale() == {"relabel": 1, "evaluate": S, "publish": 1}
 
 
-def test_a_missing_receipt_is_noticed_like_a_missing_artifact(made, stale):
+def test_a_missing_receipt_is_noticed(made, stale):
+    """By publish, which asks for all of them; what was made from the artifact is not made again."""
     labels = next(one for one in made if one.stage == "relabel")
     (Path("results/store") / labels.path).with_suffix(".json").unlink()
     Path("results/tiny/ipc4/acc.json").unlink()
-    assert stale() == {"relabel": 1, "evaluate": S, "publish": 1}
+    assert stale() == {"relabel": 1, "publish": 1}

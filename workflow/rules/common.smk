@@ -1,4 +1,5 @@
 # What rules ask the planner. A store artifact's path holds its key, the key names its plan file, and the plan says inputs.
+import functools
 import shlex
 import sys
 from pathlib import Path
@@ -38,19 +39,24 @@ def environment(settings):
 
 
 def stored(spec):
-    """The store artifacts a job reads, and their receipts. Ancient: their paths already say what is inside."""
-    artifacts = [STORE / path for path in input_paths(spec)]
-    return [ancient(str(file)) for path in artifacts for file in (path, receipt_path(path))]
+    """The store artifacts a job reads. Ancient: their paths already say what is inside."""
+    return [ancient(str(STORE / path)) for path in input_paths(spec)]
+
+
+@functools.cache
+def planned_spec(key):
+    """What is planned for a job of the store."""
+    return checked(read_plan, key).spec
 
 
 def planned_inputs(wildcards):
     """What a job of the store reads."""
-    return stored(checked(read_plan, wildcards.key).spec)
+    return stored(planned_spec(wildcards.key))
 
 
 def planned_threads(wildcards):
     """CPU threads, which are part of the spec."""
-    return checked(read_plan, wildcards.key).spec["settings"]["threads"]
+    return planned_spec(wildcards.key)["settings"]["threads"]
 
 
 def published_inputs(wildcards):
@@ -58,4 +64,6 @@ def published_inputs(wildcards):
     ipc, recipe = checked(parse_run, wildcards.run)
     published = Path("results") / wildcards.dataset / wildcards.run / "acc.json"
     target = checked(write_plans, checked(plan, wildcards.dataset, ipc, recipe), published)
-    return {"plan": str(target_file(target.key)), "artifacts": stored(target.spec)}
+    # Here alone receipts are asked for: of every input twice, they would double the time that planning takes.
+    receipts = [ancient(str(receipt_path(STORE / path))) for path in input_paths(target.spec)]
+    return {"plan": str(target_file(target.key)), "artifacts": stored(target.spec), "receipts": receipts}
