@@ -26,6 +26,7 @@ _STAGES = {
     "evaluate": "train and test one student on one set of images",
     "publish": "gather a run into acc.json, table.csv, classes.csv and images.png",
 }
+_SHARED = ("squeeze", "evaluate")  # by several processes, if asked to
 
 
 class _Parser(argparse.ArgumentParser):
@@ -47,8 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Interrupted as interrupted:
         import signal
 
-        if not _is_first():
-            return 0  # the first says so
         sys.stderr.write(f"gvbsm: interrupted by {interrupted}, state saved; run the same command to go on\n")
         return 128 + signal.Signals[str(interrupted)]
     except KeyboardInterrupt:
@@ -104,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--data-root", type=Path, default=root, help="folder of data sets (default: GVBSM_DATA_ROOT, or data)"
         )
-        if stage in ("squeeze", "evaluate"):
+        if stage in _SHARED:
             command.add_argument(
                 "--processes", type=_count, default=1, metavar="N", help="that train together, each on a GPU (default: 1)"
             )
@@ -170,18 +169,15 @@ def _run_stage(options: argparse.Namespace) -> None:
         checkpoint_seconds=options.checkpoint_seconds,
         data_root=options.data_root,
         workers=options.workers,
-        processes=int(os.environ.get("WORLD_SIZE", 0)) or max(1, getattr(options, "processes", 1)),
-        writes=_is_first(),
     )
+    if stage in _SHARED:
+        group = int(os.environ.get("WORLD_SIZE", 1))  # as torchrun sets it
+        job.processes = group if group > 1 else max(1, options.processes)
+        job.writes = group == 1 or os.environ.get("RANK") == "0"
     if stage == "publish":
         importlib.import_module("gvbsm.stages.publish").run(job)
     else:
         _run_alone(job, lock_file(keys.key(spec), options.checkpoints))
-
-
-def _is_first() -> bool:
-    """Whether this is rank 0 of the processes that train together, or alone."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _run_alone(job: Job, file: Path) -> None:
@@ -193,7 +189,11 @@ def _run_alone(job: Job, file: Path) -> None:
             return
         if job.spec["stage"] != "prepare":  # which has no state to save, and simply ends
             install_signal_handlers()
-        importlib.import_module(f"gvbsm.stages.{job.spec['stage']}").run(job)
+        try:
+            importlib.import_module(f"gvbsm.stages.{job.spec['stage']}").run(job)
+        except Interrupted:
+            if job.writes:  # the others stop at the same step, and it says so for all
+                raise
 
 
 def _together(job: Job) -> contextlib.AbstractContextManager[None]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gvbsm.artifacts import Job, load_tensors, save_tensors, write_text
 from gvbsm.errors import Interrupted
-from gvbsm.runtime.parallel import is_first, ranks
+from gvbsm.runtime.parallel import ranks
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 _received: list[int] = []
@@ -79,7 +79,7 @@ class Checkpoint:
 
     def save(self, state: Any) -> None:
         """Save now; of processes that train together, the first does."""
-        if self.file is not None and is_first():
+        if self.file is not None and ranks().rank == 0:
             tensors: dict[str, Tensor] = {}
             structure = _split(state, tensors, "")
             save_tensors(self.file, tensors, structure)
@@ -89,7 +89,7 @@ class Checkpoint:
 
     def clear(self) -> None:
         """Delete every checkpoint of the job: the artifact is written."""
-        if self.folder and self.folder.is_dir() and is_first():
+        if self.folder and self.folder.is_dir() and ranks().rank == 0:
             for file in self.folder.iterdir():
                 file.unlink(missing_ok=True)
             self.folder.rmdir()

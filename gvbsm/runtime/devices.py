@@ -40,6 +40,8 @@ def job_device(job: Job, threads: int) -> torch.device:
     if device.type == "cuda" and job.processes > 1:
         device = choose_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}", threads)
         torch.cuda.set_device(device)
+    if device.type == "mps" and job.processes > 1:
+        raise UserError(f"--processes: expected 1 on MPS, got {job.processes}; use one, or the CPU")
     job.device = f"{device.type}: {device_name(device)}"
     return device
 

@@ -73,11 +73,6 @@ def ranks() -> Ranks:
     return Ranks()
 
 
-def is_first() -> bool:
-    """Whether this process is the one that writes and speaks, before it has met the others."""
-    return int(os.environ.get("RANK", 0)) == 0
-
-
 @contextlib.contextmanager
 def together(processes: int) -> Iterator[None]:
     """Start the other ranks, meet them, and end them with the block; under torchrun, or as one of them, meet the rest.
@@ -85,9 +80,6 @@ def together(processes: int) -> Iterator[None]:
     Raises:
         UserError: if torch was built without what processes meet through.
     """
-    if processes == 1 and "WORLD_SIZE" not in os.environ:
-        yield
-        return
     if not distributed.is_available():
         raise UserError("--processes: expected a torch with torch.distributed, got one without; use --processes 1")
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -97,7 +89,7 @@ def together(processes: int) -> Iterator[None]:
         size, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
         store = distributed.TCPStore("127.0.0.1", int(os.environ[_STORE]), size, is_master=False)
         distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
-    elif "WORLD_SIZE" in os.environ:
+    elif int(os.environ.get("WORLD_SIZE", 1)) > 1:
         distributed.init_process_group(backend, timeout=_PATIENCE)
     else:
         store = distributed.TCPStore("127.0.0.1", 0, processes, is_master=True, wait_for_workers=False)

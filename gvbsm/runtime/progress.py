@@ -7,7 +7,7 @@ import time
 
 from tqdm import tqdm
 
-from gvbsm.runtime.parallel import is_first
+from gvbsm.runtime.parallel import ranks
 
 _LOG_SECONDS = 15.0
 
@@ -19,7 +19,7 @@ class Progress:
         self.title, self.total, self.done = title, total, done
         self._started, self._first = time.monotonic(), done
         self._said = self._started
-        self._shown = is_first()
+        self._shown = ranks().rank == 0
         self._bar = tqdm(total=total, initial=done, desc=title, leave=False) if self._shown and sys.stderr.isatty() else None
 
     def step(self, **values: float) -> None:

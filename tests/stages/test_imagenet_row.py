@@ -15,7 +15,7 @@ from torchvision import models
 from gvbsm import cli
 from gvbsm.artifacts import load_tensors, read_receipt
 from gvbsm.plan import plan
-from gvbsm.planfiles import STORE, Artifact, write_plans
+from gvbsm.planfiles import STORE, Artifact, plan_file, target_file, write_plans
 
 TEACHERS = ["resnet18", "mobilenet_v2", "efficientnet_b0", "shufflenet_v2_x0_5"]
 STUDENTS = [
@@ -70,9 +70,11 @@ def few(workspace: Path) -> list[Artifact]:
 
 def command(artifact: Artifact) -> list[str]:
     out = "results/few/ipc1-brief/acc.json" if artifact.stage == "publish" else str(STORE / artifact.path)
-    return [artifact.stage, "--spec", f"results/.plan/{artifact.key}.json", "--out", out, "--device", "cpu", "--workers", "1"]
+    spec = target_file(artifact.key) if artifact.stage == "publish" else plan_file(artifact.key)
+    return [artifact.stage, "--spec", str(spec), "--out", out, "--device", "cpu", "--workers", "1"]
 
 
+@pytest.mark.slow
 def test_the_whole_chain(few, capsys):
     for artifact in few:
         assert cli.main(command(artifact)) == 0, capsys.readouterr().err

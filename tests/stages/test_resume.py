@@ -98,6 +98,7 @@ def test_a_damaged_checkpoint_means_starting_over(made, make_artifact):
     assert file_hash(make_artifact(artifact)) == expected
 
 
+@pytest.mark.slow
 def test_real_signals_to_a_real_process(made, edit_row, make_artifact):
     """kill -9, then SIGTERM, then to the end: the bytes of a run that nobody stopped."""
     edit_row({"squeeze": {"epochs": 12}})

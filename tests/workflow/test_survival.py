@@ -49,4 +49,6 @@ def test_a_killed_controller(made, run_snakemake):
     assert run_snakemake("--unlock").returncode == 0
     done = run_snakemake("--cores", "2")
     assert done.returncode == 0, done.stdout + done.stderr
+    missing = [path for path in expected if not (STORE / path).exists()]
+    assert not missing, (missing, done.stdout + done.stderr)
     assert {path: file_hash(STORE / path) for path in expected} == expected
