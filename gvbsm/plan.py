@@ -167,6 +167,7 @@ def image_batches(classes: int, ipc: int, group: int, batch_size: int, batching:
 def _recover(row: Row, ipc: int, teachers: list[Artifact], statistics: list[Artifact]) -> list[Artifact]:
     settings = row.recover
     batches = image_batches(row.classes, ipc, settings.group, settings.batch_size, settings.batching)
+    precisions = [one.recover.precision if one.recover else settings.precision for one in row.backbones]
     shards = []
     for shard in _shards(batches, settings):
         spec = {
@@ -175,6 +176,7 @@ def _recover(row: Row, ipc: int, teachers: list[Artifact], statistics: list[Arti
             "pixels": _pixels(row),
             "augment": row.augment.model_dump(),
             "settings": _only(RecoverShard, settings),
+            "precisions": None if set(precisions) == {settings.precision} else precisions,
         }
         first_class, first_image, _ = shard[0][0]
         name = f"{_prefix(row)}-class{first_class:04d}-image{first_image:04d}"

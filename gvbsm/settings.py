@@ -27,11 +27,14 @@ Weights = Annotated[str, StringConstraints(pattern=r"^(.+\.(pth|pt|bin|safetenso
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*$", max_length=60)]
 
 
+Precision = Literal["float32", "bfloat16"]  # of convolutions and matrix products (autocast)
+
+
 class Compute(Strict):
     """How a stage computes; part of its key, since both can change its bytes."""
 
     threads: Annotated[int, Field(ge=1, le=256)]  # CPU threads of torch; they change the order of sums
-    precision: Literal["float32", "bfloat16"]  # of convolutions and matrix products (autocast)
+    precision: Precision
 
 
 class Augment(Strict):
@@ -207,11 +210,18 @@ class Network(Strict):
         return entry
 
 
+class RecoverThrough(Strict):
+    """What recover does otherwise with one teacher than with the rest."""
+
+    precision: Precision
+
+
 class Backbone(Network):
     """A teacher, with the row's squeeze settings and its own laid over them; with `weights`, it is not trained."""
 
     weights: Weights | None = None
     squeeze: Squeeze
+    recover: RecoverThrough | None = None
 
 
 class Student(Network):

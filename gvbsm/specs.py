@@ -18,6 +18,7 @@ from gvbsm.settings import (
     Epochs,
     HardTraining,
     PerChannel,
+    Precision,
     RecoverShard,
     RelabelShard,
     Squeeze,
@@ -115,6 +116,7 @@ _STAGES: dict[str, dict[str, Any]] = {
         "pixels": PixelsSpec,
         "augment": Augment,
         "settings": RecoverShard,
+        "precisions": list[Precision] | None,  # one per teacher, where they differ from the settings
     },
     "relabel": {
         "inputs": _RelabelInputs,
@@ -194,7 +196,7 @@ def read_spec(stage: str, text: str) -> dict[str, Any]:
 
 
 def _check_choices(spec: dict[str, Any], where: str) -> None:
-    """Entries of which a spec needs exactly one."""
+    """Entries of which a spec needs exactly one, and lists that must be of one length."""
     pairs = []
     if spec["stage"] == "squeeze":
         pairs.append(("weights", spec.get("weights"), "augment", spec.get("augment")))
@@ -204,6 +206,13 @@ def _check_choices(spec: dict[str, Any], where: str) -> None:
     if spec["stage"] == "evaluate":
         pairs.append(("inputs.labels", spec["inputs"]["labels"], "views", spec.get("views")))
         pairs.append(("settings.loss", spec["settings"].get("loss"), "views", spec.get("views")))
+    if spec["stage"] == "recover":
+        teachers, statistics = (spec["inputs"][name] for name in ("teachers", "statistics"))
+        for name, entries in (("inputs.statistics", statistics), ("precisions", spec.get("precisions") or teachers)):
+            if len(entries) != len(teachers):
+                raise UserError(
+                    f"{where}: {name}: expected one per teacher ({len(teachers)}), got {len(entries)}; correct the spec"
+                )
     for first, one, second, other in pairs:
         if bool(one) == bool(other):
             raise UserError(f"{where}: expected one of {first} and {second}, got {'both' if one else 'none'}; correct the spec")

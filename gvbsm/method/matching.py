@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -55,16 +56,26 @@ class StatisticsMatcher:
         with StatisticsMatcher(teacher, targets, matching) as matcher:
             logits, loss = matcher(x_BCHW, dropped={"conv3"})
 
-    With `compiled`, pass and statistics are one graph of torch.compile, which costs a minute or more for the first batch of
-    each shape and then about as much as the teacher's own uncompiled pass; without, half as much again or more. If a graph
-    cannot be made, for want of a compiler say, `compiled` becomes False, a warning tells why, and all goes on without.
+    The pass runs in `autocast()`; moments and loss stay float32. With `compiled`, pass and statistics are one graph of
+    torch.compile, which costs a minute or more for the first batch of each shape and then about as much as the teacher's own
+    uncompiled pass; without, half as much again or more. If a graph cannot be made, for want of a compiler say, `compiled`
+    becomes False, a warning tells why, and all goes on without.
 
     Raises:
         ValueError: if a Conv layer has no targets, or targets of another shape than its input gives.
     """
 
-    def __init__(self, model: nn.Module, targets: dict[str, Moments], matching: Matching, compiled: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        targets: dict[str, Moments],
+        matching: Matching,
+        compiled: bool = False,
+        *,
+        autocast: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
         self.model = model
+        self._autocast = autocast
         self.matching = matching
         self.compiled = compiled
         self.averages: dict[str, Moments] = {}  # of the layers seen so far
@@ -94,10 +105,9 @@ class StatisticsMatcher:
         first = {name for name in self.layers if self.matching.start == "first" and name not in self.averages}
         momenta = {name: 0.0 if name in first else alpha for name in self.layers}
         kept = {name: name not in dropped for name in self.layers}
-        after = None
-        if self._graph is not None:
-            after = self._run_graph(x_BCHW, before, momenta, kept)
-        logits_BK, loss, averages = after or self._pass(x_BCHW, before, momenta, kept)
+        with self._autocast():
+            passed = self._run_graph(x_BCHW, before, momenta, kept) if self._graph is not None else None
+            logits_BK, loss, averages = passed or self._pass(x_BCHW, before, momenta, kept)
         skipped = dropped if self.matching.dropped == "skip" else ()
         self.averages |= {name: average for name, average in averages.items() if name not in skipped}
         return logits_BK, loss

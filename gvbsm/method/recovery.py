@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,14 +51,13 @@ class Recovery:
         augment: Callable[[Tensor], Tensor],
         limits: tuple[Tensor, Tensor],
         seed_of: Callable[[int], int],
-        autocast: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
         self.x_BCHW = x_BCHW.clone().requires_grad_()
         self.labels_B = labels_B
         self.matchers = matchers
         self.settings = settings
         self.iteration = 0
-        self._augment, self._limits, self._seed_of, self._autocast = augment, limits, seed_of, autocast
+        self._augment, self._limits, self._seed_of = augment, limits, seed_of
         self._adam = torch.optim.Adam([self.x_BCHW], lr=settings.lr, betas=settings.betas)
 
     def step(self) -> dict[str, float]:
@@ -99,8 +97,7 @@ class Recovery:
 
     def _loss(self, matcher: StatisticsMatcher, dropped: frozenset[str]) -> dict[str, Tensor]:
         view_BCHW = self._augment(self.x_BCHW)
-        with self._autocast():
-            logits_BK, statistics = matcher(view_BCHW.contiguous(memory_format=torch.channels_last), dropped)
+        logits_BK, statistics = matcher(view_BCHW.contiguous(memory_format=torch.channels_last), dropped)
         parts = {"ce": F.cross_entropy(logits_BK.float(), self.labels_B), "statistics": statistics}
         loss = parts["ce"] + self.settings.statistics_weight * statistics
         if self.settings.densification_weight:

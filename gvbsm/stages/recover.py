@@ -74,7 +74,9 @@ def _members(batch: list[list[int]]) -> tuple[Tensor, Tensor]:
 def _matchers(job: Job, device: torch.device) -> list[StatisticsMatcher]:
     """One per teacher, with the targets that were measured in it."""
     settings, ema, found = job.spec["settings"], job.spec["settings"]["ema"], []
-    for teacher_path, statistics_path in zip(*(job.spec["inputs"][name] for name in ("teachers", "statistics")), strict=True):
+    inputs = job.spec["inputs"]
+    precisions = job.spec.get("precisions") or [settings["precision"]] * len(inputs["teachers"])
+    for teacher_path, statistics_path, precision in zip(inputs["teachers"], inputs["statistics"], precisions, strict=True):
         teacher = load_teacher(*job.tensors(teacher_path), device)
         tensors, metadata = job.tensors(statistics_path)
         targets: dict[str, Moments] = {}
@@ -90,7 +92,8 @@ def _matchers(job: Job, device: torch.device) -> list[StatisticsMatcher]:
             layers=tuple(settings["layers"]),
             conv_statistics=tuple(settings["conv_statistics"]),
         )
-        found.append(StatisticsMatcher(teacher, targets, matching, settings["compile"]))
+        low = partial(autocast, device, precision)
+        found.append(StatisticsMatcher(teacher, targets, matching, settings["compile"], autocast=low))
     return found
 
 
@@ -129,5 +132,4 @@ def _start(
         augment=augment,
         limits=pixels.limits(),
         seed_of=lambda iteration: derive_seed(settings["seed"], "iteration", batch, iteration),
-        autocast=partial(autocast, device, settings["precision"]),
     )
