@@ -151,12 +151,19 @@ class ViewsOfImages(Strict):
     seed: Seed
 
 
+class Coding(Strict):
+    """How logits are stored."""
+
+    values: Literal["float32", "float16", "int8", "int4"]  # integers between a view's least and largest. published: float16
+    top: Annotated[int, Field(ge=1)] | None = None  # the largest logits of a view, and of the rest mean and mass; None: all
+
+
 class RelabelShard(ViewsOfImages, Compute):
     """Views and their soft labels."""
 
     mixup_labels: Literal["unmixed", "mixed"]  # soft labels from which image. published: unmixed; corrected: mixed
     rescale_logits: bool  # every teacher's logits to the mean norm
-    dtype: Literal["float16", "float32"]  # of stored logits
+    coding: Coding
 
 
 class Relabel(RelabelShard):

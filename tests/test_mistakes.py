@@ -204,7 +204,13 @@ RELABEL = {
             "mix_alpha": 1.0,
             "seed": 0,
         },
-        **{"threads": 1, "precision": "float32", "mixup_labels": "mixed", "rescale_logits": False, "dtype": "float16"},
+        **{
+            "threads": 1,
+            "precision": "float32",
+            "mixup_labels": "mixed",
+            "rescale_logits": False,
+            "coding": {"values": "float16"},
+        },
     },
 }
 COMMAND_MISTAKES = {

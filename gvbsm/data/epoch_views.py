@@ -1,17 +1,18 @@
-"""The views of an epoch, drawn alike by relabel and by evaluate's hard-label baseline."""
+"""The views of an epoch, drawn alike by relabel, by evaluate, and by whoever reads soft labels (docs/soft-labels.md)."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from gvbsm.keys import derive_seed
 from gvbsm.method.views import Views, ViewSettings, draw_views
 
+FORMAT = 1  # of soft labels
+VIEW_SETTINGS = ("batch_size", "scale", "ratio", "flip", "mix", "mix_alpha", "seed")
+
 
 def epoch_views(settings: dict[str, Any], epoch: int, images: int, size: int) -> Views:
-    """The views of one epoch, the same whichever stage draws them; `settings` are relabel's."""
+    """The views of one epoch, the same whoever draws them; `settings` are relabel's."""
     how = ViewSettings(
         batch_size=settings["batch_size"],
         scale=tuple(settings["scale"]),
@@ -20,5 +21,4 @@ def epoch_views(settings: dict[str, Any], epoch: int, images: int, size: int) ->
         mix=settings["mix"],
         mix_alpha=settings["mix_alpha"],
     )
-    generator = torch.Generator().manual_seed(derive_seed(settings["seed"], "views", epoch))
-    return draw_views(images, size, how, generator)
+    return draw_views(images, size, how, derive_seed(settings["seed"], "views", epoch))

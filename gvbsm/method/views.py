@@ -6,6 +6,8 @@ view names its image and, when mixed, its partner among the views of the same ep
 
 from __future__ import annotations
 
+import hashlib
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -15,6 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gvbsm.method.draws import derive, permutation, uniform
+
+_ORDER, _FLIP, _AREA, _ASPECT, _TOP, _LEFT, _PARTNER, _SHARE, _BOX = range(9)  # what a random number is for
 CPU = torch.device("cpu")
 _AT_ONCE = 2**19  # values that are made together: what fits into a CPU's cache is several times faster
 
@@ -49,24 +54,24 @@ class Views:
         return len(self.image_V)
 
 
-def draw_views(images: int, size: int, settings: ViewSettings, generator: torch.Generator) -> Views:
+def draw_views(images: int, size: int, settings: ViewSettings, key: int) -> Views:
     """One epoch of views of `images` images of `size` px: shuffled, in batches, the ragged last one kept.
 
-    One mixing box (or share) and one permutation per batch, as published.
+    One mixing box (or share) and one permutation per batch, as published. `key` (63 bits) decides them all.
     """
-    image_V = torch.randperm(images, generator=generator)
-    crop_V4 = draw_crops(images, size, settings.scale, settings.ratio, generator)
-    flip_V = torch.rand(images, generator=generator) < (0.5 if settings.flip else 0.0)
+    image_V = permutation(derive(key, _ORDER), images)
+    crop_V4 = draw_crops(images, size, settings.scale, settings.ratio, key)
+    flip_V = uniform(derive(key, _FLIP), images) < (0.5 if settings.flip else 0.0)
     partner_V = torch.arange(images)
     box_V4 = torch.zeros(images, 4, dtype=torch.int64)
     keep_V = torch.ones(images)
     if settings.mix != "none":
-        for start in range(0, images, settings.batch_size):
+        for number, start in enumerate(range(0, images, settings.batch_size)):
             batch = slice(start, min(start + settings.batch_size, images))
-            partner_V[batch] = start + torch.randperm(batch.stop - start, generator=generator)
-            share = _draw_beta(settings.mix_alpha, generator)
+            partner_V[batch] = start + permutation(derive(key, _PARTNER, number), batch.stop - start)
+            share = _draw_beta(settings.mix_alpha, derive(key, _SHARE, number))
             if settings.mix == "cutmix":
-                top, left, bottom, right = _draw_box(size, share, generator)
+                top, left, bottom, right = _draw_box(size, share, derive(key, _BOX, number))
                 box_V4[batch] = torch.tensor([top, left, bottom, right])
                 share = 1 - (bottom - top) * (right - left) / size**2
             keep_V[batch] = share
@@ -74,17 +79,21 @@ def draw_views(images: int, size: int, settings: ViewSettings, generator: torch.
     return Views(image_V.int(), crop_V4.short(), flip_V, partner_V.int(), box_V4.short(), keep_V)
 
 
-def draw_crops(
-    count: int, size: int, scale: tuple[float, float], ratio: tuple[float, float], generator: torch.Generator
-) -> Tensor:
+def digest(views: Views) -> str:
+    """16 hexadecimal digits of the SHA-256 of all parameters, each tensor's bytes (little-endian) in the order of the fields."""
+    content = b"".join(tensor.numpy().tobytes() for tensor in views.tensors().values())
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def draw_crops(count: int, size: int, scale: tuple[float, float], ratio: tuple[float, float], key: int) -> Tensor:
     """Random resized crops (count,4): top, left, height, width in px, distributed as torchvision's.
 
     Ten tries per crop of an area share uniform in `scale` and a log-uniform `ratio`; if none fits, the whole image.
     """
     tries = 10
-    area = size**2 * (scale[0] + (scale[1] - scale[0]) * torch.rand(count, tries, generator=generator))
-    low, high = torch.tensor(ratio).log()
-    aspect = torch.exp(low + (high - low) * torch.rand(count, tries, generator=generator))
+    area = size**2 * (scale[0] + (scale[1] - scale[0]) * uniform(derive(key, _AREA), count * tries).view(count, tries))
+    low, high = (math.log(end) for end in ratio)
+    aspect = torch.exp(low + (high - low) * uniform(derive(key, _ASPECT), count * tries).view(count, tries))
     width = (area * aspect).sqrt().round().long()
     height = (area / aspect).sqrt().round().long()
     fits = (width > 0) & (width <= size) & (height > 0) & (height <= size)
@@ -92,8 +101,8 @@ def draw_crops(
     none = ~fits.any(1)
     width = width.gather(1, first).squeeze(1).masked_fill(none, size)
     height = height.gather(1, first).squeeze(1).masked_fill(none, size)
-    top = (torch.rand(count, generator=generator) * (size - height + 1)).long()
-    left = (torch.rand(count, generator=generator) * (size - width + 1)).long()
+    top = (uniform(derive(key, _TOP), count) * (size - height + 1)).long()
+    left = (uniform(derive(key, _LEFT), count) * (size - width + 1)).long()
     return torch.stack([top, left, height, width], dim=1)
 
 
@@ -191,15 +200,15 @@ def mixed_hard_labels(labels_N: Tensor, views: Views, positions: Tensor, classes
     return keep_V1 * one_hot[own.cpu()] + (1 - keep_V1) * one_hot[other.cpu()]
 
 
-def _draw_beta(alpha: float, generator: torch.Generator) -> float:
-    """A draw of Beta(alpha, alpha); torch's own sampler takes no generator."""
-    return random.Random(int(torch.randint(2**62, (), generator=generator))).betavariate(alpha, alpha)
+def _draw_beta(alpha: float, key: int) -> float:
+    """A draw of Beta(alpha, alpha), which for 1, the usual value, is uniform."""
+    return float(uniform(key, 1)) if alpha == 1 else random.Random(key).betavariate(alpha, alpha)
 
 
-def _draw_box(size: int, share: float, generator: torch.Generator) -> tuple[int, int, int, int]:
+def _draw_box(size: int, share: float, key: int) -> tuple[int, int, int, int]:
     """A CutMix box: sides sqrt(1 - share) of the image around a uniform centre, clipped to the image."""
-    side = int(size * (1 - share) ** 0.5)
-    row, column = torch.randint(size, (2,), generator=generator).tolist()
+    side = int(size * math.sqrt(1 - share))
+    row, column = (uniform(key, 2) * size).long().tolist()
     return (
         max(row - side // 2, 0),
         max(column - side // 2, 0),

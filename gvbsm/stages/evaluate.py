@@ -15,25 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from gvbsm.artifacts import Job
-from gvbsm.data.epoch_views import epoch_views
 from gvbsm.data.image_set import load_image_set
+from gvbsm.data.labels import Labels, load_labels
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import open_split
 from gvbsm.method.losses import hard_loss, soft_loss
-from gvbsm.method.views import Images, Views, mixed_hard_labels, render
+from gvbsm.method.views import Images, mixed_hard_labels, render
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import autocast, job_device
 from gvbsm.runtime.networks import accuracy, build
 from gvbsm.runtime.parallel import ranks
 from gvbsm.runtime.training import Recipe, fit, split_batches
-
-
-class Labels(NamedTuple):
-    """Views of every epoch and, unless labels are hard, their logits (views, classes), memory-mapped."""
-
-    views: list[Views]
-    logits: list[Tensor] | None
-    batch_size: int
 
 
 class Batch(NamedTuple):
@@ -51,12 +43,12 @@ def run(job: Job) -> None:
     test = open_split(job, "test", device)
     image_set = load_image_set(job)
     count = image_set.shape[0]
-    labels = _load_labels(job, count, image_set.shape[-1])
+    labels = load_labels(job, count, image_set.shape[-1])
     images = image_set.resident(device)
     batch_size = settings.get("batch_size") or labels.batch_size
 
     def batches(epoch: int, first: int) -> Sequence[Batch]:
-        labelled = epoch % len(labels.views)
+        labelled = epoch % len(labels)
         return [Batch(labelled, positions) for positions in split_batches(torch.arange(count), batch_size)[first:]]
 
     def losses(model: nn.Module, batch: Batch) -> Iterator[Tensor]:
@@ -88,21 +80,6 @@ def run(job: Job) -> None:
     checkpoint.clear()
 
 
-def _load_labels(job: Job, images: int, size: int) -> Labels:
-    """Labelled views, or for hard labels the same views drawn again."""
-    if not job.spec["inputs"]["labels"]:
-        drawn = job.spec["views"]
-        views = [epoch_views(drawn, epoch, images, size) for epoch in range(drawn["epochs"])]
-        return Labels(views, None, drawn["batch_size"])
-    views, logits, batch_size = [], [], 0
-    for path in job.spec["inputs"]["labels"]:
-        tensors, metadata = job.tensors(path)
-        batch_size = metadata["batch_size"]
-        logits += list(tensors.pop("logits"))
-        views += [Views(**{name: value[epoch] for name, value in tensors.items()}) for epoch in range(len(tensors["keep_V"]))]
-    return Labels(views, logits, batch_size)
-
-
 def _loss(
     model: nn.Module,
     batch: Batch,
@@ -113,17 +90,19 @@ def _loss(
     settings: dict[str, Any],
 ) -> Tensor:
     """L = soft loss + gamma CE; with hard labels alone, CE."""
-    views, device, together, count = labels.views[batch.epoch], pixels.device, ranks(), len(batch.positions)
-    x_PCHW = render(images, views, batch.positions[together.part(count)], finish=pixels.from_levels, device=device)
+    epoch, device, together, count = labels.epoch(batch.epoch), pixels.device, ranks(), len(batch.positions)
+    x_PCHW = render(images, epoch.views, batch.positions[together.part(count)], finish=pixels.from_levels, device=device)
     with autocast(device, settings["precision"]):
         logits_PK = model(x_PCHW)
     logits_VK = together.whole(logits_PK.float(), count)
     mixed = settings["hard_label"] == "mixed"
-    hard_VK = mixed_hard_labels(hard_labels, views, batch.positions, logits_VK.shape[1], mixed).to(device)
+    hard_VK = mixed_hard_labels(hard_labels, epoch.views, batch.positions, logits_VK.shape[1], mixed).to(device)
     hard = hard_loss(logits_VK, hard_VK)
-    if labels.logits is None:
+    if epoch.coded is None:
         return hard
-    soft_VK = labels.logits[batch.epoch][batch.positions].to(device).float()
+    # Logits that were not kept: the squared error needs their mean, probabilities their mass.
+    rest = "mean" if settings["loss"] == "mse" else "mass"
+    soft_VK = epoch.logits(batch.positions, logits_VK.shape[1], rest).to(device)
     return soft_loss(logits_VK, soft_VK, settings["loss"], settings.get("temperature")) + settings["hard_weight"] * hard
 
 

@@ -160,6 +160,6 @@ def test_keys_are_of_canonical_specs(made):
 def test_logits_that_float16_cannot_hold_are_refused():
     assert _stored(torch.tensor([[7e4]]), "float32").item() == 7e4
     with pytest.raises(
-        UserError, match=r"expected logits that float16 can hold, got up to 7e\+04; set relabel\.dtype: float32"
+        UserError, match=r"expected logits that float16 can hold, got up to 7e\+04; set relabel\.coding\.values: float32"
     ):
         _stored(torch.tensor([[7e4]]), "float16")

@@ -44,7 +44,7 @@ ROW_CHANGES = {
     "recover's iterations": ({"recover": {"iterations": 7}}, {"recover": R} | FROM_IMAGES),
     "how recover is cut": ({"recover": {"shard_batches": 1}}, {"recover": 4} | FROM_IMAGES),
     "views": ({"relabel": {"scale": [0.3, 1.0]}}, {"relabel": 2 * L, "evaluate": 3 * S, "publish": 1}),
-    "stored labels": ({"relabel": {"dtype": "float32"}}, FROM_TEACHERS),
+    "stored labels": ({"relabel": {"coding": {"values": "float32"}}}, FROM_TEACHERS),
     "every student's learning rate": ({"evaluate": {"lr": 0.01}}, {"evaluate": 3 * S, "publish": 1}),
     "weight of hard beside soft labels": ({"evaluate": {"hard_weight": 0.5}}, {"evaluate": 2 * S, "publish": 1}),
     "one student's learning rate": (

@@ -1,0 +1,97 @@
+"""Soft labels as a student's training reads them: views drawn again, logits decoded a batch at a time."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from gvbsm.artifacts import Job
+from gvbsm.data.epoch_views import FORMAT, epoch_views
+from gvbsm.errors import UserError
+from gvbsm.method.coding import Coded, Coding, decode
+from gvbsm.method.views import Views, digest
+
+
+class Epoch(NamedTuple):
+    """A labelled epoch: its views, and their coded logits unless labels are hard."""
+
+    views: Views
+    coded: Coded | None
+    coding: Coding | None
+
+    def logits(self, positions: Tensor, classes: int, rest: str) -> Tensor:
+        """Float32 logits (V,K) of the views at some positions."""
+        assert self.coded is not None and self.coding is not None
+        return decode({name: tensor[positions] for name, tensor in self.coded.items()}, self.coding, classes, rest)
+
+
+class Labels:
+    """The labelled epochs of a set of images, in order; views are drawn when they are asked for."""
+
+    def __init__(self, images: int, size: int, batch_size: int, epochs: list[_Source]) -> None:
+        self.batch_size = batch_size  # views that were labelled together
+        self._images, self._size = images, size
+        self._epochs = epochs
+        self.epoch = lru_cache(maxsize=2)(self._epoch)
+
+    def __len__(self) -> int:
+        return len(self._epochs)
+
+    def _epoch(self, number: int) -> Epoch:
+        """One epoch.
+
+        Raises:
+            UserError: if its views cannot be drawn again here.
+        """
+        one = self._epochs[number]
+        views = epoch_views(one.drawn, one.epoch, self._images, self._size)
+        if one.digest is not None and digest(views) != one.digest:
+            raise UserError(
+                f"{one.where}: epoch {one.epoch}: the views drawn here are not those that were labelled; please report this"
+            )
+        return Epoch(views, one.coded, one.coding)
+
+
+def load_labels(job: Job, images: int, size: int) -> Labels:
+    """The labels of a spec, memory-mapped, or for hard labels the same views drawn again.
+
+    Raises:
+        UserError: for labels of another format, or of other images.
+    """
+    if not job.spec["inputs"]["labels"]:
+        drawn = job.spec["views"]
+        return Labels(images, size, drawn["batch_size"], [_Source("", drawn, epoch) for epoch in range(drawn["epochs"])])
+    epochs: list[_Source] = []
+    for path in job.spec["inputs"]["labels"]:
+        tensors, metadata = job.tensors(path)
+        epochs += _sources(str(job.store / path), tensors, metadata, images, size)
+    return Labels(images, size, epochs[0].drawn["batch_size"], epochs)
+
+
+class _Source(NamedTuple):
+    """What an epoch is made of."""
+
+    where: str
+    drawn: dict[str, Any]  # settings of its views
+    epoch: int
+    digest: str | None = None
+    coded: Coded | None = None
+    coding: Coding | None = None
+
+
+def _sources(where: str, tensors: Coded, metadata: dict[str, Any], images: int, size: int) -> list[_Source]:
+    if metadata.get("format") != FORMAT:
+        raise UserError(f"{where}: expected soft labels of format {FORMAT}, got {metadata.get('format')}; make them anew")
+    drawn, coding, (first, end) = metadata["views"], Coding(**metadata["coding"]), metadata["epochs"]
+    if (drawn["count"], drawn["size"]) != (images, size):
+        got = f"{drawn['count']} of {drawn['size']} px"
+        raise UserError(
+            f"{where}: expected labels of {images} images of {size} px, got {got}; use the images that were labelled"
+        )
+    coded = [{name: tensor[number] for name, tensor in tensors.items()} for number in range(end - first)]
+    return [
+        _Source(where, drawn, epoch, known, one, coding)
+        for epoch, known, one in zip(range(first, end), metadata["digests"], coded, strict=True)
+    ]

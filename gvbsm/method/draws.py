@@ -1,0 +1,47 @@
+"""Random numbers that are the same on every machine and in every version: a hash of a counter (SplitMix64, Steele et al. 2014).
+
+torch's generators promise no such thing, and soft labels are of no use without the very views that they were made for.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_STEP = 0x9E3779B97F4A7C15
+_FACTORS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+
+
+def derive(key: int, *parts: int) -> int:
+    """Another key (63 bits) for each list of numbers."""
+    for part in parts:
+        key = int(bits(key ^ part, 1)) & (2**63 - 1)
+    return key
+
+
+def bits(key: int, count: int) -> Tensor:
+    """(count,) int64, all 64 bits of each random."""
+    z = torch.arange(1, count + 1) * _signed(_STEP) + _signed(key)
+    for shift, factor in _FACTORS:
+        z = (z ^ _shifted(z, shift)) * _signed(factor)
+    return z ^ _shifted(z, 31)
+
+
+def uniform(key: int, count: int) -> Tensor:
+    """(count,) float64 in [0, 1): multiples of 2^-53, so that they are exact."""
+    return _shifted(bits(key, count), 11).double() * 2.0**-53
+
+
+def permutation(key: int, count: int) -> Tensor:
+    """0 to count - 1 in random order, int64."""
+    return torch.argsort(bits(key, count), stable=True)
+
+
+def _shifted(z: Tensor, places: int) -> Tensor:
+    """To the right, zeros following: int64 has a sign that would follow instead."""
+    return (z >> places) & ((1 << (64 - places)) - 1)
+
+
+def _signed(number: int) -> int:
+    """The int64 with the bits of a number of 64 bits."""
+    return (number + 2**63) % 2**64 - 2**63

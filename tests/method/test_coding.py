@@ -1,0 +1,66 @@
+"""Codings of soft labels: what is lost, and what is not."""
+
+import math
+
+import pytest
+import torch
+
+from gvbsm.method.coding import Coding, decode, encode
+
+
+def logits(count: int = 50, classes: int = 13) -> torch.Tensor:
+    return 4 * torch.randn(count, classes, generator=torch.Generator().manual_seed(0))
+
+
+def roundtrip(x: torch.Tensor, coding: Coding, rest: str = "mean") -> torch.Tensor:
+    return decode(encode(x, coding), coding, x.shape[1], rest)
+
+
+def test_floats_are_what_they_hold():
+    x = logits()
+    assert torch.equal(roundtrip(x, Coding("float32")), x)
+    assert torch.equal(roundtrip(x, Coding("float16")), x.half().float())
+
+
+@pytest.mark.parametrize(("values", "levels"), [("int8", 256), ("int4", 16)])
+@pytest.mark.parametrize("classes", [10, 13])
+def test_integers_are_within_half_a_step(values, levels, classes):
+    x = logits(classes=classes)
+    step = (x.amax(1) - x.amin(1)) / (levels - 1)
+    error = (roundtrip(x, Coding(values)) - x).abs().amax(1)
+    assert (error <= 0.51 * step + 0.01).all() and error.max() > 0.2 * step.mean()
+
+
+@pytest.mark.parametrize("values", ["float16", "int8", "int4"])
+def test_bytes_of_a_view(values):
+    coded = encode(logits(classes=1000), Coding(values, top=20))
+    size = sum(tensor[0].nbytes for tensor in coded.values())
+    assert size == {"float16": 40, "int8": 20 + 4, "int4": 10 + 4}[values] + 40 + 4
+
+
+def test_equal_logits_stay_equal():
+    x = torch.full((3, 10), 1.5)
+    assert torch.equal(roundtrip(x, Coding("int4")), x)
+
+
+def test_what_is_not_kept_is_its_mean_or_its_mass():
+    x = logits(classes=300)
+    mean, mass = (roundtrip(x, Coding("float32", top=5), rest) for rest in ("mean", "mass"))
+    index = x.topk(5).indices
+    for found in (mean, mass):
+        torch.testing.assert_close(found.gather(1, index), x.gather(1, index))
+    torch.testing.assert_close(mean.mean(1), x.mean(1), rtol=0, atol=0.01)
+    torch.testing.assert_close(mass.softmax(1).gather(1, index), x.softmax(1).gather(1, index), rtol=0.01, atol=1e-4)
+    assert not torch.allclose(mean, mass)
+
+
+def test_as_many_as_there_are_is_all():
+    x = logits(classes=10)
+    assert torch.equal(roundtrip(x, Coding("float32", top=10)), x)
+
+
+def test_known_bytes():
+    """What docs/soft-labels.md says of int4."""
+    coded = encode(torch.tensor([[0.0, 15.0, 7.0]]), Coding("int4"))
+    assert coded["values"].tolist() == [[0xF0, 0x07]] and coded["low"].item() == 0 and coded["step"].item() == 1
+    assert math.isclose(decode(coded, Coding("int4"), 3, "mean")[0, 2].item(), 7)

@@ -1,0 +1,59 @@
+"""Soft labels as others read them: the example's reader, which imports nothing of ours, sees what evaluate does."""
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from gvbsm.data.image_set import load_image_set
+from gvbsm.data.labels import load_labels
+from gvbsm.artifacts import Job
+from gvbsm.keys import PACKAGE
+from gvbsm.method.views import mixed_hard_labels, render
+from gvbsm.planfiles import STORE
+
+READER = PACKAGE.parent / "examples" / "read_soft_labels.py"
+CODINGS = [("float16", None), ("float32", None), ("int8", None), ("int4", None), ("float16", 3), ("int8", 4), ("int4", 3)]
+
+
+@pytest.fixture
+def reader():
+    spec = importlib.util.spec_from_file_location("read_soft_labels", READER)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["read_soft_labels"] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["read_soft_labels"]
+
+
+@pytest.mark.parametrize("mix", ["cutmix", "mixup", "none"])
+@pytest.mark.parametrize(("values", "top"), CODINGS if True else [])
+def test_the_reader_sees_what_evaluate_does(values, top, mix, workspace, edit_row, make_up_to, reader):
+    if mix != "cutmix" and (values, top) != ("float16", None):
+        pytest.skip("codings and mixing have nothing to do with each other: each is tested with one of the other")
+    edit_row({"relabel": {"coding": {"values": values, "top": top}, "mix": mix, "mix_alpha": 0.4 if mix == "mixup" else 1.0}})
+    planned = make_up_to("relabel")
+    evaluate = next(one for one in planned if one.stage == "evaluate" and "distilled" in one.name)
+    job = Job(evaluate.spec, STORE / evaluate.path, STORE)
+    images = load_image_set(job)
+    labels = load_labels(job, images.shape[0], images.shape[-1])
+    pixels, files = images.resident(torch.device("cpu")), [STORE / path for path in evaluate.spec["inputs"]["labels"]]
+    for rest in ("mean", "mass"):
+        read = DataLoader(reader.SoftLabels(pixels, images.labels, files, rest), batch_size=7)
+        views, soft, hard = (torch.cat(parts) for parts in zip(*read, strict=True))
+        at = torch.arange(images.shape[0])
+        epochs = [labels.epoch(number) for number in range(len(labels))]
+        torch.testing.assert_close(views, torch.cat([render(pixels, one.views, at) for one in epochs]), rtol=0, atol=1e-6)
+        assert torch.equal(soft, torch.cat([one.logits(at, 10, rest) for one in epochs]))
+        expected = torch.cat([mixed_hard_labels(images.labels, one.views, at, 10, mixed=True) for one in epochs])
+        torch.testing.assert_close(hard, expected)
+
+
+def test_the_reader_is_short_and_needs_numpy_and_torch_alone():
+    text = READER.read_text()
+    assert len(text.splitlines()) < 110
+    program = "import sys; sys.modules['gvbsm'] = sys.modules['safetensors'] = None; import runpy; runpy.run_path(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", program, str(READER)], check=True)
