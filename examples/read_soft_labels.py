@@ -50,13 +50,11 @@ class SoftLabels(torch.utils.data.Dataset):
     def crop(self, index, crop, flip):
         size = self.images.shape[-1]
         starts, sides = torch.from_numpy(crop.astype(np.float32)).view(2, 2, 1)
-        at = (
-            torch.clamp(starts + (torch.arange(size) + 0.5) * (sides / size), starts + 0.5, starts + sides - 0.5) * (2 / size)
-            - 1
-        )
-        grid = torch.stack(torch.meshgrid(at[1].flip(0) if flip else at[1], at[0], indexing="xy"), 2)[None]
+        at = starts + (torch.arange(size) + 0.5) * (sides / size)
+        rows, columns = torch.clamp(at, starts + 0.5, starts + sides - 0.5) * (2 / size) - 1
+        grid = torch.stack(torch.meshgrid(columns.flip(0) if flip else columns, rows, indexing="xy"), 2)
         image = self.images[int(index)][None].float()
-        return torch.nn.functional.grid_sample(image, grid, padding_mode="border", align_corners=False)[0] / 255
+        return torch.nn.functional.grid_sample(image, grid[None], padding_mode="border", align_corners=False)[0] / 255
 
 
 def decode(coded, meta, rest):
@@ -84,7 +82,8 @@ def draw(how, epoch, digest):
     n, size = how["count"], how["size"]
     seed = hashlib.sha256(json.dumps([how["seed"], "views", epoch], separators=(",", ":")).encode()).digest()
 
-    def key(*parts, found=int.from_bytes(seed[:8], "big") >> 1):
+    def key(*parts):
+        found = int.from_bytes(seed[:8], "big") >> 1
         for part in parts:
             found = int(bits(found ^ part, 1)[0]) & (2**63 - 1)
         return found
@@ -103,9 +102,8 @@ def draw(how, epoch, digest):
     for number, first in enumerate(range(0, n, how["batch_size"]) if how["mix"] != "none" else ()):
         batch, alpha = slice(first, min(first + how["batch_size"], n)), how["mix_alpha"]
         partner[batch] = first + np.argsort(bits(key(6, number), batch.stop - first).view(np.int64), kind="stable")
-        keep[batch] = u = (
-            uniform(key(7, number), 1)[0] if alpha == 1 else random.Random(key(7, number)).betavariate(alpha, alpha)
-        )
+        u = uniform(key(7, number), 1)[0] if alpha == 1 else random.Random(key(7, number)).betavariate(alpha, alpha)
+        keep[batch] = u
         if how["mix"] == "cutmix":
             half, centre = int(size * math.sqrt(1 - u)) // 2, (uniform(key(8, number), 2) * size).astype(np.int64)
             box[batch] = top, left, bottom, right = *np.maximum(centre - half, 0), *np.minimum(centre + half, size)

@@ -80,7 +80,7 @@ def draw_views(images: int, size: int, settings: ViewSettings, key: int) -> View
 
 
 def digest(views: Views) -> str:
-    """16 hexadecimal digits of the SHA-256 of all parameters, each tensor's bytes (little-endian) in the order of the fields."""
+    """16 hexadecimal digits of the SHA-256 of all parameters: each tensor's bytes in the order of the fields."""
     content = b"".join(tensor.numpy().tobytes() for tensor in views.tensors().values())
     return hashlib.sha256(content).hexdigest()[:16]
 
