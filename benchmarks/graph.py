@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.timing import compare, report
-from gvbsm.artifacts import receipt_path
 from gvbsm.keys import PACKAGE
 from gvbsm.plan import plan
 from gvbsm.planfiles import STORE
+from gvbsm.receipts import receipt_path
 from gvbsm.rows import parse_target
 
 # `many` is digits with as many label shards, of distilled and of random images, as are missing to the number of jobs.

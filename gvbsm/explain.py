@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gvbsm.artifacts import read_receipt, receipt_path
 from gvbsm.errors import UserError
 from gvbsm.plan import plan
 from gvbsm.planfiles import STORE, Artifact
+from gvbsm.receipts import read_receipt, receipt_path
 from gvbsm.rows import parse_target
 
 _SHOWN_REASONS = 4

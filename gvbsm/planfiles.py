@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from gvbsm import keys
-from gvbsm.artifacts import KEYED, write_text
+from gvbsm.disk import write_text
 from gvbsm.errors import UserError
+from gvbsm.receipts import KEYED
 
 STORE = Path("results/store")
 PLANS = Path("results/.plan")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from gvbsm import artifacts, keys
-from gvbsm.artifacts import rebuild, receipt_path
+from gvbsm import keys, receipts
 from gvbsm.errors import UserError
 from gvbsm.locks import is_held, lock_file
 from gvbsm.planfiles import STORE, artifact_of, files_in, stored
+from gvbsm.receipts import rebuild, receipt_path
 
 _STAGES = keys.STAGES[:-1]  # publish writes beside the store
 
@@ -35,7 +35,7 @@ def verify(path: Path) -> tuple[str, int]:
     with tqdm(total=sum(sizes.values()), desc="verify", unit="B", unit_scale=True, leave=False, disable=None) as bar:
         for name in chosen:
             try:
-                receipt = artifacts.verify(store / name)
+                receipt = receipts.verify(store / name)
                 removed.update(_removed_inputs(store, name, receipt["inputs"], known))
             except UserError as error:
                 if _is_being_made(store, name):
@@ -114,6 +114,6 @@ def _removed_inputs(store: Path, name: str, inputs: dict[str, str], known: dict[
 def _content(artifact: Path) -> str | None:
     """The hash of an artifact by its receipt; None if it is gone or damaged, which a line of its own says."""
     try:
-        return str(artifacts.read_receipt(artifact)["sha256"])
+        return str(receipts.read_receipt(artifact)["sha256"])
     except UserError:
         return None

@@ -9,13 +9,15 @@ import pytest
 
 from gvbsm.keys import PACKAGE
 
-FOUNDATION = {"artifacts", "settings", "sources", "keys", "errors"}
+FOUNDATION = {"artifacts", "disk", "receipts", "settings", "sources", "keys", "errors"}
 PLANNING = FOUNDATION | {"network_names", "rows", "plan", "planfiles", "specs", "explain", "locks", "verify", "gc"}
 LIBRARY = {"method", "backbones", "data", "runtime"}
 ALLOWED = {
     "errors": set(),
     "keys": set(),
-    "artifacts": {"errors", "keys"},
+    "disk": {"errors", "keys"},
+    "receipts": {"disk", "errors", "keys"},
+    "artifacts": {"disk", "receipts", "errors", "keys"},
     "sources": set(),
     "network_names": {"keys"},
     "settings": {"network_names", "sources"},
@@ -76,7 +78,7 @@ def test_the_workflow_imports_only_planning():
     text = "\n".join(path.read_text() for path in (PACKAGE.parent / "workflow").rglob("*.smk"))
     text += (PACKAGE.parent / "workflow" / "Snakefile").read_text()
     used = {line.split()[1].split(".")[1] for line in text.splitlines() if line.startswith(("from gvbsm.", "import gvbsm."))}
-    assert used == {"artifacts", "errors", "plan", "planfiles", "rows"}
+    assert used == {"errors", "plan", "planfiles", "receipts", "rows"}
 
 
 def test_planning_imports_neither_torch_nor_snakemake():

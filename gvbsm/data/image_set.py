@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gvbsm.artifacts import Job
 from gvbsm.data.splits import RESIDENT, open_split
+from gvbsm.disk import mapped_tensor
 from gvbsm.errors import UserError
 from gvbsm.keys import derive_seed
 
@@ -77,17 +78,11 @@ def _together(batches: Iterator[Tensor], count: int, folder: Path | None) -> Ten
 def _allocate(shape: torch.Size, folder: Path | None) -> Tensor:
     if shape.numel() <= RESIDENT:
         return torch.empty(shape, dtype=torch.uint8)
-    if folder:
-        folder.mkdir(parents=True, exist_ok=True)
+    file = (folder or Path(tempfile.gettempdir())) / f"images-{os.getpid()}.raw"
     try:
-        with tempfile.NamedTemporaryFile(dir=folder) as file:  # the mapping outlives the name
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, shape.numel())  # a full disk would be a crash later
-            return torch.from_file(file.name, shared=True, size=shape.numel(), dtype=torch.uint8).view(shape)
-    except OSError as error:
-        raise UserError(
-            f"{folder}: {shape.numel()} bytes of images cannot be kept there: {error.strerror}; free space"
-        ) from None
+        return mapped_tensor(file, shape, torch.uint8)
+    finally:
+        file.unlink(missing_ok=True)  # the mapping outlives the name
 
 
 def random_choice(labels_N: Tensor, ipc: int, seed: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -12,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gvbsm.artifacts import Job, load_tensors, save_tensors, write_text
+from gvbsm.artifacts import Job
+from gvbsm.disk import load_tensors, mapped_tensor, save_tensors, write_text
 from gvbsm.errors import Interrupted
 from gvbsm.runtime.parallel import ranks
 
@@ -39,6 +41,7 @@ class Checkpoint:
         self._seconds_file = folder / "seconds" if folder else None
         self._job = job
         self._saved = time.monotonic()
+        self._mapped: list[Path] = []
 
     @staticmethod
     def of(job: Job) -> Checkpoint:
@@ -52,6 +55,17 @@ class Checkpoint:
     def named(self, name: str) -> Checkpoint:
         """Another checkpoint of the same job."""
         return Checkpoint(self.folder, self.seconds, name, self._job)
+
+    def tensor(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """What earlier processes wrote into the tensor of this name, or zeros.
+
+        Its file is kept beside the state and mapped: what grows with the job is not held in memory, nor written again by
+        every save. It may be ahead of the saved state, which should say how much of it counts.
+        """
+        if self.folder is None:
+            return torch.zeros(shape, dtype=dtype)
+        self._mapped.append(self.folder / f"{name}.raw")
+        return mapped_tensor(self._mapped[-1], shape, dtype)
 
     def load(self) -> Any:
         """The last state saved, tensors on the CPU, or None. A file that cannot be read counts as none."""
@@ -82,6 +96,9 @@ class Checkpoint:
         if self.file is not None and ranks().rank == 0:
             tensors: dict[str, Tensor] = {}
             structure = _split(state, tensors, "")
+            for file in self._mapped:  # on the disk before the state that counts on it
+                with file.open("rb") as opened:
+                    os.fsync(opened.fileno())
             save_tensors(self.file, tensors, structure)
             if self._job and self._seconds_file:
                 write_text(self._seconds_file, str(self._job.seconds()))

@@ -13,9 +13,10 @@ from typing import Any
 
 import pandas as pd
 
-from gvbsm.artifacts import Job, provenance, write_bytes, write_text
+from gvbsm.artifacts import Job, provenance
 from gvbsm.data.image_set import load_image_set
 from gvbsm.data.picture import draw_grid
+from gvbsm.disk import write_bytes, write_text
 from gvbsm.keys import key
 from gvbsm.planfiles import input_paths
 

@@ -35,27 +35,48 @@ def run(job: Job) -> None:
     image_set = load_image_set(job)
     count, size = image_set.shape[0], image_set.shape[-1]
     teachers = [load_teacher(*job.tensors(path), device) for path in job.spec["inputs"]["teachers"]]
-    checkpoint = Checkpoint.of(job)
     coding = Coding(**settings["coding"])
-    state: dict[str, Any] = checkpoint.load() or {"coded": [], "digests": [], "right": 0}
+    checkpoint = Checkpoint.of(job)
+    state: dict[str, Any] = checkpoint.load() or {"digests": [], "right": 0}
+    coded = {
+        name: checkpoint.tensor(name, (end - first, count, *one.shape[1:]), one.dtype)
+        for name, one in encode(torch.zeros(1, len(job.classes or ())), coding).items()
+    }
     images = image_set.resident(device)
-    progress = Progress(job.title, end - first, len(state["coded"]))
-    for epoch in range(first + len(state["coded"]), end):
-        views = epoch_views(settings, epoch, count, size)
-        logits_VK = _label_epoch(teachers, images, views, pixels, settings, device)
-        truth_V = mixed_hard_labels(image_set.labels, views, torch.arange(len(views)), logits_VK.shape[1], mixed=True).argmax(1)
-        state["right"] += int((logits_VK.argmax(1) == truth_V).sum())
-        state["coded"].append(_coded(logits_VK, coding))
+    progress = Progress(job.title, end - first, len(state["digests"]))
+    for number in range(len(state["digests"]), end - first):
+        views = epoch_views(settings, first + number, count, size)
+        for positions in torch.arange(count).split(settings["batch_size"]):
+            logits_VK = _label(teachers, images, views, positions, pixels, settings)
+            truth_V = mixed_hard_labels(image_set.labels, views, positions, logits_VK.shape[1], mixed=True).argmax(1)
+            state["right"] += int((logits_VK.argmax(1) == truth_V).sum())
+            for name, values in _coded(logits_VK, coding).items():
+                coded[name][number, positions] = values
         state["digests"].append(digest(views))
         checkpoint.tick(lambda: state)
         progress.step()
-    tensors = {name: torch.stack([one[name] for one in state["coded"]]) for name in state["coded"][0]}
     views_labelled = job.images = (end - first) * count
     summary = {"views": views_labelled, "teacher_top1_on_views": 100 * state["right"] / views_labelled}
     drawn = {"count": count, "size": size, **{name: settings[name] for name in VIEW_SETTINGS}}
     labels = {"format": FORMAT, "epochs": [first, end], "views": drawn, "digests": state["digests"], "coding": asdict(coding)}
-    job.write_tensors(tensors, labels, summary | {"bytes_per_view": sum(one[0, 0].nbytes for one in tensors.values())})
+    job.write_tensors(coded, labels, summary | {"bytes_per_view": sum(one[0, 0].nbytes for one in coded.values())})
     checkpoint.clear()
+
+
+def _label(
+    teachers: list[nn.Module],
+    images: Images | Tensor,
+    views: Views,
+    positions: Tensor,
+    pixels: Pixels,
+    settings: dict[str, Any],
+) -> Tensor:
+    """Mean logits (V,K) of a batch of views, in float32 on the CPU."""
+    mixed = settings["mix"] != "mixup" or settings["mixup_labels"] == "mixed"
+    x_VCHW = render(images, views, positions, mixed, pixels.from_levels, pixels.device)
+    with autocast(pixels.device, settings["precision"]):
+        logits_TVK = torch.stack([teacher(x_VCHW).float() for teacher in teachers])
+    return mean_logits(logits_TVK, settings["rescale_logits"]).cpu()
 
 
 def _coded(logits_VK: Tensor, coding: Coding) -> Coded:
@@ -66,22 +87,3 @@ def _coded(logits_VK: Tensor, coding: Coding) -> Coded:
         got = f"expected logits that {coding.values} can hold, got up to {largest:.3g}"
         raise UserError(f"relabel: {got}; set relabel.coding.values: float32")
     return coded
-
-
-def _label_epoch(
-    teachers: list[nn.Module],
-    images: Images | Tensor,
-    views: Views,
-    pixels: Pixels,
-    settings: dict[str, Any],
-    device: torch.device,
-) -> Tensor:
-    """Mean logits (V,K) of one epoch's views, in float32 on the CPU; norms for rescaling are per batch."""
-    found = []
-    mixed = settings["mix"] != "mixup" or settings["mixup_labels"] == "mixed"
-    for positions in torch.arange(len(views)).split(settings["batch_size"]):
-        x_VCHW = render(images, views, positions, mixed, pixels.from_levels, device)
-        with autocast(device, settings["precision"]):
-            logits_TVK = torch.stack([teacher(x_VCHW).float() for teacher in teachers])
-        found.append(mean_logits(logits_TVK, settings["rescale_logits"]).cpu())
-    return torch.cat(found)

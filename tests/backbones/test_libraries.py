@@ -6,8 +6,8 @@ import torch
 import torchvision
 
 from gvbsm import network_names
-from gvbsm.artifacts import load_tensors
 from gvbsm.backbones import build
+from gvbsm.disk import load_tensors
 from gvbsm.errors import UserError
 from gvbsm.planfiles import STORE
 from gvbsm.runtime import networks

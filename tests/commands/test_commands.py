@@ -12,9 +12,11 @@ from pathlib import Path
 import filelock
 
 from gvbsm import cli
-from gvbsm.artifacts import Job, load_tensors, read_receipt
+from gvbsm.artifacts import Job
+from gvbsm.disk import load_tensors
 from gvbsm.plan import plan
 from gvbsm.planfiles import STORE, write_plans
+from gvbsm.receipts import read_receipt
 
 
 def gvbsm(*arguments: str) -> str:

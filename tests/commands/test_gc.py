@@ -13,10 +13,11 @@ import pytest
 import yaml
 
 from gvbsm import cli
-from gvbsm.artifacts import Job, receipt_path
+from gvbsm.artifacts import Job
 from gvbsm.keys import PACKAGE
 from gvbsm.plan import plan
 from gvbsm.planfiles import PLANS, STORE, Artifact, input_paths, plan_file, target_file, write_plans
+from gvbsm.receipts import receipt_path
 
 CHECKPOINTS = Path("results/.checkpoints")
 

@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 import torch
 
-from gvbsm.artifacts import load_tensors, read_receipt
+from gvbsm.disk import load_tensors
 from gvbsm.plan import plan
 from gvbsm.planfiles import STORE, write_plans
+from gvbsm.receipts import read_receipt
 from gvbsm.runtime.parallel import Ranks
 
 RUN = [sys.executable, "-m", "gvbsm"]

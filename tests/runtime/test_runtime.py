@@ -1,5 +1,6 @@
 """Training loop, checkpoints, devices, progress."""
 
+import errno
 import math
 import os
 import signal
@@ -165,3 +166,29 @@ def test_no_batch_of_one_image_beside_others(count, size, sizes):
     batches = split_batches(torch.arange(count), size)
     assert [len(batch) for batch in batches] == sizes
     assert torch.equal(torch.cat(batches), torch.arange(count))
+
+
+def test_what_grows_is_kept_in_files_of_its_own(tmp_path):
+    """A tensor is what an earlier process wrote, whatever it saved; the saved state does not grow with it."""
+    first = Checkpoint(tmp_path / "c", 1e9)
+    kept = first.tensor("kept", (1000, 3), torch.float16)
+    assert kept.eq(0).all()
+    kept[:500] = 1.5
+    first.save({"done": 500})
+    kept[500] = 2  # not counted yet when the process dies
+    assert first.file.stat().st_size < 1000
+    again = Checkpoint(tmp_path / "c", 1e9)
+    assert again.load() == {"done": 500}
+    assert again.tensor("kept", (1000, 3), torch.float16)[:501].sum() == 500 * 3 * 1.5 + 6
+    again.clear()
+    assert not (tmp_path / "c").exists()
+    assert Checkpoint(None, 1e9).tensor("kept", (2, 2), torch.uint8).tolist() == [[0, 0], [0, 0]]
+
+
+def test_no_room_for_what_grows(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(UserError, match=r"kept.raw: 4000 bytes cannot be kept there: No space left on device; free space"):
+        Checkpoint(tmp_path, 1e9).tensor("kept", (1000,), torch.float32)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gvbsm.artifacts import file_hash, load_tensors
+from gvbsm.disk import file_hash, load_tensors
 from gvbsm.plan import plan
 from gvbsm.planfiles import STORE
 

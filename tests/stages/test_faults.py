@@ -9,13 +9,15 @@ import pytest
 import torch
 
 from gvbsm import backbones
-from gvbsm.artifacts import load_tensors, read_receipt
 from gvbsm.data.pixels import Pixels, jpeg_round_trip
+from gvbsm.disk import load_tensors
 from gvbsm.errors import UserError
 from gvbsm.keys import key
+from gvbsm.method.coding import Coding
 from gvbsm.plan import image_batches, plan
 from gvbsm.planfiles import STORE, Artifact
-from gvbsm.stages.relabel import _stored
+from gvbsm.receipts import read_receipt
+from gvbsm.stages.relabel import _coded
 
 
 def planned(stage: str, recipe: str | None = None) -> list[Artifact]:
@@ -148,7 +150,7 @@ def test_mixup_labels_of_the_mixed_and_the_unmixed_image(made, edit_row, make_up
     for how in ("unmixed", "mixed"):
         edit_row({"relabel": {"mix": "mixup", "mixup_labels": how}})
         make_up_to("relabel")
-        logits[how] = load_tensors(STORE / planned("relabel")[0].path)[0]["logits"]
+        logits[how] = load_tensors(STORE / planned("relabel")[0].path)[0]["values"]
     assert not torch.equal(logits["mixed"], logits["unmixed"])
 
 
@@ -158,8 +160,8 @@ def test_keys_are_of_canonical_specs(made):
 
 
 def test_logits_that_float16_cannot_hold_are_refused():
-    assert _stored(torch.tensor([[7e4]]), "float32").item() == 7e4
+    assert _coded(torch.tensor([[7e4]]), Coding("float32"))["values"].item() == 7e4
     with pytest.raises(
         UserError, match=r"expected logits that float16 can hold, got up to 7e\+04; set relabel\.coding\.values: float32"
     ):
-        _stored(torch.tensor([[7e4]]), "float16")
+        _coded(torch.tensor([[7e4]]), Coding("float16"))

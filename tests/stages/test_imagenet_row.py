@@ -13,9 +13,10 @@ from sklearn.datasets import load_sample_images
 from torchvision import models
 
 from gvbsm import cli
-from gvbsm.artifacts import load_tensors, read_receipt
+from gvbsm.disk import load_tensors
 from gvbsm.plan import plan
 from gvbsm.planfiles import STORE, Artifact, plan_file, target_file, write_plans
+from gvbsm.receipts import read_receipt
 
 TEACHERS = ["resnet18", "mobilenet_v2", "efficientnet_b0", "shufflenet_v2_x0_5"]
 STUDENTS = [

@@ -2,7 +2,8 @@
 
 import pytest
 
-from gvbsm.artifacts import Job, load_tensors
+from gvbsm.artifacts import Job
+from gvbsm.disk import load_tensors
 from gvbsm.errors import UserError
 from gvbsm.planfiles import STORE
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gvbsm.artifacts import file_hash
+from gvbsm.disk import file_hash
 from gvbsm.planfiles import STORE, write_plans
 
 pytestmark = pytest.mark.slow

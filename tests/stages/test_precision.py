@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from gvbsm.artifacts import load_tensors
+from gvbsm.disk import load_tensors
 from gvbsm.errors import UserError
 from gvbsm.plan import plan
 from gvbsm.planfiles import STORE, Artifact

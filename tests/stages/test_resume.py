@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from gvbsm.artifacts import Job, file_hash, read_receipt
+from gvbsm.artifacts import Job
+from gvbsm.disk import file_hash
 from gvbsm.errors import Interrupted
 from gvbsm.plan import plan
 from gvbsm.planfiles import STORE, write_plans
+from gvbsm.receipts import read_receipt
 from gvbsm.runtime import checkpoints
 
 STAGES = ["squeeze", "statistics", "recover", "relabel", "evaluate"]

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from gvbsm import cli
-from gvbsm.artifacts import load_tensors
 from gvbsm.data.image_set import ImageSet
 from gvbsm.data.picture import draw_grid
+from gvbsm.disk import load_tensors
 from gvbsm.errors import UserError
 from gvbsm.keys import PACKAGE
 from gvbsm.plan import plan

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gvbsm.artifacts import file_hash
+from gvbsm.disk import file_hash
 from gvbsm.planfiles import STORE
 
 TARGET = "results/tiny/ipc4/acc.json"

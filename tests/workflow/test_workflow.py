@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gvbsm.artifacts import verify
 from gvbsm.keys import PACKAGE
+from gvbsm.receipts import verify
 
 ROOT = PACKAGE.parent
 

@@ -4,10 +4,10 @@ import shlex
 import sys
 from pathlib import Path
 
-from gvbsm.artifacts import receipt_path
 from gvbsm.errors import UserError
 from gvbsm.plan import plan
 from gvbsm.planfiles import STORE, input_paths, read_plan, target_file, write_plans
+from gvbsm.receipts import receipt_path
 from gvbsm.rows import config_folder, load_config, parse_run
 
 CONFIG_FILE = str(config_folder() / "config.yaml")
