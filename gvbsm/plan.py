@@ -23,6 +23,7 @@ from gvbsm.settings import (
     Row,
     StatisticsPass,
     Student,
+    TeachersLabels,
     Training,
     ViewsOfImages,
 )
@@ -54,12 +55,13 @@ def plan(dataset: str, ipc: int, recipe: str | None = None) -> list[Artifact]:
     labels = _relabel(row, teachers, {"images": [image.path for image in images]}, None)
     random_labels = _relabel(row, teachers, {"data": data.path}, random)
     planned += images + labels + random_labels
+    beside = teachers if row.relabel.online else []
     runs: dict[str, dict[str, Artifact]] = {}
     for student in row.evaluate.students:
         runs[student.label] = {
-            "distilled": _evaluate(row, student, data, images, labels, None),
-            "random_hard": _evaluate(row, student, data, [], [], random),
-            "random_soft": _evaluate(row, student, data, [], random_labels, random),
+            "distilled": _evaluate(row, student, data, images, labels, beside, None),
+            "random_hard": _evaluate(row, student, data, [], [], [], random),
+            "random_soft": _evaluate(row, student, data, [], random_labels, beside, random),
         }
         planned += runs[student.label].values()
     spec = {
@@ -198,7 +200,7 @@ def _shards(batches: list[list[list[int]]], settings: Recover) -> list[list[list
 def _relabel(row: Row, teachers: list[Artifact], images: Spec, random: Spec | None) -> list[Artifact]:
     settings = row.relabel
     shards = []
-    for start in range(0, settings.epochs, settings.shard_epochs):
+    for start in range(0, 0 if settings.online else settings.epochs, settings.shard_epochs):
         spec = {
             "inputs": {"teachers": [one.path for one in teachers], **images},
             "random": random,
@@ -212,17 +214,32 @@ def _relabel(row: Row, teachers: list[Artifact], images: Spec, random: Spec | No
 
 
 def _evaluate(
-    row: Row, student: Student, data: Artifact, images: list[Artifact], labels: list[Artifact], random: Spec | None
+    row: Row,
+    student: Student,
+    data: Artifact,
+    images: list[Artifact],
+    labels: list[Artifact],
+    teachers: list[Artifact],
+    random: Spec | None,
 ) -> Artifact:
+    """Training on stored labels, beside `teachers`, or with neither on hard labels."""
     views = {"epochs": row.relabel.epochs, **_only(ViewsOfImages, row.relabel)}
+    has_soft = bool(labels or teachers)
     spec = {
-        "inputs": {"data": data.path, "images": [one.path for one in images], "labels": [one.path for one in labels]},
+        "inputs": {
+            "data": data.path,
+            "images": [one.path for one in images],
+            "labels": [one.path for one in labels],
+            "teachers": [one.path for one in teachers] or None,
+        },
         "random": random,
         "views": None if labels else views,
+        "online": _only(TeachersLabels, row.relabel) if teachers else None,
         "network": _network(row, student),
         "pixels": _pixels(row),
-        "settings": _only(Training if labels else HardTraining, student.evaluate),
+        "settings": _only(Training if has_soft else HardTraining, student.evaluate),
         "seeds": row.evaluate.seeds,
     }
-    kind = "distilled" if images else "random_soft" if labels else "random_hard"
-    return _artifact("evaluate", f"{_prefix(row)}-{student.label}-{kind}", spec, _network_builders([student]))
+    kind = "distilled" if images else "random_soft" if has_soft else "random_hard"
+    builders = _network_builders([student, *(row.backbones if teachers else [])])
+    return _artifact("evaluate", f"{_prefix(row)}-{student.label}-{kind}", spec, builders)

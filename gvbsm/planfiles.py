@@ -104,6 +104,8 @@ def input_paths(spec: Spec) -> list[str]:
     """The artifacts a spec reads, relative to the store, in its order."""
 
     def flatten(value: Any) -> list[str]:
+        if value is None:
+            return []
         if isinstance(value, str):
             return [value]
         return [path for item in (value.values() if isinstance(value, dict) else value) for path in flatten(item)]

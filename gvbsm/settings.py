@@ -158,11 +158,16 @@ class Coding(Strict):
     top: Annotated[int, Field(ge=1)] | None = None  # the largest logits of a view, and of the rest mean and mass; None: all
 
 
-class RelabelShard(ViewsOfImages, Compute):
-    """Views and their soft labels."""
+class TeachersLabels(Compute):
+    """What teachers make of a view."""
 
     mixup_labels: Literal["unmixed", "mixed"]  # soft labels from which image. published: unmixed; corrected: mixed
     rescale_logits: bool  # every teacher's logits to the mean norm
+
+
+class RelabelShard(ViewsOfImages, TeachersLabels):
+    """Views and their stored soft labels."""
+
     coding: Coding
 
 
@@ -171,6 +176,7 @@ class Relabel(RelabelShard):
 
     epochs: Epochs
     shard_epochs: Epochs  # epochs per job
+    online: bool  # nothing is stored: students train beside the teachers
 
 
 class HardTraining(Compute):

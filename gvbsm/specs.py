@@ -23,6 +23,7 @@ from gvbsm.settings import (
     RelabelShard,
     Squeeze,
     StatisticsPass,
+    TeachersLabels,
     Training,
     ViewsOfImages,
     Weights,
@@ -79,6 +80,7 @@ class _EvaluateInputs(Strict):
     data: str
     images: list[str]
     labels: list[str]
+    teachers: list[str] | None = None
 
 
 def _inputs(name: str, **fields: Any) -> type[BaseModel]:
@@ -129,9 +131,10 @@ _STAGES: dict[str, dict[str, Any]] = {
         "inputs": _EvaluateInputs,
         "random": RandomImages | None,
         "views": LabelledViews | None,
+        "online": TeachersLabels | None,
         "network": NetworkSpec,
         "pixels": PixelsSpec,
-        "settings": Training,  # or HardTraining, with views
+        "settings": Training,  # or HardTraining, with neither labels nor teachers
         "seeds": Annotated[list[Seed], Field(min_length=1)],
     },
     "publish": {
@@ -145,8 +148,8 @@ _STAGES: dict[str, dict[str, Any]] = {
             teachers=dict[str, str],
             statistics=Paths,
             images=Paths,
-            labels=Paths,
-            random_labels=Paths,
+            labels=list[str],  # none, if they are made online
+            random_labels=list[str],
             students=dict[str, dict[str, str]],
         ),
     },
@@ -185,7 +188,8 @@ def read_spec(stage: str, text: str) -> dict[str, Any]:
     if stage == "squeeze":
         fields["settings"] = (Compute if spec.get("weights") else Squeeze, ...)
     if stage == "evaluate":
-        fields["settings"] = (HardTraining if spec.get("views") else Training, ...)
+        is_hard = spec.get("views") and not spec.get("online")
+        fields["settings"] = (HardTraining if is_hard else Training, ...)
     model = create_model("Spec", __base__=Strict, stage=(str, ...), code=(Code | None, None), **fields)
     try:
         model.model_validate(spec)
@@ -205,7 +209,9 @@ def _check_choices(spec: dict[str, Any], where: str) -> None:
         pairs.append(("inputs.images", spec["inputs"].get("images"), "random", spec.get("random")))
     if spec["stage"] == "evaluate":
         pairs.append(("inputs.labels", spec["inputs"]["labels"], "views", spec.get("views")))
-        pairs.append(("settings.loss", spec["settings"].get("loss"), "views", spec.get("views")))
+        teachers, online = spec["inputs"].get("teachers"), spec.get("online")
+        if bool(teachers) != bool(online) or (online and not spec.get("views")):
+            raise UserError(f"{where}: expected inputs.teachers, online and views together or none of them; correct the spec")
     if spec["stage"] == "recover":
         teachers, statistics = (spec["inputs"][name] for name in ("teachers", "statistics"))
         for name, entries in (("inputs.statistics", statistics), ("precisions", spec.get("precisions") or teachers)):

@@ -66,7 +66,7 @@ def changed_stages(package: Path, file: str, old: str, new: str) -> set[str]:
     [
         ("method/densification.py", "POOLED = 32", "POOLED = 16", {"recover"}),
         ("method/moments.py", "/ count - mean", "/ (count - 1) - mean", {"statistics", "recover"}),
-        ("method/soft_labels.py", "mean(0)", "sum(0)", {"relabel"}),
+        ("method/soft_labels.py", "mean(0)", "sum(0)", {"relabel", "evaluate"}),
         ("method/losses.py", "beta: float = 2.0", "beta: float = 3.0", {"evaluate"}),
         ("method/views.py", "tries = 10", "tries = 9", {"relabel", "evaluate"}),
         ("runtime/training.py", "math.pi * epoch", "math.pi * (epoch + 1)", {"squeeze", "evaluate"}),

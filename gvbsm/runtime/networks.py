@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -46,6 +46,12 @@ def load_teacher(tensors: dict[str, Tensor], metadata: dict[str, Any], device: t
     model = build(metadata["network"], 0, device)
     model.load_state_dict(tensors)
     return model.eval().requires_grad_(False)
+
+
+def logits_of(teachers: Sequence[nn.Module], x_BCHW: Tensor, precision: str) -> Tensor:
+    """What every teacher makes of a batch: float32 (T,B,K)."""
+    with autocast(x_BCHW.device, precision):
+        return torch.stack([teacher(x_BCHW).float() for teacher in teachers])
 
 
 @torch.inference_mode()

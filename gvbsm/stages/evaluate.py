@@ -1,13 +1,14 @@
 """evaluate: train fresh students on an image set's views and test them.
 
-Inputs: the data set (test split, random images), an image set, its soft labels (none: hard labels). Output: CSV with one row
-per seed and epoch: loss, and where tested top1 and top5 in percent. The receipt sums up.
+Inputs: the data set (test split, random images), an image set, its soft labels or the teachers that make them (neither: hard
+labels). Output: CSV with one row per seed and epoch: loss, and where tested top1 and top5 in percent. The receipt sums up.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -16,14 +17,15 @@ from torch import Tensor, nn
 
 from gvbsm.artifacts import Job
 from gvbsm.data.image_set import load_image_set
-from gvbsm.data.labels import Labels, load_labels
+from gvbsm.data.labels import Epoch, Labels, load_labels
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import open_split
 from gvbsm.method.losses import hard_loss, soft_loss
+from gvbsm.method.soft_labels import mean_logits
 from gvbsm.method.views import Images, mixed_hard_labels, render
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import autocast, job_device
-from gvbsm.runtime.networks import accuracy, build
+from gvbsm.runtime.networks import accuracy, build, load_teacher, logits_of
 from gvbsm.runtime.parallel import ranks
 from gvbsm.runtime.training import Recipe, fit, split_batches
 
@@ -44,7 +46,8 @@ def run(job: Job) -> None:
     image_set = load_image_set(job)
     count = image_set.shape[0]
     labels = load_labels(job, count, image_set.shape[-1])
-    images = image_set.resident(device)
+    teachers = [load_teacher(*job.tensors(path), device) for path in spec["inputs"].get("teachers") or []]
+    objective = _Objective(spec, image_set.resident(device), image_set.labels, labels, teachers, pixels)
     batch_size = settings.get("batch_size") or labels.batch_size
 
     def batches(epoch: int, first: int) -> Sequence[Batch]:
@@ -55,7 +58,7 @@ def run(job: Job) -> None:
         size = -(-len(batch.positions) // settings["accumulate"])
         for positions in split_batches(batch.positions, size):
             share = len(positions) / len(batch.positions)
-            yield share * _loss(model, Batch(batch.epoch, positions), labels, images, image_set.labels, pixels, settings)
+            yield share * objective(model, Batch(batch.epoch, positions))
 
     def test_now(model: nn.Module, epoch: int) -> dict[str, Any]:
         is_last = epoch + 1 == settings["epochs"]
@@ -80,30 +83,50 @@ def run(job: Job) -> None:
     checkpoint.clear()
 
 
-def _loss(
-    model: nn.Module,
-    batch: Batch,
-    labels: Labels,
-    images: Images | Tensor,
-    hard_labels: Tensor,
-    pixels: Pixels,
-    settings: dict[str, Any],
-) -> Tensor:
-    """L = soft loss + gamma CE; with hard labels alone, CE."""
-    epoch, device, together, count = labels.epoch(batch.epoch), pixels.device, ranks(), len(batch.positions)
-    x_PCHW = render(images, epoch.views, batch.positions[together.part(count)], finish=pixels.from_levels, device=device)
-    with autocast(device, settings["precision"]):
-        logits_PK = model(x_PCHW)
-    logits_VK = together.whole(logits_PK.float(), count)
-    mixed = settings["hard_label"] == "mixed"
-    hard_VK = mixed_hard_labels(hard_labels, epoch.views, batch.positions, logits_VK.shape[1], mixed).to(device)
-    hard = hard_loss(logits_VK, hard_VK)
-    if epoch.coded is None:
-        return hard
-    # Logits that were not kept: the squared error needs their mean, probabilities their mass.
-    rest = "mean" if settings["loss"] == "mse" else "mass"
-    soft_VK = epoch.logits(batch.positions, logits_VK.shape[1], rest).to(device)
-    return soft_loss(logits_VK, soft_VK, settings["loss"], settings.get("temperature")) + settings["hard_weight"] * hard
+@dataclass(frozen=True)
+class _Objective:
+    """L = soft loss + gamma CE of a batch; with hard labels alone, CE. Processes that train together share the batch."""
+
+    spec: dict[str, Any]
+    images: Images | Tensor
+    hard_labels: Tensor
+    labels: Labels
+    teachers: list[nn.Module]
+    pixels: Pixels
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        epoch, settings, count = self.labels.epoch(batch.epoch), self.spec["settings"], len(batch.positions)
+        x_PCHW = self._view(epoch, batch.positions)
+        with autocast(self.pixels.device, settings["precision"]):
+            logits_PK = model(x_PCHW)
+        logits_VK = ranks().whole(logits_PK.float(), count)
+        mixed = settings["hard_label"] == "mixed"
+        hard_VK = mixed_hard_labels(self.hard_labels, epoch.views, batch.positions, logits_VK.shape[1], mixed)
+        hard = hard_loss(logits_VK, hard_VK.to(logits_VK.device))
+        if self.teachers:
+            soft_VK = self._taught(epoch, batch.positions, x_PCHW)
+        elif epoch.coded is not None:
+            # Logits that were not kept: the squared error needs their mean, probabilities their mass.
+            rest = "mean" if settings["loss"] == "mse" else "mass"
+            soft_VK = epoch.logits(batch.positions, logits_VK.shape[1], rest).to(logits_VK.device)
+        else:
+            return hard
+        return soft_loss(logits_VK, soft_VK, settings["loss"], settings.get("temperature")) + settings["hard_weight"] * hard
+
+    def _view(self, epoch: Epoch, positions: Tensor, mixed: bool = True) -> Tensor:
+        """This process's part (P,C,S,S) of the views at `positions`."""
+        part = positions[ranks().part(len(positions))]
+        return render(self.images, epoch.views, part, mixed, self.pixels.from_levels, self.pixels.device)
+
+    @torch.no_grad()
+    def _taught(self, epoch: Epoch, positions: Tensor, x_PCHW: Tensor) -> Tensor:
+        """The teachers' mean logits (V,K), as relabel would store them; `x_PCHW` are this process's views."""
+        how = self.spec["online"]
+        if self.spec["views"]["mix"] == "mixup" and how["mixup_labels"] == "unmixed":
+            x_PCHW = self._view(epoch, positions, mixed=False)
+        logits_TPK = logits_of(self.teachers, x_PCHW, how["precision"])
+        logits_TVK = torch.stack([ranks().whole(one_PK, len(positions)) for one_PK in logits_TPK])
+        return mean_logits(logits_TVK, how["rescale_logits"])
 
 
 def _summary(rows: list[dict[str, float]]) -> dict[str, Any]:

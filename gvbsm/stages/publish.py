@@ -38,8 +38,6 @@ def run(job: Job) -> None:
         runs[student] = {kind: dict(receipts[path]["summary"]) for kind, path in sets.items()}
         by_class |= {f"{student} {kind}": one.pop("top1_by_class") for kind, one in runs[student].items()}
     labels = [receipts[path] for path in inputs["labels"]]
-    views = sum(label["summary"]["views"] for label in labels)
-    right = sum(label["summary"]["views"] * label["summary"]["teacher_top1_on_views"] for label in labels)
     accuracies = {
         "dataset": spec["dataset"],
         "ipc": spec["ipc"],
@@ -49,7 +47,7 @@ def run(job: Job) -> None:
         "students": {student: sets["distilled"] for student, sets in runs.items()},
         "baselines": {kind: {student: sets[kind] for student, sets in runs.items()} for kind in ("random_hard", "random_soft")},
         "teachers": {label: {"top1": receipts[path]["summary"]["top1"]} for label, path in inputs["teachers"].items()},
-        "soft_labels": {"bytes": sum(label["bytes"] for label in labels), "teacher_top1_on_views": right / views},
+        "soft_labels": _soft_labels(labels),
         "cost": _cost(receipts),
         "provenance": {
             **provenance(),
@@ -68,6 +66,14 @@ def run(job: Job) -> None:
     write_text(job.out, json.dumps(accuracies, indent=1, sort_keys=True))
     sys.stdout.write(f"\n{_title(accuracies)}: top-1 accuracy on {len(data['test_labels'])} test images, %\n")
     sys.stdout.write(table.round(2).to_string(index=False) + f"\n{job.out}\n")
+
+
+def _soft_labels(receipts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Size of the stored labels of the distilled images and how often the teachers are right on these views, in percent; if
+    none are stored, since they are made online, nothing is known of that."""
+    views = sum(one["summary"]["views"] for one in receipts)
+    right = sum(one["summary"]["views"] * one["summary"]["teacher_top1_on_views"] for one in receipts)
+    return {"bytes": sum(one["bytes"] for one in receipts), "teacher_top1_on_views": right / views if views else None}
 
 
 def _title(accuracies: dict[str, Any]) -> str:

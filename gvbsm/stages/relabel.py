@@ -21,8 +21,8 @@ from gvbsm.method.coding import Coded, Coding, encode
 from gvbsm.method.soft_labels import mean_logits
 from gvbsm.method.views import Images, Views, digest, mixed_hard_labels, render
 from gvbsm.runtime.checkpoints import Checkpoint
-from gvbsm.runtime.devices import autocast, job_device
-from gvbsm.runtime.networks import load_teacher
+from gvbsm.runtime.devices import job_device
+from gvbsm.runtime.networks import load_teacher, logits_of
 from gvbsm.runtime.progress import Progress
 
 
@@ -74,9 +74,7 @@ def _label(
     """Mean logits (V,K) of a batch of views, in float32 on the CPU."""
     mixed = settings["mix"] != "mixup" or settings["mixup_labels"] == "mixed"
     x_VCHW = render(images, views, positions, mixed, pixels.from_levels, pixels.device)
-    with autocast(pixels.device, settings["precision"]):
-        logits_TVK = torch.stack([teacher(x_VCHW).float() for teacher in teachers])
-    return mean_logits(logits_TVK, settings["rescale_logits"]).cpu()
+    return mean_logits(logits_of(teachers, x_VCHW, settings["precision"]), settings["rescale_logits"]).cpu()
 
 
 def _coded(logits_VK: Tensor, coding: Coding) -> Coded:

@@ -57,3 +57,20 @@ def test_the_reader_is_short_and_needs_numpy_and_torch_alone():
     assert sum(bool(line.strip()) for line in text.splitlines()) < 100
     program = "import sys; sys.modules['gvbsm'] = sys.modules['safetensors'] = None; import runpy; runpy.run_path(sys.argv[1])"
     subprocess.run([sys.executable, "-c", program, str(READER)], check=True)
+
+
+@pytest.mark.parametrize(
+    "views", [{"rescale_logits": True}, {"mix": "mixup", "mixup_labels": "unmixed"}], ids=["cutmix, rescaled", "mixup, unmixed"]
+)
+def test_labels_made_online_are_those_that_would_be_stored(views, made, edit_row, make_up_to):
+    """Students of labels that lose nothing and of none that are stored are the same, to the byte of their tables."""
+    edit_row({"relabel": {"coding": {"values": "float32"}, **views}})
+    stored = make_up_to("evaluate")
+    edit_row({"relabel": {"online": True}})
+    online = make_up_to("evaluate")
+    assert any(one.stage == "relabel" for one in stored) and not any(one.stage == "relabel" for one in online)
+    pairs = [(a, b) for a, b in zip(*([x for x in run if x.stage == "evaluate"] for run in (stored, online)), strict=True)]
+    assert len(pairs) == 6
+    for one, other in pairs:
+        assert (one.path == other.path) == ("random_hard" in one.name)
+        assert (STORE / one.path).read_text() == (STORE / other.path).read_text()
