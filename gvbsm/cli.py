@@ -63,6 +63,10 @@ def _run(options: argparse.Namespace) -> int:
         from gvbsm.explain import explain
 
         sys.stdout.write(explain(options.target))
+    elif options.command == "estimate":
+        from gvbsm.estimate import estimate
+
+        sys.stdout.write(estimate(options.target))
     elif options.command == "verify":
         from gvbsm.verify import verify
 
@@ -121,6 +125,9 @@ def _parser() -> argparse.ArgumentParser:
         )
     explain = commands.add_parser("explain", help="say which artifacts of a target are present, missing or stale, and why")
     explain.add_argument("target", help="results/<dataset>/ipc<N>[-<recipe>]/acc.json")
+    about = "say what a target will take: jobs, bytes, and hours at the rates of what has been run here"
+    estimate = commands.add_parser("estimate", help=about, description=f"{about[0].upper()}{about[1:]}.")
+    estimate.add_argument("target", help="results/<dataset>/ipc<N>[-<recipe>]/acc.json")
     lease = commands.add_parser("lease", help="run a command on GPUs of its own", usage="%(prog)s -n N -- COMMAND")
     lease.add_argument("-n", dest="count", type=_count, required=True, help="how many; 0 hides all")
     lease.add_argument("run", nargs="+", metavar="COMMAND", help="what to run, after --")

@@ -10,7 +10,7 @@ import pytest
 from gvbsm.keys import PACKAGE
 
 FOUNDATION = {"artifacts", "disk", "receipts", "settings", "sources", "keys", "errors"}
-PLANNING = FOUNDATION | {"network_names", "rows", "plan", "planfiles", "specs", "explain", "locks", "verify", "gc"}
+PLANNING = FOUNDATION | {"network_names", "rows", "plan", "planfiles", "specs", "explain", "estimate", "locks", "verify", "gc"}
 LIBRARY = {"method", "backbones", "data", "runtime"}
 ALLOWED = {
     "errors": set(),
@@ -26,6 +26,7 @@ ALLOWED = {
     "plan": FOUNDATION | {"network_names", "rows", "planfiles"},
     "specs": FOUNDATION | {"rows"},
     "explain": FOUNDATION | {"rows", "plan", "planfiles"},
+    "estimate": FOUNDATION | {"method", "rows", "plan", "planfiles"},
     "locks": set(),
     "verify": FOUNDATION | {"locks", "planfiles"},
     "gc": FOUNDATION | {"locks", "rows", "plan", "planfiles"},

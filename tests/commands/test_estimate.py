@@ -1,0 +1,84 @@
+"""`gvbsm estimate`: jobs, bytes and hours before anything is run."""
+
+import pytest
+
+from gvbsm import estimate as estimating
+from gvbsm.cli import main
+from gvbsm.planfiles import STORE
+from gvbsm.receipts import read_receipt
+
+TARGET = "results/tiny/ipc4/acc.json"
+
+
+def table(target: str = TARGET) -> dict[str, list[str]]:
+    """stage -> jobs, to run, size, hours."""
+    lines = estimating.estimate(target).splitlines()
+    assert lines[0].split() == ["stage", "jobs", "to", "run", "size", "hours", "to", "run"]
+    return {
+        line[:11].strip(): [line[11:17].strip(), line[17:25].strip(), line[25:37].strip(), line[37:51].strip()]
+        for line in lines[1:]
+    }
+
+
+def size(text: str) -> float:
+    number, unit = text.removeprefix("> ").split()
+    return float(number) * {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}[unit]
+
+
+def header(path: str) -> int:
+    with (STORE / path).open("rb") as file:
+        return 8 + int.from_bytes(file.read(8), "little")
+
+
+def test_what_is_made_takes_no_time(made):
+    found = table()
+    receipts = [read_receipt(STORE / one.path) for one in made[:-1]]
+    assert found["all"][:2] == [str(len(receipts)), "0"] and found["all"][3] == "0.00"
+    assert size(found["all"][2]) == pytest.approx(sum(one["bytes"] for one in receipts), rel=0.01)
+
+
+def test_what_is_to_run_is_as_large_as_said_and_as_slow_as_its_like(made, edit_row, make_up_to):
+    edit_row({"recover": {"seed": 5}, "relabel": {"epochs": 6, "coding": {"values": "int4", "top": 3}}})
+    found = table()
+    assert [found[stage][1] for stage in ("prepare", "squeeze", "statistics")] == ["0"] * 3
+    assert [found[stage][:2] for stage in ("recover", "relabel", "evaluate")] == [["2", "2"], ["6", "6"], ["6", "6"]]
+    assert all(found[stage][3] not in ("unknown", "") for stage in found)
+    planned = make_up_to("relabel")
+    for stage in ("recover", "relabel"):
+        paths = [one.path for one in planned if one.stage == stage]
+        made_bytes = sum(read_receipt(STORE / path)["bytes"] - header(path) for path in paths)
+        assert size(found[stage][2]) == pytest.approx(made_bytes, rel=0.005)
+
+
+def test_seconds_are_those_of_the_same_work(made, edit_row, monkeypatch):
+    """Three times the iterations take three times as long; as many images go through a job as are expected to."""
+    seconds = sum(read_receipt(STORE / one.path)["seconds"] for one in made if one.stage == "recover")
+    for one in made[:-1]:
+        counted = read_receipt(STORE / one.path)["images"]
+        assert one.stage == "prepare" or estimating._images(one.spec, made) == counted, one.path
+    edit_row({"recover": {"iterations": 18}})
+
+    def slower(path):
+        return read_receipt(path) | ({"seconds": 1800 * seconds} if "recover" in str(path) else {})
+
+    monkeypatch.setattr(estimating, "read_receipt", slower)
+    assert float(table()["recover"][3]) == pytest.approx(2 * 3 * seconds * 1800 / 3600, rel=0.02)
+
+
+def test_nothing_made_yet(workspace):
+    found = table()
+    assert found["recover"] == ["2", "2", "3.2 kB", "unknown"]  # 40 images of 64 bytes, label and number
+    assert found["squeeze"] == ["3", "3", "unknown", "unknown"]
+    assert found["all"][2].startswith("> ") and found["all"][3] == "unknown"
+
+
+def test_imagenet_without_its_images(workspace):
+    """Soft labels at IPC 10, twice, for random images are labelled too: 3 million views of 1,000 classes, two bytes each."""
+    found = table("results/imagenet/ipc10/acc.json")
+    assert size(found["relabel"][2]) == pytest.approx(2 * 3e6 * 2000, rel=0.01)
+    assert size(found["recover"][2]) == pytest.approx(10_000 * (3 * 224**2 + 16), rel=0.01)
+
+
+def test_a_misspelt_target_is_one_line(workspace, capsys):
+    assert main(["estimate", "results/tinny/ipc4/acc.json"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
