@@ -40,7 +40,7 @@ def test_commands(line, made):
 
 def test_every_command_but_stages_is_shown():
     """Of these the table of stages tells."""
-    assert {line.split()[1] for line in COMMANDS} == {"explain", "verify", "gc"}
+    assert {line.split()[1] for line in COMMANDS} == {"explain", "estimate", "verify", "gc"}
 
 
 @pytest.mark.parametrize("kind", ["datasets", "recipes"])
