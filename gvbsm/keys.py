@@ -76,12 +76,16 @@ def module_digest(module: str) -> str | None:
 
 def registry(package: str, name: str) -> dict[str, str]:
     """The literal dict `name` in `gvbsm/<package>/__init__.py`, read without importing it (and so without torch)."""
-    tree = ast.parse((PACKAGE / package / "__init__.py").read_text(encoding="utf-8"))
-    for node in tree.body:
+    return dict(_literal(PACKAGE / package / "__init__.py", name))
+
+
+@cache
+def _literal(path: Path, name: str) -> dict[str, str]:
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
         if isinstance(target, ast.Name) and target.id == name:
             return ast.literal_eval(node.value)  # type: ignore[attr-defined]
-    raise LookupError(f"gvbsm/{package}/__init__.py has no literal dict {name}")
+    raise LookupError(f"{path} has no literal dict {name}")
 
 
 @cache
