@@ -10,7 +10,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from gvbsm import artifacts, cli
+from gvbsm import cli, disk
+from gvbsm.errors import UserError
 from gvbsm.plan import plan
 from gvbsm.planfiles import STORE, plan_file, read_plan, write_plans
 
@@ -390,7 +391,7 @@ def test_too_few_images_for_the_random_baseline(workspace, make_up_to, capsys):
 def test_a_full_disk_and_a_read_only_folder(number, reason, where, workspace, monkeypatch, capsys):
     write_plans(plan("tiny", 4), Path(TARGET))
     prepare = plan("tiny", 4)[0]
-    real = artifacts.os.fsync
+    real = disk.os.fsync
     calls = iter(range(10))
 
     def failing(descriptor):
@@ -398,7 +399,7 @@ def test_a_full_disk_and_a_read_only_folder(number, reason, where, workspace, mo
             raise OSError(number, "No space left on device" if number == errno.ENOSPC else "Read-only file system")
         real(descriptor)
 
-    monkeypatch.setattr(artifacts.os, "fsync", failing)
+    monkeypatch.setattr(disk.os, "fsync", failing)
     assert_one_line(*run(capsys, *stage_command(prepare)), rf"cannot be written: {reason}.*free space or make")
     left = {path.name for path in store_files() if path.is_file()}
     assert left <= {Path(prepare.path).name}, "a temporary file or a receipt without its artifact was left"
@@ -407,7 +408,7 @@ def test_a_full_disk_and_a_read_only_folder(number, reason, where, workspace, mo
 
 def test_a_results_folder_that_cannot_be_written(workspace, capsys):
     Path("results").write_text("a file where the folder should be")
-    with pytest.raises(artifacts.UserError, match=r"results/\.plan/.*cannot be written: .*; free space or make"):
+    with pytest.raises(UserError, match=r"results/\.plan/.*cannot be written: .*; free space or make"):
         write_plans(plan("tiny", 4), Path(TARGET))
 
 
@@ -443,9 +444,9 @@ def test_plans_that_are_missing_or_of_another_key(workspace, capsys):
     write_plans(planned, Path(TARGET))
     path = plan_file(planned[1].key)
     path.write_text(path.read_text().replace('"epochs": 2', '"epochs": 3'))
-    with pytest.raises(artifacts.UserError, match="expected the plan of"):
+    with pytest.raises(UserError, match="expected the plan of"):
         read_plan(planned[1].key)
-    with pytest.raises(artifacts.UserError, match="missing or damaged plan"):
+    with pytest.raises(UserError, match="missing or damaged plan"):
         read_plan("0123456789")
 
 
