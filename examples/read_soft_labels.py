@@ -16,7 +16,7 @@ import torch
 class SoftLabels(torch.utils.data.Dataset):
     def __init__(self, images, labels, files, rest="mean"):  # rest: "mean" for the squared error, "mass" for probabilities
         self.images, self.labels, self.rest, self.epochs, self.drawn = images, labels, rest, [], (None, None)
-        types = {"F32": "<f4", "F16": "<f2", "U8": "u1", "I16": "<i2"}
+        types = {"F32": "<f4", "F16": "<f2", "U8": "u1", "I16": "<i2", "I32": "<i4"}
         for file in files:
             with open(file, "rb") as shard:
                 start = 8 + int.from_bytes(shard.read(8), "little")
@@ -35,7 +35,11 @@ class SoftLabels(torch.utils.data.Dataset):
         epoch, position = divmod(item, len(self.images))
         meta, maps, number = self.epochs[epoch]
         if self.drawn[0] != epoch:
-            self.drawn = epoch, draw(meta["views"], meta["epochs"][0] + number, meta["digests"][number])
+            stored, names = meta["views"].get("stored"), ("image", "crop", "flip", "partner", "box", "keep")
+            drawn = [maps[n][number] for n in names] if stored else draw(meta["views"], meta["epochs"][0] + number)
+            if hashlib.sha256(b"".join(one.tobytes() for one in drawn)).hexdigest()[:16] != meta["digests"][number]:
+                raise ValueError(f"epoch {epoch}: other views than those that were labelled")
+            self.drawn = epoch, drawn
         image, crop, flip, partner, box, keep = self.drawn[1]
         both, (top, left, bottom, right), share = (position, partner[position]), box[position], keep[position]
         view, other = (self.crop(image[i], crop[i], flip[i]) for i in both)
@@ -58,8 +62,7 @@ class SoftLabels(torch.utils.data.Dataset):
 
 
 def decode(coded, meta, rest):
-    values, top, classes = meta["coding"]["values"], meta["coding"].get("top"), len(meta["classes"])
-    found = coded["values"]
+    values, top, classes, found = meta["coding"]["values"], meta["coding"].get("top"), len(meta["classes"]), coded["values"]
     if values == "int4":
         found = np.stack([found & 15, found >> 4], 1).ravel()[: min(top or classes, classes)]
     if values in ("int8", "int4"):
@@ -78,7 +81,7 @@ def bits(key, count):
     return z ^ (z >> np.uint64(31))
 
 
-def draw(how, epoch, digest):
+def draw(how, epoch):
     n, size = how["count"], how["size"]
     seed = hashlib.sha256(json.dumps([how["seed"], "views", epoch], separators=(",", ":")).encode()).digest()
 
@@ -110,7 +113,4 @@ def draw(how, epoch, digest):
             keep[batch] = 1 - (bottom - top) * (right - left) / size**2
     keep[partner == np.arange(n)] = 1
     image, flip = np.argsort(bits(key(0), n).view(np.int64), kind="stable"), uniform(key(1), n) < (0.5 if how["flip"] else 0)
-    drawn = image.astype("<i4"), np.concatenate([starts, sides]).T.astype("<i2"), flip, partner.astype("<i4"), box, keep
-    if hashlib.sha256(b"".join(one.tobytes() for one in drawn)).hexdigest()[:16] != digest:
-        raise ValueError(f"epoch {epoch}: other views than those that were labelled")
-    return drawn
+    return image.astype("<i4"), np.concatenate([starts, sides]).T.astype("<i2"), flip, partner.astype("<i4"), box, keep

@@ -1,8 +1,9 @@
-"""Soft labels as a student's training reads them: views drawn again, logits decoded a batch at a time."""
+"""Soft labels as a student's training reads them: views drawn again or read, logits decoded a batch at a time."""
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -12,6 +13,8 @@ from gvbsm.data.epoch_views import FORMAT, epoch_views
 from gvbsm.errors import UserError
 from gvbsm.method.coding import Coded, Coding, decode
 from gvbsm.method.views import Views, digest
+
+STORED = ("image", "crop", "flip", "partner", "box", "keep")  # of views that are not drawn, in the order of `Views`
 
 
 class Epoch(NamedTuple):
@@ -28,7 +31,7 @@ class Epoch(NamedTuple):
 
 
 class Labels:
-    """The labelled epochs of a set of images, in order; views are drawn when they are asked for."""
+    """The labelled epochs of a set of images, in order; views are drawn, or read, when they are asked for."""
 
     def __init__(self, images: int, size: int, batch_size: int, epochs: list[_Source]) -> None:
         self.batch_size = batch_size  # views that were labelled together
@@ -43,14 +46,13 @@ class Labels:
         """One epoch.
 
         Raises:
-            UserError: if its views cannot be drawn again here.
+            UserError: if its views cannot be drawn again here, or are not as they were stored.
         """
         one = self._epochs[number]
-        views = epoch_views(one.drawn, one.epoch, self._images, self._size)
+        views = one.views() if one.views else epoch_views(one.drawn, one.epoch, self._images, self._size)
         if one.digest is not None and digest(views) != one.digest:
-            raise UserError(
-                f"{one.where}: epoch {one.epoch}: the views drawn here are not those that were labelled; please report this"
-            )
+            here, remedy = ("stored", "make it anew") if one.views else ("drawn", "please report this")
+            raise UserError(f"{one.where}: epoch {one.epoch}: the views {here} here are not those that were labelled; {remedy}")
         return Epoch(views, one.coded, one.coding)
 
 
@@ -79,6 +81,7 @@ class _Source(NamedTuple):
     digest: str | None = None
     coded: Coded | None = None
     coding: Coding | None = None
+    views: Callable[[], Views] | None = None  # reads those that are stored
 
 
 def _sources(where: str, tensors: Coded, metadata: dict[str, Any], images: int, size: int) -> list[_Source]:
@@ -90,8 +93,22 @@ def _sources(where: str, tensors: Coded, metadata: dict[str, Any], images: int, 
         raise UserError(
             f"{where}: expected labels of {images} images of {size} px, got {got}; use the images that were labelled"
         )
-    coded = [{name: tensor[number] for name, tensor in tensors.items()} for number in range(end - first)]
+    views = {name: tensors.pop(name) for name in STORED} if drawn.get("stored") else {}
     return [
-        _Source(where, drawn, epoch, known, one, coding)
-        for epoch, known, one in zip(range(first, end), metadata["digests"], coded, strict=True)
+        _Source(
+            where,
+            drawn,
+            epoch,
+            metadata["digests"][number],
+            {name: tensor[number] for name, tensor in tensors.items()},
+            coding,
+            partial(_stored_views, views, number) if views else None,
+        )
+        for number, epoch in enumerate(range(first, end))
     ]
+
+
+def _stored_views(stored: dict[str, Tensor], number: int) -> Views:
+    """The views of an epoch, by its place in the file."""
+    image_V, crop_V4, flip_V, partner_V, box_V4, keep_V = (stored[name][number] for name in STORED)
+    return Views(image_V, crop_V4, flip_V.bool(), partner_V, box_V4, keep_V)
