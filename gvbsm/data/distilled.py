@@ -1,0 +1,101 @@
+"""Distilled images by others: a folder, or an archive of one, with a folder per class."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gvbsm.data.files import colour_mode, is_image, open_image, read_entries, square, to_tensor
+from gvbsm.errors import UserError
+
+_NUMBERED = re.compile(r"(?:new)?([0-9]{1,9})")  # SRe2L and those who build on it: new000; RDED: 00000
+
+
+class Listing(NamedTuple):
+    """Where the N images of a set are, by class and number within it, which follows the names of the files."""
+
+    root: Path
+    folders: list[str]  # name of every class's folder, by label
+    labels: Tensor  # int64 (N,)
+    numbers: Tensor  # int64 (N,)
+    places: dict[PurePosixPath, int]  # a file below the root: which of the N images it is
+
+
+def list_images(root: Path, classes: Sequence[str] | None = None, ipc: int | None = None) -> Listing:
+    """The images of a set, none of them decoded.
+
+    Folders are called as the `classes`, or new000, new001, ... (00000, 00001, ...) by label; without `classes`, which are
+    then the folders, by any other names too.
+
+    Raises:
+        UserError: if there are no images, folders are not those of the classes, or one has not `ipc` images.
+    """
+    found: dict[str, list[PurePosixPath]] = {}
+    above: set[str] = set()
+    for entry in read_entries(root):
+        if entry.read and is_image(entry.path) and len(entry.path.parts) > 1:
+            found.setdefault(entry.path.parent.name, []).append(entry.path)
+            above.add(str(entry.path.parent.parent))
+    if not found:
+        raise UserError(f"{root}: expected a folder of images for every class, got none; put the images there")
+    if len(above) > 1:
+        one, other = sorted(above)[:2]
+        raise UserError(
+            f"{root}: expected all class folders in one folder, got some in {one!r} and {other!r}; name one of them"
+        )
+    folders = _by_label(root, found.keys(), classes)
+    odd = next((name for name in folders if ipc and len(found[name]) != ipc), None)
+    if odd is not None:
+        got = len(found[odd])
+        raise UserError(f"{root}: expected IPC ({ipc}) images in every class, got {got} in {odd!r}; ask for their number")
+    paths = [sorted(found[name]) for name in folders]
+    return Listing(
+        root,
+        folders,
+        torch.cat([torch.full((len(of_class),), label) for label, of_class in enumerate(paths)]),
+        torch.cat([torch.arange(len(of_class)) for of_class in paths]),
+        {path: place for place, path in enumerate(path for of_class in paths for path in of_class)},
+    )
+
+
+def _by_label(root: Path, names: Collection[str], classes: Sequence[str] | None) -> list[str]:
+    if classes is not None and set(names) == set(classes):
+        return list(classes)
+    numbers = {name: int(match[1]) for name in names if (match := _NUMBERED.fullmatch(name))}
+    if len(numbers) == len(names) and sorted(numbers.values()) == list(range(len(classes or names))):
+        return sorted(names, key=numbers.__getitem__)
+    if classes is None:
+        return sorted(names)
+    odd = min(set(names) ^ set(classes))
+    got = f"{len(names)} {'with' if odd in names else 'without'} {odd!r}"
+    raise UserError(
+        f"{root}: expected folders called as the {len(classes)} classes, or new000, ... by label, got {got}; rename them"
+    )
+
+
+def pack(listing: Listing, images_NCHW: Tensor) -> int:
+    """Decode the images into a uint8 tensor; how many had another size, and were resized and cut to its S x S px.
+
+    Raises:
+        UserError: for a file that is no image.
+    """
+    channels, size = images_NCHW.shape[1], images_NCHW.shape[-1]
+    mode, resized = colour_mode(str(listing.root), channels), 0
+    for entry in read_entries(listing.root):
+        place = listing.places.get(entry.path)
+        if entry.read and place is not None:
+            image = open_image(f"{listing.root}/{entry.path}", entry.read(), mode)
+            resized += image.size != (size, size)
+            images_NCHW[place] = to_tensor(square(image, size, size))
+    return resized
+
+
+def imagefolder_order(folders: Sequence[str], labels_N: Tensor) -> Tensor:
+    """Which of N images by label torchvision's ImageFolder has first, second, ...: its classes are sorted by folder name."""
+    by_name = sorted(range(len(folders)), key=folders.__getitem__)
+    return torch.cat([(labels_N == label).nonzero().squeeze(1) for label in by_name])

@@ -1,0 +1,239 @@
+"""Soft labels as SRe2L, G-VBSM and EDC publish them: folders epoch_<k> of files batch_<i>.tar, which torch has saved.
+
+A file is a list: the crops' coordinates, which are mirrored, partners, share, box, logits. SRe2L leaves the order of the
+images to a seeded sampler; G-VBSM and EDC add which images they are, and EDC how their patches were shuffled: not at all.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from pickle import UnpicklingError  # what torch raises instead of executing code
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import RandomSampler
+
+from gvbsm.data.epoch_views import FORMAT
+from gvbsm.data.labels import STORED
+from gvbsm.errors import UserError
+from gvbsm.method.coding import Coded, Coding, encode
+from gvbsm.method.views import Views, digest, mixed_hard_labels
+
+_SCALAR = np.float64(0).__reduce__()[0]  # what makes a numpy number of its bytes; numpy 2 has given it another name
+_ALLOWED: list[Any] = [
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32")),
+]
+_WHOLE = 0.01  # px: coordinates are float32 shares of an image's side
+
+
+class _Batch(NamedTuple):
+    """V views that were labelled together."""
+
+    crop_V4: Tensor  # int64: top, left, height, width, px
+    flip_V: Tensor  # bool
+    partner_V: Tensor  # int64: position in the batch
+    box: list[int]  # top, left, bottom, right, px; empty but for CutMix
+    share: float  # of the view that is its own image
+    logits_VK: Tensor
+    index_V: Tensor | None  # int64: ImageFolder's index of the images, if it is stored
+
+
+@dataclass(frozen=True)
+class PublishedLabels:
+    """A folder of published soft labels of N images."""
+
+    root: Path
+    labels_N: Tensor  # int64: the images' classes
+    order_N: Tensor  # which of the images ImageFolder's are, see `imagefolder_order`
+    size: int  # px
+    classes: int
+    seed: int  # of the sampler
+
+    @cached_property
+    def _first(self) -> _Batch:
+        return self._read(self.root / "epoch_0" / "batch_0.tar")
+
+    @property
+    def batch_size(self) -> int:
+        """Views of every batch but the last."""
+        return len(self._first.flip_V)
+
+    @property
+    def coding(self) -> Coding:
+        """What loses nothing of the logits."""
+        return Coding("float16" if self._first.logits_VK.dtype == torch.float16 else "float32")
+
+    def orders(self, first: int) -> Iterator[Tensor]:
+        """ImageFolder's indices (N,) in the order of the views, of the epochs from `first` on."""
+        sampler = RandomSampler(range(len(self.order_N)), generator=torch.Generator().manual_seed(self.seed))
+        return itertools.islice((torch.tensor(list(sampler)) for _ in itertools.count()), first, None)
+
+    def convert(self, epoch: int, order_V: Tensor, coding: Coding, into: dict[str, Tensor]) -> tuple[str, int]:
+        """Write an epoch's views and logits into the tensors of `one_view`, here (V, ...); the views' digest, and how often the
+        largest logit is that of the view's class.
+
+        Raises:
+            UserError: for batches that are missing, damaged, of other images, or hold anything but tensors and numbers.
+        """
+        views, right = Views(*(into[name] for name in STORED)), 0
+        for first, file in self._files(epoch):
+            batch = self._read(file)
+            here = torch.arange(first, first + len(batch.flip_V))
+            self._check_count(file, first, len(here))
+            _place(views, here, batch, self.size)
+            views.image_V[here] = self.order_N[order_V[here] if batch.index_V is None else batch.index_V].int()
+            truth_V = mixed_hard_labels(self.labels_N, views, here, self.classes, mixed=True).argmax(1)
+            right += int((batch.logits_VK.argmax(1) == truth_V).sum())
+            for name, values in encode(batch.logits_VK.float(), coding).items():
+                if not torch.isfinite(values).all():
+                    raise _odd(file, f"logits that {coding.values} can hold", "others; set relabel.coding.values: float32")
+                into[name][here] = values
+        if not torch.equal(views.image_V.sort().values, torch.arange(len(views)).int()):
+            raise _odd(self.root / f"epoch_{epoch}", "every image once", "some twice; fetch the labels again")
+        return digest(views), right
+
+    def check_agreement(self, right: int, views: int) -> None:
+        """Raise UserError if the labels are right on no more of the views than labels of other images would be."""
+        by_chance = views / self.classes
+        if right <= by_chance + 3 * math.sqrt(by_chance):
+            raise UserError(
+                f"{self.root}: expected labels that fit the images, got their class on {right} of {views} views, as by chance; "
+                "use the images that were labelled, and the seed of the sampler"
+            )
+
+    def metadata(self, first: int, digests: list[str], coding: dict[str, Any]) -> dict[str, Any]:
+        """What a file of converted labels says of itself (docs/soft-labels.md)."""
+        views = {"count": len(self.labels_N), "size": self.size, "batch_size": self.batch_size, "stored": True}
+        epochs = [first, first + len(digests)]
+        return {"format": FORMAT, "epochs": epochs, "views": views, "digests": digests, "coding": coding}
+
+    def _files(self, epoch: int) -> Iterator[tuple[int, Path]]:
+        """The files of an epoch, each with the position of its first view."""
+        folder = self.root / f"epoch_{epoch}"
+        if not folder.is_dir():
+            raise UserError(
+                f"{folder}: expected the labels of an epoch, got nothing there; fetch them, or lower relabel.epochs"
+            )
+        starts = range(0, len(self.labels_N), self.batch_size)
+        beyond = folder / f"batch_{len(starts)}.tar"
+        if beyond.exists():
+            raise _odd(
+                beyond, f"{len(starts)} batches, of {len(self.labels_N)} images", "more; use the images that were labelled"
+            )
+        return ((first, folder / f"batch_{number}.tar") for number, first in enumerate(starts))
+
+    def _check_count(self, file: Path, first: int, got: int) -> None:
+        expected = min(self.batch_size, len(self.labels_N) - first)
+        if got != expected:
+            of = f"{len(self.labels_N)} images in batches of {self.batch_size}"
+            raise _odd(file, f"{expected} views ({of})", f"{got}; use the images that were labelled")
+
+    def _read(self, file: Path) -> _Batch:
+        found = _load(file)
+        again = "fetch the file again"
+        if not isinstance(found, list) or not 6 <= len(found) <= 8:
+            got = f"{len(found)} entries" if isinstance(found, list) else type(found).__name__
+            raise _odd(file, "a list of 6 to 8 entries", f"{got}; {again}")
+        coordinates, flip_V, partner_V, share, box, logits = found[:6]
+        count = len(flip_V) if isinstance(flip_V, Tensor) and flip_V.ndim == 1 else 0
+        index_V = found[6] if len(found) > 6 else None
+        _check(file, "which views are mirrored", flip_V, (count,), torch.bool)
+        _check(file, "coordinates", coordinates, (count, 4), torch.float32, torch.float64)
+        if isinstance(logits, Tensor) and logits.shape[1:] != (self.classes,):
+            got = f"{tuple(logits.shape)}; use the labels of this data set"
+            raise _odd(file, f"logits of {self.classes} classes", got)
+        _check(file, "logits", logits, (count, self.classes), torch.float16, torch.float32)
+        for what, places, end in (("partners", partner_V, count), ("images", index_V, len(self.order_N))):
+            if places is not None:
+                _check(file, what, places, (count,), torch.int64, torch.int32)
+                if not ((places >= 0) & (places < end)).all():
+                    raise _odd(file, f"{what} below {end}", "others; use the images that were labelled")
+        if len(found) > 7 and (not isinstance(found[7], Tensor) or found[7].any()):
+            raise _odd(file, "images whose patches were not shuffled", "others; such views cannot be converted")
+        mixed, kept = _mixing(file, partner_V is not None, share, box, self.size)
+        partner_V = torch.arange(count) if partner_V is None else partner_V
+        return _Batch(_pixels(file, coordinates, self.size), flip_V, partner_V, mixed, kept, logits, index_V)
+
+
+def one_view(classes: int, coding: Coding) -> Coded:
+    """The tensors of a file of converted labels, for one view: (1, ...)."""
+    number, box = torch.zeros(1, dtype=torch.int32), torch.zeros(1, 4, dtype=torch.int16)
+    views = (number, box, torch.zeros(1, dtype=torch.uint8), number, box, torch.zeros(1))
+    return dict(zip(STORED, views, strict=True)) | encode(torch.zeros(1, classes), coding)
+
+
+def _place(views: Views, here_V: Tensor, batch: _Batch, size: int) -> None:
+    """Write all but the images of a batch's views."""
+    views.crop_V4[here_V] = batch.crop_V4.short()
+    views.flip_V[here_V] = batch.flip_V.to(views.flip_V.dtype)
+    views.partner_V[here_V] = here_V[batch.partner_V.long()].int()
+    top, left, bottom, right = batch.box or (0, 0, 0, 0)
+    views.box_V4[here_V] = torch.tensor([top, left, bottom, right], dtype=torch.int16)
+    share = 1 - (bottom - top) * (right - left) / size**2 if batch.box else batch.share
+    alone_V = batch.partner_V == torch.arange(len(here_V))
+    views.keep_V[here_V] = torch.full((len(here_V),), share).masked_fill(alone_V, 1.0)
+
+
+def _pixels(file: Path, coordinates_V4: Tensor, size: int) -> Tensor:
+    """Crops in px, rounded as PIL does when the published loaders crop."""
+    start_V2, side_V2 = (coordinates_V4.double() * size).split(2, dim=1)
+    edges_V22 = torch.stack([start_V2, start_V2 + side_V2], 1)
+    start_V2, end_V2 = edges_V22.round().long().unbind(1)
+    if not ((edges_V22 - edges_V22.round()).abs() < _WHOLE).all():  # nor if they are no numbers
+        raise _odd(file, f"crops of whole pixels of images of {size} px", "others; use images of the size that was labelled")
+    if not ((start_V2 >= 0) & (end_V2 > start_V2) & (end_V2 <= size)).all():
+        raise _odd(file, "crops inside the images", "others; fetch the file again")
+    return torch.cat([start_V2, end_V2 - start_V2], 1)
+
+
+def _mixing(file: Path, mixed: bool, share: Any, box: Any, size: int) -> tuple[list[int], float]:
+    """A batch's box and share of its own images, as plain numbers."""
+    if not mixed:
+        return [], 1.0
+    try:
+        edges, kept = [int(edge) for edge in box or ()], float(share)
+    except (TypeError, ValueError, OverflowError):
+        raise _odd(file, "numbers for box and share", "others; fetch the file again") from None
+    if edges:
+        top, left, bottom, right = edges if len(edges) == 4 else [-1] * 4
+        if not (0 <= top <= bottom <= size and 0 <= left <= right <= size):
+            raise _odd(file, f"a box in views of {size} px", f"{edges}; use images of the size that was labelled")
+    if not 0 <= kept <= 1:
+        raise _odd(file, "a share from 0 to 1", f"{kept}; fetch the file again")
+    return edges, kept
+
+
+def _load(file: Path) -> Any:
+    """What torch has saved in a file; numbers of numpy are all that it may hold beside tensors and Python's own."""
+    try:
+        with torch.serialization.safe_globals(_ALLOWED):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{file}: expected a batch of soft labels, got nothing there; fetch it, or correct the path") from None
+    except UnpicklingError:
+        raise UserError(
+            f"{file}: expected tensors and numbers alone, got other objects, whose code would have to be executed, or damaged "
+            "ones; fetch it from those who made it"
+        ) from None
+    except Exception as error:  # damaged bytes make torch raise almost anything
+        raise UserError(f"{file}: damaged ({type(error).__name__}); fetch it again") from None
+
+
+def _check(file: Path, what: str, value: Any, shape: tuple[int, ...], *types: torch.dtype) -> None:
+    if not isinstance(value, Tensor) or tuple(value.shape) != shape or value.dtype not in types or not value.numel():
+        got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise _odd(file, f"{what} as {types[0]} {shape}", f"{got}; fetch the file again")
+
+
+def _odd(file: Path, expected: str, got: str) -> UserError:
+    return UserError(f"{file}: expected {expected}, got {got}")
