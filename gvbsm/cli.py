@@ -22,7 +22,9 @@ _STAGES = {
     "squeeze": "train one teacher",
     "statistics": "measure a training set inside one teacher",
     "recover": "optimise a shard of synthetic images",
+    "adopt": "take distilled images by others",
     "relabel": "store the teachers' soft labels of a range of epochs",
+    "convert": "take their published soft labels of a range of epochs",
     "evaluate": "train and test one student on one set of images",
     "publish": "gather a run into acc.json, table.csv, classes.csv and images.png",
 }
@@ -77,6 +79,10 @@ def _run(options: argparse.Namespace) -> int:
         from gvbsm.gc import gc
 
         sys.stdout.write(gc(options.delete))
+    elif options.command == "import-fkd":
+        from gvbsm.import_fkd import import_fkd
+
+        sys.stdout.write(import_fkd(options.labels, options.images, options.out, options.seed))
     elif options.command == "lease":
         from gvbsm.runtime.lease import lease
 
@@ -128,6 +134,12 @@ def _parser() -> argparse.ArgumentParser:
     about = "say what a target will take: jobs, bytes, and hours at the rates of what has been run here"
     estimate = commands.add_parser("estimate", help=about, description=f"{about[0].upper()}{about[1:]}.")
     estimate.add_argument("target", help="results/<dataset>/ipc<N>[-<recipe>]/acc.json")
+    about = "convert published soft labels (SRe2L, G-VBSM, EDC) and their images to files of ours, without a row"
+    fkd = commands.add_parser("import-fkd", help=about, description=f"{about[0].upper()}{about[1:]}.")
+    fkd.add_argument("labels", type=Path, metavar="DIR", help="folder of epoch_<k>/batch_<i>.tar; no code in them is executed")
+    fkd.add_argument("--images", type=Path, required=True, help="folder or archive of the images that were labelled, by class")
+    fkd.add_argument("--out", type=Path, required=True, help="folder for images.safetensors and labels-<epoch>.safetensors")
+    fkd.add_argument("--seed", type=_count, default=42, help="of the sampler when they were made (default: %(default)s)")
     lease = commands.add_parser("lease", help="run a command on GPUs of its own", usage="%(prog)s -n N -- COMMAND")
     lease.add_argument("-n", dest="count", type=_count, required=True, help="how many; 0 hides all")
     lease.add_argument("run", nargs="+", metavar="COMMAND", help="what to run, after --")
@@ -194,7 +206,7 @@ def _run_alone(job: Job, file: Path) -> None:
     with _together(job), _locked(job, file) as is_made:
         if is_made:
             return
-        if job.spec["stage"] != "prepare":  # which has no state to save, and simply ends
+        if job.spec["stage"] not in ("prepare", "adopt"):  # which have no state to save, and simply end
             install_signal_handlers()
         try:
             importlib.import_module(f"gvbsm.stages.{job.spec['stage']}").run(job)

@@ -16,6 +16,7 @@ from gvbsm.receipts import KEYED, read_receipt, receipt_path
 from gvbsm.rows import parse_target
 
 _KNOWN_SETS = {"cifar10": 50_000, "cifar100": 50_000, "tiny_imagenet": 100_000, "imagenet": 1_281_167}  # training images
+_STORED_VIEW = 29  # bytes of a view that is stored beside its label
 
 
 @dataclass
@@ -112,7 +113,7 @@ def _kind(stage: str, name: str, spec: Spec, exactly: bool) -> str:
         "random": None if stage == "evaluate" else bool(spec.get("random")),
         "how": how if exactly else None,
     }
-    if stage in ("recover", "relabel"):
+    if stage in ("recover", "adopt", "relabel", "convert"):
         del kind["network"]
     return keys.canonical(kind)
 
@@ -136,7 +137,9 @@ def _images(spec: Spec, planned: list[Artifact]) -> int | None:
     if stage == "recover":
         return _recovered(spec) * settings["iterations"]
     count = _set_size(spec, planned)
-    if stage == "relabel":
+    if stage == "adopt":
+        return count
+    if stage in ("relabel", "convert"):
         first, end = spec["epochs"]
         return count * (end - first)
     return count * settings["epochs"] * len(spec["seeds"])
@@ -146,9 +149,13 @@ def _bytes(spec: Spec, planned: list[Artifact]) -> int | None:
     """Bytes of a job's tensors, without the header of a kilobyte or so; None if they do not follow from the settings."""
     if spec["stage"] == "recover":
         return _recovered(spec) * (len(spec["pixels"]["mean"]) * spec["pixels"]["image_size"] ** 2 + 16)
-    if spec["stage"] == "relabel":
+    if spec["stage"] == "adopt":
+        return _set_size(spec, planned) * (spec["channels"] * spec["image_size"] ** 2 + 16)
+    if spec["stage"] in ("relabel", "convert"):
         first, end = spec["epochs"]
-        per_view = bytes_per_view(Coding(**spec["settings"]["coding"]), planned[0].spec["classes"])
+        is_converted = spec["stage"] == "convert"
+        coding = Coding(**(spec if is_converted else spec["settings"])["coding"])
+        per_view = bytes_per_view(coding, planned[0].spec["classes"]) + (_STORED_VIEW if is_converted else 0)
         return (end - first) * _set_size(spec, planned) * per_view
     return None
 
@@ -161,7 +168,8 @@ def _set_size(spec: Spec, planned: list[Artifact]) -> int:
     """Images of the set that a job labels or trains on."""
     if spec.get("random"):
         return int(spec["random"]["ipc"]) * int(planned[0].spec["classes"])
-    return sum(_recovered(one.spec) for one in planned if one.stage == "recover")
+    adopted = sum(one.spec["ipc"] * planned[0].spec["classes"] for one in planned if one.stage == "adopt")
+    return adopted or sum(_recovered(one.spec) for one in planned if one.stage == "recover")
 
 
 def _training_images(spec: Spec) -> int | None:

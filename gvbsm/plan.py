@@ -15,10 +15,12 @@ from gvbsm.rows import load_row
 from gvbsm.settings import (
     Backbone,
     Compute,
+    Distilled,
     HardTraining,
     Network,
     Recover,
     RecoverShard,
+    Relabel,
     RelabelShard,
     Row,
     StatisticsPass,
@@ -43,16 +45,21 @@ def plan(dataset: str, ipc: int, recipe: str | None = None) -> list[Artifact]:
     teachers, statistics = [], []
     for backbone in row.backbones:
         teacher = _squeeze(row, backbone, data, backbone.squeeze.seed)
+        teachers.append(teacher)
+        if row.distilled:
+            continue
         measured = teacher
         if row.statistics.measured_in == "twin" and backbone.weights is None:
             measured = _squeeze(row, backbone, data, backbone.squeeze.seed + 1)
             planned.append(measured)
-        teachers.append(teacher)
         statistics.append(_statistics(row, backbone, data, measured))
     planned += teachers + statistics
-    images = _recover(row, ipc, teachers, statistics)
     random = {"ipc": ipc, "seed": row.evaluate.random_seed}
-    labels = _relabel(row, teachers, {"images": [image.path for image in images]}, None)
+    images = [_adopt(row, row.distilled, ipc, data)] if row.distilled else _recover(row, ipc, teachers, statistics)
+    if row.distilled and row.distilled.labels:
+        labels = _convert(row, row.distilled, images[0])
+    else:
+        labels = _relabel(row, teachers, {"images": [image.path for image in images]}, None)
     random_labels = _relabel(row, teachers, {"data": data.path}, random)
     planned += images + labels + random_labels
     beside = teachers if row.relabel.online else []
@@ -197,19 +204,51 @@ def _shards(batches: list[list[list[int]]], settings: Recover) -> list[list[list
     return [group[start : start + size] for group in groups for start in range(0, len(group), size)]
 
 
+def _adopt(row: Row, distilled: Distilled, ipc: int, data: Artifact) -> Artifact:
+    spec = {
+        "inputs": {"data": data.path},
+        "path": distilled.images,
+        "version": distilled.version,
+        "ipc": ipc,
+        "image_size": row.image_size,
+        "channels": len(row.mean),
+    }
+    return _artifact("adopt", f"{_prefix(row)}-ipc{ipc}", spec)
+
+
+def _ranges(settings: Relabel) -> list[list[int]]:
+    """The labelled epochs of each job: [first, end]."""
+    epochs, size = 0 if settings.online else settings.epochs, settings.shard_epochs
+    return [[start, min(start + size, epochs)] for start in range(0, epochs, size)]
+
+
 def _relabel(row: Row, teachers: list[Artifact], images: Spec, random: Spec | None) -> list[Artifact]:
-    settings = row.relabel
     shards = []
-    for start in range(0, 0 if settings.online else settings.epochs, settings.shard_epochs):
+    for epochs in _ranges(row.relabel):
         spec = {
             "inputs": {"teachers": [one.path for one in teachers], **images},
             "random": random,
-            "epochs": [start, min(start + settings.shard_epochs, settings.epochs)],
+            "epochs": epochs,
             "pixels": _pixels(row),
-            "settings": _only(RelabelShard, settings),
+            "settings": _only(RelabelShard, row.relabel),
         }
-        name = f"{_prefix(row)}-{'random' if random else 'distilled'}-epoch{start:05d}"
+        name = f"{_prefix(row)}-{'random' if random else 'distilled'}-epoch{epochs[0]:05d}"
         shards.append(_artifact("relabel", name, spec, _network_builders(row.backbones)))
+    return shards
+
+
+def _convert(row: Row, distilled: Distilled, images: Artifact) -> list[Artifact]:
+    shards = []
+    for epochs in _ranges(row.relabel):
+        spec = {
+            "inputs": {"images": images.path},
+            "path": distilled.labels,
+            "version": distilled.version,
+            "seed": distilled.seed,
+            "epochs": epochs,
+            "coding": row.relabel.coding.model_dump(),
+        }
+        shards.append(_artifact("convert", f"{_prefix(row)}-epoch{epochs[0]:05d}", spec))
     return shards
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from gvbsm import network_names
-from gvbsm.sources import DataPath, Seed, Source, Strict
+from gvbsm.sources import DataPath, Files, Seed, Source, Strict
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Epochs = Annotated[int, Field(ge=1, le=100_000)]
@@ -136,6 +136,20 @@ class Recover(RecoverShard):
     def _room_for_a_group(self) -> Recover:
         if self.batch_size < self.group:
             raise ValueError(f"batch_size: expected at least group ({self.group}), got {self.batch_size}; raise it")
+        return self
+
+
+class Distilled(Files):
+    """Images by others, below the data root or absolute, instead of recover's; perhaps with their soft labels."""
+
+    images: DataPath  # folder or archive: a folder per class, called as the class, or new000, new001, ... by label
+    labels: DataPath | None = None  # folder of epoch_<k>/batch_<i>.tar; off: relabel makes new ones
+    seed: Seed | None = None  # of the sampler when the labels were made. published: 42
+
+    @model_validator(mode="after")
+    def _sampled(self) -> Distilled:
+        if (self.labels is None) != (self.seed is None):
+            raise ValueError("seed: expected exactly when labels are given; add (published scripts: 42) or remove it")
         return self
 
 
@@ -267,6 +281,7 @@ class Row(Strict):
     backbones: Annotated[list[Backbone], Field(min_length=1)]
     statistics: Statistics
     recover: Recover
+    distilled: Distilled | None = None
     relabel: Relabel
     evaluate: Evaluate
 
@@ -278,6 +293,8 @@ class Row(Strict):
             raise ValueError(f"resize: expected at least image_size ({self.image_size}), got {self.resize}; raise it")
         if self.storage == "files" and self.source.kind not in ("imagefolder", "imagenet"):
             raise ValueError(f"storage: expected packed for a source of kind {self.source.kind}, got files; set it to packed")
+        if self.relabel.online and self.distilled and self.distilled.labels:
+            raise ValueError("relabel.online: expected false with distilled.labels, got true; remove one of them")
         for what, entries in (("backbones", self.backbones), ("evaluate.students", self.evaluate.students)):
             labels = [entry.label for entry in entries]
             twice = sorted({label for label in labels if labels.count(label) > 1})

@@ -13,6 +13,7 @@ from gvbsm.errors import UserError
 from gvbsm.rows import describe
 from gvbsm.settings import (
     Augment,
+    Coding,
     Compute,
     Count,
     Epochs,
@@ -28,7 +29,7 @@ from gvbsm.settings import (
     ViewsOfImages,
     Weights,
 )
-from gvbsm.sources import Seed, Source, Strict
+from gvbsm.sources import DataPath, Seed, Source, Strict
 
 Code = dict[str, str]
 Paths = Annotated[list[str], Field(min_length=1)]
@@ -89,6 +90,7 @@ def _inputs(name: str, **fields: Any) -> type[BaseModel]:
 
 
 _DATA = _inputs("Inputs", data=str)
+_EPOCHS = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]  # first, end
 _STAGES: dict[str, dict[str, Any]] = {
     "prepare": {
         "source": Source,
@@ -120,12 +122,28 @@ _STAGES: dict[str, dict[str, Any]] = {
         "settings": RecoverShard,
         "precisions": list[Precision] | None,  # one per teacher, where they differ from the settings
     },
+    "adopt": {
+        "inputs": _DATA,
+        "path": DataPath,
+        "version": int | None,
+        "ipc": Count,
+        "image_size": Count,
+        "channels": Count,
+    },
     "relabel": {
         "inputs": _RelabelInputs,
         "random": RandomImages | None,
-        "epochs": Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)],
+        "epochs": _EPOCHS,
         "pixels": PixelsSpec,
         "settings": RelabelShard,
+    },
+    "convert": {
+        "inputs": _inputs("Inputs", images=str),
+        "path": DataPath,
+        "version": int | None,
+        "seed": Seed,
+        "epochs": _EPOCHS,
+        "coding": Coding,
     },
     "evaluate": {
         "inputs": _EvaluateInputs,
@@ -146,7 +164,7 @@ _STAGES: dict[str, dict[str, Any]] = {
             "Inputs",
             data=str,
             teachers=dict[str, str],
-            statistics=Paths,
+            statistics=list[str],  # none, if images are not recovered
             images=Paths,
             labels=list[str],  # none, if they are made online
             random_labels=list[str],

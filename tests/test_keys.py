@@ -50,7 +50,8 @@ def changed_stages(package: Path, file: str, old: str, new: str) -> set[str]:
     def take() -> dict[str, dict[str, str]]:
         forget()
         return {
-            stage: keys.fingerprint(stage, builders if stage not in ("prepare", "publish") else ()) for stage in keys.STAGES
+            stage: keys.fingerprint(stage, () if stage in ("prepare", "adopt", "convert", "publish") else builders)
+            for stage in keys.STAGES
         }
 
     before = take()
@@ -68,7 +69,7 @@ def changed_stages(package: Path, file: str, old: str, new: str) -> set[str]:
         ("method/moments.py", "/ count - mean", "/ (count - 1) - mean", {"statistics", "recover"}),
         ("method/soft_labels.py", "mean(0)", "sum(0)", {"relabel", "evaluate"}),
         ("method/losses.py", "beta: float = 2.0", "beta: float = 3.0", {"evaluate"}),
-        ("method/views.py", "tries = 10", "tries = 9", {"relabel", "evaluate"}),
+        ("method/views.py", "tries = 10", "tries = 9", {"relabel", "convert", "evaluate"}),
         ("runtime/training.py", "math.pi * epoch", "math.pi * (epoch + 1)", {"squeeze", "evaluate"}),
         ("stages/prepare.py", '"train_images": len', '"images": len', {"prepare"}),
         (

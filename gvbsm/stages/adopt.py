@@ -1,0 +1,36 @@
+"""adopt: take distilled images by others instead of recovering some.
+
+Inputs: the data set (its classes), a folder of images by class below the data root. Output: as recover's, safetensors with
+images (uint8, N,C,S,S), labels (int64) and each image's number within its class; in the metadata the class folders' names by
+label.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+from gvbsm.artifacts import Job
+from gvbsm.data.distilled import list_images, pack
+from gvbsm.runtime.checkpoints import Checkpoint
+from gvbsm.runtime.devices import job_device
+
+
+def run(job: Job) -> None:
+    """Adopt the images of a spec."""
+    spec = job.spec
+    job.device = "cpu"
+    job_device(job, 1)
+    job.tensors(spec["inputs"]["data"])
+    listing = list_images(job.data_root / spec["path"], job.classes, spec["ipc"])
+    count, size = len(listing.labels), spec["image_size"]
+    checkpoint = Checkpoint.of(job)
+    images = checkpoint.tensor("images", (count, spec["channels"], size, size), torch.uint8)
+    resized = pack(listing, images)
+    if resized:
+        sys.stderr.write(f"adopt: {resized} of {count} images are not {size} x {size} px: resized and cut\n")
+    tensors = {"images": images, "labels": listing.labels, "numbers": listing.numbers}
+    job.images = count
+    job.write_tensors(tensors, {"folders": listing.folders}, {"images": count, "resized": resized})
+    checkpoint.clear()

@@ -1,0 +1,58 @@
+"""convert: take the published soft labels of distilled images by others instead of relabelling them, a range of epochs.
+
+Inputs: the adopted images, a folder of labels below the data root. Output: as relabel's, but with the views themselves
+(docs/soft-labels.md).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gvbsm.artifacts import Job
+from gvbsm.data.distilled import imagefolder_order
+from gvbsm.data.fkd import PublishedLabels, one_view
+from gvbsm.errors import UserError
+from gvbsm.method.coding import Coding
+from gvbsm.runtime.checkpoints import Checkpoint
+from gvbsm.runtime.devices import job_device
+from gvbsm.runtime.progress import Progress
+
+
+def run(job: Job) -> None:
+    """Convert the epochs of a spec."""
+    spec, (first, end) = job.spec, job.spec["epochs"]
+    job.device = "cpu"
+    job_device(job, 1)
+    images, metadata = job.tensors(spec["inputs"]["images"])
+    labels, size = images["labels"], images["images"].shape[-1]
+    root = job.data_root / spec["path"]
+    resized = job.receipt(spec["inputs"]["images"])["summary"]["resized"]
+    if resized:
+        raise UserError(
+            f"{root}: expected labels of images of {size} px, got {resized} that were resized; set image_size to theirs"
+        )
+    order = imagefolder_order(metadata["folders"], labels)
+    published = PublishedLabels(root, labels, order, size, len(job.classes or ()), spec["seed"])
+    coding = Coding(**spec["coding"])
+    checkpoint = Checkpoint.of(job)
+    state: dict[str, Any] = checkpoint.load() or {"digests": [], "right": 0}
+    done, views = len(state["digests"]), (end - first) * len(labels)
+    tensors = {
+        name: checkpoint.tensor(name, (end - first, len(labels), *one.shape[1:]), one.dtype)
+        for name, one in one_view(len(job.classes or ()), coding).items()
+    }
+    progress = Progress(job.title, end - first, done)
+    orders = published.orders(first + done)
+    for number in range(done, end - first):
+        into = {name: tensor[number] for name, tensor in tensors.items()}
+        known, right = published.convert(first + number, next(orders), coding, into)
+        state["digests"].append(known)
+        state["right"] += right
+        checkpoint.tick(lambda: state)
+        progress.step()
+    published.check_agreement(state["right"], views)
+    job.images = views
+    summary = {"views": views, "teacher_top1_on_views": 100 * state["right"] / views}
+    summary["bytes_per_view"] = sum(one[0, 0].nbytes for one in tensors.values())
+    job.write_tensors(tensors, published.metadata(first, state["digests"], spec["coding"]), summary)
+    checkpoint.clear()

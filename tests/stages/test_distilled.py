@@ -1,0 +1,411 @@
+"""Distilled sets by others: images and soft labels as SRe2L, G-VBSM and EDC publish them, seen as their loaders see them."""
+
+import json
+import os
+import re
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import BatchSampler, RandomSampler
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import InterpolationMode, RandomResizedCrop
+from torchvision.transforms import functional as F
+
+from gvbsm import cli
+from gvbsm.artifacts import Job
+from gvbsm.data.distilled import list_images
+from gvbsm.data.image_set import load_image_set
+from gvbsm.data.labels import load_labels
+from gvbsm.disk import load_tensors
+from gvbsm.errors import Interrupted, UserError
+from gvbsm.estimate import estimate
+from gvbsm.explain import explain
+from gvbsm.keys import PACKAGE
+from gvbsm.method.views import mixed_hard_labels, render
+from gvbsm.plan import plan
+from gvbsm.planfiles import STORE
+from gvbsm.runtime import checkpoints
+from gvbsm.specs import read_spec
+
+SIZE, CLASSES, IPC, BATCH, EPOCHS = 8, 10, 4, 16, 4
+IMAGES, LABELS = Path("data/theirs"), Path("data/fkd")
+DISTILLED = {"images": "theirs", "labels": "fkd", "seed": 42}
+
+
+class Epoch(NamedTuple):
+    """What a published loader makes of an epoch."""
+
+    views: Tensor  # 0..1, (V,1,S,S)
+    soft: Tensor  # (V,K)
+    own: Tensor  # label (V,) of the views' own images
+
+
+def save_images(folder_name: str = "new{:03d}", size: int = SIZE, ipc: int = IPC) -> None:
+    draw = np.random.RandomState(0)
+    for label in range(CLASSES):
+        folder = IMAGES / folder_name.format(label, 1 + label // 2)
+        folder.mkdir(parents=True)
+        for number in range(ipc):
+            grey = draw.randint(0, 256, (size, size, 1), np.uint8).repeat(3, 2)
+            Image.fromarray(grey).save(folder / f"class{label:03d}_id{number:03d}.png")
+
+
+def save_labels(mix: str | None, entries: int = 6, seed: int = 42) -> list[Epoch]:
+    """Write what the published scripts write, numbers of numpy in it, and return what their loaders read."""
+    torch.manual_seed(0)
+    draw, images = np.random.RandomState(0), ImageFolder(str(IMAGES))
+    numbers = [int(name.removeprefix("new")) for name in images.classes]
+    batches = BatchSampler(RandomSampler(images, generator=torch.Generator().manual_seed(seed)), BATCH, drop_last=False)
+    epochs = []
+    for epoch in range(EPOCHS):
+        folder, made = LABELS / f"epoch_{epoch}", []
+        folder.mkdir(parents=True)
+        for number, index in enumerate(batches):
+            pictures = [images[i][0] for i in index]
+            crops = [RandomResizedCrop.get_params(one, [0.08, 1], [3 / 4, 4 / 3]) for one in pictures]
+            coordinates = torch.tensor(crops) / SIZE
+            flipped, own = torch.rand(len(index)) < 0.5, torch.tensor([numbers[images.targets[i]] for i in index])
+            logits = (torch.randn(len(index), CLASSES) + 6 * torch.eye(CLASSES)[own]).half()
+            partner, share, box = None, None, None
+            if mix:
+                partner, share = torch.randperm(len(index)), np.float64(draw.beta(0.8, 0.8))
+            if mix == "cutmix":
+                half, centre = int(SIZE * np.sqrt(1 - share)) // 2, draw.randint(SIZE, size=2)
+                box = [*np.clip(centre - half, 0, SIZE), *np.clip(centre + half, 0, SIZE)]
+            saved = [coordinates, flipped, partner, share, box, logits]
+            saved += [torch.tensor(index), torch.zeros(len(index), 2, 2, dtype=torch.int32)][: entries - 6]
+            torch.save(saved, folder / f"batch_{number}.tar")
+            views = torch.stack([loaded(*one) for one in zip(pictures, coordinates, flipped, strict=True)])
+            if mix == "mixup":
+                views = share * views + (1 - share) * views[partner]
+            if mix == "cutmix":
+                rows, columns = slice(box[0], box[2]), slice(box[1], box[3])
+                views[:, :, rows, columns] = views[partner][:, :, rows, columns]
+            made.append(Epoch(views, logits.float(), own))
+        epochs.append(Epoch(*(torch.cat(parts) for parts in zip(*made, strict=True))))
+    return epochs
+
+
+def loaded(picture: Image.Image, coordinates: Tensor, is_flipped: Tensor) -> Tensor:
+    px = [one.item() * SIZE for one in coordinates]
+    view = F.resized_crop(picture, *px, [SIZE, SIZE], InterpolationMode.BILINEAR)
+    return F.to_tensor(F.hflip(view) if is_flipped else view)[:1]
+
+
+def change(place: int, value: Any, file: str = "epoch_1/batch_1.tar") -> None:
+    """Save a file of labels with another entry."""
+    saved = torch.load(LABELS / file, weights_only=False)
+    saved[place] = value(saved[place]) if callable(value) else value
+    torch.save(saved, LABELS / file)
+
+
+@pytest.fixture
+def reader():
+    namespace: dict[str, Any] = {"__name__": "reader"}
+    exec((PACKAGE.parent / "examples" / "read_soft_labels.py").read_text(), namespace)
+    return namespace["SoftLabels"]
+
+
+def assert_same(views: Tensor, expected: Tensor) -> None:
+    """Pillow rounds to 8 bits after either direction of its resizing."""
+    torch.testing.assert_close(views, expected, rtol=0, atol=1.01 / 255)
+
+
+@pytest.mark.parametrize(
+    ("mix", "entries", "folder_name", "saved_seed", "coding"),
+    [
+        ("cutmix", 6, "new{:03d}", 42, "float16"),
+        ("mixup", 7, "new{0:0{1}d}", 7, "float32"),  # sorted by name, the classes are in another order
+        (None, 6, "new{0:0{1}d}", 42, "float16"),
+        ("cutmix", 8, "{:05d}", 7, "float16"),
+    ],
+    ids=["SRe2L", "G-VBSM, mixup", "no mixing", "EDC"],
+)
+def test_views_are_those_of_the_published_loader(
+    mix, entries, folder_name, saved_seed, coding, workspace, edit_row, make_artifact, reader
+):
+    """With seed 42 in the row: where the labels say which images they are of, it does not matter."""
+    save_images(folder_name)
+    expected = save_labels(mix, entries, saved_seed)
+    edit_row({"distilled": DISTILLED, "relabel": {"coding": {"values": coding}}})
+    planned = plan("tiny", IPC)
+    made = [make_artifact(one) for one in planned if one.stage in ("prepare", "adopt", "convert")]
+    evaluate = next(one for one in planned if one.stage == "evaluate" and "distilled" in one.name)
+    job = Job(evaluate.spec, STORE / evaluate.path, STORE)
+    images = load_image_set(job)
+    labels = load_labels(job, images.shape[0], SIZE)
+    pixels, at = images.resident(torch.device("cpu")), torch.arange(CLASSES * IPC)
+    assert len(labels) == EPOCHS and labels.batch_size == BATCH
+    theirs = reader(pixels, images.labels, made[2:])
+    for number, epoch in enumerate(expected):
+        ours = labels.epoch(number)
+        views = render(pixels, ours.views, at)
+        assert_same(views, epoch.views)
+        assert torch.equal(ours.logits(at, CLASSES, "mean"), epoch.soft)
+        assert torch.equal(mixed_hard_labels(images.labels, ours.views, at, CLASSES, mixed=False).argmax(1), epoch.own)
+        read = [theirs[number * len(at) + i] for i in at.tolist()]
+        torch.testing.assert_close(torch.stack([one[0] for one in read]), views, rtol=0, atol=1e-6)
+        assert np.array_equal([one[1] for one in read], epoch.soft.numpy())
+        hard = mixed_hard_labels(images.labels, ours.views, at, CLASSES, mixed=True)
+        torch.testing.assert_close(torch.tensor(np.array([one[2] for one in read])), hard)
+
+
+def test_an_interrupted_conversion_goes_on(workspace, edit_row, make_artifact):
+    save_images()
+    save_labels("cutmix")
+    edit_row({"distilled": DISTILLED})
+    first = {one.stage: one for one in reversed(plan("tiny", IPC))}
+    _, _, file = (make_artifact(first[stage]) for stage in ("prepare", "adopt", "convert"))
+    expected = file.read_bytes()
+    file.unlink()
+    checkpoints._received.append(15)
+    with pytest.raises(Interrupted):
+        make_artifact(first["convert"])
+    checkpoints._received.clear()
+    (LABELS / "epoch_0/batch_1.tar").unlink()  # is not read again
+    assert make_artifact(first["convert"]).read_bytes() == expected
+
+
+@pytest.mark.slow
+def test_under_snakemake(run_snakemake, stale):
+    save_images()
+    save_labels("cutmix")
+    Path("config/recipes/theirs.yaml").write_text(json.dumps({"distilled": DISTILLED}))
+    target = f"results/tiny/ipc{IPC}-theirs/acc.json"
+    assert stale(target) == {"adopt": 1, "convert": 2, "evaluate": 2, "publish": 1}
+    done = run_snakemake("--cores", "2", target=target)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert stale(target) == {}
+
+
+@pytest.fixture
+def small_row(edit_row):
+    """tiny with one teacher, one student and no seed but one."""
+    network = {"name": "convnet", "options": {"width": 4}}
+    edit_row({"backbones": [network], "evaluate": {"students": [network], "seeds": [0], "epochs": 6}})
+
+
+def test_a_run_with_images_and_labels_by_others(workspace, small_row, make_up_to, make_artifact):
+    save_images()
+    save_labels("cutmix")
+    for recipe, distilled in (("labels", DISTILLED), ("images", {"images": "theirs"})):
+        Path(f"config/recipes/{recipe}.yaml").write_text(json.dumps({"distilled": distilled}))
+        target = f"results/tiny/ipc{IPC}-{recipe}/acc.json"
+        said = estimate(target)
+        planned = make_up_to("evaluate", recipe=recipe)
+        accuracies = json.loads(make_artifact(planned[-1]).read_text())
+        assert accuracies["images"] == CLASSES * IPC and list(accuracies["students"]) == ["convnet"]
+        assert {"prepare", "squeeze", "adopt", "relabel", "evaluate"} == accuracies["cost"].keys() - {"convert"}
+        assert ("convert" in accuracies["cost"]) == (recipe == "labels")
+        right = accuracies["soft_labels"]["teacher_top1_on_views"]
+        assert 60 < right <= 100 if recipe == "labels" else right < 60
+        assert "recover" not in said and "adopt " in said and "missing" not in explain(target).splitlines()[0]
+        assert ("convert" in said) == (recipe == "labels")
+
+
+def test_planning_reads_no_file_and_a_version_makes_them_anew(workspace, edit_row):
+    edit_row({"distilled": DISTILLED, "statistics": {"measured_in": "twin"}})
+    before = {one.path for one in plan("tiny", IPC)}
+    assert all(read_spec(one.stage, json.dumps(one.spec)) == one.spec for one in plan("tiny", IPC))
+    assert {path.split("/")[0] for path in before}.isdisjoint({"recover", "statistics"})
+    assert sum(path.startswith("squeeze/") for path in before) == 3, "no twins: nothing is measured in them"
+    edit_row({"distilled": {"version": 2}})
+    new = {path.split("/")[0] for path in {one.path for one in plan("tiny", IPC)} - before}
+    assert new == {"adopt", "convert", "evaluate", "publish"}
+
+
+def test_images_of_another_size(workspace, edit_row, make_artifact, capsys):
+    save_images(size=2 * SIZE)
+    edit_row({"distilled": DISTILLED})
+    first = {one.stage: one for one in reversed(plan("tiny", IPC))}
+    make_artifact(first["prepare"])
+    tensors, _ = load_tensors(make_artifact(first["adopt"]))
+    assert tensors["images"].shape == (CLASSES * IPC, 1, SIZE, SIZE)
+    assert "40 of 40 images are not 8 x 8 px" in capsys.readouterr().err
+    with pytest.raises(UserError, match="expected labels of images of 8 px, got 40 that were resized"):
+        make_artifact(first["convert"])
+
+
+def import_fkd(seed: int = 42) -> int:
+    return cli.main(["import-fkd", str(LABELS), "--images", str(IMAGES), "--out", "out", "--seed", str(seed)])
+
+
+def test_other_views_than_those_that_were_stored(workspace, reader):
+    save_images()
+    save_labels("cutmix")
+    assert import_fkd() == 0
+    tensors, metadata = load_tensors(Path("out/labels-00000.safetensors"))
+    tensors["crop"] = tensors["crop"].clone()
+    tensors["crop"][1, 7, 0] += 1
+    Job({"stage": "convert"}, STORE / "convert/other.safetensors", STORE).write_tensors(tensors, metadata, {})
+    job = Job({"inputs": {"labels": ["convert/other.safetensors"]}}, STORE / "x.csv", STORE)
+    labels = load_labels(job, CLASSES * IPC, SIZE)
+    assert len(labels.epoch(0).views) == CLASSES * IPC
+    with pytest.raises(UserError, match="epoch 1: the views stored here are not those that were labelled; make it anew"):
+        labels.epoch(1)
+    with pytest.raises(UserError, match="expected labels of 41 images of 8 px, got 40 of 8 px"):
+        load_labels(job, 41, SIZE)
+    images, _ = load_tensors(Path("out/images.safetensors"))
+    read = reader(images["images"], images["labels"], [STORE / "convert/other.safetensors"])
+    assert len(read[0]) == 3
+    with pytest.raises(ValueError, match="epoch 1: other views"):
+        read[CLASSES * IPC]
+
+
+def test_import_by_hand(workspace, capsys, reader):
+    save_images()
+    expected = save_labels("cutmix")
+    assert import_fkd() == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    size = Path("out/labels-00000.safetensors").stat().st_size
+    assert "4 epochs of labels of 40 images of 8 px in 10 classes" in line and f"{size:,} bytes in 1 file, " in line
+    assert sorted(file.name for file in Path("out").iterdir()) == ["images.safetensors", "labels-00000.safetensors"]
+    images, _ = load_tensors(Path("out/images.safetensors"))
+    read = reader(images["images"], images["labels"], ["out/labels-00000.safetensors"])
+    views, soft, _ = zip(*(read[i] for i in range(len(read))), strict=True)
+    assert_same(torch.stack(views), torch.cat([one.views for one in expected]).expand(-1, 3, -1, -1))
+    assert np.array_equal(soft, torch.cat([one.soft for one in expected]).numpy())
+    assert import_fkd() == 2 and "expected a folder without labels" in capsys.readouterr().err
+
+
+OTHER_NUMPY = re.compile(rb"numpy\.(_?)core(?=\.multiarray)")
+
+
+def test_numbers_of_the_other_numpy(workspace):
+    """The function that makes them was renamed with numpy 2."""
+    save_images()
+    save_labels("cutmix")
+    assert import_fkd() == 0
+    for file in LABELS.glob("*/*.tar"):
+        with zipfile.ZipFile(file) as saved:
+            members = {name: saved.read(name) for name in saved.namelist()}
+        with zipfile.ZipFile(file, "w") as other:
+            for name, content in members.items():
+                if name.endswith("data.pkl"):
+                    content, swapped = OTHER_NUMPY.subn(lambda found: b"numpy.core" if found[1] else b"numpy._core", content)
+                    assert swapped
+                other.writestr(name, content)
+    shutil.move("out", "before")
+    assert import_fkd() == 0
+    assert Path("out/labels-00000.safetensors").read_bytes() == Path("before/labels-00000.safetensors").read_bytes()
+
+
+class Evil:
+    def __reduce__(self):
+        return (Path.mkdir, (Path("executed"),))
+
+
+def images_for(count: int) -> None:
+    """Another number of images, by adding to or removing from the last class."""
+    folder = sorted(IMAGES.iterdir())[-1]
+    for number in range(IPC, IPC + count):
+        shutil.copy(folder / "class009_id000.png", folder / f"class009_id{number:03d}.png")
+    for number in range(IPC + count, IPC):
+        (folder / f"class009_id{number:03d}.png").unlink()
+
+
+MISTAKES = {
+    "missing batch": (lambda: (LABELS / "epoch_1/batch_1.tar").unlink(), "epoch_1/batch_1.tar: expected a batch"),
+    "missing epoch": (lambda: (LABELS / "epoch_1").rename(LABELS / "epoch_9"), "epoch_1: expected the labels of an epoch"),
+    "no labels": (lambda: shutil.rmtree(LABELS), "epoch_0/batch_0.tar: expected a batch of soft labels, got nothing there"),
+    "coordinates": (lambda: change(0, lambda c: c[:, :3]), "expected coordinates as torch.float32 (16, 4)"),
+    "number of batches": (lambda: (LABELS / "epoch_1/batch_2.tar").unlink(), "epoch_1/batch_2.tar: expected a batch"),
+    "size of a batch": (
+        lambda: shutil.copy(LABELS / "epoch_1/batch_2.tar", LABELS / "epoch_1/batch_1.tar"),
+        "epoch_1/batch_1.tar: expected 16 views (40 images in batches of 16), got 8",
+    ),
+    "too few images": (lambda: images_for(-1), "expected 7 views (39 images in batches of 16), got 8"),
+    "too many images": (lambda: images_for(9), "epoch_0/batch_2.tar: expected 16 views (49 images in batches of 16), got 8"),
+    "one batch more": (
+        lambda: shutil.copy(LABELS / "epoch_1/batch_2.tar", LABELS / "epoch_1/batch_3.tar"),
+        "epoch_1/batch_3.tar: expected 3 batches, of 40 images, got more",
+    ),
+    "classes": (lambda: change(5, lambda logits: logits[:, :7]), "expected logits of 10 classes, got (16, 7)"),
+    "logits": (lambda: change(5, lambda logits: logits / 0), "expected logits that float16 can hold"),
+    "partners": (lambda: change(2, lambda partner: partner + 1), "expected partners below 16"),
+    "box": (lambda: change(4, [0, 0, 9, 8]), "expected a box in views of 8 px"),
+    "share": (lambda: change(3, "half"), "expected numbers for box and share"),
+    "another size": (lambda: change(0, lambda c: c * 8 / 7), "expected crops of whole pixels of images of 8 px"),
+    "outside": (lambda: change(0, lambda c: c + 1), "expected crops inside the images"),
+    "fewer entries": (lambda: torch.save([1, 2], LABELS / "epoch_1/batch_1.tar"), "expected a list of 6 to 8 entries"),
+    "an object": (lambda: change(3, Evil()), "epoch_1/batch_1.tar: expected tensors and numbers alone, got other objects"),
+    "no torch file": (lambda: (LABELS / "epoch_1/batch_1.tar").write_bytes(b"x" * 99), "epoch_1/batch_1.tar: "),
+    "truncated": (lambda: os.truncate(LABELS / "epoch_1/batch_1.tar", 999), "epoch_1/batch_1.tar: damaged"),
+}
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A published set, once for all mistakes."""
+    folder, before = tmp_path_factory.mktemp("published"), Path.cwd()
+    os.chdir(folder)
+    save_images()
+    save_labels("cutmix")
+    os.chdir(before)
+    return folder / "data"
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line(mistake, published, tmp_path, monkeypatch, capsys):
+    shutil.copytree(published, tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    damage, said = MISTAKES[mistake]
+    damage()
+    assert import_fkd() == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("import-fkd: ")]
+    assert said in line and "; " in line
+    assert not Path("executed").exists(), "the pickle was executed"
+    if mistake == "an object":
+        torch.load(LABELS / "epoch_1/batch_1.tar", weights_only=False)
+        assert Path("executed").exists(), "it would have been"
+
+
+def test_labels_of_other_images(published, tmp_path, monkeypatch, capsys):
+    shutil.copytree(published, tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    assert import_fkd(seed=43) == 2
+    assert "as by chance; use the images that were labelled" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ([], "expected a folder of images for every class, got none"),
+        (
+            ["a/1.png", "b/1.png", "c/1.png"],
+            "expected folders called as the 2 classes, or new000, ... by label, got 3 with 'c'",
+        ),
+        (["a/1.png"], "got 1 without 'b'"),
+        (["new001/1.png", "new002/1.png"], "expected folders called as the 2 classes"),
+        (["a/1.png", "a/2.png", "b/1.png"], "expected IPC (1) images in every class, got 2 in 'a'"),
+        (["ipc1/a/1.png", "ipc2/b/1.png"], "expected all class folders in one folder, got some in 'ipc1' and 'ipc2'"),
+    ],
+)
+def test_other_folders_than_the_classes(files, said, tmp_path):
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    with pytest.raises(UserError) as error:
+        list_images(tmp_path, ["a", "b"], 1)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"distilled": {"images": "theirs", "labels": "fkd"}}, "distilled: seed: expected exactly when labels are given"),
+        ({"distilled": DISTILLED, "relabel": {"online": True}}, "relabel.online: expected false with distilled.labels"),
+    ],
+)
+def test_settings_that_do_not_go_together(changes, said, workspace, edit_row):
+    edit_row(changes)
+    with pytest.raises(UserError) as error:
+        plan("tiny", IPC)
+    assert said in str(error.value)
