@@ -26,12 +26,13 @@ def import_fkd(labels: Path, images: Path, out: Path, seed: int) -> str:
     if any(out.glob("labels-*.safetensors")):
         raise UserError(f"{out}: expected a folder without labels, got some; delete them, or name another")
     listing = list_images(images)
-    count, size, classes = len(listing.labels), _side(listing), len(listing.folders)
-    published = PublishedLabels(labels, listing.labels, imagefolder_order(listing.folders, listing.labels), size, classes, seed)
-    epochs, coding, right = len(list(labels.glob("epoch_*"))), published.coding, 0
-    written, orders, progress = [], published.orders(0), Progress("import-fkd", epochs)
+    count, classes, size = len(listing.labels), len(listing.folders), _pack(listing, out)
+    order = imagefolder_order(listing.folders, listing.labels)
+    published = PublishedLabels(labels, listing.labels, order, size, classes, seed)
+    epochs, coding, written = len(list(labels.glob("epoch_*"))), published.coding, []
+    orders, progress = published.orders(0), Progress("import-fkd", epochs)
     for first in range(0, epochs, _EPOCHS):
-        end, digests = min(first + _EPOCHS, epochs), []
+        end, digests, right = min(first + _EPOCHS, epochs), [], 0
         tensors = {
             name: _mapped(out / f".{name}.raw", (end - first, count, *one.shape[1:]), one.dtype)
             for name, one in one_view(classes, coding).items()
@@ -42,24 +43,27 @@ def import_fkd(labels: Path, images: Path, out: Path, seed: int) -> str:
             digests.append(known)
             right += found
             progress.step()
-        if first == 0:
-            published.check_agreement(right, end * count)
+        published.check_agreement(right, (end - first) * count)
         written.append(out / f"labels-{first:05d}.safetensors")
         metadata = published.metadata(first, digests, asdict(coding))
         save_tensors(written[-1], tensors, {"classes": listing.folders, **metadata})
-    packed = _mapped(out / ".images.raw", (count, 3, size, size), torch.uint8)
-    resized = pack(listing, packed)
-    if resized:
-        raise UserError(
-            f"{images}: expected images of {size} px, as the first, got {resized} others; use those that were labelled"
-        )
-    tensors = {"images": packed, "labels": listing.labels, "numbers": listing.numbers}
-    save_tensors(out / "images.safetensors", tensors, {"classes": listing.folders})
     before = sum(file.stat().st_size for file in labels.glob("epoch_*/batch_*.tar"))
     after = sum(file.stat().st_size for file in written)
     what = f"{epochs} epochs of labels of {count} images of {size} px in {classes} classes"
-    how = f"{after:,} bytes in {len(written)} file{'s' * (len(written) > 1)}, {1 - after / before:.0%} less than before"
+    how = f"{after:,} bytes in {len(written)} file{'s' * (len(written) > 1)}, {after / before:.0%} of the published"
     return f"{out}: {what}, {how}\n"
+
+
+def _pack(listing: Listing, out: Path) -> int:
+    """Write the images into one file; the side that all of them have, px."""
+    size = _side(listing)
+    images = _mapped(out / ".images.raw", (len(listing.labels), 3, size, size), torch.uint8)
+    resized = pack(listing, images)
+    if resized:
+        raise UserError(f"{listing.root}: expected all images of {size} px, got {resized} others; use those that were labelled")
+    tensors = {"images": images, "labels": listing.labels, "numbers": listing.numbers}
+    save_tensors(out / "images.safetensors", tensors, {"classes": listing.folders})
+    return size
 
 
 def _side(listing: Listing) -> int:

@@ -52,7 +52,9 @@ def list_images(root: Path, classes: Sequence[str] | None = None, ipc: int | Non
     odd = next((name for name in folders if ipc and len(found[name]) != ipc), None)
     if odd is not None:
         got = len(found[odd])
-        raise UserError(f"{root}: expected IPC ({ipc}) images in every class, got {got} in {odd!r}; ask for their number")
+        raise UserError(
+            f"{root}: expected IPC ({ipc}) images in every class, got {got} in {odd!r}; ask for ipc{got}, or add some"
+        )
     paths = [sorted(found[name]) for name in folders]
     return Listing(
         root,

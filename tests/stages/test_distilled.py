@@ -20,7 +20,7 @@ from torchvision.transforms import functional as F
 
 from gvbsm import cli
 from gvbsm.artifacts import Job
-from gvbsm.data.distilled import list_images
+from gvbsm.data.distilled import list_images, pack
 from gvbsm.data.image_set import load_image_set
 from gvbsm.data.labels import load_labels
 from gvbsm.disk import load_tensors
@@ -47,13 +47,13 @@ class Epoch(NamedTuple):
     own: Tensor  # label (V,) of the views' own images
 
 
-def save_images(folder_name: str = "new{:03d}", size: int = SIZE, ipc: int = IPC) -> None:
+def save_images(folder_name: str = "new{:03d}", shape: tuple[int, int] = (SIZE, SIZE)) -> None:
     draw = np.random.RandomState(0)
     for label in range(CLASSES):
         folder = IMAGES / folder_name.format(label, 1 + label // 2)
         folder.mkdir(parents=True)
-        for number in range(ipc):
-            grey = draw.randint(0, 256, (size, size, 1), np.uint8).repeat(3, 2)
+        for number in range(IPC):
+            grey = draw.randint(0, 256, (*shape, 1), np.uint8).repeat(3, 2)
             Image.fromarray(grey).save(folder / f"class{label:03d}_id{number:03d}.png")
 
 
@@ -222,7 +222,7 @@ def test_planning_reads_no_file_and_a_version_makes_them_anew(workspace, edit_ro
 
 
 def test_images_of_another_size(workspace, edit_row, make_artifact, capsys):
-    save_images(size=2 * SIZE)
+    save_images(shape=(2 * SIZE, 2 * SIZE))
     edit_row({"distilled": DISTILLED})
     first = {one.stage: one for one in reversed(plan("tiny", IPC))}
     make_artifact(first["prepare"])
@@ -259,16 +259,18 @@ def test_other_views_than_those_that_were_stored(workspace, reader):
         read[CLASSES * IPC]
 
 
-def test_import_by_hand(workspace, capsys, reader):
+def test_import_by_hand(workspace, capsys, reader, monkeypatch):
+    monkeypatch.setattr("gvbsm.import_fkd._EPOCHS", 3)
     save_images()
     expected = save_labels("cutmix")
     assert import_fkd() == 0
     (line,) = capsys.readouterr().out.splitlines()
-    size = Path("out/labels-00000.safetensors").stat().st_size
-    assert "4 epochs of labels of 40 images of 8 px in 10 classes" in line and f"{size:,} bytes in 1 file, " in line
-    assert sorted(file.name for file in Path("out").iterdir()) == ["images.safetensors", "labels-00000.safetensors"]
+    files = [Path("out/labels-00000.safetensors"), Path("out/labels-00003.safetensors")]
+    size = sum(file.stat().st_size for file in files)
+    assert "4 epochs of labels of 40 images of 8 px in 10 classes" in line and f"{size:,} bytes in 2 files, " in line
+    assert sorted(Path("out").iterdir()) == [Path("out/images.safetensors"), *files]
     images, _ = load_tensors(Path("out/images.safetensors"))
-    read = reader(images["images"], images["labels"], ["out/labels-00000.safetensors"])
+    read = reader(images["images"], images["labels"], files)
     views, soft, _ = zip(*(read[i] for i in range(len(read))), strict=True)
     assert_same(torch.stack(views), torch.cat([one.views for one in expected]).expand(-1, 3, -1, -1))
     assert np.array_equal(soft, torch.cat([one.soft for one in expected]).numpy())
@@ -311,9 +313,15 @@ def images_for(count: int) -> None:
         (folder / f"class009_id{number:03d}.png").unlink()
 
 
+def resize_last(size: int) -> None:
+    Image.new("RGB", (size, size)).save(max(IMAGES.glob("*/*.png")))
+
+
 MISTAKES = {
     "missing batch": (lambda: (LABELS / "epoch_1/batch_1.tar").unlink(), "epoch_1/batch_1.tar: expected a batch"),
     "missing epoch": (lambda: (LABELS / "epoch_1").rename(LABELS / "epoch_9"), "epoch_1: expected the labels of an epoch"),
+    "sizes of images": (lambda: resize_last(9), "expected all images of 8 px, got 1 others"),
+    "not square": (lambda: [shutil.rmtree(IMAGES), save_images(shape=(8, 9))], "expected a square image, got 9 x 8 px"),
     "no labels": (lambda: shutil.rmtree(LABELS), "epoch_0/batch_0.tar: expected a batch of soft labels, got nothing there"),
     "coordinates": (lambda: change(0, lambda c: c[:, :3]), "expected coordinates as torch.float32 (16, 4)"),
     "number of batches": (lambda: (LABELS / "epoch_1/batch_2.tar").unlink(), "epoch_1/batch_2.tar: expected a batch"),
@@ -372,6 +380,18 @@ def test_labels_of_other_images(published, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert import_fkd(seed=43) == 2
     assert "as by chance; use the images that were labelled" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["zip", "gztar"])
+def test_an_archive_is_read_as_its_folder(kind, workspace):
+    save_images()
+    archive = Path(shutil.make_archive("theirs", kind, "data", "theirs"))
+    found = []
+    for root in (IMAGES, archive):
+        images = torch.zeros(CLASSES * IPC, 1, SIZE, SIZE, dtype=torch.uint8)
+        assert pack(list_images(root, ipc=IPC), images) == 0
+        found.append(images)
+    assert torch.equal(*found) and found[0].any()
 
 
 @pytest.mark.parametrize(
