@@ -50,7 +50,11 @@ def run(job: Job) -> None:
         state["right"] += right
         checkpoint.tick(lambda: state)
         progress.step()
-    published.check_agreement(state["right"], views)
+    try:
+        published.check_agreement(state["right"], views)
+    except UserError:
+        checkpoint.clear()  # other labels may be put in their place
+        raise
     job.images = views
     summary = {"views": views, "teacher_top1_on_views": 100 * state["right"] / views}
     summary["bytes_per_view"] = sum(one[0, 0].nbytes for one in tensors.values())
