@@ -12,7 +12,7 @@ from gvbsm.plan import plan
 from gvbsm.rows import load_row, parse_target
 
 README = (PACKAGE.parent / "README.md").read_text()
-ROW, RECIPE = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+CODING, ROW, RECIPE = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
 OWN = {"results/mine/ipc10/acc.json", "results/imagenet/ipc10-sre2l_published/acc.json"}  # of what is still to be written
 
 
@@ -22,6 +22,12 @@ def test_the_row_of_ones_own_images(workspace):
     assert row.source.path == "mine" and row.classes == 3
     assert plan("mine", 10)[-1].stage == "publish"
     assert len(ROW.splitlines()) <= 15
+
+
+def test_the_recipe_of_small_soft_labels(workspace):
+    Path("config/recipes/small.yaml").write_text(CODING)
+    labels = [one.spec for one in plan("imagenet", 10, "small") if one.stage == "relabel"]
+    assert labels and all(one["settings"]["coding"] == {"values": "int4", "top": 15} for one in labels)
 
 
 def test_the_recipe_of_a_distilled_set_by_others(workspace):
