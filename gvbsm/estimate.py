@@ -107,7 +107,7 @@ def _kind(stage: str, name: str, spec: Spec, exactly: bool) -> str:
     kind = {
         "stage": stage,
         "source": spec.get("source"),
-        "network": spec.get("network") or (named["name"] if named else name if stage == "statistics" else None),
+        "network": spec.get("network") or (named["name"] if named else name),
         "teachers": [Path(path).stem[:-11] for path in spec.get("inputs", {}).get("teachers") or []],
         "size": spec.get("pixels", {}).get("image_size"),
         "random": None if stage == "evaluate" else bool(spec.get("random")),

@@ -50,6 +50,11 @@ def test_what_is_to_run_is_as_large_as_said_and_as_slow_as_its_like(made, edit_r
         assert size(found[stage][2]) == pytest.approx(made_bytes, rel=0.005)
 
 
+def test_another_form_of_the_same_images_takes_as_long_to_prepare(made, edit_row):
+    edit_row({"resize": 9})
+    assert table()["prepare"][1:] == ["1", "unknown", "0.00"]
+
+
 def test_seconds_are_those_of_the_same_work(made, edit_row, monkeypatch):
     """Three times the iterations take three times as long; as many images go through a job as are expected to."""
     seconds = sum(read_receipt(STORE / one.path)["seconds"] for one in made if one.stage == "recover")
