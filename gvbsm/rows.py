@@ -82,7 +82,7 @@ def parse_run(run: str) -> tuple[int, str | None]:
 
 
 def load_row(dataset: str, recipe: str | None = None) -> Row:
-    """The row `config/datasets/<dataset>.yaml`, with `extends` followed and the recipe laid over it.
+    """The row `config/datasets/<dataset>.yaml` with the recipe laid over it, `extends` followed in both.
 
     Dicts merge, lists replace. A backbone may be a name or {name, label, options, squeeze: {...}}, a student a name or
     {name, label, options, evaluate: {...}}; the inner settings are laid over the row's. A recipe's name of a backbone is
@@ -92,11 +92,13 @@ def load_row(dataset: str, recipe: str | None = None) -> Row:
         SettingsError: for an unknown name, a file that is not YAML, or any setting that is wrong.
     """
     origin: dict[Path_, Path] = {}
-    raw = _read_chain(dataset, origin, ())
+    raw: dict[str, Any] = {}
+    for path, part in _read_chain("datasets", dataset, "data set"):
+        raw = _merge(raw, part, path, origin)
     if recipe is not None:
-        path = _named("recipes", recipe, "recipe")
         row_backbones = raw.get("backbones")
-        raw = _merge(raw, _read_yaml(path), path, origin)
+        for path, part in _read_chain("recipes", recipe, "recipe"):
+            raw = _merge(raw, part, path, origin)
         raw["backbones"] = _by_label(raw.get("backbones"), row_backbones)
     raw["backbones"] = _expand(raw.get("backbones"), "squeeze", raw.get("squeeze"))
     evaluate = raw.get("evaluate")
@@ -160,18 +162,22 @@ def _named(folder: str, name: str, what: str, asked_by: str = "") -> Path:
     return config_folder() / folder / f"{name}.yaml"
 
 
-def _read_chain(dataset: str, origin: dict[Path_, Path], below: tuple[str, ...]) -> dict[str, Any]:
-    asked_by = f"{config_folder() / 'datasets' / below[-1]}.yaml: extends: " if below else ""
-    path = _named("datasets", dataset, "data set", asked_by)
-    if dataset in below:
-        raise SettingsError(f"{path}: extends itself by way of {' -> '.join((*below, dataset))}; remove one extends")
-    raw = _read_yaml(path)
-    base = raw.pop("extends", None)
-    if base is None:
-        return _merge({}, raw, path, origin)
-    if not isinstance(base, str):
-        raise SettingsError(f"{path}: extends: expected the name of a data set, got {_short(base)}; write a name")
-    return _merge(_read_chain(base, origin, (*below, dataset)), raw, path, origin)
+def _read_chain(folder: str, name: str, what: str) -> list[tuple[Path, dict[str, Any]]]:
+    """config/<folder>/<name>.yaml after what it extends, that after what it extends itself, and so on."""
+    chain: list[tuple[Path, dict[str, Any]]] = []
+    base: Any = name
+    while base is not None:
+        asked_by = f"{chain[-1][0]}: extends: " if chain else ""
+        path = _named(folder, base, what, asked_by)
+        above = [one.stem for one, _ in chain]
+        if base in above:
+            raise SettingsError(f"{path}: extends itself by way of {' -> '.join((*above, base))}; remove one extends")
+        raw = _read_yaml(path)
+        chain.append((path, raw))
+        base = raw.pop("extends", None)
+        if base is not None and not isinstance(base, str):
+            raise SettingsError(f"{path}: extends: expected the name of a {what}, got {_short(base)}; write a name")
+    return chain[::-1]
 
 
 def _merge(base: Any, over: Any, path: Path, origin: dict[Path_, Path], at: Path_ = ()) -> Any:

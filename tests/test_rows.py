@@ -1,0 +1,55 @@
+"""Rows and recipes laid over each other."""
+
+from pathlib import Path
+
+import pytest
+
+from gvbsm.rows import SettingsError, load_row
+
+
+@pytest.fixture
+def recipe(workspace):
+    def write(name: str, text: str) -> None:
+        Path(f"config/recipes/{name}.yaml").write_text(text)
+
+    return write
+
+
+def test_a_recipe_begins_with_another(recipe):
+    recipe("brief", "recover: {iterations: 7, lr: 0.5}\nevaluate: {epochs: 3}\n")
+    recipe("briefer", "extends: brief\nrecover: {iterations: 5}\n")
+    row, brief, briefer = (load_row("tiny", name) for name in (None, "brief", "briefer"))
+    assert (brief.recover.iterations, briefer.recover.iterations) == (7, 5)
+    assert briefer.recover.lr == 0.5 and briefer.evaluate.students[0].evaluate.epochs == 3
+    assert briefer.recover.roll == row.recover.roll
+    recipe("brief", "recover: {iterations: 7}\n")
+    assert load_row("tiny", "briefer").recover.lr == row.recover.lr
+
+
+def test_backbones_of_a_recipe_that_is_extended_are_the_rows_by_label(recipe):
+    recipe("one", "backbones: [wrn16_2]\n")
+    recipe("other", "extends: one\nrelabel: {epochs: 2}\n")
+    (backbone,) = load_row("tiny", "other").backbones
+    assert backbone.options == {"widen": 1, "depth": 10}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("extends: shrt\n", r"a\.yaml: extends: unknown recipe 'shrt'; did you mean 'short'\?"),
+        ("extends: a\n", r"a\.yaml: extends itself by way of a -> a; remove one extends"),
+        ("extends: [short]\n", r"a\.yaml: extends: expected the name of a recipe, got \['short'\]; write a name"),
+        ("extends: digits\n", r"a\.yaml: extends: unknown recipe 'digits'"),
+    ],
+)
+def test_what_cannot_be_extended(text, said, recipe):
+    recipe("a", text)
+    with pytest.raises(SettingsError, match=said):
+        load_row("tiny", "a")
+
+
+def test_a_mistake_is_said_to_be_where_it_is(recipe):
+    recipe("base", "recover: {iterations: none}\n")
+    recipe("top", "extends: base\nrecover: {lr: 0.5}\n")
+    with pytest.raises(SettingsError, match=r"base\.yaml: recover\.iterations"):
+        load_row("tiny", "top")
