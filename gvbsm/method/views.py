@@ -21,7 +21,7 @@ from gvbsm.method.draws import derive, permutation, uniform
 
 _ORDER, _FLIP, _AREA, _ASPECT, _TOP, _LEFT, _PARTNER, _SHARE, _BOX = range(9)  # what a random number is for
 CPU = torch.device("cpu")
-_AT_ONCE = 2**19  # values that are made together: what fits into a CPU's cache is several times faster
+_AT_ONCE = 2**20  # values that are made together: what fits into a CPU's cache is several times faster
 
 
 @dataclass(frozen=True)

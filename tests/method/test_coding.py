@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from gvbsm.method.coding import Coding, decode, encode
+from gvbsm.method.coding import Coding, bytes_per_view, decode, encode
 
 
 def logits(count: int = 50, classes: int = 13) -> torch.Tensor:
@@ -35,6 +35,7 @@ def test_integers_are_within_half_a_step(values, levels, classes):
 def test_bytes_of_a_view(values):
     coded = encode(logits(classes=1000), Coding(values, top=20))
     size = sum(tensor[0].nbytes for tensor in coded.values())
+    assert size == bytes_per_view(Coding(values, top=20), 1000)
     assert size == {"float16": 40, "int8": 20 + 4, "int4": 10 + 4}[values] + 40 + 4
 
 

@@ -33,7 +33,7 @@ def reader():
 @pytest.mark.parametrize(
     ("values", "top", "mix"), [(*one, "cutmix") for one in CODINGS] + [("float16", None, mix) for mix in ("mixup", "none")]
 )
-def test_the_reader_sees_what_evaluate_does(values, top, mix, workspace, edit_row, make_up_to, reader):
+def test_the_reader_sees_what_evaluate_does(values, top, mix, made, edit_row, make_up_to, reader):
     edit_row({"relabel": {"coding": {"values": values, "top": top}, "mix": mix, "mix_alpha": 0.4 if mix == "mixup" else 1.0}})
     planned = make_up_to("relabel")
     evaluate = next(one for one in planned if one.stage == "evaluate" and "distilled" in one.name)

@@ -122,6 +122,7 @@ def test_more_images_per_class_make_only_the_new_shards(stale):
     assert stale("results/tiny/ipc8/acc.json") == {"recover": 2, "relabel": 2 * L, "evaluate": 3 * S, "publish": 1}
 
 
+@pytest.mark.slow
 def test_a_change_and_its_revert(edit_row, stale, run_snakemake, capsys):
     """After a change is run and reverted, publish alone is stale, also when Snakemake's memory is lost; explain agrees."""
     path = Path("config/datasets/tiny.yaml")
