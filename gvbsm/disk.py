@@ -99,6 +99,18 @@ def mapped_tensor(file: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Ten
         ) from None
 
 
+def nameless_tensor(file: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Zeros in a file that has lost its name: too many for memory, and gone with the process.
+
+    Raises:
+        UserError: as `mapped_tensor`.
+    """
+    try:
+        return mapped_tensor(file, shape, dtype)
+    finally:
+        file.unlink(missing_ok=True)  # the mapping outlives the name
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with path.open("rb") as file:

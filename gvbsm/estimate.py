@@ -15,7 +15,13 @@ from gvbsm.planfiles import STORE, Artifact, Spec, files_in
 from gvbsm.receipts import KEYED, read_receipt, receipt_path
 from gvbsm.rows import parse_target
 
-_KNOWN_SETS = {"cifar10": 50_000, "cifar100": 50_000, "tiny_imagenet": 100_000, "imagenet": 1_281_167}  # training images
+# Training images of the whole data sets: {(kind, classes): images}.
+_KNOWN_SETS = {
+    ("cifar10", 10): 50_000,
+    ("cifar100", 100): 50_000,
+    ("tiny_imagenet", 200): 100_000,
+    ("imagenet", 1000): 1_281_167,
+}
 _STORED_VIEW = 29  # bytes of a view that is stored beside its label
 
 
@@ -178,7 +184,7 @@ def _training_images(spec: Spec) -> int | None:
         receipt = _receipt(file) if file.suffix != ".json" else None
         if receipt and keys.canonical(receipt["spec"]["source"]) == keys.canonical(spec["source"]):
             return int(receipt["summary"]["train_images"])
-    return _KNOWN_SETS.get(spec["source"]["kind"])
+    return _KNOWN_SETS.get((spec["source"]["kind"], spec["classes"]))
 
 
 def _table(stages: dict[str, _Stage]) -> str:

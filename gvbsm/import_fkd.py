@@ -10,7 +10,7 @@ import torch
 from gvbsm.data.distilled import Listing, imagefolder_order, list_images, pack
 from gvbsm.data.files import open_image, read_entries
 from gvbsm.data.fkd import PublishedLabels, one_view
-from gvbsm.disk import mapped_tensor, save_tensors
+from gvbsm.disk import nameless_tensor, save_tensors
 from gvbsm.errors import UserError
 from gvbsm.runtime.progress import Progress
 
@@ -34,7 +34,7 @@ def import_fkd(labels: Path, images: Path, out: Path, seed: int) -> str:
     for first in range(0, epochs, _EPOCHS):
         end, digests, right = min(first + _EPOCHS, epochs), [], 0
         tensors = {
-            name: _mapped(out / f".{name}.raw", (end - first, count, *one.shape[1:]), one.dtype)
+            name: nameless_tensor(out / f".{name}.raw", (end - first, count, *one.shape[1:]), one.dtype)
             for name, one in one_view(classes, coding).items()
         }
         for epoch in range(first, end):
@@ -57,7 +57,7 @@ def import_fkd(labels: Path, images: Path, out: Path, seed: int) -> str:
 def _pack(listing: Listing, out: Path) -> int:
     """Write the images into one file; the side that all of them have, px."""
     size = _side(listing)
-    images = _mapped(out / ".images.raw", (len(listing.labels), 3, size, size), torch.uint8)
+    images = nameless_tensor(out / ".images.raw", (len(listing.labels), 3, size, size), torch.uint8)
     resized = pack(listing, images)
     if resized:
         raise UserError(f"{listing.root}: expected all images of {size} px, got {resized} others; use those that were labelled")
@@ -78,11 +78,3 @@ def _side(listing: Listing) -> int:
                 )
             return width
     raise UserError(f"{listing.root}: expected images, got none; put them there")
-
-
-def _mapped(file: Path, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """A tensor in a nameless file: memory does not grow with images or epochs."""
-    try:
-        return mapped_tensor(file, shape, dtype)
-    finally:
-        file.unlink(missing_ok=True)  # the mapping outlives the name

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gvbsm.artifacts import Job
 from gvbsm.data.splits import RESIDENT, open_split
-from gvbsm.disk import mapped_tensor
+from gvbsm.disk import nameless_tensor
 from gvbsm.errors import UserError
 from gvbsm.keys import derive_seed
 
@@ -79,10 +79,7 @@ def _allocate(shape: torch.Size, folder: Path | None) -> Tensor:
     if shape.numel() <= RESIDENT:
         return torch.empty(shape, dtype=torch.uint8)
     file = (folder or Path(tempfile.gettempdir())) / f"images-{os.getpid()}.raw"
-    try:
-        return mapped_tensor(file, shape, torch.uint8)
-    finally:
-        file.unlink(missing_ok=True)  # the mapping outlives the name
+    return nameless_tensor(file, shape, torch.uint8)
 
 
 def random_choice(labels_N: Tensor, ipc: int, seed: int) -> Tensor:
