@@ -24,19 +24,22 @@ def running_stages() -> Callable[[Path], list[Running]]:
     """The stages that run now in a folder."""
 
     def look(folder: Path) -> list[Running]:
-        found = []
+        found: dict[str, tuple[str, Running]] = {}  # by process, with its parent
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 words = (process / "cmdline").read_bytes().decode().split("\0")
                 stage = next((word for before, word in itertools.pairwise(words) if before.endswith("gvbsm")), "")
                 where = str((process / "cwd").readlink())
-                environment = dict(one.partition("=")[::2] for one in (process / "environ").read_bytes().decode().split("\0"))
+                variables = (process / "environ").read_bytes().decode().split("\0")
+                parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
             except OSError:  # ended meanwhile
                 continue
-            if stage in STAGES and where == str(folder.resolve()):
-                found.append(
-                    Running(stage, environment.get("CUDA_VISIBLE_DEVICES", ""), environment.get("SLURM_JOB_ID", ""), where)
-                )
-        return found
+            environment = dict(one.partition("=")[::2] for one in variables)
+            # One that is just ending has no environment any more.
+            if stage in STAGES and where == str(folder.resolve()) and environment != {"": ""}:
+                devices, job = (environment.get(name, "") for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID"))
+                found[process.name] = (parent, Running(stage, devices, job, where))
+        # What a stage starts looks like the stage until it runs another program.
+        return [running for parent, running in found.values() if parent not in found]
 
     return look
