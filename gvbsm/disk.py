@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,16 +100,23 @@ def mapped_tensor(file: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Ten
         ) from None
 
 
-def nameless_tensor(file: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Zeros in a file that has lost its name: too many for memory, and gone with the process.
+def nameless_tensor(folder: Path | None, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Zeros in a new file in `folder` (or the system's for such) that has lost its name: gone with the process.
 
     Raises:
-        UserError: as `mapped_tensor`.
+        UserError: if no file can be made there or the disk is full.
     """
     try:
-        return mapped_tensor(file, shape, dtype)
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(suffix=".raw", dir=folder)
+        os.close(descriptor)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror}; free space or make the folder writable") from None
+    try:
+        return mapped_tensor(Path(name), shape, dtype)
     finally:
-        file.unlink(missing_ok=True)  # the mapping outlives the name
+        Path(name).unlink(missing_ok=True)  # the mapping outlives the name
 
 
 def file_hash(path: Path) -> str:

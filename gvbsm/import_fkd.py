@@ -34,7 +34,7 @@ def import_fkd(labels: Path, images: Path, out: Path, seed: int) -> str:
     for first in range(0, epochs, _EPOCHS):
         end, digests, right = min(first + _EPOCHS, epochs), [], 0
         tensors = {
-            name: nameless_tensor(out / f".{name}.raw", (end - first, count, *one.shape[1:]), one.dtype)
+            name: nameless_tensor(out, (end - first, count, *one.shape[1:]), one.dtype)
             for name, one in one_view(classes, coding).items()
         }
         for epoch in range(first, end):
@@ -57,7 +57,7 @@ def import_fkd(labels: Path, images: Path, out: Path, seed: int) -> str:
 def _pack(listing: Listing, out: Path) -> int:
     """Write the images into one file; the side that all of them have, px."""
     size = _side(listing)
-    images = nameless_tensor(out / ".images.raw", (len(listing.labels), 3, size, size), torch.uint8)
+    images = nameless_tensor(out, (len(listing.labels), 3, size, size), torch.uint8)
     resized = pack(listing, images)
     if resized:
         raise UserError(f"{listing.root}: expected all images of {size} px, got {resized} others; use those that were labelled")

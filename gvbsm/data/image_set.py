@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -78,8 +76,7 @@ def _together(batches: Iterator[Tensor], count: int, folder: Path | None) -> Ten
 def _allocate(shape: torch.Size, folder: Path | None) -> Tensor:
     if shape.numel() <= RESIDENT:
         return torch.empty(shape, dtype=torch.uint8)
-    file = (folder or Path(tempfile.gettempdir())) / f"images-{os.getpid()}.raw"
-    return nameless_tensor(file, shape, torch.uint8)
+    return nameless_tensor(folder, shape, torch.uint8)
 
 
 def random_choice(labels_N: Tensor, ipc: int, seed: int) -> Tensor:
