@@ -21,12 +21,12 @@ class SoftLabels(torch.utils.data.Dataset):
             with open(file, "rb") as shard:
                 start = 8 + int.from_bytes(shard.read(8), "little")
                 header = json.loads(shard.read(start - 8))
-            self.meta = json.loads(header.pop("__metadata__")["gvbsm"])
-            if self.meta.get("format") != 1 or self.meta["views"]["count"] != len(images):
-                raise ValueError(f"{file}: expected soft labels of format 1, of {len(images)} images")
+            meta = json.loads(header.pop("__metadata__")["gvbsm"])
+            if meta.get("format") != 1 or meta["views"]["count"] != len(images) or "rand_augment" in meta["views"]:
+                raise ValueError(f"{file}: expected soft labels of format 1, of {len(images)} images, without rand_augment")
             at = {n: (types[t["dtype"]], "r", start + t["data_offsets"][0], tuple(t["shape"])) for n, t in header.items()}
             maps = {name: np.memmap(file, *where) for name, where in at.items()}
-            self.epochs += [(self.meta, maps, number) for number in range(len(self.meta["digests"]))]
+            self.epochs += [(meta, maps, number) for number in range(len(meta["digests"]))]
 
     def __len__(self):
         return len(self.epochs) * len(self.images)
@@ -41,14 +41,14 @@ class SoftLabels(torch.utils.data.Dataset):
                 raise ValueError(f"epoch {epoch}: other views than those that were labelled")
             self.drawn = epoch, drawn
         image, crop, flip, partner, box, keep = self.drawn[1]
-        both, (top, left, bottom, right), share = (position, partner[position]), box[position], keep[position]
+        (top, left, bottom, right), share, both = box[position], keep[position], [position, partner[position]]
         view, other = (self.crop(image[i], crop[i], flip[i]) for i in both)
         if bottom > top:
             view[:, top:bottom, left:right] = other[:, top:bottom, left:right]
         else:
             view = share * view + (1 - share) * other
-        hard = np.zeros(len(meta["classes"]), np.float32)
-        np.add.at(hard, [int(self.labels[image[i]]) for i in both], [share, 1 - share])
+        one_hot = np.eye(len(meta["classes"]), dtype=np.float32)
+        hard = np.float32([share, 1 - share]) @ one_hot[np.asarray(self.labels)[image[both]]]
         return view, decode({name: one[number, position] for name, one in maps.items()}, meta, self.rest), hard
 
     def crop(self, index, crop, flip):
@@ -82,7 +82,7 @@ def bits(key, count):
 
 
 def draw(how, epoch):
-    n, size = how["count"], how["size"]
+    n, size, side = how["count"], how["size"], how["size"] // how.get("cells", 1)
     seed = hashlib.sha256(json.dumps([how["seed"], "views", epoch], separators=(",", ":")).encode()).digest()
 
     def key(*parts):
@@ -95,18 +95,18 @@ def draw(how, epoch):
         return (bits(key, math.prod(shape)) >> np.uint64(11)).reshape(shape) * 2.0**-53
 
     (least, most), (narrow, wide) = how["scale"], (math.log(end) for end in how["ratio"])
-    area = size**2 * (least + (most - least) * uniform(key(2), n, 10))
+    area = side**2 * (least + (most - least) * uniform(key(2), n, 10))
     aspect = np.exp(narrow + (wide - narrow) * uniform(key(3), n, 10))
     sides = np.sqrt([area / aspect, area * aspect]).round().astype(np.int64)
-    fits = ((sides > 0) & (sides <= size)).all(0)
-    sides = np.where(fits.any(1), sides[:, np.arange(n), fits.argmax(1)], size)
-    starts = (np.stack([uniform(key(4), n), uniform(key(5), n)]) * (size - sides + 1)).astype(np.int64)
-    partner, box, keep = np.arange(n), np.zeros((n, 4), "<i2"), np.ones(n, "<f4")
+    fits = ((sides > 0) & (sides <= side)).all(0)
+    sides = np.where(fits.any(1), sides[:, np.arange(n), fits.argmax(1)], side)
+    starts = (np.stack([uniform(key(4), n), uniform(key(5), n)]) * (side - sides + 1)).astype(np.int64)
+    starts += (uniform(key(9), n, 2).T * (size // side)).astype(np.int64) * side
+    partner, box, keep, alpha = np.arange(n), np.zeros((n, 4), "<i2"), np.ones(n, "<f4"), how["mix_alpha"]
     for number, first in enumerate(range(0, n, how["batch_size"]) if how["mix"] != "none" else ()):
-        batch, alpha = slice(first, min(first + how["batch_size"], n)), how["mix_alpha"]
+        batch, draws = slice(first, min(first + how["batch_size"], n)), random.Random(key(7, number))
         partner[batch] = first + np.argsort(bits(key(6, number), batch.stop - first).view(np.int64), kind="stable")
-        u = uniform(key(7, number), 1)[0] if alpha == 1 else random.Random(key(7, number)).betavariate(alpha, alpha)
-        keep[batch] = u
+        keep[batch] = u = uniform(key(7, number), 1)[0] if alpha == 1 else draws.betavariate(alpha, alpha)
         if how["mix"] == "cutmix":
             half, centre = int(size * math.sqrt(1 - u)) // 2, (uniform(key(8, number), 2) * size).astype(np.int64)
             box[batch] = top, left, bottom, right = *np.maximum(centre - half, 0), *np.minimum(centre + half, size)

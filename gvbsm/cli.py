@@ -21,6 +21,7 @@ _STAGES = {
     "prepare": "pack a data set into one file",
     "squeeze": "train one teacher",
     "statistics": "measure a training set inside one teacher",
+    "select": "choose real images that a shard starts from",
     "recover": "optimise a shard of synthetic images",
     "adopt": "take distilled images by others",
     "relabel": "store the teachers' soft labels of a range of epochs",

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from gvbsm import keys
+from gvbsm.configs import parse_target
 from gvbsm.errors import UserError
 from gvbsm.method.coding import Coding, bytes_per_view
 from gvbsm.plan import plan
 from gvbsm.planfiles import STORE, Artifact, Spec, files_in
 from gvbsm.receipts import KEYED, read_receipt, receipt_path
-from gvbsm.rows import parse_target
 
 # Training images of the whole data sets: {(kind, classes): images}.
 _KNOWN_SETS = {
@@ -77,8 +77,8 @@ def estimate(target: str) -> str:
             stage.seconds.add(0)
             continue
         stage.to_run += 1
-        images, like = _images(artifact.spec, planned), known.like(artifact)
-        size = _bytes(artifact.spec, planned)
+        images, like = _images(artifact.spec, planned, ipc), known.like(artifact)
+        size = _bytes(artifact.spec, planned, ipc)
         if size is None and like and artifact.stage != "prepare":
             size = like["bytes"]
         rate = like["images"] / like["seconds"] if like and like["images"] and like["seconds"] else None
@@ -119,7 +119,7 @@ def _kind(stage: str, name: str, spec: Spec, exactly: bool) -> str:
         "random": None if stage == "evaluate" else bool(spec.get("random")),
         "how": how if exactly else None,
     }
-    if stage in ("recover", "adopt", "relabel", "convert"):
+    if stage in ("select", "recover", "adopt", "relabel", "convert"):
         del kind["network"]
     return keys.canonical(kind)
 
@@ -132,7 +132,7 @@ def _receipt(artifact: Path) -> dict[str, Any] | None:
         return None
 
 
-def _images(spec: Spec, planned: list[Artifact]) -> int | None:
+def _images(spec: Spec, planned: list[Artifact], ipc: int) -> int | None:
     """How many images go through a job, counted as its receipt will; None if it is not known."""
     stage, settings = spec["stage"], spec.get("settings", {})
     if stage == "prepare":
@@ -141,8 +141,10 @@ def _images(spec: Spec, planned: list[Artifact]) -> int | None:
         count = _training_images(planned[0].spec)
         return None if count is None or spec.get("weights") else count * settings.get("epochs", 1)
     if stage == "recover":
-        return _recovered(spec) * settings["iterations"]
-    count = _set_size(spec, planned)
+        return _places(spec) * settings["iterations"]
+    if stage == "select":
+        return _places(spec) * settings["cells"] ** 2 * settings["candidates"]
+    count = planned[0].spec["classes"] * ipc
     if stage == "adopt":
         return count
     if stage in ("relabel", "convert"):
@@ -151,31 +153,26 @@ def _images(spec: Spec, planned: list[Artifact]) -> int | None:
     return count * settings["epochs"] * len(spec["seeds"])
 
 
-def _bytes(spec: Spec, planned: list[Artifact]) -> int | None:
+def _bytes(spec: Spec, planned: list[Artifact], ipc: int) -> int | None:
     """Bytes of a job's tensors, without the header of a kilobyte or so; None if they do not follow from the settings."""
-    if spec["stage"] == "recover":
-        return _recovered(spec) * (len(spec["pixels"]["mean"]) * spec["pixels"]["image_size"] ** 2 + 16)
-    if spec["stage"] == "adopt":
-        return _set_size(spec, planned) * (spec["channels"] * spec["image_size"] ** 2 + 16)
-    if spec["stage"] in ("relabel", "convert"):
+    stage, classes = spec["stage"], planned[0].spec["classes"]
+    if stage in ("select", "recover"):
+        sources = 8 * spec["settings"]["cells"] ** 2 if stage == "select" else 0
+        return _places(spec) * (sources + len(spec["pixels"]["mean"]) * spec["pixels"]["image_size"] ** 2 + 16)
+    if stage == "adopt":
+        return classes * ipc * (spec["channels"] * spec["image_size"] ** 2 + 16)
+    if stage in ("relabel", "convert"):
         first, end = spec["epochs"]
-        is_converted = spec["stage"] == "convert"
+        is_converted = stage == "convert"
         coding = Coding(**(spec if is_converted else spec["settings"])["coding"])
-        per_view = bytes_per_view(coding, planned[0].spec["classes"]) + (_STORED_VIEW if is_converted else 0)
-        return (end - first) * _set_size(spec, planned) * per_view
+        per_view = bytes_per_view(coding, classes) + (_STORED_VIEW if is_converted else 0)
+        return (end - first) * classes * ipc * per_view
     return None
 
 
-def _recovered(spec: Spec) -> int:
+def _places(spec: Spec) -> int:
+    """Images that a job selects or recovers."""
     return sum(end - first for batch in spec["batches"] for _, first, end in batch)
-
-
-def _set_size(spec: Spec, planned: list[Artifact]) -> int:
-    """Images of the set that a job labels or trains on."""
-    if spec.get("random"):
-        return int(spec["random"]["ipc"]) * int(planned[0].spec["classes"])
-    adopted = sum(one.spec["ipc"] * planned[0].spec["classes"] for one in planned if one.stage == "adopt")
-    return adopted or sum(_recovered(one.spec) for one in planned if one.stage == "recover")
 
 
 def _training_images(spec: Spec) -> int | None:

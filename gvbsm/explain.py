@@ -7,20 +7,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from gvbsm.configs import parse_target
 from gvbsm.errors import UserError
 from gvbsm.plan import plan
 from gvbsm.planfiles import STORE, Artifact
 from gvbsm.receipts import read_receipt, receipt_path
-from gvbsm.rows import parse_target
 
 _SHOWN_REASONS = 4
+_COMPARED = 20  # artifacts of one name, the newest
 
 
 def explain(target: str) -> str:
     """One line per artifact of the target, in the order of the chain, and a last line that counts.
 
-    A stale artifact is compared with the one that the published acc.json was made from, or else with the newest of its
-    name: the line names the settings that differ, the inputs that are themselves stale, and the modules that changed.
+    A stale artifact is compared with the one that the published acc.json was made from, or else with the one of its name that
+    differs least: the line names the settings that differ, the inputs that are themselves stale, and the modules that changed.
     """
     dataset, ipc, recipe = parse_target(target)
     planned = plan(dataset, ipc, recipe)
@@ -52,7 +53,7 @@ def _damage(artifact: Path) -> str | None:
     if not any(there):
         return None
     if not all(there):
-        return f"its {'receipt' if there[0] else 'file'} is missing; both will be made again"
+        return f"its {'receipt' if there[0] else 'file'} is missing; when it is needed, both are made again"
     try:
         size = read_receipt(artifact)["bytes"]
     except UserError as error:
@@ -74,17 +75,24 @@ def _published_spec(published: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _previous_spec(artifact: Artifact, published: dict[str, Any]) -> dict[str, Any] | None:
-    """The spec of the artifact of this stage and name that was published, or else of the newest one in the store."""
+    """The spec of the artifact of this stage and name that was published, or else of the one that differs least."""
     start = f"{artifact.stage}/{artifact.name}-"
     used = [STORE / path for path in published.get("provenance", {}).get("artifacts", {}) if path.startswith(start)]
-    folder = STORE / artifact.stage
-    there = sorted(folder.glob(f"{artifact.name}-*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in [*(path.with_suffix(".json") for path in used), *there]:
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))["spec"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return None
+    before = next((spec for path in used if (spec := _spec_of(path.with_suffix(".json")))), None)
+    if before is not None:
+        return before
+    there = sorted((STORE / artifact.stage).glob(f"{artifact.name}-*.json"), key=lambda path: path.stat().st_mtime)
+    newest = [spec for path in there[: -_COMPARED - 1 : -1] if (spec := _spec_of(path))]
+    return min(newest, key=lambda spec: len(list(_differences(spec, artifact.spec, ""))), default=None)
+
+
+def _spec_of(receipt: Path) -> dict[str, Any] | None:
+    """The spec in a receipt, if it can be read."""
+    try:
+        spec = json.loads(receipt.read_text(encoding="utf-8"))["spec"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return spec if isinstance(spec, dict) else None
 
 
 def _reasons(before: dict[str, Any] | None, now: dict[str, Any]) -> str:

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from gvbsm import keys
+from gvbsm.configs import load_config, parse_target
 from gvbsm.errors import UserError
 from gvbsm.locks import CHECKPOINTS, delete_lock, is_held, lock_file
 from gvbsm.plan import plan
 from gvbsm.planfiles import PLANS, STORE, TARGETS, files_in, input_paths, read_plan, stored
 from gvbsm.receipts import read_receipt, receipt_path
-from gvbsm.rows import load_config, parse_target
 
 _RESULTS = STORE.parent
 _SNAKEMAKE_LOCKS = Path(".snakemake/locks")

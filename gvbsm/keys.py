@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
-STAGES = ("prepare", "squeeze", "statistics", "recover", "adopt", "relabel", "convert", "evaluate", "publish")
+STAGES = ("prepare", "squeeze", "statistics", "select", "recover", "adopt", "relabel", "convert", "evaluate", "publish")
 
 # Modules that cannot change a byte of an artifact's content; parallel only rounds otherwise, as other devices do.
 _COUNTED = ("stages", "method", "data", "runtime", "backbones")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Sequence
 from pathlib import PurePath
@@ -10,26 +9,23 @@ from pathlib import PurePath
 from pydantic import BaseModel
 
 from gvbsm import keys, network_names
+from gvbsm.cuts import epoch_ranges, image_batches, image_shards
 from gvbsm.planfiles import Artifact, Spec
 from gvbsm.rows import load_row
-from gvbsm.settings import (
-    Backbone,
+from gvbsm.settings import Backbone, Network, Row, Student
+from gvbsm.sources import ImageFolder
+from gvbsm.stage_settings import (
     Compute,
     Distilled,
     HardTraining,
-    Network,
-    Recover,
     RecoverShard,
-    Relabel,
     RelabelShard,
-    Row,
+    Select,
     StatisticsPass,
-    Student,
     TeachersLabels,
     Training,
     ViewsOfImages,
 )
-from gvbsm.sources import ImageFolder
 
 
 def plan(dataset: str, ipc: int, recipe: str | None = None) -> list[Artifact]:
@@ -46,7 +42,7 @@ def plan(dataset: str, ipc: int, recipe: str | None = None) -> list[Artifact]:
     for backbone in row.backbones:
         teacher = _squeeze(row, backbone, data, backbone.squeeze.seed)
         teachers.append(teacher)
-        if row.distilled:
+        if row.distilled or not row.recover.iterations:
             continue
         measured = teacher
         if row.statistics.measured_in == "twin" and backbone.weights is None:
@@ -55,21 +51,30 @@ def plan(dataset: str, ipc: int, recipe: str | None = None) -> list[Artifact]:
         statistics.append(_statistics(row, backbone, data, measured))
     planned += teachers + statistics
     random = {"ipc": ipc, "seed": row.evaluate.random_seed}
-    images = [_adopt(row, row.distilled, ipc, data)] if row.distilled else _recover(row, ipc, teachers, statistics)
+    if row.distilled:
+        images = [_adopt(row, row.distilled, ipc, data)]
+    else:
+        chosen = _select(row, row.select, ipc, data, teachers) if row.select else []
+        planned += chosen
+        images = _recover(row, ipc, teachers, statistics, chosen) if row.recover.iterations else chosen
     if row.distilled and row.distilled.labels:
         labels = _convert(row, row.distilled, images[0])
     else:
         labels = _relabel(row, teachers, {"images": [image.path for image in images]}, None)
-    random_labels = _relabel(row, teachers, {"data": data.path}, random)
+    has_random_soft = "random_soft" in row.evaluate.baselines
+    random_labels = _relabel(row, teachers, {"data": data.path}, random) if has_random_soft else []
     planned += images + labels + random_labels
     beside = teachers if row.relabel.online else []
     runs: dict[str, dict[str, Artifact]] = {}
     for student in row.evaluate.students:
-        runs[student.label] = {
-            "distilled": _evaluate(row, student, data, images, labels, beside, None),
-            "random_hard": _evaluate(row, student, data, [], [], [], random),
-            "random_soft": _evaluate(row, student, data, [], random_labels, beside, random),
+        sets = {
+            "distilled": (images, labels, beside, None),
+            "random_soft": ([], random_labels, beside, random),
+            "random_hard": ([], [], [], random),
+            "distilled_hard": (images, [], [], None),
         }
+        wanted = ["distilled", *row.evaluate.baselines]
+        runs[student.label] = {kind: _evaluate(row, student, kind, data, *sets[kind]) for kind in wanted}
         planned += runs[student.label].values()
     spec = {
         "dataset": dataset,
@@ -146,62 +151,55 @@ def _statistics(row: Row, backbone: Backbone, data: Artifact, teacher: Artifact)
         "inputs": {"data": data.path, "teacher": teacher.path},
         "pixels": _pixels(row),
         "augment": row.augment.model_dump(),
-        "settings": _only(StatisticsPass, row.statistics),
+        "settings": _only(StatisticsPass, row.statistics) | {"by_class": row.recover.class_statistics is not None or None},
     }
     return _artifact("statistics", f"{_prefix(row)}-{backbone.label}", spec, _network_builders([backbone]))
 
 
-def image_batches(classes: int, ipc: int, group: int, batch_size: int, batching: str) -> list[list[list[int]]]:
-    """Which images are optimised together: per batch a list of [class, first image, end].
-
-    "group": `group` images of a class with those of `batch_size // group` classes; what IPC leaves over a multiple of
-    `group` is a group of its own, so IPC 10 is part of IPC 50 and IPC 15 is 10 + 5. "class_major" (the published code):
-    the list of all images by class, cut every `batch_size`; at IPC 10 the same, at IPC 50 batches split classes.
-    """
-    if batching == "class_major":
-        batches = []
-        for start in range(0, classes * ipc, batch_size):
-            end = min(start + batch_size, classes * ipc)
-            ranges = [[c, max(start - c * ipc, 0), min(end - c * ipc, ipc)] for c in range(start // ipc, -(-end // ipc))]
-            batches.append(ranges)
-        return batches
-    together = batch_size // group
-    return [
-        [[c, first, min(first + group, ipc)] for c in range(block, min(block + together, classes))]
-        for first in range(0, ipc, group)
-        for block in range(0, classes, together)
-    ]
-
-
-def _recover(row: Row, ipc: int, teachers: list[Artifact], statistics: list[Artifact]) -> list[Artifact]:
+def _image_shards(row: Row, ipc: int) -> list[tuple[str, list[list[list[int]]]]]:
+    """Name and batches of every job that makes images."""
     settings = row.recover
     batches = image_batches(row.classes, ipc, settings.group, settings.batch_size, settings.batching)
+    shards = []
+    for shard in image_shards(batches, settings):
+        first_class, first_image, _ = shard[0][0]
+        shards.append((f"{_prefix(row)}-class{first_class:04d}-image{first_image:04d}", shard))
+    return shards
+
+
+def _select(row: Row, settings: Select, ipc: int, data: Artifact, teachers: list[Artifact]) -> list[Artifact]:
+    asked = teachers if settings.choose != "random" or settings.crops > 1 else []
+    shards = []
+    for name, shard in _image_shards(row, ipc):
+        spec = {
+            "inputs": {"data": data.path, "teachers": [one.path for one in asked]},
+            "batches": shard,
+            "pixels": _pixels(row),
+            "settings": settings.model_dump(),
+        }
+        shards.append(_artifact("select", name, spec, _network_builders(row.backbones if asked else [])))
+    return shards
+
+
+def _recover(
+    row: Row, ipc: int, teachers: list[Artifact], statistics: list[Artifact], chosen: list[Artifact]
+) -> list[Artifact]:
+    """One job per shard, from noise, or from the real images that were `chosen` for it."""
+    settings = row.recover
     precisions = [one.recover.precision if one.recover else settings.precision for one in row.backbones]
     shards = []
-    for shard in _shards(batches, settings):
+    for number, (name, shard) in enumerate(_image_shards(row, ipc)):
+        inputs: Spec = {"teachers": [one.path for one in teachers], "statistics": [one.path for one in statistics]}
         spec = {
-            "inputs": {"teachers": [one.path for one in teachers], "statistics": [one.path for one in statistics]},
+            "inputs": inputs | {"start": chosen[number].path if chosen else None},
             "batches": shard,
             "pixels": _pixels(row),
             "augment": row.augment.model_dump(),
             "settings": _only(RecoverShard, settings),
             "precisions": None if set(precisions) == {settings.precision} else precisions,
         }
-        first_class, first_image, _ = shard[0][0]
-        name = f"{_prefix(row)}-class{first_class:04d}-image{first_image:04d}"
         shards.append(_artifact("recover", name, spec, _network_builders(row.backbones)))
     return shards
-
-
-def _shards(batches: list[list[list[int]]], settings: Recover) -> list[list[list[list[int]]]]:
-    """The batches of each job. None spans two groups of images per class, so that a larger IPC only adds jobs."""
-    if settings.ema.reset == "never":  # averages pass from batch to batch: one job, in the published order
-        return [batches]
-    groups = [batches]
-    if settings.batching == "group":
-        groups = [list(group) for _, group in itertools.groupby(batches, key=lambda batch: batch[0][1])]
-    size = settings.shard_batches
-    return [group[start : start + size] for group in groups for start in range(0, len(group), size)]
 
 
 def _adopt(row: Row, distilled: Distilled, ipc: int, data: Artifact) -> Artifact:
@@ -216,15 +214,9 @@ def _adopt(row: Row, distilled: Distilled, ipc: int, data: Artifact) -> Artifact
     return _artifact("adopt", f"{_prefix(row)}-ipc{ipc}", spec)
 
 
-def _ranges(settings: Relabel) -> list[list[int]]:
-    """The labelled epochs of each job: [first, end]."""
-    epochs, size = 0 if settings.online else settings.epochs, settings.shard_epochs
-    return [[start, min(start + size, epochs)] for start in range(0, epochs, size)]
-
-
 def _relabel(row: Row, teachers: list[Artifact], images: Spec, random: Spec | None) -> list[Artifact]:
     shards = []
-    for epochs in _ranges(row.relabel):
+    for epochs in epoch_ranges(row.relabel):
         spec = {
             "inputs": {"teachers": [one.path for one in teachers], **images},
             "random": random,
@@ -239,7 +231,7 @@ def _relabel(row: Row, teachers: list[Artifact], images: Spec, random: Spec | No
 
 def _convert(row: Row, distilled: Distilled, images: Artifact) -> list[Artifact]:
     shards = []
-    for epochs in _ranges(row.relabel):
+    for epochs in epoch_ranges(row.relabel):
         spec = {
             "inputs": {"images": images.path},
             "path": distilled.labels,
@@ -255,6 +247,7 @@ def _convert(row: Row, distilled: Distilled, images: Artifact) -> list[Artifact]
 def _evaluate(
     row: Row,
     student: Student,
+    kind: str,
     data: Artifact,
     images: list[Artifact],
     labels: list[Artifact],
@@ -279,6 +272,5 @@ def _evaluate(
         "settings": _only(Training if has_soft else HardTraining, student.evaluate),
         "seeds": row.evaluate.seeds,
     }
-    kind = "distilled" if images else "random_soft" if has_soft else "random_hard"
     builders = _network_builders([student, *(row.backbones if teachers else [])])
     return _artifact("evaluate", f"{_prefix(row)}-{student.label}-{kind}", spec, builders)

@@ -10,8 +10,10 @@ from pydantic import BaseModel, Field, ValidationError, create_model
 
 from gvbsm import keys
 from gvbsm.errors import UserError
-from gvbsm.rows import describe
-from gvbsm.settings import (
+from gvbsm.mistakes import describe
+from gvbsm.settings import Weights
+from gvbsm.sources import DataPath, Seed, Source, Strict
+from gvbsm.stage_settings import (
     Augment,
     Coding,
     Compute,
@@ -22,14 +24,13 @@ from gvbsm.settings import (
     Precision,
     RecoverShard,
     RelabelShard,
+    Select,
     Squeeze,
     StatisticsPass,
     TeachersLabels,
     Training,
     ViewsOfImages,
-    Weights,
 )
-from gvbsm.sources import DataPath, Seed, Source, Strict
 
 Code = dict[str, str]
 Paths = Annotated[list[str], Field(min_length=1)]
@@ -73,6 +74,18 @@ class _Images(Strict):
     images: list[str] | None = None
 
 
+class _RecoverInputs(Strict):
+    teachers: Paths
+    statistics: Paths
+    start: str | None = None  # select's images; none: noise
+
+
+class StatisticsOfClasses(StatisticsPass):
+    """The pass, of each class as well if asked for."""
+
+    by_class: bool | None = None
+
+
 class _RelabelInputs(_Images):
     teachers: Paths
 
@@ -91,6 +104,7 @@ def _inputs(name: str, **fields: Any) -> type[BaseModel]:
 
 _DATA = _inputs("Inputs", data=str)
 _EPOCHS = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]  # first, end
+_BATCHES = Annotated[list[list[Annotated[list[int], Field(min_length=3, max_length=3)]]], Field(min_length=1)]
 _STAGES: dict[str, dict[str, Any]] = {
     "prepare": {
         "source": Source,
@@ -112,11 +126,17 @@ _STAGES: dict[str, dict[str, Any]] = {
         "inputs": _inputs("Inputs", data=str, teacher=str),
         "pixels": PixelsSpec,
         "augment": Augment,
-        "settings": StatisticsPass,
+        "settings": StatisticsOfClasses,
+    },
+    "select": {
+        "inputs": _inputs("Inputs", data=str, teachers=list[str]),  # none, if they have no say
+        "batches": _BATCHES,
+        "pixels": PixelsSpec,
+        "settings": Select,
     },
     "recover": {
-        "inputs": _inputs("Inputs", teachers=Paths, statistics=Paths),
-        "batches": Annotated[list[list[Annotated[list[int], Field(min_length=3, max_length=3)]]], Field(min_length=1)],
+        "inputs": _RecoverInputs,
+        "batches": _BATCHES,
         "pixels": PixelsSpec,
         "augment": Augment,
         "settings": RecoverShard,
@@ -167,7 +187,7 @@ _STAGES: dict[str, dict[str, Any]] = {
             statistics=list[str],  # none, if images are not recovered
             images=Paths,
             labels=list[str],  # none, if they are made online
-            random_labels=list[str],
+            random_labels=list[str],  # none, if they are not asked for or made online
             students=dict[str, dict[str, str]],
         ),
     },

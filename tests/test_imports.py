@@ -9,8 +9,22 @@ import pytest
 
 from gvbsm.keys import PACKAGE
 
-FOUNDATION = {"artifacts", "disk", "receipts", "settings", "sources", "keys", "errors"}
-PLANNING = FOUNDATION | {"network_names", "rows", "plan", "planfiles", "specs", "explain", "estimate", "locks", "verify", "gc"}
+FOUNDATION = {"artifacts", "disk", "receipts", "settings", "stage_settings", "sources", "keys", "errors"}
+PLANNING = FOUNDATION | {
+    "network_names",
+    "mistakes",
+    "configs",
+    "rows",
+    "cuts",
+    "plan",
+    "planfiles",
+    "specs",
+    "explain",
+    "estimate",
+    "locks",
+    "verify",
+    "gc",
+}
 LIBRARY = {"method", "backbones", "data", "runtime"}
 ALLOWED = {
     "errors": set(),
@@ -20,16 +34,20 @@ ALLOWED = {
     "artifacts": {"disk", "receipts", "errors", "keys"},
     "sources": set(),
     "network_names": {"keys"},
-    "settings": {"network_names", "sources"},
-    "rows": {"errors", "keys", "network_names", "settings"},
+    "stage_settings": {"sources"},
+    "settings": {"network_names", "sources", "stage_settings"},
+    "mistakes": {"errors"},
+    "configs": {"keys", "mistakes", "settings"},
+    "rows": {"configs", "mistakes", "network_names", "settings", "stage_settings"},
     "planfiles": FOUNDATION,
-    "plan": FOUNDATION | {"network_names", "rows", "planfiles"},
-    "specs": FOUNDATION | {"rows"},
-    "explain": FOUNDATION | {"rows", "plan", "planfiles"},
-    "estimate": FOUNDATION | {"method", "rows", "plan", "planfiles"},
+    "cuts": {"stage_settings"},
+    "plan": FOUNDATION | {"cuts", "network_names", "rows", "planfiles"},
+    "specs": FOUNDATION | {"mistakes"},
+    "explain": FOUNDATION | {"configs", "plan", "planfiles"},
+    "estimate": FOUNDATION | {"configs", "method", "plan", "planfiles"},
     "locks": set(),
     "verify": FOUNDATION | {"locks", "planfiles"},
-    "gc": FOUNDATION | {"locks", "rows", "plan", "planfiles"},
+    "gc": FOUNDATION | {"configs", "locks", "plan", "planfiles"},
     "import_fkd": FOUNDATION | {"data", "method", "runtime"},
     "cli": PLANNING | {"runtime", "import_fkd"},
     "__main__": {"cli"},
@@ -80,7 +98,7 @@ def test_the_workflow_imports_only_planning():
     text = "\n".join(path.read_text() for path in (PACKAGE.parent / "workflow").rglob("*.smk"))
     text += (PACKAGE.parent / "workflow" / "Snakefile").read_text()
     used = {line.split()[1].split(".")[1] for line in text.splitlines() if line.startswith(("from gvbsm.", "import gvbsm."))}
-    assert used == {"errors", "plan", "planfiles", "receipts", "rows"}
+    assert used == {"configs", "errors", "plan", "planfiles", "receipts"}
 
 
 def test_planning_imports_neither_torch_nor_snakemake():

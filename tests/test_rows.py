@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from gvbsm.rows import SettingsError, load_row
+from gvbsm.mistakes import SettingsError
+from gvbsm.rows import load_row
 
 
 @pytest.fixture

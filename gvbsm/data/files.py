@@ -107,7 +107,9 @@ def open_image(where: str, content: bytes, mode: str) -> Image.Image:
                 upright = Image.fromarray((np.asarray(upright).clip(0, 65535) // 257).astype(np.uint8))
             return upright.convert(mode)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{where}: expected an image, got {type(error).__name__}; replace or remove the file") from None
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        reason = "no format that is known" if isinstance(error, UnidentifiedImageError) else said
+        raise UserError(f"{where}: expected an image, got {reason}; replace or remove the file") from None
 
 
 def square(image: Image.Image, size: int, resize: int) -> Image.Image:

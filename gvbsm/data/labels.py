@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gvbsm.artifacts import Job
 from gvbsm.data.epoch_views import FORMAT, epoch_views
+from gvbsm.data.rand_augment import RandAugment
 from gvbsm.errors import UserError
 from gvbsm.method.coding import Coded, Coding, decode
 from gvbsm.method.views import Views, digest
@@ -18,9 +19,10 @@ STORED = ("image", "crop", "flip", "partner", "box", "keep")  # of views that ar
 
 
 class Epoch(NamedTuple):
-    """A labelled epoch: its views, and their coded logits unless labels are hard."""
+    """A labelled epoch: its views, what is done to them beside, and their coded logits unless labels are hard."""
 
     views: Views
+    augment: RandAugment | None
     coded: Coded | None
     coding: Coding | None
 
@@ -53,7 +55,7 @@ class Labels:
         if one.digest is not None and digest(views) != one.digest:
             here, remedy = ("stored", "make it anew") if one.views else ("drawn", "please report this")
             raise UserError(f"{one.where}: epoch {one.epoch}: the views {here} here are not those that were labelled; {remedy}")
-        return Epoch(views, one.coded, one.coding)
+        return Epoch(views, RandAugment.of(one.drawn), one.coded, one.coding)
 
 
 def load_labels(job: Job, images: int, size: int) -> Labels:

@@ -11,7 +11,7 @@ from types import TracebackType
 import torch
 from torch import Tensor, nn
 
-from gvbsm.method.moments import Moments, moments
+from gvbsm.method.moments import Moments, class_moments, moments
 
 Averages = dict[str, Moments]  # layer -> its EMA
 Passed = tuple[Tensor, Tensor, Averages]  # logits (B,K), loss, averages after the pass
@@ -28,6 +28,7 @@ class Matching:
     dropped: str  # "skip" (published) or "update": the EMA of a layer dropped in this iteration
     layers: tuple[str, ...] = ("batchnorm", "conv")
     conv_statistics: tuple[str, ...] = ("channel", "patch")
+    class_statistics: float = 0.0  # share of L_l that is matched class by class
 
 
 def hooked_layers(model: nn.Module, layers: tuple[str, ...]) -> dict[str, nn.Module]:
@@ -47,10 +48,17 @@ def matching_term(target: Tensor, average: Tensor, value: Tensor) -> Tensor:
     return torch.linalg.vector_norm(target - (average + value - value.detach()))
 
 
+def class_term(target_KC: Tensor, value_KC: Tensor) -> Tensor:
+    """sqrt(mean over classes of || S_k - s_k ||^2): the distance of a class's moments, of which no average is kept."""
+    return torch.linalg.vector_norm(target_KC - value_KC) / len(target_KC) ** 0.5
+
+
 class StatisticsMatcher:
     """A teacher whose forward pass also gives the matching loss of its layers' inputs.
 
-    Targets of a BatchNorm layer are its own running moments; of a Conv layer `targets[layer]`, the moments of section 2.
+    Targets of a BatchNorm layer are its own running moments; of a Conv layer `targets[layer]`, the moments of section 2. With
+    `class_statistics` c, L_l is 1 - c times these terms and c times those of the classes' own channel moments (EDC, Shao et
+    al., NeurIPS 2024), whose targets are in `targets[layer]` of BatchNorm layers too.
     Use as a context manager, which removes the hooks:
 
         with StatisticsMatcher(teacher, targets, matching) as matcher:
@@ -81,6 +89,7 @@ class StatisticsMatcher:
         self.averages: dict[str, Moments] = {}  # of the layers seen so far
         self.layers = hooked_layers(model, matching.layers)
         self._targets = {name: self._target(name, module, targets) for name, module in self.layers.items()}
+        self._class_targets = {name: self._class_target(name, targets) for name in self.layers}
         self._first = next(iter(self.layers), None)
         self._inputs: list[tuple[str, Tensor]] = []
         self._hooks = [
@@ -88,7 +97,7 @@ class StatisticsMatcher:
             for name, module in self.layers.items()
         ]
         self._graph = torch.compile(self._pass, dynamic=False) if compiled else None
-        self._compiled_shapes: set[torch.Size] = set()
+        self._compiled_shapes: set[tuple[torch.Size, ...]] = set()
 
     def __enter__(self) -> StatisticsMatcher:
         return self
@@ -97,8 +106,11 @@ class StatisticsMatcher:
         for hook in self._hooks:
             hook.remove()
 
-    def __call__(self, x_BCHW: Tensor, dropped: Collection[str] = frozenset()) -> tuple[Tensor, Tensor]:
-        """Logits (B,K) and the weighted statistics loss, a scalar, of this batch; the EMAs advance by one step."""
+    def __call__(
+        self, x_BCHW: Tensor, dropped: Collection[str] = frozenset(), labels_B: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (B,K) and the weighted statistics loss, a scalar, of this batch; the EMAs advance by one step. Labels are
+        needed where a share is matched class by class."""
         alpha = self.matching.momentum
         before = {name: self.averages.get(name) or self._zeros(name) for name in self.layers}
         # A first value becomes the average as it is.
@@ -106,8 +118,9 @@ class StatisticsMatcher:
         momenta = {name: 0.0 if name in first else alpha for name in self.layers}
         kept = {name: name not in dropped for name in self.layers}
         with self._autocast():
-            passed = self._run_graph(x_BCHW, before, momenta, kept) if self._graph is not None else None
-            logits_BK, loss, averages = passed or self._pass(x_BCHW, before, momenta, kept)
+            of_classes = self._of_classes(labels_B, x_BCHW) if self.matching.class_statistics else {}
+            passed = self._run_graph(x_BCHW, before, momenta, kept, of_classes) if self._graph is not None else None
+            logits_BK, loss, averages = passed or self._pass(x_BCHW, before, momenta, kept, of_classes)
         skipped = dropped if self.matching.dropped == "skip" else ()
         self.averages |= {name: average for name, average in averages.items() if name not in skipped}
         return logits_BK, loss
@@ -128,10 +141,35 @@ class StatisticsMatcher:
         parameter = next(module.parameters())
         return {kind: targets[name][kind].to(parameter.device, parameter.dtype) for kind in wanted}
 
+    def _class_target(self, name: str, targets: dict[str, Moments]) -> Moments:
+        """The moments of every class of a layer's input, each (K,C), if they are matched."""
+        kinds = ("class_var", "class_mean") if self.matching.class_statistics else ()
+        missing = [kind for kind in kinds if kind not in targets.get(name, {})]
+        if missing:
+            raise ValueError(f"statistics of layer {name!r}: expected {', '.join(kinds)}, got none of {missing}; remake them")
+        parameter = next(self.model.parameters())
+        return {kind: targets[name][kind].to(parameter.device, parameter.dtype) for kind in kinds}
+
+    def _of_classes(self, labels_B: Tensor | None, x_BCHW: Tensor) -> dict[str, Moments]:
+        """Targets of the classes in a batch by layer, and under "" which of its images is of which of them."""
+        if labels_B is None:
+            raise ValueError("labels: expected those of the batch, since statistics are matched class by class, got none")
+        classes = labels_B.unique()
+        members_KB = (classes.unsqueeze(1) == labels_B).to(x_BCHW.dtype)
+        found = {name: {kind: one[classes] for kind, one in self._class_targets[name].items()} for name in self.layers}
+        return found | {"": {"members": members_KB}}
+
     def _zeros(self, name: str) -> Moments:
         return {kind: torch.zeros_like(target) for kind, target in self._targets[name].items()}
 
-    def _run_graph(self, x_BCHW: Tensor, before: Averages, momenta: dict[str, float], kept: dict[str, bool]) -> Passed | None:
+    def _run_graph(
+        self,
+        x_BCHW: Tensor,
+        before: Averages,
+        momenta: dict[str, float],
+        kept: dict[str, bool],
+        of_classes: dict[str, Moments],
+    ) -> Passed | None:
         """The pass as a compiled graph, in which drops and momenta are data; None if it cannot be compiled."""
         assert self._graph is not None
 
@@ -139,8 +177,9 @@ class StatisticsMatcher:
             values = torch.tensor(list(numbers.values()), dtype=x_BCHW.dtype, device=x_BCHW.device)
             return dict(zip(numbers, values.unbind(), strict=True))
 
-        arguments = (before, data(momenta), data(kept))
-        if x_BCHW.shape not in self._compiled_shapes:
+        arguments = (before, data(momenta), data(kept), of_classes)
+        shapes = (x_BCHW.shape, *(one.shape for one in of_classes.get("", {}).values()))
+        if shapes not in self._compiled_shapes:
             try:  # forward and backward once, where a failure can still be mended
                 probe = x_BCHW.detach().clone().requires_grad_()
                 logits_BK, loss, _ = self._graph(probe, *arguments)
@@ -152,7 +191,7 @@ class StatisticsMatcher:
                 warnings.warn(f"not compiled: {reason}", stacklevel=2)
                 self.compiled, self._graph = False, None
                 return None
-            self._compiled_shapes.add(x_BCHW.shape)
+            self._compiled_shapes.add(shapes)
         return self._graph(x_BCHW, *arguments)
 
     def _pass(
@@ -161,6 +200,7 @@ class StatisticsMatcher:
         before: Averages,
         momenta: Mapping[str, float | Tensor],
         kept: Mapping[str, bool | Tensor],
+        of_classes: dict[str, Moments],
     ) -> Passed:
         """Logits, loss, and the averages of the layers whose inputs were measured."""
         self._inputs = []
@@ -170,7 +210,7 @@ class StatisticsMatcher:
             inputs = [(name, x) for name, x in inputs if kept[name] is not False]
         after: Averages = {}
         terms = []
-        for (name, _), found in zip(inputs, self._moments(inputs, kept), strict=True):
+        for (name, x), found in zip(inputs, self._moments(inputs, kept), strict=True):
             averages = after.get(name, before[name])
             momentum = self.matching.momentum if name in after else momenta[name]
             after[name], term = {}, logits_BK.new_zeros(())
@@ -183,6 +223,11 @@ class StatisticsMatcher:
                     )
                 after[name][kind] = ema_update(averages[kind], value, momentum)
                 term = term + matching_term(target, after[name][kind], value)
+            if of_classes:
+                mean_KC, var_KC = class_moments(x, of_classes[""]["members"])
+                wanted = of_classes[name]
+                by_class = class_term(wanted["class_mean"], mean_KC) + class_term(wanted["class_var"], var_KC)
+                term = (1 - self.matching.class_statistics) * term + self.matching.class_statistics * by_class
             weight = self.matching.first_layer_weight if name == self._first else 1.0
             terms.append(weight * term * kept[name])
         return logits_BK, torch.stack(terms).sum() if terms else logits_BK.new_zeros(()), after

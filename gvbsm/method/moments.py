@@ -47,6 +47,18 @@ def channel_moments(sums: tuple[Tensor, Tensor], batch: int) -> tuple[Tensor, Te
     return _mean_var(sums[0].sum((1, 2)), sums[1].sum((1, 2)), count)
 
 
+def class_moments(x_BCHW: Tensor, members_KB: Tensor) -> tuple[Tensor, Tensor]:
+    """Channel mean and biased variance over the images of each class alone: two tensors (K,C).
+
+    `members_KB` is 1 where an image is of a class, each of which has one.
+    """
+    wide = x_BCHW.to(torch.promote_types(x_BCHW.dtype, torch.float32))
+    count_K1 = members_KB.sum(1, keepdim=True) * wide.shape[2] * wide.shape[3]
+    sums = [members_KB @ one.sum((2, 3)) for one in (wide, wide.square())]
+    mean_KC = sums[0] / count_K1
+    return mean_KC, sums[1] / count_K1 - mean_KC.square()
+
+
 def patch_moments(sums: tuple[Tensor, Tensor], batch: int, patch: int) -> tuple[Tensor, Tensor]:
     """Mean and biased variance over (B, C, pixels of a patch): two tensors (H/p * W/p,), row-major.
 
@@ -157,6 +169,38 @@ class Accumulator:
             for name in [name for name in found if name.endswith("_var")]:
                 found[name] = found[name] - found[name.replace("_var", "_mean")].square()
         return found
+
+
+class ClassAccumulator:
+    """Channel moments of the images of each of K classes, over all of them together, in float64.
+
+    Set `labels_B`, int64, before the batch is added.
+    """
+
+    labels_B: Tensor
+
+    def __init__(self, classes: int, samples: Tensor | None = None, totals: list[Tensor] | None = None) -> None:
+        self.samples = torch.zeros(classes, dtype=torch.float64) if samples is None else samples  # values a channel had
+        self.totals = totals or []  # of x and of x^2, each (K,C)
+
+    def add(self, x_BCHW: Tensor) -> None:
+        wide = x_BCHW.detach().to(torch.promote_types(x_BCHW.dtype, torch.float32))
+        sums = [one.sum((2, 3)).cpu().double() for one in (wide, wide.square())]
+        self.totals = self.totals or [torch.zeros(len(self.samples), one.shape[1], dtype=torch.float64) for one in sums]
+        for total, one in zip(self.totals, sums, strict=True):
+            total.index_add_(0, self.labels_B, one)
+        self.samples.index_add_(
+            0, self.labels_B, torch.full((len(self.labels_B),), float(wide[0, 0].numel()), dtype=torch.float64)
+        )
+
+    def state(self) -> dict[str, Any]:
+        """What another accumulator goes on from."""
+        return {"samples": self.samples, "totals": self.totals}
+
+    def result(self) -> Moments:
+        """class_mean and class_var, each (K,C), on the CPU."""
+        mean_KC, square_KC = (total / self.samples.unsqueeze(1) for total in self.totals)
+        return {"class_mean": mean_KC, "class_var": square_KC - mean_KC.square()}
 
 
 def _mean_var(total: Tensor, total_of_squares: Tensor, count: int) -> tuple[Tensor, Tensor]:

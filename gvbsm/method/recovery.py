@@ -97,7 +97,8 @@ class Recovery:
 
     def _loss(self, matcher: StatisticsMatcher, dropped: frozenset[str]) -> dict[str, Tensor]:
         view_BCHW = self._augment(self.x_BCHW)
-        logits_BK, statistics = matcher(view_BCHW.contiguous(memory_format=torch.channels_last), dropped)
+        x_BCHW = view_BCHW.contiguous(memory_format=torch.channels_last)
+        logits_BK, statistics = matcher(x_BCHW, dropped, self.labels_B)
         parts = {"ce": F.cross_entropy(logits_BK.float(), self.labels_B), "statistics": statistics}
         loss = parts["ce"] + self.settings.statistics_weight * statistics
         if self.settings.densification_weight:

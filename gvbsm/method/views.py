@@ -19,7 +19,9 @@ from torch.nn import functional as F
 
 from gvbsm.method.draws import derive, permutation, uniform
 
-_ORDER, _FLIP, _AREA, _ASPECT, _TOP, _LEFT, _PARTNER, _SHARE, _BOX = range(9)  # what a random number is for
+# What a random number is for.
+_ORDER, _FLIP, _AREA, _ASPECT, _TOP, _LEFT, _PARTNER, _SHARE, _BOX, _CELL, _OPERATION = range(11)
+OPERATIONS = 14  # RandAugment's (Cubuk et al. 2020)
 CPU = torch.device("cpu")
 _AT_ONCE = 2**20  # values that are made together: what fits into a CPU's cache is several times faster
 
@@ -34,6 +36,8 @@ class ViewSettings:
     flip: bool
     mix: str  # "cutmix", "mixup" or "none"
     mix_alpha: float  # of the Beta distribution
+    cells: int = 1  # n: a view is of one of the n x n cells of its image
+    operations: int = 0  # of RandAugment
 
 
 @dataclass(frozen=True)
@@ -46,9 +50,11 @@ class Views:
     partner_V: Tensor  # int32: position of the view that is mixed in (itself if none)
     box_V4: Tensor  # int16: top, left, bottom, right of the CutMix box, px of the view; empty if none
     keep_V: Tensor  # float32: share of the view that is its own image, 1 if not mixed
+    operation_VR: Tensor | None = None  # uint8: RandAugment's R operations, each twice its number, plus one if negative
 
     def tensors(self) -> dict[str, Tensor]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     def __len__(self) -> int:
         return len(self.image_V)
@@ -60,7 +66,10 @@ def draw_views(images: int, size: int, settings: ViewSettings, key: int) -> View
     One mixing box (or share) and one permutation per batch, as published. `key` (63 bits) decides them all.
     """
     image_V = permutation(derive(key, _ORDER), images)
-    crop_V4 = draw_crops(images, size, settings.scale, settings.ratio, key)
+    crop_V4 = draw_crops(images, size // settings.cells, settings.scale, settings.ratio, key)
+    if settings.cells > 1:
+        cell_V2 = (uniform(derive(key, _CELL), images * 2) * settings.cells).long().view(images, 2)
+        crop_V4[:, :2] += cell_V2 * (size // settings.cells)
     flip_V = uniform(derive(key, _FLIP), images) < (0.5 if settings.flip else 0.0)
     partner_V = torch.arange(images)
     box_V4 = torch.zeros(images, 4, dtype=torch.int64)
@@ -76,7 +85,11 @@ def draw_views(images: int, size: int, settings: ViewSettings, key: int) -> View
                 share = 1 - (bottom - top) * (right - left) / size**2
             keep_V[batch] = share
     keep_V[partner_V == torch.arange(images)] = 1.0
-    return Views(image_V.int(), crop_V4.short(), flip_V, partner_V.int(), box_V4.short(), keep_V)
+    operation_VR = None
+    if settings.operations:
+        drawn = uniform(derive(key, _OPERATION), images * settings.operations) * (2 * OPERATIONS)
+        operation_VR = drawn.to(torch.uint8).view(images, settings.operations)
+    return Views(image_V.int(), crop_V4.short(), flip_V, partner_V.int(), box_V4.short(), keep_V, operation_VR)
 
 
 def digest(views: Views) -> str:
@@ -142,12 +155,13 @@ def render(
     mixed: bool = True,
     finish: Callable[[Tensor], Tensor] = lambda levels_VCHW: levels_VCHW / 255,
     device: torch.device = CPU,
+    augment: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """The views at `positions` (V,) of uint8 images: float32 (V,C,S,S) on `device`, in channels_last.
 
-    `finish` maps levels 0..255 to what networks see, per channel and linearly (default: to 0..1). With `mixed` false the
-    partners are left out (mixup's published soft labels come from the un-mixed view). A view is the same whatever it is
-    rendered together with.
+    `augment` does what the views' operations (V,R) say, to levels 0..255, to each by itself; `finish` maps levels to what
+    networks see, per channel and linearly (default: to 0..1). With `mixed` false the partners are left out (mixup's published
+    soft labels come from the un-mixed view). A view is the same whatever it is rendered together with.
     """
     count, (channels, size) = len(positions), images_NCHW.shape[-3:-1]
     needed, partner_V = _with_partners(views, positions) if mixed else (positions, positions)
@@ -157,7 +171,10 @@ def render(
     for some in needed.split(max(1, _AT_ONCE // (channels * size**2))):
         crop, flip = views.crop_V4[some].to(device), views.flip_V[some].to(device)
         levels = images_NCHW[views.image_V[some].long()].to(device).float()
-        x[done : done + len(some)] = finish(crop_and_resize(levels, crop, flip))
+        levels = crop_and_resize(levels, crop, flip)
+        if augment and views.operation_VR is not None:
+            levels = augment(levels, views.operation_VR[some])
+        x[done : done + len(some)] = finish(levels)
         done += len(some)
     if mixed:
         _mix(x, partner_V, views.box_V4[positions].long(), views.keep_V[positions])

@@ -54,6 +54,19 @@ def logits_of(teachers: Sequence[nn.Module], x_BCHW: Tensor, precision: str) -> 
         return torch.stack([teacher(x_BCHW).float() for teacher in teachers])
 
 
+def features_of(model: nn.Module, x_BCHW: Tensor, precision: str) -> tuple[Tensor, Tensor]:
+    """Logits (B,K) of a batch and what the head makes them of, the input of the last linear layer (B,F); float32."""
+    seen: list[Tensor] = []
+    head = [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]
+    hooks = [module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) for module in head]
+    try:
+        logits_BK = logits_of([model], x_BCHW, precision)[0]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return logits_BK, seen[-1].float().flatten(1) if seen else logits_BK
+
+
 @torch.inference_mode()
 def accuracy(
     model: nn.Module,

@@ -20,6 +20,8 @@ class Progress:
         self._started, self._first = time.monotonic(), done
         self._said = self._started
         self._shown = ranks().rank == 0
+        if done and self._shown:
+            sys.stderr.write(f"{title}: goes on from its checkpoint at {done}/{total}\n")
         self._bar = tqdm(total=total, initial=done, desc=title, leave=False) if self._shown and sys.stderr.isatty() else None
 
     def step(self, **values: float) -> None:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gvbsm.errors import UserError
 from gvbsm.keys import derive_seed
@@ -31,20 +32,29 @@ class Recipe:
     schedule: str  # "constant" or "cosine"
     seed: int
     stop_after: int | None = None  # epochs, if fewer than the schedule's are trained
+    stretch: float = 1.0  # cosine: where it reaches 0, in numbers of `epochs`
+    ema: float | None = None  # decay per step of the average of weights that is measured and returned; None: the weights are
 
     @staticmethod
     def from_settings(settings: dict[str, Any], seed: int, stop_after: int | None = None) -> Recipe:
         """The entries of a spec's settings that a training loop needs."""
         names = ("epochs", "optimizer", "lr", "weight_decay", "schedule")
         named = {name: settings[name] for name in names}
-        return Recipe(**named, momentum=settings.get("momentum"), seed=seed, stop_after=stop_after)
+        return Recipe(
+            **named,
+            momentum=settings.get("momentum"),
+            seed=seed,
+            stop_after=stop_after,
+            stretch=settings.get("stretch") or 1.0,
+            ema=settings.get("ema"),
+        )
 
 
 def learning_rate(recipe: Recipe, epoch: int) -> float:
-    """Step size of an epoch; cosine is lr / 2 (1 + cos(pi e / E))."""
+    """Step size of an epoch; cosine is lr / 2 (1 + cos(pi e / (stretch E)))."""
     if recipe.schedule == "constant":
         return recipe.lr
-    return recipe.lr / 2 * (1 + math.cos(math.pi * epoch / recipe.epochs))
+    return recipe.lr / 2 * (1 + math.cos(math.pi * epoch / (recipe.stretch * recipe.epochs)))
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -77,7 +87,8 @@ def fit(
     title: str,
     after_epoch: Callable[[nn.Module, int], dict[str, Any]] = lambda model, epoch: {},
 ) -> list[dict[str, Any]]:
-    """Train `model` in place and return one row per epoch: epoch, loss, and what `after_epoch` measured in eval mode.
+    """Train `model` in place and return one row per epoch: epoch, loss, and what `after_epoch` measured in eval mode, of the
+    model or, if the recipe says so, of the moving average of its weights and buffers.
 
     `batches(epoch, first)` are the epoch's batches from its `first` on, in any process the same; `losses(model, batch)`
     yields the losses whose gradients one step sums. Where several processes train together, the losses are those of the whole
@@ -90,17 +101,22 @@ def fit(
     """
     model = synchronised(model, next(model.parameters()).device)
     optimizer = make_optimizer(model, recipe)
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True) if recipe.ema else None
     together = ranks()
     state = to_device(checkpoint.load(), next(model.parameters()).device) or {"epoch": 0, "step": 0, "history": []}
     if "model" in state:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        if averaged:
+            averaged.load_state_dict(state["averaged"])
     history: list[dict[str, Any]] = state["history"]
     total = torch.as_tensor(state.get("loss", 0.0), dtype=torch.float32, device=next(model.parameters()).device)
     epochs, first_step = recipe.stop_after or recipe.epochs, state["step"]
 
     def saved(epoch: int, step: int) -> dict[str, Any]:
         moving = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "loss": total}
+        if averaged:
+            moving["averaged"] = averaged.state_dict()
         return {"epoch": epoch, "step": step, "history": history, **moving}
 
     progress = Progress(title, epochs, state["epoch"])
@@ -118,12 +134,15 @@ def fit(
                 total = total + loss.detach()
             together.add([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
             optimizer.step()
+            if averaged:
+                averaged.update_parameters(model)
             checkpoint.tick(lambda epoch=epoch, steps=steps: saved(epoch, steps))  # type: ignore[misc]
         model.eval()
         mean_loss = total.item() / steps
         if not math.isfinite(mean_loss):
             raise UserError(f"{title}: epoch {epoch + 1}: expected a finite loss, got {mean_loss}; lower lr ({recipe.lr})")
-        history.append({"epoch": epoch + 1, "loss": mean_loss, **after_epoch(model, epoch)})
+        measured = averaged.module.eval() if averaged else model
+        history.append({"epoch": epoch + 1, "loss": mean_loss, **after_epoch(measured, epoch)})
         total, first_step = torch.zeros_like(total), 0
         progress.step(**{name: value for name, value in history[-1].items() if isinstance(value, float)})
     if state["epoch"] < epochs:

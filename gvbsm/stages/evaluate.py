@@ -78,7 +78,8 @@ def run(job: Job) -> None:
         by_class.append(history[-1].pop("by_class"))
         rows += [{"seed": seed, **row} for row in history]
     job.images = len(rows) * count
-    summary = _summary(rows) | {"top1_by_class": [statistics.fmean(runs) for runs in zip(*by_class, strict=True)]}
+    tested = {"ema": settings["ema"]} if settings.get("ema") else {}
+    summary = _summary(rows) | tested | {"top1_by_class": [statistics.fmean(runs) for runs in zip(*by_class, strict=True)]}
     job.write_table(pd.DataFrame(rows).to_csv(index=False), summary)
     checkpoint.clear()
 
@@ -116,7 +117,7 @@ class _Objective:
     def _view(self, epoch: Epoch, positions: Tensor, mixed: bool = True) -> Tensor:
         """This process's part (P,C,S,S) of the views at `positions`."""
         part = positions[ranks().part(len(positions))]
-        return render(self.images, epoch.views, part, mixed, self.pixels.from_levels, self.pixels.device)
+        return render(self.images, epoch.views, part, mixed, self.pixels.from_levels, self.pixels.device, epoch.augment)
 
     @torch.no_grad()
     def _taught(self, epoch: Epoch, positions: Tensor, x_PCHW: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ _SETS = {
     "distilled": ("distilled", "soft"),
     "random_soft": ("random real", "soft"),
     "random_hard": ("random real", "hard"),
+    "distilled_hard": ("distilled", "hard"),
 }
 
 
@@ -45,7 +46,7 @@ def run(job: Job) -> None:
         "images": sum(receipts[path]["summary"]["images"] for path in inputs["images"]),
         "key": key(spec),
         "students": {student: sets["distilled"] for student, sets in runs.items()},
-        "baselines": {kind: {student: sets[kind] for student, sets in runs.items()} for kind in ("random_hard", "random_soft")},
+        "baselines": _by_kind(runs, "distilled"),
         "teachers": {label: {"top1": receipts[path]["summary"]["top1"]} for label, path in inputs["teachers"].items()},
         "soft_labels": _soft_labels(labels),
         "cost": _cost(receipts),
@@ -66,6 +67,12 @@ def run(job: Job) -> None:
     write_text(job.out, json.dumps(accuracies, indent=1, sort_keys=True))
     sys.stdout.write(f"\n{_title(accuracies)}: top-1 accuracy on {len(data['test_labels'])} test images, %\n")
     sys.stdout.write(table.round(2).to_string(index=False) + f"\n{job.out}\n")
+
+
+def _by_kind(runs: dict[str, dict[str, dict[str, Any]]], without: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """The runs of every student, by image set and kind of label first."""
+    kinds = [kind for sets in runs.values() for kind in sets if kind != without]
+    return {kind: {student: sets[kind] for student, sets in runs.items()} for kind in kinds}
 
 
 def _soft_labels(receipts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -103,9 +110,11 @@ def _table(runs: dict[str, dict[str, dict[str, Any]]], headline: str) -> pd.Data
     """One row per student, image set and kind of label; `top1` is the last epoch's, or the best if the headline says so."""
     rows = []
     for student, sets in runs.items():
-        for kind, (images, labels) in _SETS.items():
+        for kind in sets:
+            images, labels = _SETS[kind]
             shown = sets[kind]["best_top1" if headline == "best" else "top1"]
             row = {"student": student, "images": images, "labels": labels, "top1": shown["mean"], "std": shown["std"]}
+            row["weights"] = f"EMA {ema:g}" if (ema := sets[kind].get("ema")) else "last"
             both = {"last_top1": sets[kind]["top1"]["mean"], "best_top1": sets[kind]["best_top1"]["mean"]}
             rows.append(row | {"runs": len(shown["runs"]), "epoch": headline} | both)
     return pd.DataFrame(rows)

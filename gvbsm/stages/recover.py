@@ -1,7 +1,7 @@
 """recover: optimise a shard of synthetic images against teachers and statistics.
 
-Inputs: teachers, their statistics. Output: safetensors with images (uint8, N,C,S,S), labels (int64) and each image's number
-within its class.
+Inputs: teachers, their statistics, perhaps the real images to start from. Output: safetensors with images (uint8, N,C,S,S),
+labels (int64) and each image's number within its class.
 """
 
 from __future__ import annotations
@@ -71,6 +71,13 @@ def _members(batch: list[list[int]]) -> tuple[Tensor, Tensor]:
     return torch.cat(labels), torch.cat(numbers)
 
 
+def _chosen(job: Job, labels_B: Tensor, numbers_B: Tensor) -> Tensor:
+    """The real images (uint8) that take the places of a batch."""
+    tensors, _ = job.tensors(job.spec["inputs"]["start"])
+    places = {place: i for i, place in enumerate(zip(tensors["labels"].tolist(), tensors["numbers"].tolist(), strict=True))}
+    return tensors["images"][[places[place] for place in zip(labels_B.tolist(), numbers_B.tolist(), strict=True)]]
+
+
 def _matchers(job: Job, device: torch.device) -> list[StatisticsMatcher]:
     """One per teacher, with the targets that were measured in it."""
     settings, ema, found = job.spec["settings"], job.spec["settings"]["ema"], []
@@ -91,6 +98,7 @@ def _matchers(job: Job, device: torch.device) -> list[StatisticsMatcher]:
             dropped=ema["dropped"],
             layers=tuple(settings["layers"]),
             conv_statistics=tuple(settings["conv_statistics"]),
+            class_statistics=settings.get("class_statistics") or 0.0,
         )
         low = partial(autocast, device, precision)
         found.append(StatisticsMatcher(teacher, targets, matching, settings["compile"], autocast=low))
@@ -100,15 +108,18 @@ def _matchers(job: Job, device: torch.device) -> list[StatisticsMatcher]:
 def _start(
     job: Job, batch: list[list[int]], matchers: list[StatisticsMatcher], pixels: Pixels, device: torch.device
 ) -> Recovery:
-    """A batch as noise, its random numbers depending on the images in it alone and not on how the work is cut."""
+    """A batch as noise or as its real images; its random numbers depend on what is in it alone, not on how the work is cut."""
     settings, shape = job.spec["settings"], job.spec["pixels"]
     if settings["ema"]["reset"] == "batch":
         for matcher in matchers:
             matcher.averages = {}
-    labels_B, _ = _members(batch)
-    generator = torch.Generator().manual_seed(derive_seed(settings["seed"], "noise", batch))
+    labels_B, numbers_B = _members(batch)
     size = shape["image_size"]
-    noise = torch.randn(len(labels_B), len(shape["mean"]), size, size, generator=generator)
+    if job.spec["inputs"].get("start"):
+        x_BCHW = pixels.from_bytes(_chosen(job, labels_B, numbers_B).to(device))
+    else:
+        generator = torch.Generator().manual_seed(derive_seed(settings["seed"], "noise", batch))
+        x_BCHW = torch.randn(len(labels_B), len(shape["mean"]), size, size, generator=generator).to(device)
     crop_and_flip = augmentation(job.spec["augment"], size, same_on_batch=True)
 
     def augment(x_BCHW: Tensor) -> Tensor:
@@ -119,7 +130,7 @@ def _start(
         name: settings[name] for name in ("iterations", "lr", "statistics_weight", "conv_drop", "backbone_order")
     }
     return Recovery(
-        noise.to(device),
+        x_BCHW,
         labels_B.to(device),
         matchers,
         RecoverySettings(

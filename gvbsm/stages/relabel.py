@@ -16,6 +16,7 @@ from gvbsm.artifacts import Job
 from gvbsm.data.epoch_views import FORMAT, VIEW_SETTINGS, epoch_views
 from gvbsm.data.image_set import load_image_set
 from gvbsm.data.pixels import Pixels
+from gvbsm.data.rand_augment import RandAugment
 from gvbsm.errors import UserError
 from gvbsm.method.coding import Coded, Coding, encode
 from gvbsm.method.soft_labels import mean_logits
@@ -42,12 +43,12 @@ def run(job: Job) -> None:
         name: checkpoint.tensor(name, (end - first, count, *one.shape[1:]), one.dtype)
         for name, one in encode(torch.zeros(1, len(job.classes or ())), coding).items()
     }
-    images = image_set.resident(device)
+    images, augment = image_set.resident(device), RandAugment.of(settings)
     progress = Progress(job.title, end - first, len(state["digests"]))
     for number in range(len(state["digests"]), end - first):
         views = epoch_views(settings, first + number, count, size)
         for positions in torch.arange(count).split(settings["batch_size"]):
-            logits_VK = _label(teachers, images, views, positions, pixels, settings)
+            logits_VK = _label(teachers, images, views, positions, pixels, settings, augment)
             truth_V = mixed_hard_labels(image_set.labels, views, positions, logits_VK.shape[1], mixed=True).argmax(1)
             state["right"] += int((logits_VK.argmax(1) == truth_V).sum())
             for name, values in _coded(logits_VK, coding).items():
@@ -57,7 +58,7 @@ def run(job: Job) -> None:
         progress.step()
     views_labelled = job.images = (end - first) * count
     summary = {"views": views_labelled, "teacher_top1_on_views": 100 * state["right"] / views_labelled}
-    drawn = {"count": count, "size": size, **{name: settings[name] for name in VIEW_SETTINGS}}
+    drawn = {"count": count, "size": size, **{name: settings.get(name) for name in VIEW_SETTINGS}}
     labels = {"format": FORMAT, "epochs": [first, end], "views": drawn, "digests": state["digests"], "coding": asdict(coding)}
     job.write_tensors(coded, labels, summary | {"bytes_per_view": sum(one[0, 0].nbytes for one in coded.values())})
     checkpoint.clear()
@@ -70,10 +71,11 @@ def _label(
     positions: Tensor,
     pixels: Pixels,
     settings: dict[str, Any],
+    augment: RandAugment | None,
 ) -> Tensor:
     """Mean logits (V,K) of a batch of views, in float32 on the CPU."""
     mixed = settings["mix"] != "mixup" or settings["mixup_labels"] == "mixed"
-    x_VCHW = render(images, views, positions, mixed, pixels.from_levels, pixels.device)
+    x_VCHW = render(images, views, positions, mixed, pixels.from_levels, pixels.device, augment)
     return mean_logits(logits_of(teachers, x_VCHW, settings["precision"]), settings["rescale_logits"]).cpu()
 
 

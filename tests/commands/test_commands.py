@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import os
 import signal
 import subprocess
@@ -58,9 +59,24 @@ def test_explain_names_what_was_added_and_deleted(made, edit_row, capsys):
     edit_row({"backbones": networks})
     assert cli.main(["explain", "results/tiny/ipc4/acc.json"]) == 0
     said = capsys.readouterr().out
-    assert "its file is missing; both will be made again" in said
+    assert "its file is missing; when it is needed, both are made again" in said
     assert "input squeeze/digits-mobilenet_v2 added" in said
     assert "input squeeze/digits-resnet10 removed" in said
+
+
+def test_explain_compares_with_what_differs_least(made, edit_row, make_up_to, capsys):
+    """Not with what was made last, and of artifacts that are there it says nothing."""
+    edit_row({"recover": {"iterations": 7}})
+    make_up_to("recover", 6)
+    edit_row({"recover": {"lr": 0.1, "roll": 2, "conv_drop": 0.1, "statistics_weight": 0.2}})
+    make_up_to("recover", 6)
+    edit_row({"recover": {"lr": 0.25, "roll": 1, "conv_drop": 0.4, "statistics_weight": 0.1, "iterations": 8}})
+    assert cli.main(["explain", "results/tiny/ipc6/acc.json"]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "because setting iterations changed from 6 to 8\n" in said or "because setting iterations changed from 7 to 8\n" in said
+    )
+    assert "lr changed" not in said
 
 
 def test_a_second_process_waits_and_does_not_make_the_artifact_again(made, edit_row):

@@ -39,11 +39,17 @@ def test_what_is_made_takes_no_time(made):
 
 def test_what_is_to_run_is_as_large_as_said_and_as_slow_as_its_like(made, edit_row, make_up_to):
     edit_row({"recover": {"seed": 5}, "relabel": {"epochs": 6, "coding": {"values": "int4", "top": 3}}})
+    edit_row({"select": {"choose": "random", "candidates": 2, "crops": 1, "scale": [0.5, 1.0], "cells": 2, "seed": 0}})
+    edit_row({"select": {"threads": 1, "precision": "float32"}})
     found = table()
     assert [found[stage][1] for stage in ("prepare", "squeeze", "statistics")] == ["0"] * 3
     assert [found[stage][:2] for stage in ("recover", "relabel", "evaluate")] == [["2", "2"], ["6", "6"], ["6", "6"]]
-    assert all(found[stage][3] not in ("unknown", "") for stage in found)
+    assert found.pop("select")[:2] == ["2", "2"]  # none has been run here: its time is not known
+    assert all(found[stage][3] not in ("unknown", "") for stage in found if stage != "all")
     planned = make_up_to("relabel")
+    one = next(one for one in planned if one.stage == "select")
+    assert estimating._images(one.spec, planned, 4) == read_receipt(STORE / one.path)["images"]
+    assert estimating._bytes(one.spec, planned, 4) == read_receipt(STORE / one.path)["bytes"] - header(one.path)
     for stage in ("recover", "relabel"):
         paths = [one.path for one in planned if one.stage == stage]
         made_bytes = sum(read_receipt(STORE / path)["bytes"] - header(path) for path in paths)
@@ -60,7 +66,7 @@ def test_seconds_are_those_of_the_same_work(made, edit_row, monkeypatch):
     seconds = sum(read_receipt(STORE / one.path)["seconds"] for one in made if one.stage == "recover")
     for one in made[:-1]:
         counted = read_receipt(STORE / one.path)["images"]
-        assert one.stage == "prepare" or estimating._images(one.spec, made) == counted, one.path
+        assert one.stage == "prepare" or estimating._images(one.spec, made, 4) == counted, one.path
     edit_row({"recover": {"iterations": 18}})
 
     def slower(path):

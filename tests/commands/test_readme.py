@@ -2,17 +2,22 @@
 
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from gvbsm import cli
+from gvbsm.configs import parse_target
 from gvbsm.keys import PACKAGE
 from gvbsm.plan import plan
-from gvbsm.rows import load_row, parse_target
+from gvbsm.rows import load_row
 
 README = (PACKAGE.parent / "README.md").read_text()
 CODING, ROW, RECIPE = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+(PYTHON,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 OWN = {"results/mine/ipc10/acc.json", "results/imagenet/ipc10-sre2l_published/acc.json"}  # of what is still to be written
 
 
@@ -34,6 +39,13 @@ def test_the_recipe_of_a_distilled_set_by_others(workspace):
     Path("config/recipes/sre2l_published.yaml").write_text(RECIPE)
     stages = {one.stage for one in plan("imagenet", 10, "sre2l_published")}
     assert {"adopt", "convert"} <= stages and "recover" not in stages
+
+
+def test_the_images_and_labels_of_a_run_are_read(made, tmp_path):
+    shutil.copytree(PACKAGE.parent / "examples", tmp_path / "examples")
+    program = PYTHON.replace("results/digits/ipc10", "results/tiny/ipc4") + "\nprint(len(views), view.shape, hard_label.sum())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.split() == ["160", "torch.Size([1,", "8,", "8])", "1.0"]
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"results/\w+/ipc\d+[\w-]*/acc\.json", README)) - OWN))

@@ -270,7 +270,7 @@ POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(
 )
 def test_only_the_formats_of_the_known_endings_are_decoded(content):
     """PIL would hand PostScript to Ghostscript, whatever the file is called."""
-    with pytest.raises(UserError, match=r"x\.png: expected an image, got UnidentifiedImageError"):
+    with pytest.raises(UserError, match=r"x\.png: expected an image, got no format that is known"):
         open_image("x.png", content, "RGB")
 
 

@@ -145,5 +145,5 @@ def test_odd_images_are_named(root):
     write_kit(root / "kit")
     bad = root / "train" / SHARK / f"{SHARK}_1.JPEG"
     bad.write_bytes(io.BytesIO(b"no image").getvalue())
-    with pytest.raises(UserError, match=rf"{SHARK}_1\.JPEG: expected an image, got UnidentifiedImageError"):
+    with pytest.raises(UserError, match=rf"{SHARK}_1\.JPEG: expected an image, got no format that is known"):
         read(root, truth="kit")

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from gvbsm.method.matching import Matching, StatisticsMatcher, hooked_layers, matching_term
-from gvbsm.method.moments import moments
+from gvbsm.method.moments import class_moments, moments
 
 
 def network() -> nn.Sequential:
@@ -99,3 +99,33 @@ def test_missing_and_misshapen_statistics_are_refused():
         pytest.raises(ValueError, match=r"patch_var of layer '0': expected \(4,\).*got \(9,\)"),
     ):
         one(torch.randn(2, 1, 12, 12, dtype=torch.float64))
+
+
+def test_a_share_is_matched_class_by_class():
+    """L_l = (1 - c) global terms + c class terms, of BatchNorm layers too; only the batch's classes count."""
+    model, labels = network(), torch.tensor([0, 2, 2, 0, 2])
+    generator = torch.Generator().manual_seed(3)
+    targets = targets_of(model, X + 1)
+    for name, channels in (("0", 1), ("1", 4), ("3", 4)):
+        drawn = {
+            kind: torch.randn(4, channels, dtype=torch.float64, generator=generator) for kind in ("class_mean", "class_var")
+        }
+        targets[name] = targets.get(name, {}) | drawn
+    share = Matching(4, 0.0, 1.0, "first", "update", class_statistics=0.25)
+    plain = Matching(4, 0.0, 1.0, "first", "update")
+    with StatisticsMatcher(model, targets, plain) as one:
+        whole = one(X)[1]
+    with StatisticsMatcher(model, targets, share) as one:
+        got = one(X, labels_B=labels)[1]
+        with pytest.raises(ValueError, match="labels: expected those of the batch"):
+            one(X)
+    members = torch.stack([labels == 0, labels == 2]).double()
+    inputs = {"0": X, "1": model[:1](X), "3": model[:3](X)}
+    by_class = 0.0
+    for name, x in inputs.items():
+        for kind, value in zip(("class_mean", "class_var"), class_moments(x, members), strict=True):
+            by_class += (targets[name][kind][[0, 2]] - value).square().sum(1).mean().sqrt()
+    torch.testing.assert_close(got, 0.75 * whole + 0.25 * by_class)
+    del targets["1"]
+    with pytest.raises(ValueError, match=r"statistics of layer '1': expected class_var, class_mean, got none"):
+        StatisticsMatcher(model, targets, share)

@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gvbsm.method.moments import Accumulator, batch_sums, moments, overlapping_patch_moments
+from gvbsm.method.moments import (
+    Accumulator,
+    ClassAccumulator,
+    batch_sums,
+    class_moments,
+    moments,
+    overlapping_patch_moments,
+)
 
 
 def plain_moments(x, patch):
@@ -89,3 +96,21 @@ def test_half_precision_keeps_the_sums_wide():
     expected = plain_moments(x.float(), 16)
     torch.testing.assert_close(mean, expected["patch_mean"], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(var, expected["patch_var"], rtol=1e-4, atol=1e-5)
+
+
+def test_moments_of_classes_are_those_of_their_images_alone():
+    x = torch.randn(7, 3, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([2, 0, 2, 2, 0, 1, 1])
+    members = (torch.arange(3).unsqueeze(1) == labels).double()
+    mean, var = class_moments(x, members)
+    pooled = ClassAccumulator(3)
+    for part in torch.arange(7).split(3):
+        pooled.labels_B = labels[part]
+        pooled.add(x[part])
+        pooled = ClassAccumulator(3, **pooled.state())
+    for label in range(3):
+        expected = moments(x[labels == label], ("channel",), 4)
+        torch.testing.assert_close(mean[label], expected["channel_mean"])
+        torch.testing.assert_close(var[label], expected["channel_var"])
+    torch.testing.assert_close(pooled.result()["class_mean"], mean)
+    torch.testing.assert_close(pooled.result()["class_var"], var)

@@ -123,3 +123,26 @@ def test_hard_labels_unmixed_and_mixed():
         expected[partner[i]] += 1 - views.keep_V[i]
         torch.testing.assert_close(corrected[i], expected)
     assert not torch.equal(published, corrected)
+
+
+def test_views_of_cells_stay_within_one_and_meet_all():
+    settings = dataclasses.replace(SETTINGS, cells=4)
+    crop_V4 = draw_views(2000, 32, settings, 0).crop_V4.long()
+    first_V2, last_V2 = crop_V4[:, :2] // 8, (crop_V4[:, :2] + crop_V4[:, 2:] - 1) // 8
+    assert torch.equal(first_V2, last_V2)
+    assert len(first_V2.unique(dim=0)) == 16
+    whole = dataclasses.replace(settings, scale=(1.0, 1.0), ratio=(1.0, 1.0), mix="none", flip=False)
+    image = torch.arange(16, dtype=torch.uint8).view(1, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    for key in range(5):  # each cell has one level: nothing of its neighbours is read
+        views = draw_views(1, 32, whole, key)
+        level = (views.crop_V4[0, 0] // 8 * 4 + views.crop_V4[0, 1] // 8) / 255
+        torch.testing.assert_close(render(image, views, torch.arange(1)), level.float().expand(1, 1, 32, 32))
+
+
+def test_operations_are_drawn_evenly_and_leave_the_rest_of_a_view_alone():
+    settings = dataclasses.replace(SETTINGS, operations=2)
+    views, without = draw_views(5000, 32, settings, 0), draw_views(5000, 32, SETTINGS, 0)
+    counts = torch.bincount(views.operation_VR.flatten().long(), minlength=28)
+    assert len(counts) == 28 and counts.min() > 250
+    assert all(torch.equal(views.tensors()[name], one) for name, one in without.tensors().items())
+    assert digest(views) != digest(without)

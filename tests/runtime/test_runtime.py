@@ -1,5 +1,6 @@
 """Training loop, checkpoints, devices, progress."""
 
+import dataclasses
 import errno
 import math
 import os
@@ -27,6 +28,44 @@ def test_cosine_per_epoch_and_constant():
     assert steps == pytest.approx([0.05 * (1 + math.cos(math.pi * e / 3)) for e in range(3)])
     constant = Recipe(3, "sgd", 0.1, None, 0.0, "constant", 0)
     assert [learning_rate(constant, epoch) for epoch in range(3)] == [0.1] * 3
+
+
+def test_a_stretched_cosine_ends_before_zero():
+    stretched = dataclasses.replace(RECIPE, stretch=2.0)
+    steps = [learning_rate(stretched, epoch) for epoch in range(3)]
+    assert steps == pytest.approx([0.05 * (1 + math.cos(math.pi * e / 6)) for e in range(3)])
+
+
+def test_the_average_of_weights_is_measured_and_survives_a_stop(tmp_path):
+    recipe = dataclasses.replace(RECIPE, ema=0.9)
+    seen: list[torch.Tensor] = []
+    weights: list[torch.Tensor] = []
+
+    def losses(model, batch):
+        weights.append(model.weight.detach().clone())
+        yield model(torch.ones(1, 3)).sum()
+
+    def train(checkpoint):
+        torch.manual_seed(0)
+        model = nn.Linear(3, 2)
+        fit(
+            model, recipe, lambda e, f: [0, 1][f:], losses, checkpoint, "test", lambda m, e: seen.append(m.weight.clone()) or {}
+        )
+        return model
+
+    model = train(Checkpoint(None, 1e9))
+    average = weights[1]  # after the first step the average is the weights themselves
+    for after_step in (*weights[2:], model.weight.detach()):
+        average = 0.9 * average + 0.1 * after_step
+    torch.testing.assert_close(seen[-1], average)
+    uninterrupted = seen[-1]
+    checkpoint = Checkpoint(tmp_path / "c", 1e9)
+    checkpoints._received.append(15)
+    with pytest.raises(Interrupted):
+        train(checkpoint)
+    checkpoints._received.clear()
+    train(checkpoint)
+    assert torch.equal(seen[-1], uninterrupted)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])

@@ -14,14 +14,15 @@ import torch
 from PIL import Image
 
 from gvbsm import cli
+from gvbsm.configs import load_config
 from gvbsm.data.image_set import ImageSet
 from gvbsm.data.picture import draw_grid
 from gvbsm.disk import load_tensors
 from gvbsm.errors import UserError
 from gvbsm.keys import PACKAGE
+from gvbsm.mistakes import SettingsError
 from gvbsm.plan import plan
 from gvbsm.planfiles import STORE, plan_file, write_plans
-from gvbsm.rows import SettingsError, load_config
 
 # Each would touch the file `pwned`, leave its folder, or begin another line.
 NAMES = [

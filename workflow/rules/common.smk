@@ -5,11 +5,11 @@ import shlex
 import sys
 from pathlib import Path
 
+from gvbsm.configs import config_folder, load_config, parse_run
 from gvbsm.errors import UserError
 from gvbsm.plan import plan
 from gvbsm.planfiles import STORE, input_paths, read_plan, target_file, write_plans
 from gvbsm.receipts import receipt_path
-from gvbsm.rows import config_folder, load_config, parse_run
 
 # A graph is many objects that all stay: looking through them for garbage every 700 takes a tenth of the planning.
 gc.set_threshold(200_000, 50, 50)

@@ -1,0 +1,46 @@
+"""How the images and the labels of a target are cut into jobs."""
+
+from __future__ import annotations
+
+import itertools
+
+from gvbsm.stage_settings import Recover, Relabel
+
+
+def image_batches(classes: int, ipc: int, group: int, batch_size: int, batching: str) -> list[list[list[int]]]:
+    """Which images are optimised together: per batch a list of [class, first image, end].
+
+    "group": `group` images of a class with those of `batch_size // group` classes; what IPC leaves over a multiple of
+    `group` is a group of its own, so IPC 10 is part of IPC 50 and IPC 15 is 10 + 5. "class_major" (the published code):
+    the list of all images by class, cut every `batch_size`; at IPC 10 the same, at IPC 50 batches split classes.
+    """
+    if batching == "class_major":
+        batches = []
+        for start in range(0, classes * ipc, batch_size):
+            end = min(start + batch_size, classes * ipc)
+            ranges = [[c, max(start - c * ipc, 0), min(end - c * ipc, ipc)] for c in range(start // ipc, -(-end // ipc))]
+            batches.append(ranges)
+        return batches
+    together = batch_size // group
+    return [
+        [[c, first, min(first + group, ipc)] for c in range(block, min(block + together, classes))]
+        for first in range(0, ipc, group)
+        for block in range(0, classes, together)
+    ]
+
+
+def image_shards(batches: list[list[list[int]]], settings: Recover) -> list[list[list[list[int]]]]:
+    """The batches of each job. None spans two groups of images per class, so that a larger IPC only adds jobs."""
+    if settings.ema.reset == "never":  # averages pass from batch to batch: one job, in the published order
+        return [batches]
+    groups = [batches]
+    if settings.batching == "group":
+        groups = [list(group) for _, group in itertools.groupby(batches, key=lambda batch: batch[0][1])]
+    size = settings.shard_batches
+    return [group[start : start + size] for group in groups for start in range(0, len(group), size)]
+
+
+def epoch_ranges(settings: Relabel) -> list[list[int]]:
+    """The labelled epochs of each job: [first, end]."""
+    epochs, size = 0 if settings.online else settings.epochs, settings.shard_epochs
+    return [[start, min(start + size, epochs)] for start in range(0, epochs, size)]

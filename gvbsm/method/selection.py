@@ -1,0 +1,49 @@
+"""Real images for synthetic ones to start from: crops that teachers are sure of, several packed into one image.
+
+A crop's confidence is RDED's (Sun et al., CVPR 2024): the lower the teachers' cross-entropy, the better. Packing is theirs
+too, and IDC's (Kim et al., ICML 2022) multi-formation where views are drawn from the cells (views.py).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def shrink(levels_NCHW: Tensor, cells: int) -> Tensor:
+    """Images in levels 0..255 to 1/`cells` of their side, by the mean of the pixels: uint8 (N,C,S/cells,S/cells)."""
+    return F.avg_pool2d(levels_NCHW.float(), cells).round().to(torch.uint8)
+
+
+def enlarge(small_NCss: Tensor, size: int) -> Tensor:
+    """Small uint8 images as a network sees them: float levels (N,C,size,size), bilinear."""
+    levels = small_NCss.float()
+    return levels if levels.shape[-1] == size else F.interpolate(levels, (size, size), mode="bilinear", align_corners=False)
+
+
+def pack(small_NCss: Tensor, cells: int) -> Tensor:
+    """Every cells^2 images side by side in one: (N/cells^2, C, cells s, cells s), row by row."""
+    count, channels, side = len(small_NCss) // cells**2, *small_NCss.shape[1:3]
+    grid = small_NCss.view(count, cells, cells, channels, side, side)
+    return grid.permute(0, 3, 1, 4, 2, 5).reshape(count, channels, cells * side, cells * side)
+
+
+def cross_entropy(logits_TNK: Tensor, label: int) -> Tensor:
+    """Mean over T teachers of the cross-entropy of N images of one class: (N,)."""
+    return -torch.log_softmax(logits_TNK, dim=2)[:, :, label].mean(0)
+
+
+def joined_features(features: list[Tensor]) -> Tensor:
+    """What T teachers see in N images, each teacher's features (N,F) scaled to a mean square norm of 1: (N, sum F)."""
+    return torch.cat([one / one.square().sum(1).mean().sqrt().clamp_min(1e-12) for one in features], dim=1)
+
+
+def nearest(features_NF: Tensor, centres_kF: Tensor) -> Tensor:
+    """For each of k <= N centres the nearest image that no centre before it has taken: (k,) int64."""
+    distances_kN = torch.cdist(centres_kF, features_NF)
+    chosen = []
+    for distances_N in distances_kN:
+        chosen.append(int(distances_N.argmin()))
+        distances_kN[:, chosen[-1]] = torch.inf
+    return torch.tensor(chosen)

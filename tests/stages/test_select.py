@@ -1,0 +1,127 @@
+"""select: which real images a recovery starts from, and what becomes of them."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from gvbsm.disk import load_tensors
+from gvbsm.errors import UserError
+from gvbsm.mistakes import SettingsError
+from gvbsm.plan import plan
+from gvbsm.planfiles import STORE
+from gvbsm.rows import load_row
+
+RANDOM = {"choose": "random", "candidates": 1, "crops": 1, "scale": [1.0, 1.0], "cells": 1, "seed": 0}
+RANDOM |= {"threads": 1, "precision": "float32"}
+
+
+def selected(planned) -> dict[tuple[int, int], tuple[torch.Tensor, list[int]]]:
+    """Every chosen image with the training images it is of, by class and number."""
+    found = {}
+    for artifact in planned:
+        if artifact.stage == "select":
+            tensors, _ = load_tensors(STORE / artifact.path)
+            names = ("images", "sources", "labels", "numbers")
+            for image, sources, label, number in zip(*(tensors[name] for name in names), strict=True):
+                found[int(label), int(number)] = image, sources.tolist()
+    return found
+
+
+def training_set(planned) -> tuple[torch.Tensor, torch.Tensor]:
+    tensors, _ = load_tensors(STORE / planned[0].path)
+    return tensors["train_images"], tensors["train_labels"]
+
+
+def test_random_images_are_training_images_of_their_class_and_more_only_add_some(made, edit_row, make_up_to):
+    edit_row({"select": RANDOM})
+    few, many = make_up_to("select"), make_up_to("select", 6)
+    images, labels = training_set(few)
+    chosen = selected(many)
+    assert len({sources[0] for _, sources in chosen.values()}) == 60
+    for (label, _), (image, sources) in chosen.items():
+        assert labels[sources[0]] == label and torch.equal(images[sources[0]], image)
+    assert all(torch.equal(image, chosen[place][0]) for place, (image, _) in selected(few).items())
+
+
+def test_cells_hold_shrunk_images_row_by_row(made, edit_row, make_up_to):
+    edit_row({"select": RANDOM | {"cells": 2}})
+    planned = make_up_to("select")
+    images, _ = training_set(planned)
+    for image, sources in selected(planned).values():
+        small = F.avg_pool2d(images[sources].float(), 2).round().byte()
+        assert torch.equal(image, torch.cat([torch.cat(list(small[row : row + 2]), 2) for row in (0, 2)], 1))
+
+
+@pytest.mark.parametrize("choose", ["confidence", "clusters"])
+def test_teachers_choose_among_the_candidates_of_a_place(choose, made, edit_row, make_up_to):
+    edit_row({"select": RANDOM | {"candidates": 6}})
+    drawn = selected(make_up_to("select"))  # the first few of the candidates, without the teachers
+    edit_row({"select": {"choose": choose}})
+    planned = make_up_to("select")
+    chosen = selected(planned)
+    _, labels = training_set(planned)
+    assert all(labels[sources[0]] == label for (label, _), (_, sources) in chosen.items())
+    assert len({sources[0] for _, sources in chosen.values()}) == 40
+    assert {sources[0] for _, sources in chosen.values()} != {sources[0] for _, sources in drawn.values()}
+
+
+def test_confidence_prefers_what_the_teachers_know(made, edit_row, make_up_to):
+    """The teachers' cross-entropy of chosen images is below that of random ones, and rises within a group."""
+    from gvbsm.data.pixels import Pixels
+    from gvbsm.runtime.networks import load_teacher, logits_of
+
+    edit_row({"select": RANDOM | {"candidates": 6, "choose": "confidence"}})
+    planned = make_up_to("select")
+    one = next(artifact for artifact in planned if artifact.stage == "select")
+    teachers = [load_teacher(*load_tensors(STORE / path), torch.device("cpu")) for path in one.spec["inputs"]["teachers"]]
+    pixels = Pixels(one.spec["pixels"], torch.device("cpu"))
+
+    def loss(images, labels):
+        logits_TNK = logits_of(teachers, pixels.from_bytes(images), "float32")
+        return torch.stack([F.cross_entropy(logits_NK, labels, reduction="none") for logits_NK in logits_TNK]).mean(0)
+
+    tensors, _ = load_tensors(STORE / one.path)
+    chosen = loss(tensors["images"], tensors["labels"])
+    images, labels = training_set(planned)
+    assert chosen.mean() < loss(images[:200], labels[:200]).mean()
+    of_first = chosen[(tensors["labels"] == tensors["labels"][0]) & (tensors["numbers"] < 2)]
+    assert of_first[0] <= of_first[1]
+
+
+def test_recover_starts_from_them_and_without_iterations_they_stay(made, edit_row, make_up_to):
+    edit_row({"select": RANDOM, "recover": {"lr": 1e-9}})
+    planned = make_up_to("recover")
+    recovered = [load_tensors(STORE / one.path)[0] for one in planned if one.stage == "recover"]
+    chosen = [load_tensors(STORE / one.path)[0] for one in planned if one.stage == "select"]
+    for one, other in zip(recovered, chosen, strict=True):
+        assert torch.equal(one["images"], other["images"]) and torch.equal(one["numbers"], other["numbers"])
+    edit_row({"recover": {"iterations": 0}})
+    planned = make_up_to("evaluate")
+    assert not {"recover", "statistics"} & {one.stage for one in planned}
+    used = [one for one in planned if one.stage == "evaluate" and "distilled" in one.name]
+    assert used and all(one.spec["inputs"]["images"] == [x.path for x in planned if x.stage == "select"] for one in used)
+
+
+def test_baselines_are_those_asked_for(made, edit_row):
+    def kinds() -> list[str]:
+        named = [one.name for one in plan("tiny", 4) if one.stage == "evaluate" and "convnet" in one.name]
+        return [name.rpartition("-")[2] for name in named]
+
+    assert kinds() == ["distilled", "random_soft", "random_hard"]
+    edit_row({"evaluate": {"baselines": ["distilled_hard"]}})
+    assert kinds() == ["distilled", "distilled_hard"]
+    hard = next(one for one in plan("tiny", 4) if one.name.endswith("distilled_hard"))
+    assert hard.spec["inputs"]["images"] and not hard.spec["inputs"]["labels"]
+    assert not any("random" in one.name for one in plan("tiny", 4))
+
+
+def test_mistakes_are_told(made, edit_row, make_up_to):
+    edit_row({"recover": {"iterations": 0}})
+    with pytest.raises(SettingsError, match=r"recover.iterations: expected at least 1 without select, got 0"):
+        load_row("tiny")
+    edit_row({"select": RANDOM | {"cells": 3}})
+    with pytest.raises(SettingsError, match=r"select.cells: expected a divisor of image_size \(8\), got 3"):
+        load_row("tiny")
+    edit_row({"select": {"cells": 2, "candidates": 10}})
+    with pytest.raises(UserError, match=r"expected at least 160 training images in every class, 40 for each of 4, got 1\d\d"):
+        make_up_to("select")
