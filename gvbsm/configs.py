@@ -34,12 +34,44 @@ def load_config(values: dict[str, Any] | None = None) -> Config:
         config = Config.model_validate(raw)
     except ValidationError as error:
         raise SettingsError(one_line(error, Config, {(): path})) from None
-    for index, target in enumerate(config.targets):
+    named = {f"targets[{index}]": target for index, target in enumerate(config.targets)}
+    for name in config.comparisons or {}:
+        check_name(name, "comparison", f"{path}: comparisons: ")
+        named[f"comparisons.{name}"] = f"results/{name}/compare.csv"
+    for where, target in named.items():
         try:
-            parse_target(target)
+            runs_of(config, target)
         except SettingsError as error:
-            raise SettingsError(f"{path}: targets[{index}]: {error}") from None
+            raise SettingsError(f"{path}: {where}: {error}") from None
     return config
+
+
+def runs_of(config: Config, target: str) -> list[str]:
+    """A target's acc.json, or those of the runs that it compares.
+
+    Raises:
+        SettingsError: if it has neither form, or nothing is said to be compared there.
+    """
+    path = Path(target)
+    runs = comparison(config, path.parent.name) if path.name == "compare.csv" and len(path.parts) > 1 else [target]
+    for run in runs:
+        parse_target(run)
+    return runs
+
+
+def comparison(config: Config, name: str) -> list[str]:
+    """The acc.json of every run that results/<name>/compare.csv puts side by side.
+
+    Raises:
+        SettingsError: if there are none.
+    """
+    runs = (config.comparisons or {}).get(name)
+    if not runs:
+        raise SettingsError(
+            f"results/{name}/compare.csv: expected the runs to compare, got none; add comparisons: {{{name}: [ipc10, "
+            f"ipc10-<recipe>]}} to {config_folder() / 'config.yaml'}"
+        )
+    return [f"results/{run if '/' in run else f'{name}/{run}'}/acc.json" for run in runs]
 
 
 def parse_target(target: str) -> tuple[str, int, str | None]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gvbsm import keys
-from gvbsm.configs import load_config, parse_target
+from gvbsm.configs import load_config, parse_target, runs_of
 from gvbsm.errors import UserError
 from gvbsm.locks import CHECKPOINTS, delete_lock, is_held, lock_file
 from gvbsm.plan import plan
@@ -82,7 +82,8 @@ def gc(delete: bool) -> str:
 
 def _needed() -> _Needed:
     needed = _Needed()
-    for target in load_config().targets:
+    config = load_config()
+    for target in [run for configured in config.targets for run in runs_of(config, configured)]:
         needed.paths.update(artifact.path for artifact in plan(*parse_target(target)))
     if files_in(_SNAKEMAKE_LOCKS):  # nothing reaches what it has made of a target that is neither configured nor published
         remedy = "wait for its end, or, if it is dead: snakemake --unlock"

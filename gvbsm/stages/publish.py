@@ -20,6 +20,8 @@ from gvbsm.disk import write_bytes, write_text
 from gvbsm.keys import key
 from gvbsm.planfiles import input_paths
 
+# Of a spec: where it comes from, and which part of the whole it is.
+_NOT_SETTINGS = ("stage", "inputs", "code", "batches", "random", "views", "online")
 _SETS = {
     "distilled": ("distilled", "soft"),
     "random_soft": ("random real", "soft"),
@@ -50,6 +52,7 @@ def run(job: Job) -> None:
         "teachers": {label: {"top1": receipts[path]["summary"]["top1"]} for label, path in inputs["teachers"].items()},
         "soft_labels": _soft_labels(labels),
         "cost": _cost(receipts),
+        "settings": _settings(receipts, inputs),
         "provenance": {
             **provenance(),
             "spec": spec,
@@ -81,6 +84,25 @@ def _soft_labels(receipts: list[dict[str, Any]]) -> dict[str, Any]:
     views = sum(one["summary"]["views"] for one in receipts)
     right = sum(one["summary"]["views"] * one["summary"]["teacher_top1_on_views"] for one in receipts)
     return {"bytes": sum(one["bytes"] for one in receipts), "teacher_top1_on_views": right / views if views else None}
+
+
+def _settings(receipts: dict[str, dict[str, Any]], inputs: dict[str, Any]) -> dict[str, Any]:
+    """What every stage was told, by teacher and student where there are several; not what follows from other stages."""
+    owner = {path: label for label, path in inputs["teachers"].items()}
+    owner |= {sets["distilled"]: student for student, sets in inputs["students"].items()}
+    found: dict[str, Any] = {}
+    for path, receipt in receipts.items():
+        spec, stage = receipt["spec"], receipt["spec"]["stage"]
+        told = {name: value for name, value in spec.items() if name not in _NOT_SETTINGS}
+        told |= told.pop("settings", {})
+        if stage in ("squeeze", "evaluate") and path in owner:
+            found.setdefault(stage, {})[owner[path]] = told
+        elif stage not in ("squeeze", "evaluate"):
+            epochs = [0, 0] if stage not in ("relabel", "convert") else told.pop("epochs")
+            found.setdefault(stage, told)  # all shards have the same, but for the epochs that are theirs
+            if epochs[1]:
+                found[stage]["epochs"] = max(found[stage].get("epochs", 0), epochs[1])
+    return found
 
 
 def _title(accuracies: dict[str, Any]) -> str:

@@ -2,8 +2,8 @@
 
 import importlib
 import json
-import re
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -73,10 +73,7 @@ def test_explain_compares_with_what_differs_least(made, edit_row, make_up_to, ca
     edit_row({"recover": {"lr": 0.25, "roll": 1, "conv_drop": 0.4, "statistics_weight": 0.1, "iterations": 8}})
     assert cli.main(["explain", "results/tiny/ipc6/acc.json"]) == 0
     said = capsys.readouterr().out
-    assert (
-        "because setting iterations changed from 6 to 8\n" in said or "because setting iterations changed from 7 to 8\n" in said
-    )
-    assert "lr changed" not in said
+    assert re.search(r"because setting iterations changed from \d to 8\n", said) and "lr changed" not in said
 
 
 def test_a_second_process_waits_and_does_not_make_the_artifact_again(made, edit_row):

@@ -5,7 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from gvbsm.configs import config_folder, load_config, parse_run
+from gvbsm.configs import comparison, config_folder, load_config, parse_run
 from gvbsm.errors import UserError
 from gvbsm.plan import plan
 from gvbsm.planfiles import STORE, input_paths, read_plan, target_file, write_plans
@@ -71,3 +71,8 @@ def published_inputs(wildcards):
     # Here alone receipts are asked for: of every input twice, they would double the time that planning takes.
     receipts = [ancient(str(receipt_path(STORE / path))) for path in input_paths(target.spec)]
     return {"plan": str(target_file(target.key)), "artifacts": stored(target.spec), "receipts": receipts}
+
+
+def compared_runs(wildcards):
+    """The runs of a comparison."""
+    return checked(comparison, settings, wildcards.dataset)

@@ -1,0 +1,80 @@
+"""Runs side by side, by the command and by the workflow."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from gvbsm import cli
+from gvbsm.configs import load_config, runs_of
+from gvbsm.mistakes import SettingsError
+
+RUN = Path("results/tiny/ipc4")
+
+
+def test_the_table_holds_what_acc_json_does(made, capsys):
+    assert cli.main(["compare", str(RUN), "--csv", "both.csv"]) == 0
+    said = capsys.readouterr().out
+    accuracies = json.loads((RUN / "acc.json").read_text())
+    table = pd.read_csv("both.csv").set_index("student")
+    for student, found in accuracies["students"].items():
+        row = table.loc[student]
+        soft = accuracies["baselines"]["random_soft"][student]["top1"]
+        assert row["distilled"] == pytest.approx(found["top1"]["mean"])
+        assert row["random_soft_std"] == pytest.approx(soft["std"])
+        assert row["margin"] == pytest.approx(found["top1"]["mean"] - soft["mean"])
+        assert row["label_bytes"] == accuracies["soft_labels"]["bytes"] and row["weights"] == "last" and row["seeds"] == 2
+        assert f"{found['top1']['mean']:.2f} ± {found['top1']['std']:.2f}" in said
+    assert "settings that differ" not in said and "distilled_hard" not in said
+
+
+def test_settings_that_differ_are_named(made, edit_row, run_snakemake, capsys):
+    Path("config/recipes/longer.yaml").write_text(
+        "recover: {iterations: 7}\nrelabel: {epochs: 2}\nevaluate: {baselines: [distilled_hard], ema: .5}\n"
+    )
+    done = run_snakemake("--cores", "2", target="results/tiny/ipc4-longer/acc.json")
+    assert done.returncode == 0, done.stderr
+    assert cli.main(["compare", str(RUN / "acc.json"), "results/tiny/ipc4-longer"]) == 0
+    table, _, differ = capsys.readouterr().out.partition("settings that differ (tiny/ipc4 | tiny/ipc4-longer):\n")
+    names = {line.split(":")[0].strip(): line.partition(": ")[2] for line in differ.splitlines()}
+    assert names.pop("recover.iterations") == "6 | 7" and names.pop("relabel.epochs") == "4 | 2"
+    assert {name: names.pop(f"evaluate.{name}.ema") for name in ("convnet", "wrn16_2")} == dict.fromkeys(
+        ("convnet", "wrn16_2"), "None | 0.5"
+    )
+    assert not names
+    assert "EMA 0.5" in table and "distilled_hard" in table
+    longer = json.loads(Path("results/tiny/ipc4-longer/acc.json").read_text())
+    assert set(longer["baselines"]) == {"distilled_hard"}
+    assert "EMA 0.5" in Path("results/tiny/ipc4-longer/table.csv").read_text()
+
+
+def test_the_workflow_makes_it_of_the_runs_in_the_config(made, run_snakemake):
+    path = Path("config/config.yaml")
+    path.write_text(path.read_text().replace("comparisons:", "comparisons:\n  both: [tiny/ipc4]\n  tiny: [ipc4]"))
+    done = run_snakemake("--cores", "1", "results/both/compare.csv", target="results/tiny/compare.csv")
+    assert done.returncode == 0, done.stderr
+    assert "settings" not in pd.read_csv("results/tiny/compare.csv").columns
+    assert Path("results/both/compare.csv").read_text() == Path("results/tiny/compare.csv").read_text()
+    failed = run_snakemake("-n", target="results/none/compare.csv")
+    assert failed.returncode == 1 and "Traceback" not in failed.stderr
+    assert (
+        "gvbsm: results/none/compare.csv: expected the runs to compare, got none; add comparisons: {none: [ipc10,"
+        in failed.stderr
+    )
+
+
+def test_mistakes(workspace, capsys):
+    config = load_config()
+    assert runs_of(config, "results/digits/compare.csv")[0] == "results/digits/ipc10/acc.json"
+    values = {"targets": ["results/x/compare.csv"], "comparisons": {}, "data_root": "data"}
+    with pytest.raises(SettingsError, match=r"targets\[0\]: results/x/compare.csv: expected the runs to compare, got none"):
+        load_config(values)
+    with pytest.raises(SettingsError, match=r"comparisons.x: run 'icp10': expected ipc<N>"):
+        load_config(values | {"targets": ["results/digits/ipc10/acc.json"], "comparisons": {"x": ["icp10"]}})
+    with pytest.raises(SettingsError, match=r"comparisons: comparison '../x': expected letters"):
+        load_config(values | {"targets": ["results/digits/ipc10/acc.json"], "comparisons": {"../x": ["ipc10"]}})
+    assert cli.main(["compare", "results/none"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "gvbsm: results/none/acc.json: cannot be read: No such file or directory; make it with"
+    )
