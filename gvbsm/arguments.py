@@ -82,6 +82,8 @@ def parser() -> argparse.ArgumentParser:
     compare = commands.add_parser("compare", help=about, description=f"{about[0].upper()}{about[1:]}.")
     compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="results/<dataset>/<run>, or its acc.json")
     compare.add_argument("--csv", type=Path, metavar="FILE", help="write the table there too")
+    about = "draw accuracy against images per class and label bytes there (.png or .svg); may be given twice"
+    compare.add_argument("--picture", type=Path, metavar="FILE", action="append", help=about)
     about = "convert published soft labels (SRe2L, G-VBSM, EDC) and their images to files of ours, without a row"
     fkd = commands.add_parser("import-fkd", help=about, description=f"{about[0].upper()}{about[1:]}.")
     fkd.add_argument("labels", type=Path, metavar="DIR", help="folder of epoch_<k>/batch_<i>.tar; no code in them is executed")

@@ -60,7 +60,7 @@ def _run(options: argparse.Namespace) -> int:
     elif options.command == "compare":
         from gvbsm.compare import compare
 
-        sys.stdout.write(compare(options.runs, options.csv))
+        sys.stdout.write(compare(options.runs, options.csv, options.picture))
     elif options.command == "import-fkd":
         from gvbsm.import_fkd import import_fkd
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gvbsm.disk import write_text
+from gvbsm.disk import write_bytes, write_text
 from gvbsm.errors import UserError
 from gvbsm.mistakes import short
 
@@ -17,9 +17,9 @@ _KINDS = ("distilled", "random_soft", "random_hard", "distilled_hard")
 _SHOWN = ("run", "student", "weights", *_KINDS, "margin", "label_bytes", "hours")
 
 
-def compare(runs: list[Path], csv: Path | None = None) -> str:
+def compare(runs: list[Path], csv: Path | None = None, pictures: list[Path] | None = None) -> str:
     """A table of accuracies (percent, mean +- standard deviation over seeds, last epoch) and the settings that differ; with
-    `csv` the table, in full, is written there.
+    `csv` the table is written there in full, and `pictures` (.png, .svg) show it.
 
     `margin` is what distilled images are worth beyond random real ones with the same labels, schedule and budget, in points.
 
@@ -34,6 +34,8 @@ def compare(runs: list[Path], csv: Path | None = None) -> str:
     table = _table(published)
     if csv:
         write_text(csv, table.to_csv(index=False))
+    for picture in pictures or []:
+        _draw(table, picture)
     shown = table.astype(object)
     for kind in [kind for kind in _KINDS if kind in table]:
         both = zip(table[kind], table[f"{kind}_std"], strict=True)
@@ -79,6 +81,14 @@ def _table(published: list[dict[str, Any]]) -> pd.DataFrame:
     order = [name for kind in _KINDS for name in (kind, f"{kind}_std") if name in table]
     before = ["run", "dataset", "ipc", "recipe", "student", "weights", "seeds"]
     return table[[*before, *order, *(["margin"] if "margin" in table else []), "label_bytes", "hours"]]
+
+
+def _draw(table: pd.DataFrame, file: Path) -> None:
+    from gvbsm.pictures.accuracy import draw_accuracies, save
+
+    if file.suffix not in (".png", ".svg"):
+        raise UserError(f"--picture: expected a file that ends in .png or .svg, got {file}; rename it")
+    write_bytes(file, save(draw_accuracies(table), file.suffix[1:]))
 
 
 def _differences(published: list[dict[str, Any]]) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from gvbsm import cli
 from gvbsm.configs import load_config, runs_of
@@ -55,6 +56,10 @@ def test_the_workflow_makes_it_of_the_runs_in_the_config(made, run_snakemake):
     done = run_snakemake("--cores", "1", "results/both/compare.csv", target="results/tiny/compare.csv")
     assert done.returncode == 0, done.stderr
     assert "settings" not in pd.read_csv("results/tiny/compare.csv").columns
+    with Image.open("results/tiny/compare.png") as picture:
+        assert picture.size[0] > 1000 and len(picture.convert("L").getcolors()) > 20
+    svg = Path("results/tiny/compare.svg").read_text()
+    assert all(text in svg for text in ("tiny, convnet", "images per class", "soft labels, bytes", "random real, hard labels"))
     assert Path("results/both/compare.csv").read_text() == Path("results/tiny/compare.csv").read_text()
     failed = run_snakemake("-n", target="results/none/compare.csv")
     assert failed.returncode == 1 and "Traceback" not in failed.stderr

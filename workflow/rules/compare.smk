@@ -6,7 +6,9 @@ rule compare:
     input:
         compared_runs,
     output:
-        "results/{dataset}/compare.csv",
+        table="results/{dataset}/compare.csv",
+        png="results/{dataset}/compare.png",
+        svg="results/{dataset}/compare.svg",
     log:
         "results/logs/compare/{dataset}.log",
     benchmark:
@@ -14,4 +16,5 @@ rule compare:
     conda:
         "../envs/gvbsm.yaml"
     shell:
-        "gvbsm compare {input:q} --csv {output:q} 2> >(tee {log:q} >&2)"
+        "gvbsm compare {input:q} --csv {output.table:q} --picture {output.png:q} --picture {output.svg:q} "
+        "2> >(tee {log:q} >&2)"

@@ -1,0 +1,92 @@
+"""Accuracies of many runs: against the number of images per class, and against the size of the soft labels."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import pandas as pd
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which the colour-blind tell apart, each with a marker of its own.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = "osD^vP*"
+_BASELINES = {"random_soft": ("random real, soft labels", ":"), "random_hard": ("random real, hard labels", "--")}
+
+
+def draw_accuracies(table: pd.DataFrame) -> Figure:
+    """A column per data set and student: above top-1 against IPC, below against label bytes; `table` as compare makes it.
+
+    Points are means over seeds, bars standard deviations.
+    """
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    columns = list(table.groupby(["dataset", "student"], sort=False))
+    figure, axes = plt.subplots(2, len(columns), figsize=(1 + 5 * len(columns), 8), squeeze=False, layout="constrained")
+    for (above, below), ((dataset, student), rows) in zip(axes.T, columns, strict=True):
+        _against_ipc(above, rows)
+        _against_bytes(below, rows)
+        above.set_title(f"{dataset}, {student}", parse_math=False)
+    return figure
+
+
+def save(figure: Figure, form: str) -> bytes:
+    """The figure as "png" or "svg", without what would make equal pictures differ."""
+    import matplotlib.pyplot as plt
+
+    buffer = io.BytesIO()
+    # Neither date nor random names; text stays text.
+    with matplotlib.rc_context({"svg.hashsalt": "gvbsm", "svg.fonttype": "none"}):
+        figure.savefig(buffer, format=form, dpi=120, metadata={"Date": None} if form == "svg" else {"Software": None})
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def _against_ipc(axes: Axes, rows: pd.DataFrame) -> None:
+    rows = rows.assign(recipe=rows["recipe"].fillna("row's own"))
+    for number, (recipe, of_recipe) in enumerate(rows.groupby("recipe", sort=False)):
+        _points(axes, of_recipe.sort_values("ipc"), "ipc", "distilled", number, label=recipe, linestyle="-")
+    for number, (kind, (name, line)) in enumerate(_BASELINES.items()):
+        if kind in rows and rows[kind].notna().any():
+            # The same images under the recipes' schedules: the best of these is the bar.
+            best = rows.loc[rows.groupby("ipc")[kind].idxmax().dropna()].sort_values("ipc")
+            _points(axes, best, "ipc", kind, -1 - number, label=f"{name} (the best of all recipes)", linestyle=line)
+    axes.set_xscale("log")
+    axes.set_xticks(sorted(rows["ipc"].unique()), [str(ipc) for ipc in sorted(rows["ipc"].unique())])
+    axes.minorticks_off()
+    axes.set_xlabel("images per class")
+    _finish(axes)
+
+
+def _against_bytes(axes: Axes, rows: pd.DataFrame) -> None:
+    for number, (ipc, of_ipc) in enumerate(rows.groupby("ipc", sort=True)):
+        stored = of_ipc[of_ipc["label_bytes"] > 0].sort_values("label_bytes")
+        _points(axes, stored, "label_bytes", "distilled", number, label=f"{ipc} per class", linestyle="none")
+        for _, row in stored.iterrows():
+            name = row["recipe"] if isinstance(row["recipe"], str) else "row's own"
+            at = (row["label_bytes"], row["distilled"])
+            axes.annotate(name, at, (4, 4), textcoords="offset points", fontsize=7, rotation=30, parse_math=False)
+        for _, row in of_ipc[of_ipc["label_bytes"] == 0].iterrows():
+            style: dict[str, Any] = {"color": _COLOURS[number % len(_COLOURS)], "linestyle": "--"}
+            axes.axhline(row["distilled"], label=f"{ipc} per class, none stored", **style)
+    axes.set_xscale("log")
+    axes.margins(x=0.2)  # for the names
+    axes.set_xlabel("soft labels, bytes")
+    _finish(axes)
+
+
+def _points(axes: Axes, rows: pd.DataFrame, x: str, kind: str, number: int, **style: Any) -> None:
+    index = number % len(_COLOURS)
+    look: dict[str, Any] = {"color": _COLOURS[index], "marker": _MARKERS[index], "capsize": 3, "markersize": 5}
+    axes.errorbar(rows[x], rows[kind], yerr=rows[f"{kind}_std"], **look, **style)
+
+
+def _finish(axes: Axes) -> None:
+    axes.set_ylabel("top-1 accuracy, % (mean ± std)")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
