@@ -151,7 +151,11 @@ def _statistics(row: Row, backbone: Backbone, data: Artifact, teacher: Artifact)
         "inputs": {"data": data.path, "teacher": teacher.path},
         "pixels": _pixels(row),
         "augment": row.augment.model_dump(),
-        "settings": _only(StatisticsPass, row.statistics) | {"by_class": row.recover.class_statistics is not None or None},
+        "settings": _only(StatisticsPass, row.statistics)
+        | {
+            "by_class": row.recover.class_statistics is not None or None,
+            "importance": row.recover.keep is not None or None,
+        },
     }
     return _artifact("statistics", f"{_prefix(row)}-{backbone.label}", spec, _network_builders([backbone]))
 

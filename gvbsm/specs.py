@@ -80,10 +80,11 @@ class _RecoverInputs(Strict):
     start: str | None = None  # select's images; none: noise
 
 
-class StatisticsOfClasses(StatisticsPass):
-    """The pass, of each class as well if asked for."""
+class MoreStatistics(StatisticsPass):
+    """The pass, and what else it measures if asked to."""
 
     by_class: bool | None = None
+    importance: bool | None = None
 
 
 class _RelabelInputs(_Images):
@@ -126,7 +127,7 @@ _STAGES: dict[str, dict[str, Any]] = {
         "inputs": _inputs("Inputs", data=str, teacher=str),
         "pixels": PixelsSpec,
         "augment": Augment,
-        "settings": StatisticsOfClasses,
+        "settings": MoreStatistics,
     },
     "select": {
         "inputs": _inputs("Inputs", data=str, teachers=list[str]),  # none, if they have no say

@@ -109,6 +109,13 @@ class Select(Compute):
     seed: Seed
 
 
+class Keep(Strict):
+    """Which statistics of a teacher are matched; a statistic is the channel or patch moments of a layer's input."""
+
+    share: Annotated[float, Field(gt=0, le=1)]
+    by: Literal["importance", "random"]  # what noise is furthest from, in units of how batches of real images differ; or any
+
+
 class RecoverShard(Compute):
     """Optimisation of a shard of images."""
 
@@ -120,6 +127,7 @@ class RecoverShard(Compute):
     layers: Annotated[list[Literal["batchnorm", "conv"]], Field(min_length=1, max_length=2)]
     conv_statistics: Annotated[list[Literal["channel", "patch"]], Field(min_length=1, max_length=2)]
     class_statistics: Fraction | None = None  # share of L_l that is matched class by class (EDC: .5); off: none
+    keep: Keep | None = None  # off (published): all statistics are matched
     conv_drop: Fraction  # beta: probability that a Conv layer is skipped in an iteration
     backbone_order: Literal["round_robin", "random"]  # published code: round_robin; the paper's figure: random
     roll: Pixels  # px: largest roll in each direction

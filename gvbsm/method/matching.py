@@ -11,6 +11,7 @@ from types import TracebackType
 import torch
 from torch import Tensor, nn
 
+from gvbsm.method.layers import hooked_layers
 from gvbsm.method.moments import Moments, class_moments, moments
 
 Averages = dict[str, Moments]  # layer -> its EMA
@@ -29,13 +30,7 @@ class Matching:
     layers: tuple[str, ...] = ("batchnorm", "conv")
     conv_statistics: tuple[str, ...] = ("channel", "patch")
     class_statistics: float = 0.0  # share of L_l that is matched class by class
-
-
-def hooked_layers(model: nn.Module, layers: tuple[str, ...]) -> dict[str, nn.Module]:
-    """The Conv2d and BatchNorm2d modules whose inputs are matched, in `named_modules()` order."""
-    classes: dict[str, type[nn.Module]] = {"batchnorm": nn.BatchNorm2d, "conv": nn.Conv2d}
-    kinds = tuple(classes[layer] for layer in layers)
-    return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    kept: frozenset[tuple[str, str]] | None = None  # (layer, "channel" or "patch") that are matched; None: all
 
 
 def ema_update(average: Tensor, value: Tensor, momentum: float | Tensor) -> Tensor:
@@ -87,10 +82,11 @@ class StatisticsMatcher:
         self.matching = matching
         self.compiled = compiled
         self.averages: dict[str, Moments] = {}  # of the layers seen so far
-        self.layers = hooked_layers(model, matching.layers)
-        self._targets = {name: self._target(name, module, targets) for name, module in self.layers.items()}
+        hooked = hooked_layers(model, matching.layers)
+        self._targets = {name: self._target(name, module, targets) for name, module in hooked.items()}
+        self.layers = {name: module for name, module in hooked.items() if self._targets[name]}
         self._class_targets = {name: self._class_target(name, targets) for name in self.layers}
-        self._first = next(iter(self.layers), None)
+        self._first = next(iter(hooked), None)
         self._inputs: list[tuple[str, Tensor]] = []
         self._hooks = [
             module.register_forward_pre_hook(lambda _, inputs, name=name: self._inputs.append((name, inputs[0])))
@@ -133,13 +129,19 @@ class StatisticsMatcher:
     def _target(self, name: str, module: nn.Module, targets: dict[str, Moments]) -> Moments:
         if isinstance(module, nn.BatchNorm2d):
             assert module.running_mean is not None and module.running_var is not None
-            return {"channel_var": module.running_var, "channel_mean": module.running_mean}
-        wanted = [f"{kind}_{moment}" for kind in self.matching.conv_statistics for moment in ("var", "mean")]
+            return (
+                {"channel_var": module.running_var, "channel_mean": module.running_mean} if self._keeps(name, "channel") else {}
+            )
+        kinds = [kind for kind in self.matching.conv_statistics if self._keeps(name, kind)]
+        wanted = [f"{kind}_{moment}" for kind in kinds for moment in ("var", "mean")]
         missing = [kind for kind in wanted if kind not in targets.get(name, {})]
         if missing:
             raise ValueError(f"statistics of layer {name!r}: expected {', '.join(wanted)}, got none of {missing}; remake them")
         parameter = next(module.parameters())
         return {kind: targets[name][kind].to(parameter.device, parameter.dtype) for kind in wanted}
+
+    def _keeps(self, layer: str, kind: str) -> bool:
+        return self.matching.kept is None or (layer, kind) in self.matching.kept
 
     def _class_target(self, name: str, targets: dict[str, Moments]) -> Moments:
         """The moments of every class of a layer's input, each (K,C), if they are matched."""

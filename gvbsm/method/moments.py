@@ -171,27 +171,51 @@ class Accumulator:
         return found
 
 
+class Spread:
+    """How far the moments of batches of real images are from their mean: sqrt(E || s_b - E s ||^2) of each moment."""
+
+    def __init__(self, samples: int = 0, totals: Moments | None = None, squares: dict[str, float] | None = None) -> None:
+        self.samples = samples
+        self.totals: Moments = totals or {}  # of s_b
+        self.squares = squares or {}  # of || s_b ||^2
+
+    def add(self, batch: Moments, samples: int) -> None:
+        self.samples += samples
+        for name, value in batch.items():
+            value = value.detach().cpu().double()
+            self.totals[name] = self.totals.get(name, torch.zeros_like(value)) + samples * value
+            self.squares[name] = self.squares.get(name, 0.0) + samples * float(value.square().sum())
+
+    def state(self) -> dict[str, Any]:
+        """What another one goes on from."""
+        return {"samples": self.samples, "totals": self.totals, "squares": self.squares}
+
+    def importance(self, noise: Moments) -> dict[str, float]:
+        """Of each kind ("channel", "patch"): how many such spreads the moments of noise are from the mean, those of mean and
+        variance averaged."""
+        found: dict[str, list[float]] = {}
+        for name, total in self.totals.items():
+            mean = total / self.samples
+            spread = max(self.squares[name] / self.samples - float(mean.square().sum()), 1e-24) ** 0.5
+            far = float(torch.linalg.vector_norm(noise[name].detach().cpu().double() - mean))
+            found.setdefault(name.partition("_")[0], []).append(far / spread)
+        return {kind: sum(ratios) / len(ratios) for kind, ratios in found.items()}
+
+
 class ClassAccumulator:
-    """Channel moments of the images of each of K classes, over all of them together, in float64.
-
-    Set `labels_B`, int64, before the batch is added.
-    """
-
-    labels_B: Tensor
+    """Channel moments of the images of each of K classes, over all of them together, in float64."""
 
     def __init__(self, classes: int, samples: Tensor | None = None, totals: list[Tensor] | None = None) -> None:
         self.samples = torch.zeros(classes, dtype=torch.float64) if samples is None else samples  # values a channel had
         self.totals = totals or []  # of x and of x^2, each (K,C)
 
-    def add(self, x_BCHW: Tensor) -> None:
+    def add(self, x_BCHW: Tensor, labels_B: Tensor) -> None:
         wide = x_BCHW.detach().to(torch.promote_types(x_BCHW.dtype, torch.float32))
         sums = [one.sum((2, 3)).cpu().double() for one in (wide, wide.square())]
         self.totals = self.totals or [torch.zeros(len(self.samples), one.shape[1], dtype=torch.float64) for one in sums]
         for total, one in zip(self.totals, sums, strict=True):
-            total.index_add_(0, self.labels_B, one)
-        self.samples.index_add_(
-            0, self.labels_B, torch.full((len(self.labels_B),), float(wide[0, 0].numel()), dtype=torch.float64)
-        )
+            total.index_add_(0, labels_B, one)
+        self.samples.index_add_(0, labels_B, torch.full((len(labels_B),), float(wide[0, 0].numel()), dtype=torch.float64))
 
     def state(self) -> dict[str, Any]:
         """What another accumulator goes on from."""

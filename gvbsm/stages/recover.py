@@ -17,6 +17,7 @@ from gvbsm.artifacts import Job
 from gvbsm.data.pixels import Pixels, augmentation, jpeg_round_trip, roll
 from gvbsm.errors import UserError
 from gvbsm.keys import derive_seed
+from gvbsm.method.layers import most_important
 from gvbsm.method.matching import Matching, StatisticsMatcher
 from gvbsm.method.moments import Moments
 from gvbsm.method.recovery import Recovery, RecoverySettings
@@ -99,10 +100,28 @@ def _matchers(job: Job, device: torch.device) -> list[StatisticsMatcher]:
             layers=tuple(settings["layers"]),
             conv_statistics=tuple(settings["conv_statistics"]),
             class_statistics=settings.get("class_statistics") or 0.0,
+            kept=_kept(settings, statistics_path, metadata),
         )
         low = partial(autocast, device, precision)
         found.append(StatisticsMatcher(teacher, targets, matching, settings["compile"], autocast=low))
     return found
+
+
+def _kept(settings: dict[str, Any], path: str, metadata: dict[str, Any]) -> frozenset[tuple[str, str]] | None:
+    """Which of a teacher's statistics are matched; None: all."""
+    keep = settings.get("keep")
+    if not keep:
+        return None
+    importance: dict[str, dict[str, float]] = metadata["importance"]
+    used = {
+        layer: {kind: value for kind, value in of.items() if "patch" not in of or kind in settings["conv_statistics"]}
+        for layer, of in importance.items()
+        if ("conv" if "patch" in of else "batchnorm") in settings["layers"]
+    }
+    if keep["by"] == "random":
+        for layer, of in used.items():
+            used[layer] = {kind: float(derive_seed(settings["seed"], "keep", path, layer, kind)) for kind in of}
+    return most_important(used, keep["share"])
 
 
 def _start(

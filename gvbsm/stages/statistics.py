@@ -1,7 +1,7 @@
 """statistics: one pass over the augmented training set for the moments of every Conv layer's input (GSM).
 
 Inputs: the data set, a teacher. Output: safetensors with `<layer>/<moment>` in float64; if asked for, the channel moments of
-every class too, of BatchNorm layers' inputs as well.
+every class too, of BatchNorm layers' inputs as well, and in the metadata how important each layer's statistics are.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gvbsm.artifacts import Job
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import open_split
 from gvbsm.keys import derive_seed
-from gvbsm.method.matching import hooked_layers
-from gvbsm.method.moments import Accumulator, ClassAccumulator, moments
+from gvbsm.method.layers import hooked_layers
+from gvbsm.method.moments import Accumulator, ClassAccumulator, Moments, Spread, moments
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import autocast, job_device
 from gvbsm.runtime.networks import load_teacher
@@ -32,47 +32,79 @@ def run(job: Job) -> None:
     teacher = load_teacher(*job.tensors(job.spec["inputs"]["teacher"]), device)
     pixels = Pixels(job.spec["pixels"], device)
     checkpoint = Checkpoint.of(job)
-    state: dict[str, Any] = checkpoint.load() or {"batches": 0, "layers": {}, "classes": {}}
-    found, by_class = _hooked(teacher, settings, len(job.classes or ()), state)
+    state: dict[str, Any] = checkpoint.load() or {"batches": 0, "layers": {}, "classes": {}, "spreads": {}}
+    measures = _Measures(teacher, settings, len(job.classes or ()), state)
     batches = torch.arange(len(train.labels)).split(settings["batch_size"])
     todo = [(index, derive_seed(settings["seed"], "step", step)) for step, index in enumerate(batches)]
     progress = Progress(job.title, len(batches), state["batches"])
 
-    def saved() -> dict[str, Any]:
-        return {
-            "batches": state["batches"],
-            "layers": {name: one.state() for name, one in found.items()},
-            "classes": {name: one.state() for name, one in by_class.items()},
-        }
+    def see(x_BCHW: Tensor) -> None:
+        with autocast(device, settings["precision"]):
+            teacher(x_BCHW.contiguous(memory_format=torch.channels_last))
 
     for unit_BCHW in train.augmented(todo[state["batches"] :]):
-        for one in by_class.values():
-            one.labels_B = train.labels[batches[state["batches"]]]
-        with autocast(device, settings["precision"]):
-            teacher(pixels.normalise(unit_BCHW).contiguous(memory_format=torch.channels_last))
+        measures.labels_B = train.labels[batches[state["batches"]]]
+        see(pixels.normalise(unit_BCHW))
         state["batches"] += 1
-        checkpoint.tick(saved)
+        checkpoint.tick(lambda: {"batches": state["batches"], **measures.state()})
         progress.step()
+    metadata: dict[str, Any] = {"patch_size": settings["patch_size"]}
+    if measures.spreads:
+        torch.manual_seed(derive_seed(settings["seed"], "noise"))
+        size = job.spec["pixels"]["image_size"]
+        shape = (settings["batch_size"], len(job.spec["pixels"]["mean"]), size, size)
+        measures.noise = {}
+        see(torch.randn(shape, device=device))
+        metadata["importance"] = measures.importance()
     job.images = len(train.labels)
-    results = [(layer, one.result()) for layer, one in found.items()]
-    results += [(layer, one.result()) for layer, one in by_class.items()]
-    tensors = {f"{layer}/{kind}": value for layer, result in results for kind, value in result.items()}
-    job.write_tensors(tensors, {"patch_size": settings["patch_size"]}, {"layers": len(found), "images": len(train.labels)})
+    job.write_tensors(measures.tensors(), metadata, {"layers": len(measures.found), "images": len(train.labels)})
     checkpoint.clear()
 
 
-def _hooked(
-    teacher: nn.Module, settings: dict[str, Any], classes: int, state: dict[str, Any]
-) -> tuple[dict[str, Accumulator], dict[str, ClassAccumulator]]:
-    """What the teacher's passes add to from now on, by layer: moments of all images, and if asked for of each class."""
-    layers = hooked_layers(teacher, ("conv",))
-    found = {name: Accumulator(settings["variance"], **state["layers"].get(name, {})) for name in layers}
-    for name, module in layers.items():
-        module.register_forward_pre_hook(
-            lambda _, x, name=name: found[name].add(moments(x[0], ("channel", "patch"), settings["patch_size"]), len(x[0]))
-        )
-    layers = hooked_layers(teacher, ("batchnorm", "conv")) if settings.get("by_class") else {}
-    by_class = {name: ClassAccumulator(classes, **state["classes"].get(name, {})) for name in layers}
-    for name, module in layers.items():
-        module.register_forward_pre_hook(lambda _, x, name=name: by_class[name].add(x[0]))
-    return found, by_class
+class _Measures:
+    """What is known of the inputs of a teacher's layers, from every batch that it sees."""
+
+    labels_B: Tensor  # of the next batch
+
+    def __init__(self, teacher: nn.Module, settings: dict[str, Any], classes: int, state: dict[str, Any]) -> None:
+        self._patch_size = settings["patch_size"]
+        self.noise: dict[str, Moments] | None = None  # set: the next batch is noise, of which only these are kept
+        conv = hooked_layers(teacher, ("conv",))
+        both = hooked_layers(teacher, ("batchnorm", "conv"))
+        self.found = {name: Accumulator(settings["variance"], **state["layers"].get(name, {})) for name in conv}
+        of_classes, spread = (both if settings.get(name) else {} for name in ("by_class", "importance"))
+        self.by_class = {name: ClassAccumulator(classes, **state["classes"].get(name, {})) for name in of_classes}
+        self.spreads = {name: Spread(**state["spreads"].get(name, {})) for name in spread}
+        for name in conv | of_classes | spread:
+            both[name].register_forward_pre_hook(lambda _, inputs, name=name: self._see(name, inputs[0]))
+
+    def state(self) -> dict[str, Any]:
+        """What another process goes on from."""
+        parts: dict[str, Any] = {"layers": self.found, "classes": self.by_class, "spreads": self.spreads}
+        return {part: {name: one.state() for name, one in measures.items()} for part, measures in parts.items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """`<layer>/<moment>` in float64."""
+        results = [(name, one.result()) for name, one in self.found.items()]
+        results += [(name, one.result()) for name, one in self.by_class.items()]
+        return {f"{layer}/{kind}": value for layer, result in results for kind, value in result.items()}
+
+    def importance(self) -> dict[str, dict[str, float]]:
+        """Of every layer's kinds of statistics."""
+        assert self.noise is not None
+        return {name: one.importance(self.noise[name]) for name, one in self.spreads.items()}
+
+    def _see(self, name: str, x_BCHW: Tensor) -> None:
+        of_batch: Moments = {}
+        if name in self.found or name in self.spreads:
+            kinds = ("channel", "patch") if name in self.found else ("channel",)
+            of_batch = moments(x_BCHW, kinds, self._patch_size)
+        if self.noise is not None:
+            self.noise[name] = of_batch
+            return
+        if name in self.found:
+            self.found[name].add(of_batch, len(x_BCHW))
+        if name in self.spreads:
+            self.spreads[name].add(of_batch, len(x_BCHW))
+        if name in self.by_class:
+            self.by_class[name].add(x_BCHW, self.labels_B)

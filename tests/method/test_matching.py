@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from gvbsm.method.matching import Matching, StatisticsMatcher, hooked_layers, matching_term
+from gvbsm.method.layers import hooked_layers, most_important
+from gvbsm.method.matching import Matching, StatisticsMatcher, matching_term
 from gvbsm.method.moments import class_moments, moments
 
 
@@ -129,3 +130,24 @@ def test_a_share_is_matched_class_by_class():
     del targets["1"]
     with pytest.raises(ValueError, match=r"statistics of layer '1': expected class_var, class_mean, got none"):
         StatisticsMatcher(model, targets, share)
+
+
+def test_only_the_statistics_that_are_kept_are_matched():
+    """Their terms are as without the others'; the first layer keeps its weight, whether or not it is among them."""
+    alone = {}
+    for layer, kind in (("0", "patch"), ("1", "channel"), ("3", "channel")):
+        with matcher(network(), kept=frozenset({(layer, kind)})) as one:
+            alone[layer] = one(X)[1]
+            assert list(one.layers) == [layer] and list(one.averages[layer]) == [f"{kind}_var", f"{kind}_mean"]
+    with matcher(network(), kept=frozenset({("0", "patch"), ("1", "channel"), ("3", "channel")})) as one:
+        torch.testing.assert_close(one(X)[1], sum(alone.values()))
+        assert one.conv_layers == ["0", "3"]
+    with matcher(network(), kept=frozenset({("0", "patch")}), first_layer_weight=1.0) as one:
+        torch.testing.assert_close(one(X)[1] * 10, alone["0"])
+
+
+def test_the_most_important_statistics_of_a_share():
+    importance = {"a": {"channel": 3.0, "patch": 1.0}, "b": {"channel": 2.0}, "c": {"channel": 0.5}}
+    assert most_important(importance, 0.5) == {("a", "channel"), ("b", "channel")}
+    assert most_important(importance, 0.01) == {("a", "channel")}
+    assert len(most_important(importance, 1.0)) == 4

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from gvbsm.method.moments import (
     Accumulator,
     ClassAccumulator,
+    Spread,
     batch_sums,
     class_moments,
     moments,
@@ -105,8 +106,7 @@ def test_moments_of_classes_are_those_of_their_images_alone():
     mean, var = class_moments(x, members)
     pooled = ClassAccumulator(3)
     for part in torch.arange(7).split(3):
-        pooled.labels_B = labels[part]
-        pooled.add(x[part])
+        pooled.add(x[part], labels[part])
         pooled = ClassAccumulator(3, **pooled.state())
     for label in range(3):
         expected = moments(x[labels == label], ("channel",), 4)
@@ -114,3 +114,17 @@ def test_moments_of_classes_are_those_of_their_images_alone():
         torch.testing.assert_close(var[label], expected["channel_var"])
     torch.testing.assert_close(pooled.result()["class_mean"], mean)
     torch.testing.assert_close(pooled.result()["class_var"], var)
+
+
+def test_importance_is_the_distance_of_noise_in_spreads_of_batches():
+    generator = torch.Generator().manual_seed(0)
+    batches = [{"channel_mean": 1 + torch.randn(4, dtype=torch.float64, generator=generator)} for _ in range(500)]
+    spread = Spread()
+    for batch in batches:
+        spread.add(batch, 8)
+        spread = Spread(**spread.state())
+    values = torch.stack([batch["channel_mean"] for batch in batches])
+    mean = values.mean(0)
+    expected = (5 - mean).norm() / (values - mean).square().sum(1).mean().sqrt()
+    found = spread.importance({"channel_mean": torch.full((4,), 5.0, dtype=torch.float64)})
+    assert found == {"channel": pytest.approx(float(expected))} and found["channel"] > 3

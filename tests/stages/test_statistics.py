@@ -1,0 +1,57 @@
+"""statistics: what is measured when it is asked for, and what recover makes of it."""
+
+import pytest
+import torch
+
+from gvbsm.disk import load_tensors
+from gvbsm.planfiles import STORE
+from gvbsm.stages import recover
+
+
+def statistics_of(planned) -> list:
+    return [load_tensors(STORE / one.path) for one in planned if one.stage == "statistics"]
+
+
+def test_more_is_measured_only_when_it_is_used(made, edit_row, make_up_to):
+    plain = statistics_of(made)
+    edit_row({"recover": {"class_statistics": 0.5, "keep": {"share": 0.5, "by": "importance"}}})
+    more = statistics_of(make_up_to("recover"))
+    for (before, metadata), (after, more_metadata) in zip(plain, more, strict=True):
+        assert all(torch.equal(after[name], one) for name, one in before.items())
+        new = after.keys() - before.keys()
+        assert new and {name.rpartition("/")[2] for name in new} == {"class_mean", "class_var"}
+        assert all(after[name].shape[0] == 10 for name in new)
+        assert "importance" not in metadata
+        importance = more_metadata["importance"]
+        assert {name.rpartition("/")[0] for name in new} == importance.keys()
+        values = [value for of in importance.values() for value in of.values()]
+        assert all(value > 0 for value in values) and max(values) > 2  # noise is not a training set
+
+
+def test_class_moments_are_those_of_the_augmented_training_set(made, edit_row, make_up_to):
+    """The first layer sees the images themselves: over all classes its class means average to the mean of all."""
+    edit_row({"recover": {"class_statistics": 0.5}, "statistics": {"variance": "pooled"}})
+    planned = make_up_to("statistics")
+    data, _ = load_tensors(STORE / planned[0].path)
+    share_K = torch.bincount(data["train_labels"]).double() / len(data["train_labels"])
+    for tensors, _ in statistics_of(planned):
+        name = next(one for one in tensors if one.endswith("/channel_mean")).rpartition("/")[0]
+        first = {kind: tensors[f"{name}/{kind}"] for kind in ("class_mean", "class_var", "channel_mean", "channel_var")}
+        mean = share_K @ first["class_mean"]
+        square = share_K @ (first["class_var"] + first["class_mean"].square())
+        torch.testing.assert_close(mean, first["channel_mean"], rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(square - mean.square(), first["channel_var"], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("by", ["importance", "random"])
+def test_a_share_is_kept_of_every_teacher(by):
+    importance = {"conv": {"channel": 5.0, "patch": 1.0}, "bn": {"channel": 4.0}, "other": {"channel": 3.0, "patch": 2.0}}
+    settings = {"keep": {"share": 0.5, "by": by}, "layers": ["batchnorm", "conv"], "conv_statistics": ["channel", "patch"]}
+    settings["seed"] = 0
+    kept = recover._kept(settings, "statistics/a", {"importance": importance})
+    assert len(kept) == 2 and (by == "random" or kept == {("conv", "channel"), ("bn", "channel")})
+    settings["conv_statistics"] = ["patch"]
+    assert len(recover._kept(settings, "statistics/a", {"importance": importance}) - {("bn", "channel")}) >= 1
+    settings |= {"layers": ["conv"]}
+    assert recover._kept(settings, "statistics/a", {"importance": importance}) <= {("conv", "patch"), ("other", "patch")}
+    assert recover._kept(settings | {"keep": None}, "statistics/a", {}) is None
