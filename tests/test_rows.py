@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from gvbsm.keys import PACKAGE
 from gvbsm.mistakes import SettingsError
+from gvbsm.plan import plan
 from gvbsm.rows import load_row
 
 
@@ -54,3 +56,13 @@ def test_a_mistake_is_said_to_be_where_it_is(recipe):
     recipe("top", "extends: base\nrecover: {lr: 0.5}\n")
     with pytest.raises(SettingsError, match=r"base\.yaml: recover\.iterations"):
         load_row("tiny", "top")
+
+
+CONFIG = PACKAGE.parent / "config"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIG / "recipes").glob("*.yaml")))
+def test_every_recipe_fits_every_row_and_is_short(name, workspace):
+    assert len((CONFIG / "recipes" / f"{name}.yaml").read_text().splitlines()) < 40
+    for row in sorted((CONFIG / "datasets").glob("*.yaml")):
+        assert plan(row.stem, 10, name)[-1].stage == "publish"
