@@ -1,15 +1,20 @@
 """select: which real images a recovery starts from, and what becomes of them."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn import functional as F
 
-from gvbsm.disk import load_tensors
+from gvbsm.artifacts import Job
+from gvbsm.disk import file_hash, load_tensors
 from gvbsm.errors import UserError
 from gvbsm.mistakes import SettingsError
 from gvbsm.plan import plan
 from gvbsm.planfiles import STORE
 from gvbsm.rows import load_row
+from gvbsm.runtime.checkpoints import Checkpoint
+from gvbsm.stages import select
 
 RANDOM = {"choose": "random", "candidates": 1, "crops": 1, "scale": [1.0, 1.0], "cells": 1, "seed": 0}
 RANDOM |= {"threads": 1, "precision": "float32"}
@@ -125,3 +130,26 @@ def test_mistakes_are_told(made, edit_row, make_up_to):
     edit_row({"select": {"cells": 2, "candidates": 10}})
     with pytest.raises(UserError, match=r"expected at least 160 training images in every class, 40 for each of 4, got 1\d\d"):
         make_up_to("select")
+
+
+def test_a_killed_selection_goes_on_to_the_same_bytes(made, edit_row, make_up_to, monkeypatch):
+    edit_row({"select": RANDOM | {"candidates": 3, "choose": "clusters", "cells": 2}})
+    one = next(artifact for artifact in make_up_to("select") if artifact.stage == "select")
+    expected = file_hash(STORE / one.path)
+    (STORE / one.path).unlink()
+    tick, ticks = Checkpoint.tick, []
+
+    def killing(self, state):
+        ticks.append(1)
+        tick(self, state)
+        if len(ticks) % 3 == 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoint, "tick", killing)
+    kills = 0
+    while not (STORE / one.path).exists():
+        try:
+            select.run(Job(one.spec, STORE / one.path, STORE, "cpu", Path("results/.checkpoints") / one.key, 0.0))
+        except KeyboardInterrupt:
+            kills += 1
+    assert kills > 1 and file_hash(STORE / one.path) == expected
