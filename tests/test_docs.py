@@ -1,0 +1,35 @@
+"""What the documentation names is there."""
+
+import importlib
+import re
+
+import pytest
+
+from gvbsm.keys import PACKAGE
+from gvbsm.rows import load_row
+
+METHOD = (PACKAGE.parent / "docs" / "method.md").read_text()
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`(gvbsm\.[\w.]+:\w+)`", METHOD))))
+def test_functions_of_the_method(name):
+    module, _, function = name.partition(":")
+    assert getattr(importlib.import_module(module), function).__doc__
+
+
+def test_every_public_equation_is_on_the_page():
+    """Functions and classes that others import from method/'s mathematics are all named there, or used by one that is."""
+    named = set(re.findall(r"`gvbsm\.method\.\w+:(\w+)`", METHOD))
+    for module in ("densification", "losses", "soft_labels", "recovery", "matching"):
+        text = (PACKAGE / "method" / f"{module}.py").read_text()
+        public = set(re.findall(r"^(?:def|class) ([A-Za-z]\w+)", text, re.MULTILINE))
+        assert public - named <= {"gram_eigenvalues", "dist_loss", "RecoverySettings", "Matching"}, module
+
+
+@pytest.mark.parametrize(
+    "setting", sorted(set(re.findall(r"`((?:squeeze|statistics|select|recover|relabel|evaluate)\.\w+)`", METHOD)))
+)
+def test_settings_of_the_method(setting, workspace):
+    section, _, name = setting.partition(".")
+    row = load_row("cifar10", "edc")
+    assert name in type(getattr(row, section)).model_fields
