@@ -351,5 +351,5 @@ def test_labels_that_are_none_are_refused_even_if_they_are_as_written(exported):
     for content in (b"no labels at all", file.read_bytes().replace(b"digests", b"digestz")):
         file.write_bytes(content)
         edited("gvbsm.json", lambda manifest: manifest["labels"][0].update(sha256=file_hash(file)))(folder)
-        with pytest.raises(UserError, match="labels-00000.safetensors: expected soft labels, got"):
+        with pytest.raises(UserError, match=r"labels-00000.safetensors: expected soft labels, got"):
             gvbsm.load(folder)
