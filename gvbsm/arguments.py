@@ -84,6 +84,13 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("--csv", type=Path, metavar="FILE", help="write the table there too")
     about = "draw accuracy against images per class and label bytes there (.png or .svg); may be given twice"
     compare.add_argument("--picture", type=Path, metavar="FILE", action="append", help=about)
+    about = "write a published run to a folder for others: lossless images, soft labels, class names, a card"
+    export = commands.add_parser("export", help=about, description=f"{about[0].upper()}{about[1:]}.")
+    export.add_argument("run", type=Path, metavar="RUN", help="results/<dataset>/<run>, or its acc.json")
+    export.add_argument("--to", required=True, choices=("imagefolder", "webdataset", "huggingface"), help="who is to read it")
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder that is not there yet, or is empty")
+    about = "terms of the source, for the card (default: what is known of it, which may be nothing)"
+    export.add_argument("--licence", metavar="TEXT", help=about)
     about = "convert published soft labels (SRe2L, G-VBSM, EDC) and their images to files of ours, without a row"
     fkd = commands.add_parser("import-fkd", help=about, description=f"{about[0].upper()}{about[1:]}.")
     fkd.add_argument("labels", type=Path, metavar="DIR", help="folder of epoch_<k>/batch_<i>.tar; no code in them is executed")

@@ -61,6 +61,10 @@ def _run(options: argparse.Namespace) -> int:
         from gvbsm.compare import compare
 
         sys.stdout.write(compare(options.runs, options.csv, options.picture))
+    elif options.command == "export":
+        from gvbsm.export import export
+
+        sys.stdout.write(export(options.run, options.to, options.out, options.licence))
     elif options.command == "import-fkd":
         from gvbsm.import_fkd import import_fkd
 

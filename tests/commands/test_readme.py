@@ -1,8 +1,9 @@
 """What the README shows can be done as it stands there."""
 
+import json
 import re
 import shlex
-import shutil
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -41,11 +42,33 @@ def test_the_recipe_of_a_distilled_set_by_others(workspace):
     assert {"adopt", "convert"} <= stages and "recover" not in stages
 
 
-def test_the_images_and_labels_of_a_run_are_read(made, tmp_path):
-    shutil.copytree(PACKAGE.parent / "examples", tmp_path / "examples")
-    program = PYTHON.replace("results/digits/ipc10", "results/tiny/ipc4") + "\nprint(len(views), view.shape, hard_label.sum())"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert done.stdout.split() == ["160", "torch.Size([1,", "8,", "8])", "1.0"]
+def train(seed: int = 0, **changes: str) -> float:
+    """Accuracy in percent that the README's program prints, with texts of it replaced."""
+    program = f"import torch; torch.manual_seed({seed}); torch.set_num_threads(1)\n{PYTHON}"
+    for name, value in changes.items():
+        program, before = re.sub(rf"\b{name}=[\w.-]+", f"{name}={value}", program), program
+        assert program != before, f"no {name}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return float(done.stdout.removesuffix(" %\n"))
+
+
+def test_the_program_that_trains_a_student_runs_and_is_short(made):
+    lines = [line for line in PYTHON.splitlines() if line and not line.startswith(("import", "from"))]
+    assert len(lines) <= 15
+    Path("results/digits").mkdir()
+    Path("results/digits/ipc10").symlink_to(Path("results/tiny/ipc4").resolve())
+    assert 0 <= train(image_size="8", width="4", batch_size="16") <= 100
+
+
+@pytest.mark.slow
+def test_the_program_that_trains_a_student_reaches_what_evaluate_does(run_snakemake):
+    done = run_snakemake("--cores", "2", target="results/digits/ipc10/acc.json")
+    assert done.returncode == 0, done.stderr
+    published = json.loads(Path("results/digits/ipc10/acc.json").read_text())["students"]["convnet"]["top1"]
+    found = [train(seed) for seed in range(3)]
+    # Both means are of three seeds; two test images' worth of percent where the spread is smaller than can be measured.
+    spread = max(published["std"], statistics.stdev(found), 200 / 360)
+    assert abs(statistics.fmean(found) - published["mean"]) <= 2 * spread
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"results/\w+/ipc\d+[\w-]*/acc\.json", README)) - OWN))
@@ -59,14 +82,14 @@ COMMANDS = re.findall(r"^gvbsm (?!lease|import-fkd).*$", README, re.MULTILINE)
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_commands(line, made):
-    if "compare" in line:  # published runs, of which there is this one here
+    if "compare" in line or "export" in line:  # published runs, of which there is this one here
         line = line.replace("digits/ipc10", "tiny/ipc4")
     assert cli.main(shlex.split(line, comments=True)[1:]) == 0
 
 
 def test_every_command_but_stages_is_shown():
     """Of these the table of stages tells."""
-    assert {line.split()[1] for line in COMMANDS} == {"compare", "explain", "estimate", "verify", "gc"}
+    assert {line.split()[1] for line in COMMANDS} == {"compare", "explain", "export", "estimate", "verify", "gc"}
 
 
 @pytest.mark.parametrize("kind", ["datasets", "recipes"])

@@ -1,0 +1,355 @@
+"""Exported runs: read back by three libraries and by gvbsm.load, whole or not there at all, whatever classes are called."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torchvision.datasets import ImageFolder
+
+import gvbsm
+from gvbsm import cli, export
+from gvbsm.artifacts import Job
+from gvbsm.disk import file_hash
+from gvbsm.errors import UserError
+from gvbsm.planfiles import STORE
+from gvbsm.share.folder import FORMS, list_classes, unique_names
+from gvbsm.share.licences import source_of
+from gvbsm.stages import publish
+
+RUN, OUT = Path("results/tiny/ipc4"), Path("shared/tiny")
+# Ten, as tiny has. Two are the same, and so are two folders on a disk that takes upper for lower case.
+ODD = ["a/b", "..", ".hidden", "crane", "crane", "CRANE", "鶴 \u202e\u0301é", "<b>|`x`*\n---\n[y](z)", "", 'yes: "no" # {1}']
+
+
+@pytest.fixture
+def exported(made) -> Callable[..., Path]:
+    """A folder that the command has written."""
+
+    def run(form: str, *arguments: str, out: Path = OUT) -> Path:
+        assert cli.main(["export", str(RUN), "--to", form, "--out", str(out), *arguments]) == 0
+        return out
+
+    return run
+
+
+@pytest.fixture
+def odd_names(monkeypatch):
+    """The classes of every run that is exported are called as none should be."""
+    read = export.read_run
+    monkeypatch.setattr(export, "read_run", lambda path: replace(read(path), class_names=ODD))
+
+
+def failed(capsys, *arguments: str) -> str:
+    """What the command says of a mistake, in one line."""
+    capsys.readouterr()
+    assert cli.main(["export", *arguments]) == 2
+    *progress, said = capsys.readouterr().err.splitlines()
+    assert said.startswith("gvbsm: ") and all(line.startswith("export: ") for line in progress)
+    return said
+
+
+def as_arrays(images: torch.Tensor) -> list[np.ndarray]:
+    return list(images[:, 0].numpy())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_read_back_is_what_the_run_has(form, exported):
+    folder = exported(form)
+    moved = folder.rename("elsewhere")  # nothing in it says where it was
+    run, copy = gvbsm.load(RUN), gvbsm.load(moved)
+    assert torch.equal(copy.images, run.images) and torch.equal(copy.labels, run.labels) and len(copy) == len(run) == 160
+    assert copy.classes == run.classes and copy.class_names == run.class_names and copy.epochs == run.epochs == 4
+    for got, expected in zip(copy.__getitems__(range(160)), run.__getitems__(range(160)), strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(got, expected, strict=True))
+    assert not list(Path("shared").iterdir())  # and nothing else was left where it was written
+
+
+def test_by_torchvision(exported, odd_names):
+    folder = exported("imagefolder")
+    images, run = ImageFolder(folder / "train"), gvbsm.load(RUN)
+    assert images.targets == run.labels.tolist()
+    for (image, _), expected in zip(images, as_arrays(run.images), strict=True):
+        assert np.array_equal(np.asarray(image)[:, :, 0], expected)
+    listed = json.loads((folder / "classes.json").read_text())
+    assert [one["name"] for one in listed] == ODD == gvbsm.load(folder).class_names
+    assert [one["folder"] for one in listed] == images.classes and [one["label"] for one in listed] == list(range(10))
+    assert [one["identity"] for one in listed] == run.classes
+
+
+def test_by_webdataset(exported, monkeypatch):
+    webdataset = pytest.importorskip("webdataset", reason="webdataset is not installed")
+    monkeypatch.setattr(export, "SHARD", 15)
+    folder, run = exported("webdataset"), gvbsm.load(RUN)
+    files = sorted(map(str, folder.glob("train-*.tar")))
+    assert [Path(file).name for file in files] == [f"train-00000{number}.tar" for number in range(3)]
+    read = list(webdataset.WebDataset(files, shardshuffle=False).decode("pil").to_tuple("png", "cls"))
+    assert [label for _, label in read] == run.labels.tolist()
+    for (image, _), expected in zip(read, as_arrays(run.images), strict=True):
+        assert np.array_equal(np.asarray(image.convert("L")), expected)
+    assert torch.equal(gvbsm.load(folder).images, run.images)
+
+
+BY_DATASETS = """
+import json, sys
+import numpy as np
+from datasets import ClassLabel, load_dataset
+train = load_dataset(sys.argv[1])["train"]
+label = train.features["label"]
+assert isinstance(label, ClassLabel)
+images = [np.asarray(image).tolist() for image in train["image"]]
+print(json.dumps({"names": label.names, "labels": list(train["label"]), "images": images}))
+"""
+
+
+def test_by_datasets(exported, odd_names, tmp_path):
+    pytest.importorskip("datasets", reason="datasets is not installed")
+    folder, run = exported("huggingface"), gvbsm.load(RUN)
+    # Its own process: the library reads these when it is imported.
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-c", BY_DATASETS, str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    read = json.loads(done.stdout)
+    assert read["labels"] == run.labels.tolist() and np.array_equal(read["images"], run.images[:, 0].numpy())
+    assert read["names"] == unique_names(list_classes(run.classes, ODD))
+    assert ImageFolder(folder / "train").targets == read["labels"]
+
+
+def test_names_of_classes_make_safe_folders_in_the_order_of_labels():
+    listed = list_classes([f"n{number}" for number in range(10)], ODD)
+    folders = [one.folder for one in listed]
+    assert folders == sorted(folders) and len({folder.lower() for folder in folders}) == 10
+    assert all(re.fullmatch(r"[0-9]{4}(_[A-Za-z0-9_]+)?", folder) for folder in folders)
+    assert folders[0] == "0000_a_b" and folders[1] == "0001" and folders[6] == "0006_e"
+    many = [one.folder for one in list_classes([""] * 10001, ["x" * 300] * 10001)]
+    assert many == sorted(many) and max(map(len, many)) < 60
+    names = unique_names(listed)
+    assert names[3] == "crane (n3)" and names[4] == "crane (n4)" and names[5] == "CRANE"
+    same = unique_names(list_classes(["", ""], ["x", "x"]))
+    assert same == ["0: x ()", "1: x ()"]
+
+
+def test_the_card_says_what_it_is_and_no_name_breaks_it(exported, odd_names):
+    card = (exported("huggingface") / "README.md").read_text()
+    _, front, body = card.split("---\n", 2)
+    assert front.isascii()
+    front = yaml.safe_load(front)
+    assert front["license"] == "cc-by-4.0" and front["size_categories"] == ["n<1K"]
+    names = front["configs"][0]["features"][1]["dtype"]["class_label"]["names"]
+    assert len(names) == 10 and names["0"] == "a/b" and names["9"] == ODD[9]
+    assert "<b>" not in body and "\u202e" not in body and "[y]" not in body and "\n---\n" not in body
+    assert "&#60;b&#62;&#124;&#96;x&#96;&#42; --- &#91;y&#93;(z)" in body
+    acc = json.loads((RUN / "acc.json").read_text())
+    for kind in (acc["students"], *acc["baselines"].values()):
+        top1 = kind["convnet"]["top1"]
+        assert f"{top1['mean']:.2f} ± {top1['std']:.2f}" in body
+    assert f"{acc['soft_labels']['bytes']:,} bytes" in body and "on 4 epochs of views" in body and "Alpaydin" in body
+    assert "Shao, Shitong" in body and "lr 0.003" in body
+
+
+@pytest.mark.parametrize(
+    ("kind", "licence", "identifier", "said"),
+    [
+        ("cifar10", None, "unknown", "not stated"),
+        ("imagenet", None, "other", "non-commercial research"),
+        ("tiny_imagenet", None, "other", "non-commercial research"),
+        ("imagefolder", None, "unknown", "not stated"),
+        ("imagefolder", "CC BY 4.0", "cc-by-4.0", "CC BY 4.0"),
+        ("imagefolder", "ask me first", "other", "ask me first"),
+    ],
+)
+def test_terms_of_the_sources(kind, licence, identifier, said):
+    source = source_of(kind, licence)
+    assert source.identifier == identifier and said in source.licence
+
+
+def test_terms_that_are_given_are_in_the_card(exported):
+    card = (exported("imagefolder", "--licence", "my <terms>") / "README.md").read_text()
+    assert "license: other\n" in card and "my &#60;terms&#62;" in card
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_programs_of_the_card_run(form, exported, tmp_path):
+    """The last trains with the epochs, the loss and the network of the first student."""
+    library = {"webdataset": "webdataset", "huggingface": "datasets"}.get(form, "torchvision")
+    pytest.importorskip(library, reason=f"{library} is not installed")
+    folder = exported(form)
+    reading, training = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    program = f"{reading}\nassert label == 0"
+    if form == "imagefolder":  # it is the same for all
+        program += f"\n{training}\nassert torch.isfinite(loss) and epoch == 3"
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
+    subprocess.run([sys.executable, "-c", program.replace("DIR", str(folder))], check=True, env=environment)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_equal_runs_make_equal_folders(form, exported):
+    both = [exported(form), exported(form, out=Path("shared/again"))]
+    first, second = ({file.relative_to(one): file.read_bytes() for file in one.rglob("*") if file.is_file()} for one in both)
+    assert first == second
+
+
+def test_what_is_killed_is_not_taken_for_an_export(exported, tmp_path):
+    program = (
+        "import os, signal; from gvbsm import cli, export; "
+        "export.card = lambda *parts: os.kill(os.getpid(), signal.SIGKILL); "
+        f"cli.main(['export', '{RUN}', '--to', 'imagefolder', '--out', '{OUT}'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    assert not OUT.exists() and all(left.name.startswith(".tiny.") for left in OUT.parent.iterdir())
+    assert len(gvbsm.load(exported("imagefolder"))) == 160
+
+
+def test_what_fails_leaves_nothing(exported, monkeypatch, capsys):
+    def full(*parts):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export, "card", full)
+    said = failed(capsys, str(RUN), "--to", "webdataset", "--out", str(OUT))
+    assert "shared/tiny: cannot be written: No space left on device" in said
+    assert not list(OUT.parent.iterdir())
+
+
+def test_mistakes(made, capsys):
+    OUT.mkdir(parents=True)
+    arguments = ("--to", "imagefolder", "--out", str(OUT))
+    (OUT / "mine").touch()
+    assert "shared/tiny: expected no such folder, or an empty one" in failed(capsys, str(RUN), *arguments)
+    (OUT / "mine").unlink()
+    assert "results/none/acc.json: cannot be read" in failed(capsys, "results/none", *arguments)
+    assert "--to: invalid choice" in failed(capsys, str(RUN), "--to", "zip", "--out", str(OUT))
+    Path("file").touch()
+    assert "file: expected no such folder" in failed(capsys, str(RUN), "--to", "imagefolder", "--out", "file")
+    assert "file/x: cannot be" in failed(capsys, str(RUN), "--to", "imagefolder", "--out", "file/x")
+    assert cli.main(["export", str(RUN / "acc.json"), *arguments]) == 0  # into the empty folder
+
+
+def test_damaged_and_changed_inputs_are_refused(made, capsys):
+    arguments = (str(RUN), "--to", "imagefolder", "--out", str(OUT))
+    spec = json.loads((RUN / "acc.json").read_text())
+    (RUN / "acc.json").write_text(json.dumps(spec | {"key": "0" * 10}))
+    assert "expected what publish writes, got something else" in failed(capsys, *arguments)
+    images = spec["provenance"]["spec"]["inputs"]["images"][0]
+    spec["provenance"]["artifacts"][images] = "0" * 64
+    (RUN / "acc.json").write_text(json.dumps(spec))
+    assert "as it was published, got one made anew since" in failed(capsys, *arguments)
+    file = STORE / images
+    file.chmod(0o600)
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert f"{images}: damaged" in failed(capsys, *arguments)
+    assert not OUT.exists()
+
+
+def test_without_stored_labels_images_alone_are_written(made, edit_row, make_up_to):
+    edit_row({"relabel": {"online": True}})
+    planned = make_up_to("evaluate")
+    publish.run(Job(planned[-1].spec, RUN / "acc.json", STORE))
+    assert cli.main(["export", str(RUN), "--to", "imagefolder", "--out", str(OUT)]) == 0
+    card = (OUT / "README.md").read_text()
+    assert "Soft labels: none" in card and "relabel.online" in card and "gvbsm.load" not in card
+    assert not (OUT / "labels").exists() and len(ImageFolder(OUT / "train")) == 40
+    for path in (RUN, OUT):
+        with pytest.raises(UserError, match=r"expected stored soft labels, got none \(relabel.online\)"):
+            gvbsm.load(path)
+        assert len(gvbsm.load(path, split="images")) == 40
+
+
+def altered_image(folder: Path) -> None:
+    file = folder / "train" / "0003_3" / "00001.png"
+    array = np.array(Image.open(file))
+    array[0, 0] ^= 1
+    Image.fromarray(array).save(file)
+
+
+def of_another_size(folder: Path) -> None:
+    Image.new("L", (9, 9)).save(folder / "train" / "0003_3" / "00001.png")
+
+
+def swapped_classes(folder: Path) -> None:
+    (folder / "train" / "0003_3").rename(folder / "train" / "x")
+    (folder / "train" / "0004_4").rename(folder / "train" / "0003_3")
+    (folder / "train" / "x").rename(folder / "train" / "0004_4")
+
+
+def edited(name: str, change: Callable[..., object]) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        content = json.loads((folder / name).read_text())
+        change(content)
+        (folder / name).write_text(json.dumps(content))
+
+    return edit
+
+
+DAMAGE = {
+    "damaged: its images are not those": altered_image,
+    "expected an image of 1x8x8, got 1x9x9": of_another_size,
+    "damaged: its images": swapped_classes,
+    "expected 40 images, got 39": lambda folder: (folder / "train" / "0003_3" / "00001.png").unlink(),
+    "expected 40 images, got more": lambda folder: Image.new("L", (8, 8)).save(folder / "train" / "0003_3" / "x.png"),
+    "expected an image, got": lambda folder: (folder / "train" / "0003_3" / "00001.png").write_bytes(b"\x89PNG"),
+    "damaged: its content is not what gvbsm.json says": lambda folder: (
+        folder / "labels" / "labels-00000.safetensors"
+    ).write_bytes(b"x"),
+    "labels-00002.safetensors: cannot be read": lambda folder: (folder / "labels" / "labels-00002.safetensors").unlink(),
+    "expected JSON, got something else": lambda folder: (folder / "gvbsm.json").write_text("{"),
+    "gvbsm.json: labels[0].file: expected": edited(
+        "gvbsm.json", lambda content: content["labels"][0].update(file="labels/../../x.safetensors")
+    ),
+    "gvbsm.json: format: expected": edited("gvbsm.json", lambda content: content.update(format=2)),
+    "expected 1 values in mean and std, got 2 and 1": edited("gvbsm.json", lambda content: content.update(mean=[0.1, 0.2])),
+    "classes.json: [0].folder: expected": edited("classes.json", lambda content: content[0].update(folder="..")),
+    "expected labels from 0 on": edited("classes.json", lambda content: content.reverse()),
+    "classes.json: cannot be read": lambda folder: (folder / "classes.json").unlink(),
+    "expected class 0 to be 'other', got '0'": edited("classes.json", lambda content: content[0].update(identity="other")),
+}
+
+
+@pytest.mark.parametrize("said", DAMAGE)
+def test_a_damaged_folder_is_refused(said, exported):
+    folder = exported("imagefolder")
+    DAMAGE[said](folder)
+    with pytest.raises(UserError) as refused:
+        gvbsm.load(folder)
+    assert said in str(refused.value)
+
+
+def test_a_damaged_archive_is_refused(exported):
+    folder = exported("webdataset")
+    file = folder / "train-000000.tar"
+    file.write_bytes(file.read_bytes()[:3000])
+    with pytest.raises(UserError, match=r"train-000000.tar: damaged archive|expected 40 images, got"):
+        gvbsm.load(folder)
+    file.write_bytes(b"")
+    with pytest.raises(UserError, match=r"damaged archive|expected 40 images, got 0"):
+        gvbsm.load(folder)
+
+
+def test_an_export_has_no_test_images(exported):
+    folder = exported("webdataset")
+    with pytest.raises(UserError, match="expected a run, whose test images are known, got an exported folder"):
+        gvbsm.load(folder, split="test")
+    assert len(gvbsm.load(folder, split="images")) == 40
+
+
+def test_labels_that_are_none_are_refused_even_if_they_are_as_written(exported):
+    folder = exported("imagefolder")
+    file = folder / "labels" / "labels-00000.safetensors"
+    for content in (b"no labels at all", file.read_bytes().replace(b"digests", b"digestz")):
+        file.write_bytes(content)
+        edited("gvbsm.json", lambda manifest: manifest["labels"][0].update(sha256=file_hash(file)))(folder)
+        with pytest.raises(UserError, match=r"labels-00000.safetensors: expected soft labels, got"):
+            gvbsm.load(folder)

@@ -1,0 +1,154 @@
+"""gvbsm.load: what evaluate trains on, at any batch size, in any order, by any number of workers."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+import gvbsm
+from gvbsm.artifacts import Job
+from gvbsm.data.image_set import load_image_set
+from gvbsm.data.labels import load_labels
+from gvbsm.data.pixels import Pixels
+from gvbsm.errors import UserError
+from gvbsm.method.views import mixed_hard_labels, render
+from gvbsm.planfiles import STORE
+from gvbsm.runtime.networks import accuracy, build
+from gvbsm.runtime.training import Recipe, learning_rate, make_optimizer
+from gvbsm.stages import publish
+
+RUN = Path("results/tiny/ipc4")
+CPU = torch.device("cpu")
+
+
+def whole(loader: DataLoader) -> list[torch.Tensor]:
+    return [torch.cat(parts) for parts in zip(*loader, strict=True)]
+
+
+def test_importing_the_package_imports_no_torch():
+    program = "import sys, gvbsm; assert callable(gvbsm.load); print({'torch', 'numpy', 'pydantic'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"mix": "mixup", "mix_alpha": 0.4, "coding": {"values": "int4", "top": 3}},
+        {"mix": "none", "cells": 2, "rand_augment": {"operations": 2, "magnitude": 9}},
+    ],
+    ids=["cutmix", "mixup, int4 top 3", "cells, RandAugment"],
+)
+def test_items_are_what_evaluate_trains_on(how, made, edit_row, make_up_to):
+    edit_row({"relabel": how})
+    planned = make_up_to("evaluate")
+    publish.run(Job(planned[-1].spec, RUN / "acc.json", STORE))
+    evaluate = next(one for one in planned if one.stage == "evaluate" and "distilled" in one.name)
+    job = Job(evaluate.spec, STORE / evaluate.path, STORE)
+    images, at = load_image_set(job), torch.arange(40)
+    labels, pixels = load_labels(job, 40, 8), Pixels(evaluate.spec["pixels"], CPU)
+    for rest in ("mean", "mass"):
+        data = gvbsm.load(RUN, rest=rest)
+        epochs = [labels.epoch(number) for number in range(4)]
+        views = torch.cat([render(images, one.views, at, True, pixels.from_levels, CPU, one.augment) for one in epochs])
+        soft = torch.cat([one.logits(at, 10, rest) for one in epochs])
+        hard = torch.cat([mixed_hard_labels(images.labels, one.views, at, 10, mixed=True) for one in epochs])
+        for loader in (DataLoader(data, batch_size=7), DataLoader(data, batch_size=160)):
+            for got, expected in zip(whole(loader), (views, soft, hard), strict=True):
+                torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
+        order = torch.randperm(160, generator=torch.Generator().manual_seed(1)).tolist()
+        for got, expected in zip(whole(DataLoader(data, batch_size=9, sampler=order)), (views, soft, hard), strict=True):
+            torch.testing.assert_close(got, expected[order], rtol=0, atol=1e-6)
+
+
+def test_one_item_is_as_in_a_batch(made):
+    data = gvbsm.load(str(RUN / "acc.json"))
+    view, soft, hard = data[41]
+    assert view.shape == (1, 8, 8) and soft.shape == hard.shape == (10,)
+    assert view.dtype == soft.dtype == hard.dtype == torch.float32
+    batch = next(iter(DataLoader(data.epoch(1), batch_size=3)))
+    assert all(torch.equal(one, several[1]) for one, several in zip((view, soft, hard), batch, strict=True))
+    assert torch.equal(data[-1][0], data[159][0]) and torch.equal(data.epoch(5)[0][0], data[40][0])
+    for index in (160, -161):
+        with pytest.raises(IndexError):
+            data[index]
+
+
+def test_workers_make_the_same(made):
+    data = gvbsm.load(RUN)
+    expected = whole(DataLoader(data, batch_size=16))
+    for got, one in zip(whole(DataLoader(data, batch_size=16, num_workers=2)), expected, strict=True):
+        assert torch.equal(got, one)
+
+
+@pytest.mark.slow
+def test_workers_that_share_no_memory_make_the_same(made):
+    for split in ("train", "images", "test"):
+        data = gvbsm.load(RUN, split=split)
+        read = DataLoader(data, batch_size=16, num_workers=1, multiprocessing_context="spawn")
+        for got, one in zip(whole(read), whole(DataLoader(data, batch_size=16)), strict=True):
+            assert torch.equal(got, one)
+
+
+def test_other_splits(made):
+    data, test = gvbsm.load(RUN), gvbsm.load(RUN, split="test")
+    images, labels = whole(DataLoader(gvbsm.load(RUN, split="images"), batch_size=9))
+    assert torch.equal(labels, data.labels)
+    torch.testing.assert_close(data.pixels.unit(images) * 255, data.images.float())
+    images, labels = whole(DataLoader(test, batch_size=100))
+    assert images.shape == (360, 1, 8, 8) and labels.shape == (360,) and labels.dtype == torch.int64
+    assert data.class_names == test.class_names == list("0123456789")
+
+
+def test_a_student_trained_on_it_is_the_one_of_evaluate(made):
+    """The same weights at the start, the same steps: the losses of every epoch, and the accuracy."""
+    spec = json.loads((RUN / "acc.json").read_text())["provenance"]["spec"]["inputs"]["students"]["convnet"]["distilled"]
+    receipt = json.loads((STORE / spec).with_suffix(".json").read_text())
+    settings, rows = receipt["spec"]["settings"], pd.read_csv(STORE / spec).query("seed == 1")
+    data, test = gvbsm.load(RUN), gvbsm.load(RUN, split="test")
+    recipe = Recipe.from_settings(settings, 1)
+    student = build(receipt["spec"]["network"], 1, CPU)
+    optimizer, found = make_optimizer(student, recipe), []
+    for epoch in range(recipe.epochs):
+        optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = learning_rate(recipe, epoch)
+        losses = []
+        for view, soft_label, hard_label in DataLoader(data.epoch(epoch), batch_size=data.batch_size):
+            logits = student(view.contiguous(memory_format=torch.channels_last))
+            loss = F.mse_loss(logits, soft_label) + settings["hard_weight"] * F.cross_entropy(logits, hard_label)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        found.append(sum(losses) / len(losses))
+    assert found == pytest.approx(rows["loss"].tolist(), rel=1e-4)
+    student.eval()
+    images, labels = whole(DataLoader(test, batch_size=100))
+    right = accuracy(student, lambda batches: (images[index] for index in batches), labels, lambda x: x, "float32")
+    assert right.top1 == pytest.approx(rows["top1"].iloc[-1], abs=100 / 360)
+
+
+def test_mistakes(made):
+    with pytest.raises(UserError, match="load: split: expected train, images or test, got 'val'; name one of them"):
+        gvbsm.load(RUN, split="val")
+    with pytest.raises(UserError, match="load: rest: expected mean or mass, got 'sum'"):
+        gvbsm.load(RUN, rest="sum")
+    with pytest.raises(UserError, match=r"results: expected a run's folder with acc.json, or an exported one with gvbsm.json"):
+        gvbsm.load("results")
+    Path("broken").mkdir()
+    Path("broken/acc.json").write_text("[]")
+    with pytest.raises(UserError, match=r"broken/acc.json: expected what publish writes, got something else"):
+        gvbsm.load("broken")
+
+
+def test_a_run_is_found_by_any_path(made, tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(RUN.resolve())
+    assert len(gvbsm.load("link")) == len(gvbsm.load(RUN.resolve())) == 160
+    monkeypatch.chdir(RUN)
+    assert len(gvbsm.load(".")) == len(gvbsm.load("acc.json")) == 160
