@@ -4,7 +4,7 @@ localrules:
 
 rule compare:
     input:
-        compared_runs,
+        runs=compared_runs,
     output:
         table="results/{dataset}/compare.csv",
         png="results/{dataset}/compare.png",
@@ -16,5 +16,5 @@ rule compare:
     conda:
         "../envs/gvbsm.yaml"
     shell:
-        "gvbsm compare {input:q} --csv {output.table:q} --picture {output.png:q} --picture {output.svg:q} "
+        "gvbsm compare {input.runs:q} --csv {output.table:q} --picture {output.png:q} --picture {output.svg:q} "
         "2> >(tee {log:q} >&2)"
