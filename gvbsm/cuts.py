@@ -40,7 +40,7 @@ def image_shards(batches: list[list[list[int]]], settings: Recover) -> list[list
     return [group[start : start + size] for group in groups for start in range(0, len(group), size)]
 
 
-def epoch_ranges(settings: Relabel) -> list[list[int]]:
-    """The labelled epochs of each job: [first, end]."""
-    epochs, size = 0 if settings.online else settings.epochs, settings.shard_epochs
+def epoch_ranges(epochs: int, settings: Relabel) -> list[list[int]]:
+    """The labelled epochs of each job: [first, end]; none if labels are made online."""
+    epochs, size = 0 if settings.online else epochs, settings.shard_epochs
     return [[start, min(start + size, epochs)] for start in range(0, epochs, size)]

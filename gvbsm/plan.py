@@ -220,7 +220,7 @@ def _adopt(row: Row, distilled: Distilled, ipc: int, data: Artifact) -> Artifact
 
 def _relabel(row: Row, teachers: list[Artifact], images: Spec, random: Spec | None) -> list[Artifact]:
     shards = []
-    for epochs in epoch_ranges(row.relabel):
+    for epochs in epoch_ranges(row.labelled_epochs, row.relabel):
         spec = {
             "inputs": {"teachers": [one.path for one in teachers], **images},
             "random": random,
@@ -235,7 +235,7 @@ def _relabel(row: Row, teachers: list[Artifact], images: Spec, random: Spec | No
 
 def _convert(row: Row, distilled: Distilled, images: Artifact) -> list[Artifact]:
     shards = []
-    for epochs in epoch_ranges(row.relabel):
+    for epochs in epoch_ranges(row.labelled_epochs, row.relabel):
         spec = {
             "inputs": {"images": images.path},
             "path": distilled.labels,
@@ -259,7 +259,7 @@ def _evaluate(
     random: Spec | None,
 ) -> Artifact:
     """Training on stored labels, beside `teachers`, or with neither on hard labels."""
-    views = {"epochs": row.relabel.epochs, **_only(ViewsOfImages, row.relabel)}
+    views = {"epochs": row.labelled_epochs, **_only(ViewsOfImages, row.relabel)}
     has_soft = bool(labels or teachers)
     spec = {
         "inputs": {

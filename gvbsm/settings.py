@@ -91,6 +91,11 @@ class Row(Strict):
     relabel: Relabel
     evaluate: Evaluate
 
+    @property
+    def labelled_epochs(self) -> int:
+        """Epochs of views that are drawn, and labelled unless teachers do so beside the students."""
+        return self.relabel.epochs or self.evaluate.epochs
+
     @model_validator(mode="after")
     def _consistent(self) -> Row:
         if len(self.mean) != len(self.std):

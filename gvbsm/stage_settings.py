@@ -212,7 +212,7 @@ class RelabelShard(ViewsOfImages, TeachersLabels):
 class Relabel(RelabelShard):
     """The labels of all epochs, and how they are divided into jobs."""
 
-    epochs: Epochs
+    epochs: Epochs | None = None  # used again by students who train for more; off (published): as many as evaluate has
     shard_epochs: Epochs  # epochs per job
     online: bool  # nothing is stored: students train beside the teachers
 

@@ -30,10 +30,11 @@ def test_the_row_of_ones_own_images(workspace):
     assert len(ROW.splitlines()) <= 15
 
 
-def test_the_recipe_of_small_soft_labels(workspace):
-    Path("config/recipes/small.yaml").write_text(CODING)
-    labels = [one.spec for one in plan("imagenet", 10, "small") if one.stage == "relabel"]
-    assert labels and all(one["settings"]["coding"] == {"values": "int4", "top": 15} for one in labels)
+def test_the_recipe_of_published_soft_labels(workspace):
+    Path("config/recipes/whole.yaml").write_text(CODING)
+    labels = [one.spec for one in plan("imagenet", 10, "whole") if one.stage == "relabel"]
+    assert labels and all(one["settings"]["coding"] == {"values": "float16", "top": None} for one in labels)
+    assert max(one["epochs"][1] for one in labels) == 300
 
 
 def test_the_recipe_of_a_distilled_set_by_others(workspace):
