@@ -24,6 +24,7 @@ PLANNING = FOUNDATION | {
     "locks",
     "verify",
     "gc",
+    "progressfiles",
 }
 LIBRARY = {"method", "backbones", "data", "runtime"}
 ALLOWED = {
@@ -47,7 +48,8 @@ ALLOWED = {
     "estimate": FOUNDATION | {"configs", "method", "plan", "planfiles"},
     "locks": set(),
     "verify": FOUNDATION | {"locks", "planfiles"},
-    "gc": FOUNDATION | {"configs", "locks", "plan", "planfiles"},
+    "gc": FOUNDATION | {"configs", "locks", "plan", "planfiles", "progressfiles"},
+    "progressfiles": {"disk", "errors", "locks"},
     "import_fkd": FOUNDATION | {"data", "method", "runtime"},
     "pictures": set(),
     "compare": {"disk", "errors", "mistakes", "pictures"},
@@ -57,7 +59,7 @@ ALLOWED = {
     "method": {"method"},
     "backbones": {"backbones"},
     "data": {"data", "method"} | FOUNDATION,
-    "runtime": {"runtime", "backbones"} | FOUNDATION,
+    "runtime": {"runtime", "backbones", "progressfiles"} | FOUNDATION,
     "stages": LIBRARY | FOUNDATION | {"planfiles"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
