@@ -54,6 +54,13 @@ def _run(options: argparse.Namespace) -> int:
         text, damaged = verify(options.path)
         sys.stdout.write(text)
         return 1 if damaged else 0
+    elif options.command == "status":
+        from gvbsm.status import status, watch
+
+        if options.watch is None:
+            sys.stdout.write(status(options.targets))
+        else:
+            watch(options.targets, options.watch)
     elif options.command == "gc":
         from gvbsm.gc import gc
 

@@ -25,6 +25,7 @@ PLANNING = FOUNDATION | {
     "verify",
     "gc",
     "progressfiles",
+    "status",
 }
 LIBRARY = {"method", "backbones", "data", "runtime"}
 ALLOWED = {
@@ -50,6 +51,7 @@ ALLOWED = {
     "verify": FOUNDATION | {"locks", "planfiles"},
     "gc": FOUNDATION | {"configs", "locks", "plan", "planfiles", "progressfiles"},
     "progressfiles": {"disk", "errors", "locks"},
+    "status": FOUNDATION | {"configs", "locks", "plan", "planfiles", "progressfiles"},
     "import_fkd": FOUNDATION | {"data", "method", "runtime"},
     "pictures": set(),
     "compare": {"disk", "errors", "mistakes", "pictures"},
@@ -108,7 +110,8 @@ def test_the_workflow_imports_only_planning():
 
 def test_planning_imports_neither_torch_nor_snakemake():
     program = (
-        "import sys; from gvbsm.plan import plan; from gvbsm import specs, explain, verify, gc, cli; plan('digits', 10);"
+        "import sys; from gvbsm.plan import plan; from gvbsm import specs, explain, verify, gc, status, cli;"
+        "plan('digits', 10); status.Overview([]).look();"
         "print(sorted({m.split('.')[0] for m in sys.modules} & {'torch', 'snakemake', 'pandas', 'numpy', 'kornia'}))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
