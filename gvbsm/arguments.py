@@ -78,6 +78,12 @@ def parser() -> argparse.ArgumentParser:
     about = "say what a target will take: jobs, bytes, and hours at the rates of what has been run here"
     estimate = commands.add_parser("estimate", help=about, description=f"{about[0].upper()}{about[1:]}.")
     estimate.add_argument("target", help="results/<dataset>/ipc<N>[-<recipe>]/acc.json")
+    about = "say how far runs are: jobs made, running and to do, and what every running job says of itself"
+    status = commands.add_parser("status", help=about, description=f"{about[0].upper()}{about[1:]}.")
+    which = "results/<dataset>/ipc<N>[-<recipe>]/acc.json (default: config.yaml's, and all that have been planned)"
+    status.add_argument("targets", nargs="*", metavar="TARGET", help=which)
+    about = "say it again every so many seconds (default: 2) until all is made"
+    status.add_argument("--watch", type=_seconds, nargs="?", const=2.0, metavar="SECONDS", help=about)
     about = "put published runs side by side: accuracies, cost, and the settings that differ"
     compare = commands.add_parser("compare", help=about, description=f"{about[0].upper()}{about[1:]}.")
     compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="results/<dataset>/<run>, or its acc.json")
@@ -115,6 +121,16 @@ def _count(text: str) -> int:
     if count < 0:
         raise argparse.ArgumentTypeError(f"expected at least 0, got {count}")
     return count
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected seconds, got {text!r}; put targets before it") from None
+    if not 0.1 <= seconds <= 86400:
+        raise argparse.ArgumentTypeError(f"expected 0.1 to 86400 seconds, got {text}")
+    return seconds
 
 
 def _usable_cores() -> int:

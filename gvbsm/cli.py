@@ -15,6 +15,7 @@ from gvbsm.arguments import SHARED, parser
 from gvbsm.artifacts import Job
 from gvbsm.errors import Interrupted, UserError
 from gvbsm.locks import lock_file
+from gvbsm.progressfiles import progress_file
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,6 +54,13 @@ def _run(options: argparse.Namespace) -> int:
         text, damaged = verify(options.path)
         sys.stdout.write(text)
         return 1 if damaged else 0
+    elif options.command == "status":
+        from gvbsm.status import status, watch
+
+        if options.watch is None:
+            sys.stdout.write(status(options.targets))
+        else:
+            watch(options.targets, options.watch)
     elif options.command == "gc":
         from gvbsm.gc import gc
 
@@ -114,14 +122,18 @@ def _run_stage(options: argparse.Namespace) -> None:
 def _run_alone(job: Job, file: Path) -> None:
     """Run a job unless another process makes the same artifact, whose end is waited for."""
     from gvbsm.runtime.checkpoints import install_signal_handlers
+    from gvbsm.runtime.tracking import tracker
+    from gvbsm.runtime.watching import watched
 
+    tracked = tracker(job)  # what is wrong with it is said before anything is waited for or computed
     with _together(job), _locked(job, file) as is_made:
         if is_made:
             return
         if job.spec["stage"] not in ("prepare", "adopt"):  # which have no state to save, and simply end
             install_signal_handlers()
         try:
-            importlib.import_module(f"gvbsm.stages.{job.spec['stage']}").run(job)
+            with watched(job, progress_file(file.stem, file.parent), tracked):
+                importlib.import_module(f"gvbsm.stages.{job.spec['stage']}").run(job)
         except Interrupted:
             if job.writes:  # the others stop at the same step, and it says so for all
                 raise

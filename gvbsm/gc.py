@@ -22,6 +22,7 @@ from gvbsm.errors import UserError
 from gvbsm.locks import CHECKPOINTS, delete_lock, is_held, lock_file
 from gvbsm.plan import plan
 from gvbsm.planfiles import PLANS, STORE, TARGETS, files_in, input_paths, read_plan, stored
+from gvbsm.progressfiles import SUFFIX, key_of
 from gvbsm.receipts import read_receipt, receipt_path
 
 _RESULTS = STORE.parent
@@ -154,6 +155,11 @@ def _unneeded(needed: _Needed) -> Iterator[_Entry]:
         files = [file for file in files_in(folder) if file.suffix == suffix and _is_key(file.stem) and file.stem not in kept]
         if files:
             yield _Entry.of(f"{folder}: {len(files)} {kind} {'file' if len(files) == 1 else 'files'}", files)
+    # Of a job that was killed: `gvbsm status` shows it as long as there is something to go on with.
+    to_do = {Path(path).stem[-10:] for path in needed.paths if not (STORE / path).exists()} | set(needed.making)
+    said = [file for file in files_in(CHECKPOINTS) if file.name.endswith(SUFFIX) and _is_key(key_of(file))]
+    if said := [file for file in said if key_of(file) not in to_do]:
+        yield _Entry.of(f"{CHECKPOINTS}: {len(said)} progress {'file' if len(said) == 1 else 'files'}", said)
     targets = [folder for folder in files_in(TARGETS) if folder.is_dir() and _is_key(folder.name) and folder.name not in kept]
     yield from (_Entry.of(str(folder), [*files_in(folder), folder]) for folder in targets)
 
@@ -165,7 +171,7 @@ def _abandoned(making: list[str]) -> Iterator[Path]:
     """
     for file in sorted([*_RESULTS.glob("*/.*.tmp"), *_RESULTS.glob("*/*/.*.tmp")]):
         process = re.fullmatch(r"\..+\.(\d+)\.tmp", file.name)
-        being_made = any(key in file.parts or f"-{key}." in file.name for key in making)
+        being_made = any(key in file.parts or file.name.startswith(f".{key}.") or f"-{key}." in file.name for key in making)
         if process and not being_made and not _is_running(int(process[1])):
             yield file
 

@@ -30,7 +30,7 @@ def import_fkd(labels: Path, images: Path, out: Path, seed: int) -> str:
     order = imagefolder_order(listing.folders, listing.labels)
     published = PublishedLabels(labels, listing.labels, order, size, classes, seed)
     epochs, coding, written = len(list(labels.glob("epoch_*"))), published.coding, []
-    orders, progress = published.orders(0), Progress("import-fkd", epochs)
+    orders, progress = published.orders(0), Progress("import-fkd", epochs, images=count)
     for first in range(0, epochs, _EPOCHS):
         end, digests, right = min(first + _EPOCHS, epochs), [], 0
         tensors = {

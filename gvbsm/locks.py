@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import errno
+import contextlib
+import fcntl
+import os
 from pathlib import Path
 
 CHECKPOINTS = Path("results/.checkpoints")
@@ -14,29 +16,31 @@ def lock_file(key: str, checkpoints: Path = CHECKPOINTS) -> Path:
 
 
 def is_held(file: Path) -> bool:
-    """Whether a process holds a lock; one that may not be tried counts as held."""
-    return file.is_file() and not _with_lock(file, delete=False)
+    """Whether a process holds a lock; one that may not be tried counts as held. Nothing is written, nor need it be possible."""
+    try:
+        opened = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        # Shared: whoever else only looks is not in the way, and a job that begins just now is for an instant.
+        fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(opened)
+    return False
 
 
 def delete_lock(file: Path) -> None:
     """Delete a lock file, unless a process holds it. Raises OSError if that is impossible."""
-    _with_lock(file, delete=True)
-
-
-def _with_lock(file: Path, delete: bool) -> bool:
-    """Take a lock and leave it, its file deleted in between if asked to; whether it could be taken."""
     import filelock
 
     lock = filelock.FileLock(file)
-    try:
+    with contextlib.suppress(filelock.Timeout):
         lock.acquire(timeout=0)
-    except filelock.Timeout:
-        return False
-    except OSError as error:
-        return error.errno == errno.EROFS  # where nothing can be written, nothing is being made
-    try:
-        if delete:
+        try:
             file.unlink(missing_ok=True)  # a process that waits for it sees that, and makes a new one
-    finally:
-        lock.release()
-    return True
+        finally:
+            lock.release()

@@ -126,4 +126,5 @@ class Config(Strict):
 
     targets: Annotated[list[str], Field(min_length=1)]  # what a bare `snakemake` builds
     data_root: DataPath  # folder of downloaded or own data sets
+    tracking: Literal["none", "tensorboard", "wandb"] | None = None  # of every job's values; off: none
     comparisons: dict[str, Annotated[list[str], Field(min_length=1)]] | None = None  # what results/<name>/compare.csv compares

@@ -24,6 +24,8 @@ PLANNING = FOUNDATION | {
     "locks",
     "verify",
     "gc",
+    "progressfiles",
+    "status",
 }
 LIBRARY = {"method", "backbones", "data", "runtime"}
 ALLOWED = {
@@ -47,7 +49,9 @@ ALLOWED = {
     "estimate": FOUNDATION | {"configs", "method", "plan", "planfiles"},
     "locks": set(),
     "verify": FOUNDATION | {"locks", "planfiles"},
-    "gc": FOUNDATION | {"configs", "locks", "plan", "planfiles"},
+    "gc": FOUNDATION | {"configs", "locks", "plan", "planfiles", "progressfiles"},
+    "progressfiles": {"disk", "errors", "locks"},
+    "status": FOUNDATION | {"configs", "locks", "plan", "planfiles", "progressfiles"},
     "import_fkd": FOUNDATION | {"data", "method", "runtime"},
     "pictures": set(),
     "compare": {"disk", "errors", "mistakes", "pictures"},
@@ -60,7 +64,7 @@ ALLOWED = {
     "method": {"method"},
     "backbones": {"backbones"},
     "data": {"data", "method"} | FOUNDATION,
-    "runtime": {"runtime", "backbones"} | FOUNDATION,
+    "runtime": {"runtime", "backbones", "progressfiles"} | FOUNDATION,
     "stages": LIBRARY | FOUNDATION | {"planfiles"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -109,7 +113,8 @@ def test_the_workflow_imports_only_planning():
 
 def test_planning_imports_neither_torch_nor_snakemake():
     program = (
-        "import sys; from gvbsm.plan import plan; from gvbsm import specs, explain, verify, gc, cli; plan('digits', 10);"
+        "import sys; from gvbsm.plan import plan; from gvbsm import specs, explain, verify, gc, status, cli;"
+        "plan('digits', 10); status.Overview([]).look();"
         "print(sorted({m.split('.')[0] for m in sys.modules} & {'torch', 'snakemake', 'pandas', 'numpy', 'kornia'}))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)

@@ -17,6 +17,7 @@ from gvbsm.artifacts import Job
 from gvbsm.disk import load_tensors, mapped_tensor, save_tensors, write_text
 from gvbsm.errors import Interrupted
 from gvbsm.runtime.parallel import ranks
+from gvbsm.runtime.watching import current
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 _received: list[int] = []
@@ -85,6 +86,8 @@ class Checkpoint:
         Raises:
             Interrupted: after saving, if a signal came.
         """
+        if watch := current():
+            watch.alive()  # an epoch may be long
         stopped, due = ranks().any(bool(_received), time.monotonic() - self._saved >= self.seconds)
         if stopped or due:
             self.save(state())

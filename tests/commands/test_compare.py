@@ -30,6 +30,7 @@ def test_the_table_holds_what_acc_json_does(made, capsys):
     assert "settings that differ" not in said and "distilled_hard" not in said
 
 
+@pytest.mark.slow
 def test_settings_that_differ_are_named(made, edit_row, run_snakemake, capsys):
     Path("config/recipes/longer.yaml").write_text(
         "recover: {iterations: 7}\nrelabel: {epochs: 2}\nevaluate: {baselines: [distilled_hard], ema: .5}\n"
@@ -50,6 +51,7 @@ def test_settings_that_differ_are_named(made, edit_row, run_snakemake, capsys):
     assert "EMA 0.5" in Path("results/tiny/ipc4-longer/table.csv").read_text()
 
 
+@pytest.mark.slow
 def test_the_workflow_makes_it_of_the_runs_in_the_config(made, run_snakemake):
     path = Path("config/config.yaml")
     path.write_text(path.read_text().replace("comparisons:", "comparisons:\n  both: [tiny/ipc4]\n  tiny: [ipc4]"))

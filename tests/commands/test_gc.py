@@ -15,8 +15,10 @@ import yaml
 from gvbsm import cli
 from gvbsm.artifacts import Job
 from gvbsm.keys import PACKAGE
+from gvbsm.locks import lock_file
 from gvbsm.plan import plan
 from gvbsm.planfiles import PLANS, STORE, Artifact, input_paths, plan_file, target_file, write_plans
+from gvbsm.progressfiles import progress_file
 from gvbsm.receipts import receipt_path
 
 CHECKPOINTS = Path("results/.checkpoints")
@@ -271,6 +273,29 @@ def test_leftovers(made_up, capsys):
     assert [path.name for path in needed.iterdir()] == ["state.safetensors"]
     assert [path.name for path in STORE.rglob(".*")] == [f".x.safetensors.{here}"]
     assert_clean(capsys)
+
+
+def test_what_jobs_said_of_themselves(made_up, capsys):
+    """Of jobs that were killed: it stays while there is something to go on with. A job that runs keeps its own."""
+    planned = made_up()
+    configure(str(published()))
+    made, half, running = (one.key for one in planned[:3])
+    (STORE / planned[1].path).unlink()
+    receipt_path(STORE / planned[1].path).unlink()
+    CHECKPOINTS.mkdir(exist_ok=True)
+    for key in (made, half, running, "0123456789"):
+        progress_file(key).write_text("{}")
+    progress_file("mine").write_text("{}")
+    temporary = CHECKPOINTS / f".{progress_file(running).name}.99999999.tmp"
+    temporary.write_text("of a process on another machine")
+    with filelock.FileLock(lock_file(running)):
+        done = gc_beside("--delete")
+    assert done.returncode == 0 and f"{CHECKPOINTS}: 2 progress files" in done.stdout
+    assert {file for file in everything() if "progress" in file.name} == {
+        *(progress_file(name) for name in (half, running, "mine")),
+        temporary,
+    }
+    assert listed(run(capsys, "--delete")) == [str(temporary), f"{CHECKPOINTS}: 1 progress file"]
 
 
 def test_files_that_are_none_of_ours_stay(made_up, capsys):

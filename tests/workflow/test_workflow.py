@@ -132,6 +132,30 @@ def test_targets_in_config_yaml_are_checked(run_snakemake):
     assert "config.yaml: targets[0]: target 'results/tiny/ipc4': expected results/" in done.stderr
 
 
+def test_an_unknown_tracker_in_config_yaml(run_snakemake):
+    Path("config/config.yaml").write_text("targets: [results/tiny/ipc4/acc.json]\ndata_root: data\ntracking: tensorbord\n")
+    done = run_snakemake("-n", target="")
+    assert done.returncode == 1
+    expected = "config.yaml: tracking: expected 'none', 'tensorboard' or 'wandb', got 'tensorbord'"
+    assert expected in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_tracking_reaches_jobs_and_makes_nothing_stale(made, stale, run_snakemake):
+    with Path("config/config.yaml").open("a") as file:
+        file.write("tracking: tensorboard\n")
+    assert stale() == {}
+    teacher = next(one for one in made if one.stage == "squeeze")
+    out = Path("results/store") / teacher.path
+    out.unlink()
+    out.with_suffix(".json").unlink()
+    done = run_snakemake("--cores", "1", target=str(out))
+    assert done.returncode == 0, done.stderr
+    (curves,) = Path("results/tracking").rglob("events.out.tfevents.*")
+    assert curves.parent == Path("results/tracking/tensorboard/squeeze") / out.stem
+    assert stale() == {}
+
+
 def test_a_failing_job_shows_its_line(made, run_snakemake):
     data = Path("results/store") / made[0].path
     data.write_bytes(data.read_bytes()[:-1])

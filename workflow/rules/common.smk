@@ -35,10 +35,12 @@ def checked(function, *arguments):
 
 
 def environment(settings):
-    """What every shell command begins with. Paths are no parameters: a moved data folder makes nothing stale."""
+    """What every shell command begins with. No parameters: a moved data folder, or curves that are drawn, make nothing stale."""
     # Last on the PATH, for when snakemake is called by its path; an activated environment's own gvbsm comes first.
     bin_folder = shlex.quote(str(Path(sys.executable).parent))
-    prefix = f'export PATH="$PATH":{bin_folder} GVBSM_DATA_ROOT={shlex.quote(settings.data_root)}; '
+    # One that is not set leaves the caller's variable as it is.
+    tracking = f" GVBSM_TRACKING={settings.tracking}" if settings.tracking else ""
+    prefix = f'export PATH="$PATH":{bin_folder} GVBSM_DATA_ROOT={shlex.quote(settings.data_root)}{tracking}; '
     return prefix.replace("{", "{{").replace("}", "}}")  # Snakemake evaluates what stands in braces
 
 

@@ -1,0 +1,158 @@
+"""Curves of every stage in TensorBoard or Weights & Biases, if GVBSM_TRACKING, set from config.yaml, asks for them.
+
+A job is a run of its own, or one for every seed; a step has the number that the stage counts, also after a resume. Nothing
+here can fail a job: what goes wrong is said once, and the job goes on untracked.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from gvbsm.artifacts import Job
+from gvbsm.errors import UserError
+from gvbsm.keys import key
+
+VARIABLE = "GVBSM_TRACKING"
+_FLUSH_SECONDS = 10  # what a killed job's curve may lack at its end
+
+
+class Tracker(Protocol):
+    """What takes the values of a job's steps."""
+
+    def log(self, part: str, step: int, values: dict[str, float]) -> None:
+        """Values of the `step`-th step, counted from 1, of a part of the job ("seed0"; "" where there are none)."""
+
+    def close(self) -> None:
+        """Nothing more will come."""
+
+
+def tracker(job: Job) -> Tracker | None:
+    """The tracker that is asked for, None if none is, or this process is not the one that writes.
+
+    Raises:
+        UserError: if there is no such tracker, or its package is missing.
+    """
+    name = os.environ.get(VARIABLE) or "none"
+    if name not in ("none", *_TRACKERS):
+        raise UserError(f"{VARIABLE}: expected none or one of {', '.join(_TRACKERS)}, got {name!r}; correct it")
+    if name == "none" or not job.writes:
+        return None
+    package = importlib.util.find_spec(name)
+    if package is None or package.origin is None:  # None: a mere folder of that name, as wandb makes, lies here
+        remedy = f'pip install "gvbsm[tracking]" (or {name}), or set tracking: none in config.yaml'
+        raise UserError(f"tracking: {name}: expected the package {name}, got none; {remedy}")
+    return _Careful(name, job)
+
+
+class _Careful:
+    """A tracker that is opened when there is something to log, and given up when it fails."""
+
+    def __init__(self, name: str, job: Job) -> None:
+        self._name, self._job = name, job
+        self._tracker: Tracker | None = None
+        self._failed = False
+
+    def log(self, part: str, step: int, values: dict[str, float]) -> None:
+        def log() -> None:
+            if self._tracker is None:
+                self._tracker = _TRACKERS[self._name](self._job)
+            self._tracker.log(part, step, values)
+
+        if values:
+            self._try(log)
+
+    def close(self) -> None:
+        if self._tracker:
+            self._try(self._tracker.close)
+
+    def _try(self, what: Callable[[], None]) -> None:
+        if self._failed:
+            return
+        try:
+            what()
+        except Exception as error:  # of whatever kind: a curve is not worth a job
+            self._failed = True
+            reason = UserError(f"{type(error).__name__}: {error}")  # in one line
+            sys.stderr.write(f"tracking: {self._name} failed, the job goes on without it: {reason}\n")
+
+
+def _folder(job: Job, name: str) -> Path:
+    return job.store.parent / "tracking" / name
+
+
+class _TensorBoard:
+    """Event files in results/tracking/tensorboard/<stage>/<artifact>[/<part>]."""
+
+    def __init__(self, job: Job) -> None:
+        self._folder = _folder(job, "tensorboard") / job.spec["stage"] / job.out.stem
+        self._writers: dict[str, Any] = {}
+
+    def log(self, part: str, step: int, values: dict[str, float]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        if part not in self._writers:
+            # What an earlier process logged of this step and later ones, past its last checkpoint, no longer counts.
+            folder = str(self._folder / part)
+            self._writers[part] = SummaryWriter(folder, purge_step=step, flush_secs=_FLUSH_SECONDS)  # type: ignore[no-untyped-call]
+        for name, value in values.items():
+            self._writers[part].add_scalar(name, value, step)
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+
+class _WandB:
+    """Runs in results/tracking/wandb, sent nowhere unless WANDB_MODE says so: `wandb sync` does that later."""
+
+    def __init__(self, job: Job) -> None:
+        self._job, self._part = job, ""
+        self._run: Any = None
+        folder = _folder(job, "wandb")
+        folder.mkdir(parents=True, exist_ok=True)
+        defaults = {"WANDB_MODE": "offline", "WANDB_PROJECT": "gvbsm", "WANDB_DIR": str(folder.parent)}
+        # Silent: it neither talks into the log nor asks for a login, but refuses, and offline is next.
+        defaults |= {"WANDB_SILENT": "true", "WANDB_CACHE_DIR": str(folder / "cache"), "WANDB_DATA_DIR": str(folder / "data")}
+        for name, value in defaults.items():
+            os.environ.setdefault(name, value)
+
+    def log(self, part: str, step: int, values: dict[str, float]) -> None:
+        if self._run is None or part != self._part:
+            self.close()
+            self._run, self._part = self._start(part), part
+        self._run.log(values, step=step)
+
+    def close(self) -> None:
+        if self._run is not None:
+            self._run.finish()
+
+    def _start(self, part: str) -> Any:
+        import wandb
+
+        job, name = self._job, self._job.out.stem
+        told: dict[str, Any] = {
+            "id": "-".join(filter(None, (key(job.spec), part))),  # of a job that is resumed: the same
+            "name": " ".join(filter(None, (name, part))),
+            "group": name,
+            "job_type": job.spec["stage"],
+            "config": {"stage": job.spec["stage"], "settings": job.spec.get("settings", {})},
+            "resume": "allow",
+            "settings": wandb.Settings(console="off", disable_git=True, save_code=False),
+        }
+        try:
+            return wandb.init(**told)
+        except Exception as error:
+            if os.environ["WANDB_MODE"] == "offline":
+                raise
+            reason = UserError(f"{type(error).__name__}: {error}")
+            sys.stderr.write(f"tracking: wandb cannot be reached, its files stay here for `wandb sync`: {reason}\n")
+            wandb.teardown()  # or the run that did not begin would be in the way
+            return wandb.init(**told, mode="offline")
+
+
+_TRACKERS: dict[str, Callable[[Job], Tracker]] = {"tensorboard": _TensorBoard, "wandb": _WandB}

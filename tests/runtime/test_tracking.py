@@ -1,0 +1,205 @@
+"""Curves in TensorBoard and Weights & Biases: what they hold, and that they never stop a job."""
+
+import csv
+import http.server
+import importlib
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from gvbsm import cli
+from gvbsm.artifacts import Job
+from gvbsm.disk import file_hash
+from gvbsm.keys import PACKAGE
+from gvbsm.plan import plan
+from gvbsm.planfiles import STORE, Artifact, write_plans
+from gvbsm.runtime import checkpoints, tracking, watching
+from gvbsm.runtime.progress import Progress
+from gvbsm.runtime.watching import watched
+
+TARGET = Path("results/tiny/ipc4/acc.json")
+
+
+def command_of(artifact: Artifact) -> list[str]:
+    return [
+        artifact.stage,
+        "--spec",
+        f"results/.plan/{artifact.key}.json",
+        "--out",
+        str(STORE / artifact.path),
+        "--device",
+        "cpu",
+    ]
+
+
+def some_job(tmp_path: Path) -> Job:
+    return Job({"stage": "squeeze"}, Path("results/store/squeeze/digits-net-0123456789.safetensors"), tmp_path / "store")
+
+
+def curve(folder: Path, name: str) -> dict[int, float]:
+    """A curve of TensorBoard's; every step must be there once."""
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    read = events.EventAccumulator(str(folder)).Reload()
+    values = [(one.step, one.value) for one in read.Scalars(name)] if name in read.Tags()["scalars"] else []
+    assert len(dict(values)) == len(values)
+    return dict(values)
+
+
+def table_of(artifact: Artifact, seed: int, name: str) -> dict[int, float]:
+    with (STORE / artifact.path).open() as file:
+        rows = [row for row in csv.DictReader(file) if row["seed"] == str(seed) and row[name]]
+    return {int(row["epoch"]): pytest.approx(float(row[name]), rel=1e-6) for row in rows}
+
+
+def test_tensorboard_has_what_the_table_has(made, monkeypatch):
+    """Also of a job that was stopped: a step that it did twice counts once. The artifact's bytes are those without tracking."""
+    artifact = next(one for one in made if one.stage == "evaluate")
+    before = file_hash(STORE / artifact.path)
+    (STORE / artifact.path).unlink()
+    monkeypatch.setenv("GVBSM_TRACKING", "tensorboard")
+    tick, ticks = checkpoints.Checkpoint.tick, 0
+
+    def stopping(self, state):
+        nonlocal ticks
+        ticks += 1
+        if ticks == 22:  # in the second seed
+            raise KeyboardInterrupt  # nothing is saved
+        tick(self, state)
+
+    monkeypatch.setattr(checkpoints.Checkpoint, "tick", stopping)
+    assert cli.main(command_of(artifact)) == 130
+    folder = Path("results/tracking/tensorboard/evaluate") / Path(artifact.path).stem
+    assert len(curve(folder / "seed1", "loss")) == 3, "it was stopped in the fourth epoch"
+    assert cli.main(command_of(artifact)) == 0
+    assert file_hash(STORE / artifact.path) == before
+    for seed in (0, 1):
+        for name in ("loss", "top1", "top5"):
+            assert curve(folder / f"seed{seed}", name) == table_of(artifact, seed, name)
+        assert set(curve(folder / f"seed{seed}", "images_per_second")) == {1, 2, 3, 4}
+
+
+def test_stages_without_losses_are_tracked_too(made, monkeypatch):
+    artifact = next(one for one in made if one.stage == "relabel")
+    (STORE / artifact.path).unlink()
+    monkeypatch.setenv("GVBSM_TRACKING", "tensorboard")
+    assert cli.main(command_of(artifact)) == 0
+    folder = Path("results/tracking/tensorboard/relabel") / Path(artifact.path).stem
+    assert set(curve(folder, "images_per_second")) == {1, 2}
+
+
+def test_no_tracking_by_default(made, monkeypatch):
+    monkeypatch.delenv("GVBSM_TRACKING", raising=False)
+    artifact = next(one for one in made if one.stage == "relabel")
+    (STORE / artifact.path).unlink()
+    assert cli.main(command_of(artifact)) == 0
+    assert not Path("results/tracking").exists()
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_a_missing_package_is_said_before_anything_is_done(name, workspace, monkeypatch, capsys):
+    planned = plan("tiny", 4)
+    write_plans(planned, TARGET)
+    Path(name).mkdir()  # as wandb makes one where it is called: no package
+    monkeypatch.setattr(sys, "path", [str(Path.cwd())])
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    importlib.invalidate_caches()
+    monkeypatch.setenv("GVBSM_TRACKING", name)
+    assert cli.main(command_of(planned[0])) == 2
+    remedy = f'pip install "gvbsm[tracking]" (or {name}), or set tracking: none in config.yaml'
+    assert capsys.readouterr().err == f"gvbsm: tracking: {name}: expected the package {name}, got none; {remedy}\n"
+    assert not STORE.exists() and not Path("results/.checkpoints").exists()
+
+
+def test_an_unknown_tracker(workspace, monkeypatch, capsys):
+    planned = plan("tiny", 4)
+    write_plans(planned, TARGET)
+    monkeypatch.setenv("GVBSM_TRACKING", "tensorbord")
+    assert cli.main(command_of(planned[0])) == 2
+    expected = "gvbsm: GVBSM_TRACKING: expected none or one of tensorboard, wandb, got 'tensorbord'; correct it\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_a_tracker_that_fails_is_given_up(tmp_path, monkeypatch, capsys):
+    """Once, in one line, and the job goes on."""
+    monkeypatch.setenv("GVBSM_TRACKING", "tensorboard")
+    job = some_job(tmp_path)
+    (tmp_path / "tracking").write_text("a file where the folder should be")
+    with watched(job, tmp_path / "x.progress.json", tracking.tracker(job)):
+        progress = Progress(job.title, 3)
+        for _ in range(3):
+            progress.step(loss=1.0)
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tracking: ")]
+    assert len(said) == 1 and said[0].startswith("tracking: tensorboard failed, the job goes on without it: ")
+
+
+def test_other_processes_of_a_job_do_not_track(tmp_path, monkeypatch):
+    monkeypatch.setenv("GVBSM_TRACKING", "tensorboard")
+    job = some_job(tmp_path)
+    job.writes = False
+    assert tracking.tracker(job) is None
+    with watched(job, tmp_path / "x.progress.json"):
+        assert watching.current() is None
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def proxy():
+    """The address of a server that refuses whatever is asked of it, and what was."""
+    asked: list[str] = []
+
+    class Refusing(http.server.BaseHTTPRequestHandler):
+        def handle_one_request(self) -> None:
+            asked.append(self.rfile.readline().decode(errors="replace"))
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+
+
+def wandb_run(artifact: Artifact, address: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "WANDB_BASE_URL"), address)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    home = {"HOME": str(Path.cwd() / "home"), "PYTHONPATH": str(PACKAGE.parent), "GVBSM_TRACKING": "wandb"}
+    command = [sys.executable, "-m", "gvbsm", *command_of(artifact)]
+    return subprocess.run(command, env=kept | proxies | home | environment, capture_output=True, text=True, timeout=400)
+
+
+@pytest.mark.slow
+def test_wandb_offline(made, proxy):
+    """Its files appear, all below results/tracking; nothing is asked of any server, nor of whoever sits there."""
+    pytest.importorskip("wandb", reason='no wandb here: pip install "gvbsm[tracking]"')
+    artifact = next(one for one in made if one.stage == "evaluate")
+    before = file_hash(STORE / artifact.path)
+    (STORE / artifact.path).unlink()
+    address, asked = proxy
+    done = wandb_run(artifact, address)
+    assert done.returncode == 0 and "tracking: " not in done.stderr and "wandb" not in done.stderr, done.stderr
+    runs = sorted(Path("results/tracking/wandb").glob("offline-run-*/*.wandb"))
+    assert [run.name for run in runs] == [f"run-{artifact.key}-seed{seed}.wandb" for seed in (0, 1)]
+    assert all(b"top1" in run.read_bytes() for run in runs)
+    assert file_hash(STORE / artifact.path) == before
+    assert asked == []
+    assert not list(Path("home").rglob("*")) and not Path("wandb").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "environment", [{}, {"WANDB_API_KEY": "0" * 40, "WANDB_INIT_TIMEOUT": "3"}], ids=["no login", "no server"]
+)
+def test_wandb_online_where_it_cannot_be(environment, made, proxy):
+    """It does not ask for a login, and does not fail the job; the files stay here."""
+    pytest.importorskip("wandb", reason='no wandb here: pip install "gvbsm[tracking]"')
+    artifact = next(one for one in made if one.stage == "relabel")
+    (STORE / artifact.path).unlink()
+    address, asked = proxy
+    done = wandb_run(artifact, address, WANDB_MODE="online", **environment)
+    assert done.returncode == 0, done.stderr
+    (said,) = [line for line in done.stderr.splitlines() if line.startswith("tracking: ")]
+    assert said.startswith("tracking: wandb cannot be reached, its files stay here for `wandb sync`: ")
+    assert list(Path("results/tracking/wandb").glob("offline-run-*/*.wandb"))
+    assert asked, "what is asked of a server is seen here: offline, nothing was"
