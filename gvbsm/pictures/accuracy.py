@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import pandas as pd
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,19 +21,21 @@ _BASELINES = {"random_soft": ("random real, soft labels", ":"), "random_hard": (
 
 
 def draw_accuracies(table: pd.DataFrame) -> Figure:
-    """A column per data set and student: above top-1 against IPC, below against label bytes; `table` as compare makes it.
+    """A column per data set and student: above top-1 against IPC, unless there is only one, below against label bytes.
 
-    Points are means over seeds, bars standard deviations.
+    `table` is as compare makes it. Points are means over seeds, bars standard deviations.
     """
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     columns = list(table.groupby(["dataset", "student"], sort=False))
-    figure, axes = plt.subplots(2, len(columns), figsize=(1 + 5 * len(columns), 8), squeeze=False, layout="constrained")
-    for (above, below), ((dataset, student), rows) in zip(axes.T, columns, strict=True):
-        _against_ipc(above, rows)
-        _against_bytes(below, rows)
-        above.set_title(f"{dataset}, {student}", parse_math=False)
+    panels = [_against_ipc, _against_bytes] if table["ipc"].nunique() > 1 else [_against_bytes]
+    size = (1 + 5 * len(columns), 4 * len(panels))
+    figure, axes = plt.subplots(len(panels), len(columns), figsize=size, squeeze=False, layout="constrained")
+    for column, ((dataset, student), rows) in zip(axes.T, columns, strict=True):
+        for draw, panel in zip(panels, column, strict=True):
+            draw(panel, rows)
+        column[0].set_title(f"{dataset}, {student}", parse_math=False)
     return figure
 
 
@@ -67,8 +71,9 @@ def _against_bytes(axes: Axes, rows: pd.DataFrame) -> None:
     for number, (ipc, of_ipc) in enumerate(rows.groupby("ipc", sort=True)):
         stored = of_ipc[of_ipc["label_bytes"] > 0].sort_values("label_bytes")
         _points(axes, stored, "label_bytes", "distilled", number, label=f"{ipc} per class", linestyle="none")
+        shared = os.path.commonprefix([name for name in of_ipc["recipe"] if isinstance(name, str)])  # noqa: RUF071 (they are not paths)
         for _, row in stored.iterrows():
-            name = row["recipe"] if isinstance(row["recipe"], str) else "row's own"
+            name = row["recipe"].removeprefix(shared).lstrip("_-") or shared if isinstance(row["recipe"], str) else "row's own"
             at = (row["label_bytes"], row["distilled"])
             axes.annotate(name, at, (4, 4), textcoords="offset points", fontsize=7, rotation=30, parse_math=False)
         for _, row in of_ipc[of_ipc["label_bytes"] == 0].iterrows():
@@ -76,7 +81,10 @@ def _against_bytes(axes: Axes, rows: pd.DataFrame) -> None:
             axes.axhline(row["distilled"], label=f"{ipc} per class, none stored", **style)
     axes.set_xscale("log")
     axes.margins(x=0.2)  # for the names
-    axes.set_xlabel("soft labels, bytes")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(EngFormatter("B"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("soft labels")
     _finish(axes)
 
 
