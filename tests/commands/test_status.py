@@ -48,6 +48,15 @@ def pretend(artifact: Artifact, seconds: float = 60.0) -> None:
     receipt_path(out).write_text(json.dumps({"seconds": seconds}))
 
 
+def pretend_all() -> None:
+    """Files that stand for all of a run."""
+    planned = plan("tiny", 4)
+    for one in planned[:-1]:
+        pretend(one)
+    Path(TARGET).parent.mkdir(parents=True)
+    Path(TARGET).write_text(json.dumps({"key": planned[-1].key}))
+
+
 def record(artifact: Artifact, **changes) -> Record:
     now = time.time()
     one = Record(artifact.stage, artifact.name, artifact.key, socket.gethostname(), 99999999, None, now - 100, now)
@@ -171,15 +180,7 @@ def test_mistakes(arguments, expected, configured, capsys):
 
 
 def test_a_watch_that_is_no_terminal_says_what_is_new(configured, capsys):
-    planned = plan("tiny", 4)
-
-    def go_on() -> None:
-        for one in planned[:-1]:
-            pretend(one)
-        Path(TARGET).parent.mkdir(parents=True)
-        Path(TARGET).write_text(json.dumps({"key": planned[-1].key}))
-
-    timer = threading.Timer(0.5, go_on)
+    timer = threading.Timer(0.5, pretend_all)
     timer.start()
     lines = said(capsys, TARGET, "--watch", "0.1")
     timer.join()
@@ -189,22 +190,34 @@ def test_a_watch_that_is_no_terminal_says_what_is_new(configured, capsys):
 
 
 def test_a_watch_on_a_terminal_draws_over_itself(configured):
-    planned = plan("tiny", 4)
     ours, theirs = pty.openpty()
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent), "COLUMNS": "60", "LINES": "6"}
     command = [sys.executable, "-m", "gvbsm", "status", TARGET, "--watch", "0.1"]
     watching = subprocess.Popen(command, stdout=theirs, env=environment)
-    shown = os.read(ours, 4096).decode()
-    pretend(planned[0])
-    while "\x1b[" not in shown:
-        shown += os.read(ours, 4096).decode()
-    watching.send_signal(signal.SIGINT)
-    assert watching.wait(20) == 0
-    os.close(theirs)
-    os.close(ours)
+    try:
+        shown = os.read(ours, 4096).decode()
+        pretend(of_stage("prepare"))
+        while "\x1b[" not in shown:
+            shown += os.read(ours, 4096).decode()
+        assert watching.poll() is None
+        pretend_all()
+        assert watching.wait(60) == 0
+    finally:
+        watching.kill()
+        watching.wait()
+        os.close(theirs)
+        os.close(ours)
     assert "\x1b[5F\x1b[J" in shown and "1 of 20 jobs made" in shown.partition("\x1b[J")[2]
     assert "... and 5 lines more" in shown
     assert all(len(line) < 60 for line in re.sub(r"\x1b\[\d*[FJ]", "", shown).splitlines())
+
+
+def test_ctrl_c_ends_a_watch(configured, monkeypatch, capsys):
+    def interrupt(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", interrupt)
+    assert said(capsys, TARGET, "--watch")[0].startswith(f"{TARGET}: 0 of 20 jobs made")
 
 
 def wait_for(condition, process: subprocess.Popen) -> None:
