@@ -179,6 +179,7 @@ def test_terms_that_are_given_are_in_the_card(exported):
     assert "license: other\n" in card and "my &#60;terms&#62;" in card
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_the_programs_of_the_card_run(form, exported, tmp_path):
     """The last trains with the epochs, the loss and the network of the first student."""

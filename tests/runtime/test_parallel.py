@@ -89,6 +89,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3])
 def test_a_step_of_several_is_that_of_one(size, tmp_path):
     """Outputs, gradients and running statistics in float64; of 2 images one of three ranks has none."""

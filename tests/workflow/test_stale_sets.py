@@ -153,6 +153,7 @@ def test_a_change_and_its_revert(edit_row, stale, run_snakemake, capsys):
     assert stale() == {}
 
 
+@pytest.mark.slow
 def test_lost_metadata_and_lost_plans(edit_row, stale):
     shutil.rmtree(".snakemake")
     assert stale() == {}

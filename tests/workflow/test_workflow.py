@@ -57,6 +57,7 @@ def test_last_epoch_is_reported_and_the_best_stands_beside_it(made):
     assert student["best_top1"]["runs"] == pytest.approx([max(tested) for tested in by_seed.values()])
 
 
+@pytest.mark.slow
 def test_headline_best_changes_the_table_and_not_acc_json(made, edit_row, run_snakemake):
     before = json.loads(Path("results/tiny/ipc4/acc.json").read_text())
     edit_row({"evaluate": {"headline": "best"}})
@@ -156,6 +157,7 @@ def test_tracking_reaches_jobs_and_makes_nothing_stale(made, stale, run_snakemak
     assert stale() == {}
 
 
+@pytest.mark.slow
 def test_a_failing_job_shows_its_line(made, run_snakemake):
     data = Path("results/store") / made[0].path
     data.write_bytes(data.read_bytes()[:-1])
