@@ -154,6 +154,17 @@ def make_artifact() -> Callable[..., Path]:
 
 
 @pytest.fixture
+def command_of() -> Callable[[Artifact], list[str]]:
+    """The arguments of `gvbsm` that make an artifact whose plan is written."""
+
+    def arguments(artifact: Artifact) -> list[str]:
+        plan_file = f"results/.plan/{artifact.key}.json"
+        return [artifact.stage, "--spec", plan_file, "--out", str(STORE / artifact.path), "--device", "cpu"]
+
+    return arguments
+
+
+@pytest.fixture
 def run_snakemake(made: list[Artifact], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Snakemake in the copy of the clone."""
     return lambda *arguments, target=TARGET: snakemake(tmp_path, *arguments, target=target)

@@ -82,15 +82,17 @@ def _choose(
     settings: dict[str, Any],
 ) -> tuple[Tensor, Tensor]:
     """`count` small crops (uint8) of a class, and which training images they are of."""
-    parts: list[tuple[Tensor, ...]] = []
+    parts: list[tuple[Tensor, Tensor, list[Tensor]]] = []
     batches = candidates.split(_AT_ONCE)
     for number, squares in enumerate(train.squares(batches)):
         seed = derive_seed(settings["seed"], "crops", label, int(candidates[0]), number)
         parts.append(_best_crops(squares, seed, label, teachers, pixels, settings))
-    small, loss_N, features_NF = (torch.cat(part) for part in zip(*parts, strict=True))
+    small, loss_N = torch.cat([one for one, _, _ in parts]), torch.cat([losses for _, losses, _ in parts])
     if settings["choose"] == "confidence":
         chosen = loss_N.argsort(stable=True)[:count]
     elif settings["choose"] == "clusters":
+        by_teacher = zip(*(features for _, _, features in parts), strict=True)
+        features_NF = joined_features([torch.cat(seen) for seen in by_teacher])
         chosen = nearest(features_NF, _centres(features_NF, count, settings))
     else:
         chosen = torch.arange(count)
@@ -99,20 +101,19 @@ def _choose(
 
 def _best_crops(
     squares_NCHW: Tensor, seed: int, label: int, teachers: list[nn.Module], pixels: Pixels, settings: dict[str, Any]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Of every image the crop that the teachers are surest of: uint8 (N,C,s,s), its cross-entropy (N,), its features (N,F)."""
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Of every image the surest crop: uint8 (N,C,s,s), its cross-entropy (N,), and what each teacher sees in it, (N,F)."""
     count, size, crops = len(squares_NCHW), squares_NCHW.shape[-1], settings["crops"]
     whole = squares_NCHW.repeat_interleave(crops, 0).float()
     drawn = draw_crops(len(whole), size, tuple(settings["scale"]), _RATIO, seed)
     small = shrink(crop_and_resize(whole, drawn, torch.zeros(len(whole), dtype=torch.bool)), settings["cells"])
     if not teachers:
-        return small, torch.zeros(count), torch.zeros(count, 0)
+        return small, torch.zeros(count), []
     x_BCHW = pixels.from_levels(enlarge(small, size).to(pixels.device)).contiguous(memory_format=torch.channels_last)
     seen = [features_of(teacher, x_BCHW, settings["precision"]) for teacher in teachers]
     loss_NR = cross_entropy(torch.stack([logits_BK for logits_BK, _ in seen]), label).view(count, crops).cpu()
     best = torch.arange(count) * crops + loss_NR.argmin(1)
-    features = joined_features([features_BF.cpu() for _, features_BF in seen])
-    return small[best], loss_NR.amin(1), features[best]
+    return small[best], loss_NR.amin(1), [features_BF.cpu()[best] for _, features_BF in seen]
 
 
 def _centres(features_NF: Tensor, count: int, settings: dict[str, Any]) -> Tensor:

@@ -24,18 +24,6 @@ from gvbsm.runtime.watching import watched
 TARGET = Path("results/tiny/ipc4/acc.json")
 
 
-def command_of(artifact: Artifact) -> list[str]:
-    return [
-        artifact.stage,
-        "--spec",
-        f"results/.plan/{artifact.key}.json",
-        "--out",
-        str(STORE / artifact.path),
-        "--device",
-        "cpu",
-    ]
-
-
 def some_job(tmp_path: Path) -> Job:
     return Job({"stage": "squeeze"}, Path("results/store/squeeze/digits-net-0123456789.safetensors"), tmp_path / "store")
 
@@ -55,7 +43,7 @@ def table_of(artifact: Artifact, seed: int, name: str) -> dict[int, float]:
     return {int(row["epoch"]): pytest.approx(float(row[name]), rel=1e-6) for row in rows}
 
 
-def test_tensorboard_has_what_the_table_has(made, monkeypatch):
+def test_tensorboard_has_what_the_table_has(made, monkeypatch, command_of):
     """Also of a job that was stopped: a step that it did twice counts once. The artifact's bytes are those without tracking."""
     artifact = next(one for one in made if one.stage == "evaluate")
     before = file_hash(STORE / artifact.path)
@@ -82,7 +70,7 @@ def test_tensorboard_has_what_the_table_has(made, monkeypatch):
         assert set(curve(folder / f"seed{seed}", "images_per_second")) == {1, 2, 3, 4}
 
 
-def test_stages_without_losses_are_tracked_too(made, monkeypatch):
+def test_stages_without_losses_are_tracked_too(made, monkeypatch, command_of):
     artifact = next(one for one in made if one.stage == "relabel")
     (STORE / artifact.path).unlink()
     monkeypatch.setenv("GVBSM_TRACKING", "tensorboard")
@@ -91,7 +79,7 @@ def test_stages_without_losses_are_tracked_too(made, monkeypatch):
     assert set(curve(folder, "images_per_second")) == {1, 2}
 
 
-def test_no_tracking_by_default(made, monkeypatch):
+def test_no_tracking_by_default(made, monkeypatch, command_of):
     monkeypatch.delenv("GVBSM_TRACKING", raising=False)
     artifact = next(one for one in made if one.stage == "relabel")
     (STORE / artifact.path).unlink()
@@ -100,7 +88,7 @@ def test_no_tracking_by_default(made, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
-def test_a_missing_package_is_said_before_anything_is_done(name, workspace, monkeypatch, capsys):
+def test_a_missing_package_is_said_before_anything_is_done(name, workspace, monkeypatch, capsys, command_of):
     planned = plan("tiny", 4)
     write_plans(planned, TARGET)
     Path(name).mkdir()  # as wandb makes one where it is called: no package
@@ -114,7 +102,7 @@ def test_a_missing_package_is_said_before_anything_is_done(name, workspace, monk
     assert not STORE.exists() and not Path("results/.checkpoints").exists()
 
 
-def test_an_unknown_tracker(workspace, monkeypatch, capsys):
+def test_an_unknown_tracker(workspace, monkeypatch, capsys, command_of):
     planned = plan("tiny", 4)
     write_plans(planned, TARGET)
     monkeypatch.setenv("GVBSM_TRACKING", "tensorbord")
@@ -161,23 +149,23 @@ def proxy():
         server.shutdown()
 
 
-def wandb_run(artifact: Artifact, address: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def wandb_run(command: list[str], address: str, **environment: str) -> subprocess.CompletedProcess[str]:
     proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "WANDB_BASE_URL"), address)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     home = {"HOME": str(Path.cwd() / "home"), "PYTHONPATH": str(PACKAGE.parent), "GVBSM_TRACKING": "wandb"}
-    command = [sys.executable, "-m", "gvbsm", *command_of(artifact)]
+    command = [sys.executable, "-m", "gvbsm", *command]
     return subprocess.run(command, env=kept | proxies | home | environment, capture_output=True, text=True, timeout=400)
 
 
 @pytest.mark.slow
-def test_wandb_offline(made, proxy):
+def test_wandb_offline(made, proxy, command_of):
     """Its files appear, all below results/tracking; nothing is asked of any server, nor of whoever sits there."""
     pytest.importorskip("wandb", reason='no wandb here: pip install "gvbsm[tracking]"')
     artifact = next(one for one in made if one.stage == "evaluate")
     before = file_hash(STORE / artifact.path)
     (STORE / artifact.path).unlink()
     address, asked = proxy
-    done = wandb_run(artifact, address)
+    done = wandb_run(command_of(artifact), address)
     assert done.returncode == 0 and "tracking: " not in done.stderr and "wandb" not in done.stderr, done.stderr
     runs = sorted(Path("results/tracking/wandb").glob("offline-run-*/*.wandb"))
     assert [run.name for run in runs] == [f"run-{artifact.key}-seed{seed}.wandb" for seed in (0, 1)]
@@ -191,13 +179,13 @@ def test_wandb_offline(made, proxy):
 @pytest.mark.parametrize(
     "environment", [{}, {"WANDB_API_KEY": "0" * 40, "WANDB_INIT_TIMEOUT": "3"}], ids=["no login", "no server"]
 )
-def test_wandb_online_where_it_cannot_be(environment, made, proxy):
+def test_wandb_online_where_it_cannot_be(environment, made, proxy, command_of):
     """It does not ask for a login, and does not fail the job; the files stay here."""
     pytest.importorskip("wandb", reason='no wandb here: pip install "gvbsm[tracking]"')
     artifact = next(one for one in made if one.stage == "relabel")
     (STORE / artifact.path).unlink()
     address, asked = proxy
-    done = wandb_run(artifact, address, WANDB_MODE="online", **environment)
+    done = wandb_run(command_of(artifact), address, WANDB_MODE="online", **environment)
     assert done.returncode == 0, done.stderr
     (said,) = [line for line in done.stderr.splitlines() if line.startswith("tracking: ")]
     assert said.startswith("tracking: wandb cannot be reached, its files stay here for `wandb sync`: ")

@@ -10,7 +10,7 @@ import pytest
 from gvbsm import cli
 from gvbsm.artifacts import Job
 from gvbsm.errors import Interrupted, UserError
-from gvbsm.planfiles import STORE, Artifact, write_plans
+from gvbsm.planfiles import STORE, write_plans
 from gvbsm.progressfiles import read_progress
 from gvbsm.receipts import read_receipt
 from gvbsm.runtime import checkpoints, watching
@@ -18,18 +18,6 @@ from gvbsm.runtime.progress import Progress
 from gvbsm.runtime.watching import watched
 
 TARGET = Path("results/tiny/ipc4/acc.json")
-
-
-def command_of(artifact: Artifact) -> list[str]:
-    return [
-        artifact.stage,
-        "--spec",
-        f"results/.plan/{artifact.key}.json",
-        "--out",
-        str(STORE / artifact.path),
-        "--device",
-        "cpu",
-    ]
 
 
 def squeeze_job(**changes) -> Job:
@@ -128,7 +116,7 @@ def test_progress_that_cannot_be_written_stops_nothing(harm, tmp_path, clock):
     assert harm.startswith("a file") or not list(file.parent.glob(".*.tmp"))
 
 
-def test_a_full_disk_stops_nothing(workspace, make_up_to, monkeypatch):
+def test_a_full_disk_stops_nothing(workspace, make_up_to, monkeypatch, command_of):
     """Every write of progress fails; the stage is made as ever."""
     planned = make_up_to("prepare")
     write_plans(planned, TARGET)
@@ -144,7 +132,7 @@ def test_a_full_disk_stops_nothing(workspace, make_up_to, monkeypatch):
     assert calls and read_receipt(STORE / squeeze.path)["images"] > 0
 
 
-def test_images_per_second_are_those_of_the_receipts(made, monkeypatch):
+def test_images_per_second_are_those_of_the_receipts(made, monkeypatch, command_of):
     """Steps times images per step, of every stage that counts, are the images that it says went through."""
     counted: dict[str, float] = {}
     began = Progress.__init__
@@ -166,7 +154,7 @@ def test_images_per_second_are_those_of_the_receipts(made, monkeypatch):
     assert not list(Path("results/.checkpoints").glob("*.progress.json"))
 
 
-def test_images_per_second_of_selected_images(workspace, edit_row, make_up_to, make_artifact, monkeypatch):
+def test_images_per_second_of_selected_images(workspace, edit_row, make_up_to, make_artifact, monkeypatch, command_of):
     select = {"choose": "random", "candidates": 1, "crops": 1, "scale": [0.5, 1.0], "cells": 2, "seed": 0}
     edit_row({"select": select | {"threads": 1, "precision": "float32"}, "recover": {"iterations": 0}})
     steps = []
