@@ -19,6 +19,7 @@ from gvbsm.stage_settings import (
     Distilled,
     HardTraining,
     RecoverShard,
+    Relabel,
     RelabelShard,
     Select,
     StatisticsPass,
@@ -218,6 +219,11 @@ def _adopt(row: Row, distilled: Distilled, ipc: int, data: Artifact) -> Artifact
     return _artifact("adopt", f"{_prefix(row)}-ipc{ipc}", spec)
 
 
+def _views_of(row: Row, random: Spec | None) -> Relabel:
+    """Of random real images, which have no cells, views are of the whole: a quarter of one would be a worse image."""
+    return row.relabel.model_copy(update={"cells": None}) if random else row.relabel
+
+
 def _relabel(row: Row, teachers: list[Artifact], images: Spec, random: Spec | None) -> list[Artifact]:
     shards = []
     for epochs in epoch_ranges(row.labelled_epochs, row.relabel):
@@ -226,7 +232,7 @@ def _relabel(row: Row, teachers: list[Artifact], images: Spec, random: Spec | No
             "random": random,
             "epochs": epochs,
             "pixels": _pixels(row),
-            "settings": _only(RelabelShard, row.relabel),
+            "settings": _only(RelabelShard, _views_of(row, random)),
         }
         name = f"{_prefix(row)}-{'random' if random else 'distilled'}-epoch{epochs[0]:05d}"
         shards.append(_artifact("relabel", name, spec, _network_builders(row.backbones)))
@@ -259,7 +265,7 @@ def _evaluate(
     random: Spec | None,
 ) -> Artifact:
     """Training on stored labels, beside `teachers`, or with neither on hard labels."""
-    views = {"epochs": row.labelled_epochs, **_only(ViewsOfImages, row.relabel)}
+    views = {"epochs": row.labelled_epochs, **_only(ViewsOfImages, _views_of(row, random))}
     has_soft = bool(labels or teachers)
     spec = {
         "inputs": {

@@ -120,6 +120,16 @@ def test_baselines_are_those_asked_for(made, edit_row):
     assert not any("random" in one.name for one in plan("tiny", 4))
 
 
+def test_cells_are_of_distilled_images_alone(made, edit_row):
+    """Random real images are whole, and so are their views, or the margin over them would flatter images of cells."""
+    edit_row({"select": RANDOM | {"cells": 2}, "relabel": {"cells": 2}})
+    named = {one.name: one.spec for one in plan("tiny", 4)}
+    assert {spec["settings"]["cells"] for name, spec in named.items() if "distilled-epoch" in name} == {2}
+    assert {spec["settings"]["cells"] for name, spec in named.items() if "random-epoch" in name} == {None}
+    hard = {name.rpartition("-")[2]: spec["views"]["cells"] for name, spec in named.items() if name.endswith("_hard")}
+    assert hard == {"random_hard": None}
+
+
 def test_mistakes_are_told(made, edit_row, make_up_to):
     edit_row({"recover": {"iterations": 0}})
     with pytest.raises(SettingsError, match=r"recover.iterations: expected at least 1 without select, got 0"):
