@@ -21,7 +21,7 @@ _BASELINES = {"random_soft": ("random real, soft labels", ":"), "random_hard": (
 
 
 def draw_accuracies(table: pd.DataFrame) -> Figure:
-    """A column per data set and student: above top-1 against IPC, unless there is only one, below against label bytes.
+    """A column per data set and student: above top-1 against IPC, if a recipe has several, below against label bytes.
 
     `table` is as compare makes it. Points are means over seeds, bars standard deviations.
     """
@@ -29,7 +29,8 @@ def draw_accuracies(table: pd.DataFrame) -> Figure:
     import matplotlib.pyplot as plt
 
     columns = list(table.groupby(["dataset", "student"], sort=False))
-    panels = [_against_ipc, _against_bytes] if table["ipc"].nunique() > 1 else [_against_bytes]
+    has_several = (table.groupby(["dataset", "recipe"], dropna=False)["ipc"].nunique() > 1).any()
+    panels = [_against_ipc, _against_bytes] if has_several else [_against_bytes]
     size = (1 + 5 * len(columns), 4 * len(panels))
     figure, axes = plt.subplots(len(panels), len(columns), figsize=size, squeeze=False, layout="constrained")
     for column, ((dataset, student), rows) in zip(axes.T, columns, strict=True):
@@ -80,7 +81,7 @@ def _against_bytes(axes: Axes, rows: pd.DataFrame) -> None:
             style: dict[str, Any] = {"color": _COLOURS[number % len(_COLOURS)], "linestyle": "--"}
             axes.axhline(row["distilled"], label=f"{ipc} per class, none stored", **style)
     axes.set_xscale("log")
-    axes.margins(x=0.2)  # for the names
+    axes.margins(x=0.2, y=0.15)  # for the names
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(EngFormatter("B"))
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -97,4 +98,5 @@ def _points(axes: Axes, rows: pd.DataFrame, x: str, kind: str, number: int, **st
 def _finish(axes: Axes) -> None:
     axes.set_ylabel("top-1 accuracy, % (mean ± std)")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15), "ncols": 2, "frameon": False}  # where no point lies
+    axes.legend(fontsize=8, **below)
