@@ -98,5 +98,5 @@ def _points(axes: Axes, rows: pd.DataFrame, x: str, kind: str, number: int, **st
 def _finish(axes: Axes) -> None:
     axes.set_ylabel("top-1 accuracy, % (mean ± std)")
     axes.grid(alpha=0.3)
-    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15), "ncols": 2, "frameon": False}  # where no point lies
-    axes.legend(fontsize=8, **below)
+    # Below the axes, where no point lies.
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, frameon=False)
