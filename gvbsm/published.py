@@ -15,6 +15,8 @@ from gvbsm.keys import key
 _NOT_SETTINGS = ("stage", "inputs", "code", "batches", "random", "views", "online")
 _PARTS = {"dataset": str, "ipc": int, "students": dict, "baselines": dict, "soft_labels": dict, "cost": dict, "teachers": dict}
 
+_PICTURES = ("curves", "evolution", "features", "classes")  # in a run's folder pictures/, as .png, .svg or both
+
 
 @dataclass(frozen=True)
 class Published:
@@ -69,6 +71,13 @@ def read_published(run: Path) -> Published:
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{file}: expected what publish writes, got something else; make it again") from None
     return Published(file, accuracies)
+
+
+def further_pictures(folder: Path) -> dict[str, list[Path]]:
+    """The files of a run's pictures beyond images.png, by name; of those that are there."""
+    files = {name: [folder / "pictures" / f"{name}{suffix}" for suffix in (".png", ".svg")] for name in _PICTURES}
+    there = {name: [file for file in of_one if file.is_file()] for name, of_one in files.items()}
+    return {name: of_one for name, of_one in there.items() if of_one}
 
 
 def settings_of(specs: dict[str, dict[str, Any]], inputs: dict[str, Any]) -> dict[str, Any]:

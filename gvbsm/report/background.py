@@ -30,7 +30,7 @@ def settings_section(published: Published) -> Markup:
         why = f"The files in config/ do not give this run any more, so that these have no sources: {error}"
         rows = [(name, _shown(value)) for name, value in flat(accuracies.get("settings", {})).items()]
         return section(
-            "settings", "Settings", tag("p", why, class_="note"), table("As published.", _HEAD[:2], rows, kind="settings")
+            "settings", "Settings", tag("p", why, class_="note"), table("As published.", _HEAD[:2], {"": rows}, kind="settings")
         )
     parts: list[Content] = [_where(published, found)]
     if "settings" not in accuracies:
@@ -38,14 +38,19 @@ def settings_section(published: Published) -> Markup:
     elif differing:
         changed = "config/ has been changed since this run was published. The tables show what it says now; published was:"
         parts.append(
-            tag("div", tag("p", changed), table("What differs.", ["setting", "published", "now"], differing), class_="note")
+            tag(
+                "div",
+                tag("p", changed),
+                table("What differs.", ["setting", "published", "now"], {"": differing}),
+                class_="note",
+            )
         )
     groups: dict[str, list[Setting]] = {}
     for setting in found:
         first = setting.name.partition(".")[0].partition("[")[0]
         groups.setdefault("data" if first in ("source", setting.name) else first, []).append(setting)
     for name, settings in groups.items():
-        parts += [tag("h3", name), table(None, _HEAD, [_row(setting) for setting in settings], kind="settings"), Markup("\n")]
+        parts += [tag("h3", name), table(None, _HEAD, {"": map(_row, settings)}, kind="settings"), Markup("\n")]
     return section("settings", "Settings", *parts)
 
 
@@ -106,7 +111,7 @@ def cost_section(published: Published) -> Markup:
         "most that one job had. Jobs that several runs share count in each."
     )
     head = ["stage", "jobs", "time", "images", "images/s", "stored", "memory", "GPU memory"]
-    return section("cost", "Cost", table(caption, head, rows, numbers=range(1, 8), foot=["all", *_cost(sums)]))
+    return section("cost", "Cost", table(caption, head, {"": rows}, numbers=range(1, 8), foot=["all", *_cost(sums)]))
 
 
 def _cost(stage: dict[str, Any]) -> list[Content]:
@@ -144,7 +149,7 @@ def provenance_section(published: Published) -> Markup:
         terms(facts, "pairs"),
         tag("h3", "To make it again"),
         tag("pre", tag("code", _commands(published, packages, revision)), tabindex=0),
-        folded(f"All {len(artifacts)} artifacts", table(caption, ["artifact", "SHA-256"], artifacts)),
+        folded(f"All {len(artifacts)} artifacts", table(caption, ["artifact", "SHA-256"], {"": artifacts})),
     )
 
 

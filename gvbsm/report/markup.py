@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 _VOID = ("br", "img", "link", "meta")
@@ -46,14 +46,15 @@ def section(name: str, title: str, *children: Content) -> Markup:
 def table(
     caption: Content,
     head: Sequence[str],
-    rows: Iterable[Sequence[Content]],
+    groups: Mapping[str, Iterable[Sequence[Content]]],
     numbers: Iterable[int] = (),
     foot: Sequence[Content] | None = None,
     kind: str | None = None,
 ) -> Markup:
-    """A table whose rows begin with their names, in a frame of its own that can be scrolled sideways.
+    """A table whose rows begin with their names, in a frame that is scrolled sideways where it is too narrow.
 
-    `numbers` are the columns that are set flush right; `foot` is a last row, of totals.
+    `groups` are rows by the heading that stands over them, "" for none; `numbers` the columns that are set flush right;
+    `foot` a last row, of totals.
     """
     right = set(numbers)
 
@@ -64,11 +65,15 @@ def table(
             made.append(tag("th" if scope else "td", cell, scope=scope, class_="n" if column in right else None))
         return tag("tr", *made)
 
-    parts = [tag("caption", caption), tag("thead", row(head, heads=True)), tag("tbody", lines(row(one) for one in rows))]
+    parts = [tag("thead", row(head, heads=True))]
+    for name, rows in groups.items():
+        title = [tag("tr", tag("th", name, scope="rowgroup", colspan=len(head)), class_="group")] if name else []
+        parts.append(tag("tbody", lines([*title, *(row(one) for one in rows)])))
     if foot:
         parts.append(tag("tfoot", row(foot)))
-    # Reached by the keyboard, so that it can be scrolled by it.
-    return tag("div", tag("table", lines(parts), class_=kind), class_="scroll", tabindex=0)
+    # Reached by the keyboard, so that it can be scrolled by it; what is said of it stays in sight meanwhile.
+    frame = tag("div", tag("table", lines(parts), class_=kind), class_="scroll", tabindex=0)
+    return tag("figure", tag("figcaption", caption) if caption else None, frame)
 
 
 def terms(pairs: Iterable[tuple[Content, Content]], kind: str | None = None) -> Markup:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
-from pathlib import Path
 from typing import Any
 
 from gvbsm.errors import UserError
-from gvbsm.published import Published
+from gvbsm.published import Published, further_pictures
 from gvbsm.report.markup import Content, Markup, folded, joined, lines, picture, section, table, tag, terms
 from gvbsm.wording import readable_bytes, readable_seconds
 
@@ -17,7 +16,6 @@ _KINDS = {
     "random_hard": ("random real", "hard"),
     "distilled_hard": ("distilled", "hard"),
 }
-# In results/<dataset>/<run>/pictures, as far as they have been made.
 _PICTURES = {
     "curves": ("Curves", "Training, by epoch or iteration."),
     "evolution": ("From start to end", "The same images at several points of their optimisation."),
@@ -55,29 +53,32 @@ def facts(published: Published) -> Markup:
 def accuracies_section(published: Published) -> Markup:
     """Every student on every set of images, then the teachers."""
     accuracies, by_kind = published.accuracies, published.by_kind
-    rows: list[list[Content]] = []
+    groups: dict[str, list[list[Content]]] = {}
     for student in by_kind["distilled"]:
         first = by_kind["distilled"][student]["top1"]["mean"]
         for kind in [kind for kind in _KINDS if student in by_kind.get(kind, {})]:
             found, (images, labels) = by_kind[kind][student], _KINDS[kind]
-            averaged = f" (average of its weights, {found['ema']:g})" if found.get("ema") else ""
+            averaged = f", average of its weights ({found['ema']:g})" if found.get("ema") else ""
             margin = None if kind == "distilled" else f"{first - found['top1']['mean']:+.2f}"
             top1 = _spread(found["top1"])
             shown = tag("strong", top1) if kind == "distilled" else top1
             others = [_spread(found[name]) if name in found else None for name in ("top5", "best_top1")]
             each = ", ".join(f"{one:.2f}" for one in found["top1"]["runs"])
-            rows.append([joined(student, averaged), images, labels, shown, margin, *others, each])
+            row: list[Content] = [f"{images}, {labels} labels", shown, margin, *others, each]
+            groups.setdefault(f"{student}{averaged}", []).append(row)
     seeds = max(len(one["top1"]["runs"]) for one in by_kind["distilled"].values())
     caption = (
         f"Accuracy on the test images, %: mean ± standard deviation over {seeds} seeds of the student, after the last epoch. "
         "The margin is how much more the same student reaches with the distilled images and soft labels, in points."
     )
-    head = ["student", "images", "labels", "top-1", "margin", "top-5", "best tested epoch", "each seed"]
-    parts: list[Content] = [table(caption, head, rows, numbers=(3, 4, 5, 6))]
+    head = ["trained on", "top-1", "margin", "top-5", "best tested epoch", "each seed"]
+    parts: list[Content] = [table(caption, head, groups, numbers=range(1, 6))]
     if published.spec.get("headline") == "best":
         parts.append(tag("p", "In table.csv the best tested epoch stands first, as the row asks for (evaluate.headline)."))
     teachers = [(name, f"{one['top1']:.2f}") for name, one in accuracies["teachers"].items()]
-    parts.append(table("Teachers: top-1 on the same test images, %.", ["teacher", "top-1"], teachers, numbers=(1,)))
+    parts.append(
+        table("Teachers: top-1 on the same test images, %.", ["teacher", "top-1"], {"": teachers}, numbers=(1,), kind="narrow")
+    )
     return section("accuracies", "Accuracies", *parts, tag("p", _labels(accuracies["soft_labels"])))
 
 
@@ -102,11 +103,10 @@ def pictures_section(published: Published) -> Markup:
         rows = f"one row per class: {', '.join(names[:_NAMED])}" if names else "one row per class"
         said = f"Distilled images, {rows}{', and so on' if len(names) > _NAMED else ''}."
         parts.append(picture(grid, said, said))
-    for name, (title, about) in _PICTURES.items():
-        files = [file for suffix in (".png", ".svg") if (file := published.folder / "pictures" / f"{name}{suffix}").is_file()]
-        if files:
-            smallest = min(files, key=lambda file: file.stat().st_size)
-            parts += [tag("h3", title), picture(smallest, f"{title}: {about}", about)]
+    for name, files in further_pictures(published.folder).items():
+        title, about = _PICTURES[name]
+        smallest = min(files, key=lambda file: file.stat().st_size)
+        parts += [tag("h3", title), picture(smallest, f"{title}: {about}", about)]
     return section("pictures", "Pictures", lines(parts) if parts else tag("p", "None: images.png is not beside acc.json."))
 
 
@@ -115,10 +115,10 @@ def classes_section(published: Published) -> Markup:
     rows = _classes(published)
     if not rows:
         return section("classes", "By class", tag("p", "classes.csv is not beside acc.json, or is empty."))
-    columns = [name for name in rows[0] if name not in ("label", "class", "name")]
+    columns = sorted((name for name in rows[0] if name not in ("label", "class", "name")), key=_order)
     shown = [[_class_name(row), *(f"{float(row[column]):.1f}" if row[column] else None for column in columns)] for row in rows]
     head = ["class", *(_column(name) for name in columns)]
-    made = table("Top-1 accuracy by class, %: mean over the seeds.", head, shown, numbers=range(1, len(head)))
+    made = table("Top-1 accuracy by class, %: mean over the seeds.", head, {"": shown}, numbers=range(1, len(head)))
     return section("classes", "By class", folded(f"All {len(rows)} classes", made) if len(rows) > _FOLDED else made)
 
 
@@ -142,12 +142,12 @@ def _class_name(row: dict[str, str]) -> Markup:
     return joined(row["name"], None if row["class"] in (row["name"], row["label"]) else tag("small", f" {row['class']}"))
 
 
+def _order(column: str) -> tuple[str, int]:
+    """Students one after the other, each with its sets of images in the order of the other tables."""
+    student, _, kind = column.rpartition(" ")
+    return student, list(_KINDS).index(kind) if kind in _KINDS else len(_KINDS)
+
+
 def _column(name: str) -> str:
     student, _, kind = name.rpartition(" ")
-    return f"{student}, {' images, '.join(_KINDS[kind])} labels" if kind in _KINDS else name
-
-
-def further_pictures(folder: Path) -> list[Path]:
-    """The files of a run's folder of pictures that the page takes from."""
-    names = [folder / f"{name}{suffix}" for name in _PICTURES for suffix in (".png", ".svg")]
-    return [file for file in names if file.is_file()]
+    return f"{student}: {', '.join(_KINDS[kind])} labels" if kind in _KINDS else name

@@ -23,15 +23,18 @@ nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; margin: 1.25rem 0 
   border-bottom: 1px solid var(--line); }
 .pairs dt { color: var(--soft); }
 .pairs dd { margin: 0; min-width: 0; }
-.scroll { overflow-x: auto; margin: .75rem 0 1.5rem; }
+.scroll { overflow-x: auto; }
 table { border-collapse: collapse; min-width: 100%; font-size: .9375rem; font-variant-numeric: tabular-nums; }
-caption { caption-side: top; text-align: left; color: var(--soft); padding: 0 0 .5rem; font-size: .9375rem; }
 th, td { text-align: left; vertical-align: baseline; padding: .35rem 1rem .35rem 0; border-bottom: 1px solid var(--line); }
 th:last-child, td:last-child { padding-right: 0; }
-th { font-weight: 500; }
+th { font-weight: 400; }
+tbody th { min-width: 7rem; }
 thead th { color: var(--soft); font-size: .875rem; font-weight: 400; vertical-align: bottom; }
 tfoot th, tfoot td { border-bottom: 0; font-weight: 600; }
 .n { text-align: right; white-space: nowrap; }
+thead .n { white-space: normal; min-width: 4.5rem; }
+.group th { padding-top: 1rem; font-weight: 600; }
+.narrow { min-width: 14rem; }
 .settings { table-layout: fixed; width: 100%; }
 .settings thead th:nth-child(1) { width: 30%; }
 .settings thead th:nth-child(2) { width: 25%; }
@@ -43,7 +46,7 @@ pre { background: var(--tint); padding: .75rem 1rem; overflow-x: auto; border-ra
 code { overflow-wrap: anywhere; }
 figure { margin: 1rem 0 1.5rem; }
 img { display: block; max-width: 100%; height: auto; background: #fff; border: 1px solid var(--line); }
-figcaption { color: var(--soft); font-size: .9375rem; margin-top: .5rem; }
+figcaption { color: var(--soft); font-size: .9375rem; margin: .5rem 0; max-width: 42rem; }
 .note { background: var(--tint); border-left: 3px solid var(--soft); padding: .75rem 1rem; max-width: none; }
 summary { cursor: pointer; color: var(--link); margin: .5rem 0; }
 :focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }
