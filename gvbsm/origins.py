@@ -96,16 +96,18 @@ def _notes(text: str) -> dict[Place, _Note]:
 
 def _comments(text: str) -> dict[int, str]:
     """Comments at the ends of lines, by line from 0; one that goes on below, in the same column, is joined."""
+    of_file = text.splitlines()
     ends: dict[int, int] = {}  # by line, the column after its last token
     inside: set[int] = set()  # lines on which a text of several lines begins or goes on: a # there need be no comment
     for token in yaml.scan(text, Loader=yaml.SafeLoader):
         start, end = token.start_mark, token.end_mark
         if (start.line, start.column) != (end.line, end.column):
-            ends[end.line] = max(ends.get(end.line, 0), end.column)
+            if end.column and of_file[end.line][: end.column].strip():  # a text in lines ends where the next begins
+                ends[end.line] = max(ends.get(end.line, 0), end.column)
             inside.update(range(start.line, end.line))
     found: dict[int, str] = {}
     owner, column = None, -1  # of the comment that may go on
-    for number, line in enumerate(text.splitlines()):
+    for number, line in enumerate(of_file):
         comment = _COMMENT.fullmatch(line, ends.get(number, 0)) if number not in inside else None
         at = comment.end(1) if comment else -1
         if comment and number in ends:
