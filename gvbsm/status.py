@@ -51,7 +51,6 @@ class Overview:
         """
         config = load_config()
         runs = [run for target in targets or config.targets for run in runs_of(config, target)]
-        runs = [str(Path(run).with_name("acc.json")) for run in runs]  # other files of a run are asked for, too
         self._planned: dict[str, list[Artifact]] = {run: plan(*parse_target(run)) for run in runs}
         self._all = not targets
         for run in [] if targets else [run for run in _planned_before() if run not in self._planned]:

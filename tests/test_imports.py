@@ -59,7 +59,7 @@ ALLOWED = {
     "origins": {"mistakes", "rows"},
     "pictures": set(),
     "compare": {"disk", "errors", "mistakes", "pictures", "published"},
-    "report": {"disk", "errors", "mistakes", "origins", "plan", "planfiles", "published", "report", "wording"},
+    "report": {"disk", "errors", "keys", "mistakes", "origins", "plan", "planfiles", "published", "report", "wording"},
     "share": FOUNDATION | {"data", "mistakes", "published", "share"},
     "export": FOUNDATION | {"data", "runtime", "share"},
     "loading": FOUNDATION | {"data", "method", "share"},

@@ -9,12 +9,13 @@ from typing import Any
 
 import yaml
 
+from gvbsm.keys import STAGES
 from gvbsm.mistakes import SettingsError
 from gvbsm.origins import Setting, legend, sourced_settings
 from gvbsm.plan import plan
 from gvbsm.planfiles import input_paths
 from gvbsm.published import Published, flat, settings_of
-from gvbsm.report.markup import Content, Markup, folded, joined, lines, section, table, tag, terms
+from gvbsm.report.markup import Content, Markup, folded, joined, lines, name_of, section, table, tag, terms
 from gvbsm.wording import readable_bytes, readable_seconds
 
 _HEAD = ["setting", "value", "source"]
@@ -28,7 +29,7 @@ def settings_section(published: Published) -> Markup:
         differing = _differing(published)
     except SettingsError as error:
         why = f"The files in config/ do not give this run any more, so that these have no sources: {error}"
-        rows = [(name, _shown(value)) for name, value in flat(accuracies.get("settings", {})).items()]
+        rows = [(name_of(name), _shown(value)) for name, value in flat(accuracies.get("settings", {})).items()]
         return section(
             "settings", "Settings", tag("p", why, class_="note"), table("As published.", _HEAD[:2], {"": rows}, kind="settings")
         )
@@ -64,7 +65,7 @@ def _differing(published: Published) -> list[list[Content]]:
     before = flat(accuracies.get("settings", {})) | {"evaluate.headline": published.spec.get("headline")}
     after = flat(json.loads(json.dumps(now))) | {"evaluate.headline": target["headline"]}
     names = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
-    return [[name, _shown(before.get(name)), _shown(after.get(name))] for name in names]
+    return [[name_of(name), _shown(before.get(name)), _shown(after.get(name))] for name in names]
 
 
 def _where(published: Published, found: list[Setting]) -> Markup:
@@ -83,7 +84,11 @@ def _where(published: Published, found: list[Setting]) -> Markup:
 
 def _row(setting: Setting) -> list[Content]:
     at = f"{_name(setting.file)}:{setting.line}" if setting.line else _name(setting.file)
-    return [tag("code", setting.name), _shown(setting.value), joined(setting.comment or None, tag("span", at, class_="where"))]
+    return [
+        name_of(setting.name),
+        _shown(setting.value),
+        joined(setting.comment or None, tag("div", name_of(at), class_="where")),
+    ]
 
 
 def _name(file: Path) -> str:
@@ -102,7 +107,8 @@ def _shown(value: Any) -> str:
 def cost_section(published: Published) -> Markup:
     """What every stage took."""
     stages = published.accuracies["cost"]
-    rows = [(name, *_cost(stage)) for name, stage in stages.items()]
+    order = sorted(stages, key=lambda name: STAGES.index(name) if name in STAGES else len(STAGES))
+    rows = [(name, *_cost(stages[name])) for name in order]
     sums = {name: sum(stage.get(name, 0) for stage in stages.values()) for name in ("jobs", "seconds")}
     if all("bytes" in stage for stage in stages.values()):
         sums["bytes"] = sum(stage["bytes"] for stage in stages.values())
@@ -132,16 +138,16 @@ def provenance_section(published: Published) -> Markup:
     if revision:
         dirty = " with changes that were not committed" if revision.endswith("-dirty") else None
         said = joined(tag("code", revision.removesuffix("-dirty")), dirty)
-    devices = ", ".join(provenance.get("devices", []))
     facts: list[tuple[Content, Content]] = [
         ("Key of the run", tag("code", published.accuracies["key"])),
         ("gvbsm", packages.get("gvbsm")),
         ("Revision of its code", said),
         ("Python", provenance.get("python")),
-        ("Machine", f"{provenance.get('machine')}; device asked for: {devices}"),
+        ("Machine", provenance.get("machine")),
+        ("Devices", ", ".join(provenance.get("devices", []))),
         ("Packages", ", ".join(f"{name} {version}" for name, version in packages.items() if name != "gvbsm")),
     ]
-    artifacts = [(tag("code", path), tag("code", digest)) for path, digest in provenance["artifacts"].items()]
+    artifacts = [(name_of(path), tag("code", digest)) for path, digest in provenance["artifacts"].items()]
     caption = "In results/store/, with the SHA-256 of the content. The ten digits in a name are the key of all that decides it."
     return section(
         "provenance",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import html
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-_VOID = ("br", "img", "link", "meta")
+_VOID = ("img", "link", "meta", "wbr")
 _TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
 
 
@@ -31,6 +32,11 @@ def joined(*children: Content) -> Markup:
     """Children one after the other."""
     shown = (child if isinstance(child, Markup) else html.escape(str(child)) for child in children if child is not None)
     return Markup("".join(shown))
+
+
+def name_of(text: str) -> Markup:
+    """A dotted name or a path, that may go on in the next line after its parts."""
+    return tag("code", *(joined(part, tag("wbr") if part in (".", "_", "/") else None) for part in re.split(r"([._/])", text)))
 
 
 def lines(children: Iterable[Markup]) -> Markup:

@@ -40,7 +40,7 @@ thead .n { white-space: normal; min-width: 4.5rem; }
 .settings thead th:nth-child(2) { width: 25%; }
 .settings th, .settings td { font-size: .875rem; }
 small, .where { color: var(--soft); font-size: .8125rem; }
-.where { display: block; }
+.where code { font: inherit; }
 code, pre { font: .875em/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "Liberation Mono", monospace; }
 pre { background: var(--tint); padding: .75rem 1rem; overflow-x: auto; border-radius: 4px; }
 code { overflow-wrap: anywhere; }

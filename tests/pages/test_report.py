@@ -13,7 +13,7 @@ from gvbsm.published import flat
 
 RUN = Path("results/tiny/ipc4")
 PAGE = RUN / "report.html"
-VOID = {"br", "img", "link", "meta"}
+VOID = {"img", "link", "meta", "wbr"}
 CITED = {"https://arxiv.org/abs/2311.17950"}
 
 
