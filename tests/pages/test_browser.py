@@ -64,4 +64,6 @@ def test_the_report_of_snakemake(made, run_snakemake, browser, tmp_path):
     assert [one for one in browser.complaints if "cdn.tailwindcss.com should not be used in production" not in one] == []
     assert browser.requests and all(re.match("file:|blob:", address) for address in browser.requests)
     assert browser.ask("document.title") == "Snakemake Report"
-    assert "tiny" in browser.ask("document.querySelector('#app').innerText")
+    browser.ask("[...document.querySelectorAll('#app span')].find(one => one.textContent === 'Results').click()")
+    shown = browser.ask("document.querySelector('#app').innerText")
+    assert all(text in shown for text in ("tiny", "Accuracies by class", "The distilled images", "The whole run on a page"))
