@@ -90,6 +90,10 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("--csv", type=Path, metavar="FILE", help="write the table there too")
     about = "draw accuracy against images per class and label bytes there (.png or .svg); may be given twice"
     compare.add_argument("--picture", type=Path, metavar="FILE", action="append", help=about)
+    about = "write a published run as one HTML page: accuracies, pictures, settings with their sources, cost, provenance"
+    report = commands.add_parser("report", help=about, description=f"{about[0].upper()}{about[1:]}.")
+    report.add_argument("run", type=Path, metavar="RUN", help="results/<dataset>/<run>, or its acc.json")
+    report.add_argument("--out", type=Path, metavar="FILE", help="where to (default: report.html beside acc.json)")
     about = "write a published run to a folder for others: lossless images, soft labels, class names, a card"
     export = commands.add_parser("export", help=about, description=f"{about[0].upper()}{about[1:]}.")
     export.add_argument("run", type=Path, metavar="RUN", help="results/<dataset>/<run>, or its acc.json")

@@ -69,6 +69,10 @@ def _run(options: argparse.Namespace) -> int:
         from gvbsm.compare import compare
 
         sys.stdout.write(compare(options.runs, options.csv, options.picture))
+    elif options.command == "report":
+        from gvbsm.report.page import report
+
+        sys.stdout.write(report(options.run, options.out))
     elif options.command == "export":
         from gvbsm.export import export
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gvbsm.disk import write_bytes, write_text
 from gvbsm.errors import UserError
 from gvbsm.mistakes import short
+from gvbsm.published import Published, flat, read_published
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +29,7 @@ def compare(runs: list[Path], csv: Path | None = None, pictures: list[Path] | No
     """
     import pandas as pd
 
-    published = [_read(run) for run in runs]
+    published = [read_published(run) for run in runs]
     if not published:
         raise UserError("compare: expected runs, got none; name acc.json files or their folders")
     table = _table(published)
@@ -44,39 +45,24 @@ def compare(runs: list[Path], csv: Path | None = None, pictures: list[Path] | No
     return shown[columns].to_string(index=False, na_rep="", float_format="{:.2f}".format) + "\n" + _differences(published)
 
 
-def _read(run: Path) -> dict[str, Any]:
-    file = run if run.suffix == ".json" else run / "acc.json"
-    try:
-        published = json.loads(file.read_text(encoding="utf-8"))
-        return published | {"run": f"{published['dataset']}/{file.parent.name}", "by_kind": _by_kind(published)}
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}; make it with: snakemake --cores all {file}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{file}: expected what publish writes, got something else; make it again") from None
-
-
-def _by_kind(published: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Students of every image set and kind of label."""
-    return {"distilled": published["students"], **published["baselines"]}
-
-
-def _table(published: list[dict[str, Any]]) -> pd.DataFrame:
+def _table(published: list[Published]) -> pd.DataFrame:
     """One row per run and student; a baseline that was not trained is empty."""
     import pandas as pd  # half a second that other commands need not spend
 
     rows = []
     for run in published:
-        for student in run["students"]:
-            row = {"run": run["run"], "dataset": run["dataset"], "ipc": run["ipc"], "recipe": run["recipe"], "student": student}
-            ema = run["students"][student].get("ema")
-            row |= {"weights": f"EMA {ema:g}" if ema else "last", "seeds": len(run["students"][student]["top1"]["runs"])}
-            for kind in [kind for kind in _KINDS if kind in run["by_kind"]]:
-                top1 = run["by_kind"][kind][student]["top1"]
+        by_kind, accuracies = run.by_kind, run.accuracies
+        for student, found in by_kind["distilled"].items():
+            row = {"run": run.name, **{name: accuracies[name] for name in ("dataset", "ipc", "recipe")}, "student": student}
+            ema = found.get("ema")
+            row |= {"weights": f"EMA {ema:g}" if ema else "last", "seeds": len(found["top1"]["runs"])}
+            for kind in [kind for kind in _KINDS if kind in by_kind]:
+                top1 = by_kind[kind][student]["top1"]
                 row |= {kind: top1["mean"], f"{kind}_std": top1["std"]}
             if "random_soft" in row:
                 row["margin"] = row["distilled"] - row["random_soft"]
-            seconds = sum(stage["seconds"] for stage in run["cost"].values())
-            rows.append(row | {"label_bytes": run["soft_labels"]["bytes"], "hours": round(seconds / 3600, 3)})
+            seconds = sum(stage["seconds"] for stage in accuracies["cost"].values())
+            rows.append(row | {"label_bytes": accuracies["soft_labels"]["bytes"], "hours": round(seconds / 3600, 3)})
     table = pd.DataFrame(rows)
     order = [name for kind in _KINDS for name in (kind, f"{kind}_std") if name in table]
     before = ["run", "dataset", "ipc", "recipe", "student", "weights", "seeds"]
@@ -91,20 +77,13 @@ def _draw(table: pd.DataFrame, file: Path) -> None:
     write_bytes(file, save(draw_accuracies(table), file.suffix[1:]))
 
 
-def _differences(published: list[dict[str, Any]]) -> str:
+def _differences(published: list[Published]) -> str:
     """The settings that are not the same in all runs, a line each."""
     if len(published) < 2:
         return ""
-    flat = [_flat(run.get("settings", {})) for run in published]
-    names = sorted({name for one in flat for name in one})
-    differing = [name for name in names if len({json.dumps(one.get(name)) for one in flat}) > 1]
-    lines = [f"  {name}: {' | '.join(short(one.get(name)) for one in flat)}" for name in differing]
-    head = "settings that differ (" + " | ".join(run["run"] for run in published) + "):"
+    settings = [flat(run.accuracies.get("settings", {})) for run in published]
+    names = sorted({name for one in settings for name in one})
+    differing = [name for name in names if len({json.dumps(one.get(name)) for one in settings}) > 1]
+    lines = [f"  {name}: {' | '.join(short(one.get(name)) for one in settings)}" for name in differing]
+    head = "settings that differ (" + " | ".join(run.name for run in published) + "):"
     return "\n".join(["", head, *lines] if lines else ["", "no setting differs"]) + "\n"
-
-
-def _flat(value: Any, at: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names."""
-    if not isinstance(value, dict):
-        return {at: value}
-    return {name: one for key, item in value.items() for name, one in _flat(item, f"{at}.{key}" if at else key).items()}

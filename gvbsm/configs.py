@@ -13,6 +13,7 @@ from gvbsm.keys import PACKAGE
 from gvbsm.mistakes import SettingsError, one_line, short
 from gvbsm.settings import Config
 
+_OF_A_RUN = ("acc.json", "table.csv", "classes.csv", "images.png", "report.html")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # of data sets and recipes: they become folders, and stand in commands
 
 
@@ -47,7 +48,7 @@ def load_config(values: dict[str, Any] | None = None) -> Config:
 
 
 def runs_of(config: Config, target: str) -> list[str]:
-    """A target's acc.json, or those of the runs that it compares.
+    """The acc.json of a target's run, or those of the runs that it compares.
 
     Raises:
         SettingsError: if it has neither form, or nothing is said to be compared there.
@@ -56,7 +57,7 @@ def runs_of(config: Config, target: str) -> list[str]:
     runs = comparison(config, path.parent.name) if path.name == "compare.csv" and len(path.parts) > 1 else [target]
     for run in runs:
         parse_target(run)
-    return runs
+    return [str(Path(run).with_name("acc.json")) for run in runs]
 
 
 def comparison(config: Config, name: str) -> list[str]:
@@ -82,7 +83,7 @@ def parse_target(target: str) -> tuple[str, int, str | None]:
     """
     form = "results/<dataset>/ipc<N>[-<recipe>]/acc.json"
     parts = Path(target).parts
-    if len(parts) < 3 or ".." in parts or parts[-1] not in ("acc.json", "table.csv", "classes.csv", "images.png"):
+    if len(parts) < 3 or ".." in parts or parts[-1] not in _OF_A_RUN:
         raise SettingsError(f"target {target!r}: expected {form}; ask for a path of this form")
     check_name(parts[-3], "data set")
     return parts[-3], *parse_run(parts[-2])

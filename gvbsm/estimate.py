@@ -14,6 +14,7 @@ from gvbsm.method.coding import Coding, bytes_per_view
 from gvbsm.plan import plan
 from gvbsm.planfiles import STORE, Artifact, Spec, files_in
 from gvbsm.receipts import KEYED, read_receipt, receipt_path
+from gvbsm.wording import readable_bytes
 
 # Training images of the whole data sets: {(kind, classes): images}.
 _KNOWN_SETS = {
@@ -191,15 +192,7 @@ def _table(stages: dict[str, _Stage]) -> str:
     lines = [f"{'stage':<11}{'jobs':>6}{'to run':>8}{'size':>12}{'hours to run':>14}"]
     for name, stage in [*stages.items(), ("all", total)]:
         hours = stage.seconds.text(lambda seconds: f"{seconds / 3600:.2f}")
-        lines.append(f"{name:<11}{stage.jobs:>6}{stage.to_run:>8}{stage.bytes.text(_readable):>12}{hours:>14}")
+        lines.append(f"{name:<11}{stage.jobs:>6}{stage.to_run:>8}{stage.bytes.text(readable_bytes):>12}{hours:>14}")
     if total.seconds.unknown:
         lines.append("unknown: nothing of the kind has been run here; a recipe with few epochs would show its speed")
     return "\n".join(lines) + "\n"
-
-
-def _readable(size: float) -> str:
-    units = iter(("B", "kB", "MB", "GB", "TB"))
-    unit = next(units)
-    while size >= 999.5 and unit != "TB":
-        size, unit = size / 1000, next(units)
-    return f"{size:.3g} {unit}"

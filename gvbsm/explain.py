@@ -25,7 +25,7 @@ def explain(target: str) -> str:
     """
     dataset, ipc, recipe = parse_target(target)
     planned = plan(dataset, ipc, recipe)
-    published = _published(Path(target))
+    published = _published(Path(target).with_name("acc.json"))
     lines, stale = [], 0
     for artifact in planned:
         is_publish = artifact.stage == "publish"

@@ -25,15 +25,7 @@ def load_row(dataset: str, recipe: str | None = None) -> Row:
     Raises:
         SettingsError: for an unknown name, a file that is not YAML, or any setting that is wrong.
     """
-    origin: dict[Place, Path] = {}
-    raw: dict[str, Any] = {}
-    for path, part in _read_chain("datasets", dataset, "data set"):
-        raw = _merge(raw, part, path, origin)
-    if recipe is not None:
-        row_backbones = raw.get("backbones")
-        for path, part in _read_chain("recipes", recipe, "recipe"):
-            raw = _merge(raw, part, path, origin)
-        raw["backbones"] = _by_label(raw.get("backbones"), row_backbones)
+    raw, origin = read_row(dataset, recipe)
     raw["backbones"] = _expand(raw.get("backbones"), "squeeze", raw.get("squeeze"))
     evaluate = raw.get("evaluate")
     if isinstance(evaluate, dict):
@@ -44,6 +36,24 @@ def load_row(dataset: str, recipe: str | None = None) -> Row:
         return Row.model_validate(raw)
     except ValidationError as error:
         raise SettingsError(one_line(error, Row, origin)) from None
+
+
+def read_row(dataset: str, recipe: str | None = None) -> tuple[dict[str, Any], dict[Place, Path]]:
+    """What the files of a row and a recipe say together, not checked yet, and which file each part of it is from.
+
+    Raises:
+        SettingsError: for an unknown name, or a file that is not YAML.
+    """
+    origin: dict[Place, Path] = {}
+    raw: dict[str, Any] = {}
+    for path, part in _read_chain("datasets", dataset, "data set"):
+        raw = _merge(raw, part, path, origin)
+    if recipe is not None:
+        row_backbones = raw.get("backbones")
+        for path, part in _read_chain("recipes", recipe, "recipe"):
+            raw = _merge(raw, part, path, origin)
+        raw["backbones"] = _by_label(raw.get("backbones"), row_backbones)
+    return raw, origin
 
 
 def _named(folder: str, name: str, what: str, asked_by: str = "") -> Path:

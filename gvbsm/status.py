@@ -24,6 +24,7 @@ from gvbsm.plan import plan
 from gvbsm.planfiles import STORE, TARGETS, Artifact, files_in
 from gvbsm.progressfiles import SUFFIX, Record, key_of, progress_file, read_progress
 from gvbsm.receipts import receipt_path
+from gvbsm.wording import readable_seconds
 
 _QUIET = 30.0  # seconds after which a line says when a job was last heard of
 _SILENCE = 600.0  # seconds after which a job of another machine, whose lock is not seen, is taken for dead
@@ -50,7 +51,6 @@ class Overview:
         """
         config = load_config()
         runs = [run for target in targets or config.targets for run in runs_of(config, target)]
-        runs = [str(Path(run).with_name("acc.json")) for run in runs]  # other files of a run are asked for, too
         self._planned: dict[str, list[Artifact]] = {run: plan(*parse_target(run)) for run in runs}
         self._all = not targets
         for run in [] if targets else [run for run in _planned_before() if run not in self._planned]:
@@ -106,7 +106,7 @@ class Overview:
             return ""
         at_once = max(1, sum(job.state == "running" for job in jobs))
         how = f"{at_once} at a time" if at_once > 1 else "one after another"
-        return f", {'at least' if unknown else 'about'} {_duration(left / at_once)} left ({how})"
+        return f", {'at least' if unknown else 'about'} {readable_seconds(left / at_once)} left ({how})"
 
     def _took(self, artifact: Artifact) -> float | None:
         if artifact.stage != "publish" and artifact.path not in self._seconds:
@@ -213,7 +213,7 @@ def _job_line(job: _Job) -> str:
     counted = [f"{record.done}/{record.total}"] if record.total is not None else []
     silence = max(time.time() - record.updated, 0)
     if job.state == "stopped":
-        how = f"{record.ended or 'killed'} {_duration(silence)} ago on {place}; ask for the run again to go on"
+        how = f"{record.ended or 'killed'} {readable_seconds(silence)} ago on {place}; ask for the run again to go on"
         return start + ", ".join([*counted, how])
     said = counted or ["has not counted anything yet"]
     if record.rate is not None:
@@ -221,14 +221,7 @@ def _job_line(job: _Job) -> str:
     if record.images_per_second is not None:
         said.append(f"{record.images_per_second:.3g} images/s")
     if record.seconds_left is not None:
-        said.append(f"{_duration(record.seconds_left)} left")
+        said.append(f"{readable_seconds(record.seconds_left)} left")
     said += [f"{name} {'not finite' if value is None else f'{value:.4g}'}" for name, value in record.values.items()]
-    heard = f", last heard of {_duration(silence)} ago" if silence > _QUIET else ""
+    heard = f", last heard of {readable_seconds(silence)} ago" if silence > _QUIET else ""
     return start + ", ".join([*said, f"on {place}"]) + heard
-
-
-def _duration(seconds: float) -> str:
-    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.0f} s"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from gvbsm.artifacts import Job
 from gvbsm.errors import UserError
-from gvbsm.keys import key
+from gvbsm.published import read_published
 from gvbsm.receipts import read_receipt, verify
 
 
@@ -49,9 +48,9 @@ def read_run(path: Path) -> PublishedRun:
     Raises:
         UserError: if it is not published, or an artifact is damaged, gone, or another than was published.
     """
-    file = path if path.suffix == ".json" else path / "acc.json"
-    accuracies = _read(file)
-    spec, store = accuracies["provenance"]["spec"], _store(file.parent)
+    published = read_published(path)
+    file, accuracies, spec = published.file, published.accuracies, published.spec
+    store = _store(published.folder)
     job = Job(spec=spec, out=file, store=store, data_root=Path(os.environ.get("GVBSM_DATA_ROOT", "data")))
     inputs = spec["inputs"]
     for artifact in (inputs["data"], *inputs["images"], *inputs["labels"]):
@@ -63,19 +62,7 @@ def read_run(path: Path) -> PublishedRun:
             )
     students = {name: verify(store / kinds["distilled"])["spec"] for name, kinds in inputs["students"].items()}
     _, metadata = job.tensors(inputs["data"])
-    return PublishedRun(file.parent, accuracies, job, students, metadata["classes"], metadata["class_names"])
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        accuracies: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        if key(accuracies["provenance"]["spec"]) != accuracies["key"]:
-            raise ValueError("of another key")
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}; make it with: snakemake --cores all {file}") from None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{file}: expected what publish writes, got something else; make it again") from None
-    return accuracies
+    return PublishedRun(published.folder, accuracies, job, students, metadata["classes"], metadata["class_names"])
 
 
 def _store(folder: Path) -> Path:

@@ -19,9 +19,8 @@ from gvbsm.data.picture import draw_grid
 from gvbsm.disk import write_bytes, write_text
 from gvbsm.keys import key
 from gvbsm.planfiles import input_paths
+from gvbsm.published import settings_of
 
-# Of a spec: where it comes from, and which part of the whole it is.
-_NOT_SETTINGS = ("stage", "inputs", "code", "batches", "random", "views", "online")
 _SETS = {
     "distilled": ("distilled", "soft"),
     "random_soft": ("random real", "soft"),
@@ -52,7 +51,7 @@ def run(job: Job) -> None:
         "teachers": {label: {"top1": receipts[path]["summary"]["top1"]} for label, path in inputs["teachers"].items()},
         "soft_labels": _soft_labels(labels),
         "cost": _cost(receipts),
-        "settings": _settings(receipts, inputs),
+        "settings": settings_of({path: receipt["spec"] for path, receipt in receipts.items()}, inputs),
         "provenance": {
             **provenance(),
             "spec": spec,
@@ -86,25 +85,6 @@ def _soft_labels(receipts: list[dict[str, Any]]) -> dict[str, Any]:
     return {"bytes": sum(one["bytes"] for one in receipts), "teacher_top1_on_views": right / views if views else None}
 
 
-def _settings(receipts: dict[str, dict[str, Any]], inputs: dict[str, Any]) -> dict[str, Any]:
-    """What every stage was told, by teacher and student where there are several; not what follows from other stages."""
-    owner = {path: label for label, path in inputs["teachers"].items()}
-    owner |= {sets["distilled"]: student for student, sets in inputs["students"].items()}
-    found: dict[str, Any] = {}
-    for path, receipt in receipts.items():
-        spec, stage = receipt["spec"], receipt["spec"]["stage"]
-        told = {name: value for name, value in spec.items() if name not in _NOT_SETTINGS}
-        told |= told.pop("settings", {})
-        if stage in ("squeeze", "evaluate") and path in owner:
-            found.setdefault(stage, {})[owner[path]] = told
-        elif stage not in ("squeeze", "evaluate"):
-            epochs = [0, 0] if stage not in ("relabel", "convert") else told.pop("epochs")
-            found.setdefault(stage, told)  # all shards have the same, but for the epochs that are theirs
-            if epochs[1]:
-                found[stage]["epochs"] = max(found[stage].get("epochs", 0), epochs[1])
-    return found
-
-
 def _title(accuracies: dict[str, Any]) -> str:
     recipe = f", {accuracies['recipe']}" if accuracies["recipe"] else ""
     images = "image" if accuracies["ipc"] == 1 else "images"
@@ -113,14 +93,16 @@ def _title(accuracies: dict[str, Any]) -> str:
 
 def _cost(receipts: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
     """What every stage took, over the artifacts of the run: jobs, seconds, images that went through (times iterations or
-    epochs), and the largest memory of a job, resident and on its device."""
+    epochs), bytes that it left, and the largest memory of a job, resident and on its device."""
     peaks = ("peak_memory_bytes", "peak_device_memory_bytes")
+    nothing = dict.fromkeys(("jobs", "images", "bytes", *peaks), 0)
     cost: dict[str, dict[str, float]] = {}
     for path, receipt in receipts.items():
-        stage = cost.setdefault(Path(path).parts[0], {"seconds": 0.0, "jobs": 0, "images": 0, **dict.fromkeys(peaks, 0)})
+        stage = cost.setdefault(Path(path).parts[0], {"seconds": 0.0, **nothing})
         stage["seconds"] = round(stage["seconds"] + receipt["seconds"], 3)
         stage["jobs"] += 1
         stage["images"] += receipt["images"]
+        stage["bytes"] += receipt["bytes"]
         for peak in peaks:
             stage[peak] = max(stage[peak], receipt.get(peak, 0))
     for stage in cost.values():

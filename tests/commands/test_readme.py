@@ -83,14 +83,14 @@ COMMANDS = re.findall(r"^gvbsm (?!lease|import-fkd).*$", README, re.MULTILINE)
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_commands(line, made):
-    if re.search("compare|export|--watch", line):  # published runs, of which there is this one here
+    if re.search("compare|export|report|--watch", line):  # published runs, of which there is this one here
         line = line.replace("digits/ipc10", "tiny/ipc4")
     assert cli.main(shlex.split(line, comments=True)[1:]) == 0
 
 
 def test_every_command_but_stages_is_shown():
     """Of these the table of stages tells."""
-    shown = {"compare", "explain", "export", "estimate", "status", "verify", "gc"}
+    shown = {"compare", "explain", "export", "report", "estimate", "status", "verify", "gc"}
     assert {line.split()[1] for line in COMMANDS} == shown
 
 

@@ -9,6 +9,7 @@ from gvbsm.configs import comparison, config_folder, load_config, parse_run
 from gvbsm.errors import UserError
 from gvbsm.plan import plan
 from gvbsm.planfiles import STORE, input_paths, read_plan, target_file, write_plans
+from gvbsm.published import further_pictures
 from gvbsm.receipts import receipt_path
 
 # A graph is many objects that all stay: looking through them for garbage every 700 takes a tenth of the planning.
@@ -78,3 +79,9 @@ def published_inputs(wildcards):
 def compared_runs(wildcards):
     """The runs of a comparison."""
     return checked(comparison, settings, wildcards.dataset)
+
+
+def pictures_there(wildcards):
+    """Further pictures of a run that its page takes in: those that are there, so that asking for the page makes none."""
+    there = further_pictures(Path("results") / wildcards.dataset / wildcards.run)
+    return [str(file) for files in there.values() for file in files]

@@ -6,8 +6,20 @@ rule compare:
     input:
         runs=compared_runs,
     output:
-        table="results/{dataset}/compare.csv",
-        png="results/{dataset}/compare.png",
+        table=report(
+            "results/{dataset}/compare.csv",
+            category="{dataset}",
+            subcategory="comparison",
+            labels={"what": "Runs side by side"},
+            caption="../report/compare.rst",
+        ),
+        png=report(
+            "results/{dataset}/compare.png",
+            category="{dataset}",
+            subcategory="comparison",
+            labels={"what": "Runs side by side, drawn"},
+            caption="../report/compare_picture.rst",
+        ),
         svg="results/{dataset}/compare.svg",
     log:
         "results/logs/compare/{dataset}.log",

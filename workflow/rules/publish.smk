@@ -8,9 +8,27 @@ rule publish:
         unpack(published_inputs),
     output:
         accuracies="results/{dataset}/{run}/acc.json",
-        table="results/{dataset}/{run}/table.csv",
-        classes="results/{dataset}/{run}/classes.csv",
-        picture="results/{dataset}/{run}/images.png",
+        table=report(
+            "results/{dataset}/{run}/table.csv",
+            category="{dataset}",
+            subcategory="{run}",
+            labels={"what": "Accuracies"},
+            caption="../report/table.rst",
+        ),
+        classes=report(
+            "results/{dataset}/{run}/classes.csv",
+            category="{dataset}",
+            subcategory="{run}",
+            labels={"what": "Accuracies by class"},
+            caption="../report/classes.rst",
+        ),
+        picture=report(
+            "results/{dataset}/{run}/images.png",
+            category="{dataset}",
+            subcategory="{run}",
+            labels={"what": "The distilled images"},
+            caption="../report/images.rst",
+        ),
     log:
         "results/logs/publish/{dataset}-{run}.log",
     benchmark:

@@ -1,0 +1,1 @@
+"""A published run as one HTML page that needs nothing else."""

@@ -1,0 +1,84 @@
+"""Where settings come from: files, lines and comments."""
+
+from pathlib import Path
+
+import pytest
+
+from gvbsm.origins import legend, sourced_settings
+
+BASE = """\
+# First line,
+# second line.
+
+# Not of the head.
+classes: 10   # paper
+source: {kind: digits, seed: 0}  # ours; with a # in it
+backbones:                # several lines,
+                          # of the list
+  - {name: a, label: "x # y"}
+  - name: b               # ours
+    options:
+      width: 4
+evaluate:
+  students: [a, b]        # paper
+  seeds: [0,
+          1]              # at the end
+  note: "one
+    # no comment
+    two"                  # after it
+  text: |
+    three  # no comment
+  # stands alone
+  plain: a#b
+squeeze:                  # of the section
+  epochs: 5
+"""
+
+
+@pytest.fixture
+def files(workspace):
+    Path("config/datasets/base.yaml").write_text(BASE)
+    Path("config/datasets/over.yaml").write_text("extends: base\nsqueeze: {epochs: 6}  # over\nclasses: 11\n")
+    Path("config/recipes/mine.yaml").write_text("backbones: [b]   # recipe\nevaluate:\n  plain: c\n")
+
+
+def found(dataset, recipe=None):
+    said = {one.name: one for one in sourced_settings(dataset, recipe)}
+    return {name: (one.value, one.file.name, one.line, one.comment) for name, one in said.items()}
+
+
+def test_values_have_lines_and_comments(files):
+    assert found("base") == {
+        "classes": (10, "base.yaml", 5, "paper"),
+        "source.kind": ("digits", "base.yaml", 6, "ours; with a # in it"),
+        "source.seed": (0, "base.yaml", 6, "ours; with a # in it"),
+        "backbones[0]": ({"name": "a", "label": "x # y"}, "base.yaml", 9, "several lines, of the list"),
+        "backbones[1]": ({"name": "b", "options": {"width": 4}}, "base.yaml", 10, "ours"),
+        "evaluate.students[0]": ("a", "base.yaml", 14, "paper"),
+        "evaluate.students[1]": ("b", "base.yaml", 14, "paper"),
+        "evaluate.seeds": ([0, 1], "base.yaml", 15, "at the end"),
+        "evaluate.note": ("one # no comment two", "base.yaml", 17, "after it"),
+        "evaluate.text": ("three  # no comment\n", "base.yaml", 20, ""),
+        "evaluate.plain": ("a#b", "base.yaml", 23, ""),
+        "squeeze.epochs": (5, "base.yaml", 25, ""),
+    }
+    assert legend(Path("config/datasets/base.yaml")) == "First line, second line."
+
+
+def test_what_lies_over_names_its_own_file(files):
+    over = found("over", "mine")
+    assert over["squeeze.epochs"] == (6, "over.yaml", 2, "over") and over["classes"] == (11, "over.yaml", 3, "")
+    assert over["evaluate.plain"] == ("c", "mine.yaml", 3, "")
+    # The row's entry of this label, because the recipe says so.
+    assert over["backbones[0]"] == ({"name": "b", "options": {"width": 4}}, "mine.yaml", 1, "recipe")
+    assert "backbones[1]" not in over and over["source.kind"][1] == "base.yaml"
+
+
+@pytest.mark.parametrize("dataset", ["digits", "cifar10", "cifar100", "tiny_imagenet", "imagenet"])
+@pytest.mark.parametrize("recipe", [None, "published", "sre2l", "edc", "short"])
+def test_every_setting_of_ours_has_a_line_that_says_it(workspace, dataset, recipe):
+    for one in sourced_settings(dataset, recipe):
+        said = one.file.read_text().splitlines()[one.line - 1]
+        last = one.name.rpartition(".")[2]
+        assert "[" in last or f"{last}:" in said, one
+        assert not one.comment or one.comment.split(" ")[0] in one.file.read_text()
