@@ -1,8 +1,3 @@
-localrules:
-    all,
-    publish,
-
-
 rule publish:
     input:
         unpack(published_inputs),
@@ -15,6 +10,7 @@ rule publish:
         "results/logs/publish/{dataset}-{run}.log",
     benchmark:
         "results/benchmarks/publish/{dataset}-{run}.tsv"
+    localrule: True
     conda:
         "../envs/gvbsm.yaml"
     shell:
