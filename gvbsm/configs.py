@@ -23,6 +23,13 @@ def config_folder() -> Path:
     return here if here.is_dir() else PACKAGE.parent / "config"
 
 
+def rows_folder(kind: str) -> Path:
+    """`config/<kind>/` ("datasets" or "recipes") of the working directory, or else the one beside the package: another workflow
+    that uses this one as a module has a `config/` of its own."""
+    here = Path("config") / kind
+    return here if here.is_dir() else PACKAGE.parent / "config" / kind
+
+
 def load_config(values: dict[str, Any] | None = None) -> Config:
     """config.yaml as typed settings; `values` are Snakemake's, when it has read the file and --config already.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from gvbsm.configs import check_name, config_folder, read_yaml
+from gvbsm.configs import check_name, read_yaml, rows_folder
 from gvbsm.mistakes import Place, SettingsError, one_line, short
 from gvbsm.network_names import label
 from gvbsm.settings import Evaluate, Row
@@ -57,15 +57,15 @@ def read_row(dataset: str, recipe: str | None = None) -> tuple[dict[str, Any], d
 
 
 def _named(folder: str, name: str, what: str, asked_by: str = "") -> Path:
-    """config/<folder>/<name>.yaml."""
+    """<name>.yaml of the data sets or of the recipes."""
     check_name(name, what, asked_by)
-    known = sorted(path.stem for path in (config_folder() / folder).glob("*.yaml"))
+    known = sorted(path.stem for path in rows_folder(folder).glob("*.yaml"))
     if name not in known:
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         choices = ", ".join(known) or f"none yet, write config/{folder}/{name}.yaml"
         raise SettingsError(f"{asked_by}unknown {what} {name!r}; {hint}choose from {choices}")
-    return config_folder() / folder / f"{name}.yaml"
+    return rows_folder(folder) / f"{name}.yaml"
 
 
 def _read_chain(folder: str, name: str, what: str) -> list[tuple[Path, dict[str, Any]]]:

@@ -125,7 +125,7 @@ class RecoverShard(Compute):
     statistics_weight: Weight  # r
     first_layer_weight: Weight  # w of the first hooked layer; 1 elsewhere
     layers: Annotated[list[Literal["batchnorm", "conv"]], Field(min_length=1, max_length=2)]
-    conv_statistics: Annotated[list[Literal["channel", "patch"]], Field(min_length=1, max_length=2)]
+    conv_statistics: Annotated[list[Literal["channel", "patch"]], Field(min_length=1)]
     class_statistics: Fraction | None = None  # share of L_l that is matched class by class (EDC: .5); off: none
     keep: Keep | None = None  # off (published): all statistics are matched
     conv_drop: Fraction  # beta: probability that a Conv layer is skipped in an iteration

@@ -2,6 +2,7 @@
 
 import http.server
 import importlib
+import importlib.util
 import os
 import re
 import shutil
@@ -22,6 +23,7 @@ from gvbsm.keys import PACKAGE
 from gvbsm.plan import plan
 from gvbsm.planfiles import STORE, Artifact
 
+SLURM_NODE = Path(__file__).parent / "workflow" / "slurm_node.sh"
 TARGET = "results/tiny/ipc4/acc.json"
 
 # Digits at 8 px, networks of a few channels, two shards of everything that is sharded.
@@ -195,3 +197,22 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield folder, f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[None]:
+    """A controller and a node on this machine while the test runs."""
+    if os.geteuid() != 0:
+        pytest.skip("SLURM's daemons need root")
+    missing = [name for name in ("slurmctld", "slurmd", "munged", "sbatch") if not shutil.which(name)]
+    if missing:
+        pytest.skip(f"no {', '.join(missing)} here: apt-get install slurm-wlm munge")
+    if not importlib.util.find_spec("snakemake_executor_plugin_slurm"):
+        pytest.skip('no executor plugin here: pip install -e ".[slurm]"')
+    folder = tmp_path / "slurm"
+    done = subprocess.run(["bash", SLURM_NODE, "start", folder], capture_output=True, text=True)
+    if done.returncode:
+        subprocess.run(["bash", SLURM_NODE, "stop", folder])
+        pytest.skip(f"SLURM does not start here: {done.stderr.strip()}")
+    yield
+    subprocess.run(["bash", SLURM_NODE, "stop", folder], check=True)

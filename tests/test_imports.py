@@ -113,7 +113,7 @@ def test_the_workflow_imports_only_planning():
     text = "\n".join(path.read_text() for path in (PACKAGE.parent / "workflow").rglob("*.smk"))
     text += (PACKAGE.parent / "workflow" / "Snakefile").read_text()
     used = {line.split()[1].split(".")[1] for line in text.splitlines() if line.startswith(("from gvbsm.", "import gvbsm."))}
-    assert used == {"configs", "errors", "plan", "planfiles", "published", "receipts"}
+    assert used == {"configs", "errors", "keys", "plan", "planfiles", "published", "receipts"}
 
 
 def test_planning_imports_neither_torch_nor_snakemake():

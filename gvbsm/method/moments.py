@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Moments = dict[str, Tensor]  # channel_mean (C,), channel_var (C,), patch_mean (P,), patch_var (P,)
+KINDS = ("channel", "patch")  # of moments of a Conv layer's input; every kind has a mean and a variance
 
 
 class _BatchSums(torch.autograd.Function):
@@ -82,19 +83,22 @@ def resize_to_patches(x_BCHW: Tensor, patch: int) -> Tensor:
 
 
 def moments(x_BCHW: Tensor, kinds: tuple[str, ...], patch: int) -> Moments:
-    """The named kinds ("channel", "patch") of moments of one batch."""
+    """The named kinds (of `KINDS`) of moments of one batch."""
     sums = batch_sums(x_BCHW)
     found: Moments = {}
     if "channel" in kinds:
         found["channel_mean"], found["channel_var"] = channel_moments(sums, len(x_BCHW))
     if "patch" in kinds:
-        if torch.compiler.is_compiling() and any(side % patch for side in x_BCHW.shape[-2:]):
-            found["patch_mean"], found["patch_var"] = overlapping_patch_moments(x_BCHW, patch)
-            return found
-        resized = resize_to_patches(x_BCHW, patch)
-        patch_sums = sums if resized is x_BCHW else batch_sums(resized)
-        found["patch_mean"], found["patch_var"] = patch_moments(patch_sums, len(x_BCHW), patch)
+        found["patch_mean"], found["patch_var"] = _any_patch_moments(x_BCHW, sums, patch)
     return found
+
+
+def _any_patch_moments(x_BCHW: Tensor, sums: tuple[Tensor, Tensor], patch: int) -> tuple[Tensor, Tensor]:
+    """`patch_moments` of a map of any size; `sums` are its own."""
+    if torch.compiler.is_compiling() and any(side % patch for side in x_BCHW.shape[-2:]):
+        return overlapping_patch_moments(x_BCHW, patch)
+    resized = resize_to_patches(x_BCHW, patch)
+    return patch_moments(sums if resized is x_BCHW else batch_sums(resized), len(x_BCHW), patch)
 
 
 def overlapping_patch_moments(x_BCHW: Tensor, patch: int) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import open_split
 from gvbsm.keys import derive_seed
 from gvbsm.method.layers import hooked_layers
-from gvbsm.method.moments import Accumulator, ClassAccumulator, Moments, Spread, moments
+from gvbsm.method.moments import KINDS, Accumulator, ClassAccumulator, Moments, Spread, moments
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import autocast, job_device
 from gvbsm.runtime.networks import load_teacher
@@ -97,7 +97,7 @@ class _Measures:
     def _see(self, name: str, x_BCHW: Tensor) -> None:
         of_batch: Moments = {}
         if name in self.found or name in self.spreads:
-            kinds = ("channel", "patch") if name in self.found else ("channel",)
+            kinds = KINDS if name in self.found else ("channel",)
             of_batch = moments(x_BCHW, kinds, self._patch_size)
         if self.noise is not None:
             self.noise[name] = of_batch

@@ -1,39 +1,17 @@
 """The digits row through a real SLURM with two pretended GPUs: devices apart, a cancelled job resumed."""
 
-import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from gvbsm.keys import PACKAGE
 
 pytestmark = pytest.mark.slow
-NODE = Path(__file__).with_name("slurm_node.sh")
-
-
-@pytest.fixture
-def cluster(tmp_path):
-    """A controller and a node on this machine while the test runs."""
-    if os.geteuid() != 0:
-        pytest.skip("SLURM's daemons need root")
-    missing = [name for name in ("slurmctld", "slurmd", "munged", "sbatch") if not shutil.which(name)]
-    if missing:
-        pytest.skip(f"no {', '.join(missing)} here: apt-get install slurm-wlm munge")
-    if not importlib.util.find_spec("snakemake_executor_plugin_slurm"):
-        pytest.skip('no executor plugin here: pip install -e ".[slurm]"')
-    folder = tmp_path / "slurm"
-    done = subprocess.run(["bash", NODE, "start", folder], capture_output=True, text=True)
-    if done.returncode:
-        subprocess.run(["bash", NODE, "stop", folder])
-        pytest.skip(f"SLURM does not start here: {done.stderr.strip()}")
-    yield
-    subprocess.run(["bash", NODE, "stop", folder], check=True)
 
 
 def test_the_digits_row_on_slurm(cluster, tmp_path, running_stages):

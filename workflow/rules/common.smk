@@ -1,12 +1,13 @@
 # What rules ask the planner. A store artifact's path holds its key, the key names its plan file, and the plan says inputs.
 import functools
 import gc
-import shlex
+import os
 import sys
 from pathlib import Path
 
 from gvbsm.configs import comparison, config_folder, load_config, parse_run
 from gvbsm.errors import UserError
+from gvbsm.keys import PACKAGE
 from gvbsm.plan import plan
 from gvbsm.planfiles import STORE, input_paths, read_plan, target_file, write_plans
 from gvbsm.published import further_pictures
@@ -16,6 +17,8 @@ from gvbsm.receipts import receipt_path
 gc.set_threshold(200_000, 50, 50)
 
 CONFIG_FILE = str(config_folder() / "config.yaml")
+# Made from gvbsm.def beside it; used with `--sdm apptainer` alone.
+CONTAINER = str(PACKAGE.parent / "workflow" / "envs" / "gvbsm.sif")
 
 
 wildcard_constraints:
@@ -36,13 +39,16 @@ def checked(function, *arguments):
 
 
 def environment(settings):
-    """What every shell command begins with. No parameters: a moved data folder, or curves that are drawn, make nothing stale."""
-    # Last on the PATH, for when snakemake is called by its path; an activated environment's own gvbsm comes first.
-    bin_folder = shlex.quote(str(Path(sys.executable).parent))
+    """What every command finds in its environment. No parameters: a moved data folder, or curves that are drawn, make nothing
+    stale. Not `shell.prefix`: a workflow that uses this one as a module would share it."""
+    found = {
+        # Last, for when snakemake is called by its path; an activated environment's own gvbsm comes first.
+        "PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)]),
+        "GVBSM_DATA_ROOT": settings.data_root,
+        "GVBSM_SOURCE": str(PACKAGE.parent),  # what envs/gvbsm.post-deploy.sh installs
+    }
     # One that is not set leaves the caller's variable as it is.
-    tracking = f" GVBSM_TRACKING={settings.tracking}" if settings.tracking else ""
-    prefix = f'export PATH="$PATH":{bin_folder} GVBSM_DATA_ROOT={shlex.quote(settings.data_root)}{tracking}; '
-    return prefix.replace("{", "{{").replace("}", "}}")  # Snakemake evaluates what stands in braces
+    return found | ({"GVBSM_TRACKING": settings.tracking} if settings.tracking else {})
 
 
 def stored(spec):

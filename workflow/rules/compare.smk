@@ -1,7 +1,3 @@
-localrules:
-    compare,
-
-
 rule compare:
     input:
         runs=compared_runs,
@@ -25,6 +21,7 @@ rule compare:
         "results/logs/compare/{dataset}.log",
     benchmark:
         "results/benchmarks/compare/{dataset}.tsv"
+    localrule: True
     conda:
         "../envs/gvbsm.yaml"
     shell:

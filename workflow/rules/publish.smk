@@ -1,8 +1,3 @@
-localrules:
-    all,
-    publish,
-
-
 rule publish:
     input:
         unpack(published_inputs),
@@ -33,6 +28,7 @@ rule publish:
         "results/logs/publish/{dataset}-{run}.log",
     benchmark:
         "results/benchmarks/publish/{dataset}-{run}.tsv"
+    localrule: True
     conda:
         "../envs/gvbsm.yaml"
     shell:

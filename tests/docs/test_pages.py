@@ -1,0 +1,235 @@
+"""The README and the pages: links lead somewhere, programs compile, and every command runs as it stands.
+
+A block that begins with a comment with a path is that file, a diff is a change of the clone, and the other blocks of bash and
+Python are run one after another, in a clone whose digits row is small and has been made. The few that are not are marked:
+"no-run", where the page says why, and "slurm", which wants a cluster.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch.utils.data import BatchSampler, RandomSampler
+
+from gvbsm.configs import parse_target
+from gvbsm.keys import PACKAGE
+from gvbsm.plan import plan
+
+ROOT = PACKAGE.parent
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in (ROOT / "README.md", ROOT / "config" / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+NOT_RUN = {"README.md": 2, "docs/quickstart.md": 1, "docs/cluster.md": 2}  # installations, which .ci/run has; conda, Apptainer
+TARGET = re.compile(r"results/\w+/ipc\d+[\w-]*/acc\.json")
+
+# One job of most stages, of a second or two.
+SMALL: dict[str, Any] = {
+    "backbones": [
+        {"name": "convnet", "options": {"width": 4}},
+        {"name": "resnet10", "label": "resnet18", "options": {"width": 4}},  # the recipe sre2l asks for one of this label
+    ],
+    "squeeze": {"epochs": 1},
+    "recover": {"iterations": 3, "batch_size": 100},
+    "relabel": {"epochs": 2},
+    "evaluate": {
+        "students": [
+            {"name": "convnet", "options": {"width": 4}},
+            {"name": "convnet", "label": "wrn10_1", "options": {"width": 2}},
+        ],
+        "seeds": [0],
+        "baselines": [],
+        "epochs": 2,
+    },
+}
+
+
+class Block(NamedTuple):
+    """Between three backticks and three."""
+
+    language: str
+    mark: str
+    text: str
+
+    @property
+    def file(self) -> str | None:
+        """The path in its first line, if it is a file."""
+        named = re.match(r"# ((?:[\w.-]+/)*(?:[\w-]+\.\w+|Snakefile))\n", self.text)
+        return named[1] if named and self.language in ("python", "yaml", "snakemake") else None
+
+
+def blocks(page: str) -> list[Block]:
+    return [Block(*one) for one in re.findall(r"^```(\w*) ?(\S*)\n(.*?)^```$", PAGES[page], re.DOTALL | re.MULTILINE)]
+
+
+def headings(page: str) -> set[str]:
+    """As GitHub makes anchors of them."""
+    found = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", PAGES[page], flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)|<img src=\"([^\"]+)", PAGES[page]):
+        path, _, anchor = next(filter(None, link)).partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in headings(str(target.resolve().relative_to(ROOT))), link
+
+
+def test_every_page_is_in_the_index():
+    for page in PAGES:
+        name = Path(page).name
+        assert page in ("README.md", "docs/README.md") or f"{name})" in PAGES["docs/README.md"], page
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_is_run_or_says_that_it_is_not(page):
+    found = blocks(page)
+    assert 2 * len(found) == len(re.findall(r"^```", PAGES[page], re.MULTILINE)), "a block that is not closed, or indented"
+    assert sum(block.mark == "no-run" for block in found) == NOT_RUN.get(page, 0)
+    for block in found:
+        assert block.mark in ("", "no-run") or (page, block.mark) == ("docs/cluster.md", "slurm")
+        assert block.language in ("bash", "diff", "") or block.language == "python" or block.file, block
+        if block.language == "bash":
+            subprocess.run(["bash", "-n", "-c", block.text], check=True)
+            assert not re.search(r"^\s*#", block.text, re.MULTILINE), "a comment alone would look like a file"
+        elif block.language == "python":
+            compile(block.text, page, "exec")
+
+
+def test_installations_that_are_not_run_here_are_what_the_check_runs():
+    check = (ROOT / ".ci" / "run").read_text()
+    for page in ("README.md", "docs/quickstart.md"):
+        for block in (one for one in blocks(page) if one.mark):
+            parts = [part.strip() for part in block.text.split("&&")]
+            assert parts[:2] == ["python3 -m venv .venv", ". .venv/bin/activate"]
+            assert parts[2] in ("pip install -e .", 'pip install -e ".[test]"')
+            assert all(re.search(rf"^\s*{re.escape(part)}", check, re.MULTILINE) for part in (*parts[:2], parts[3]))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if not any(one.language == "diff" for one in blocks(page))])
+def test_targets_can_be_planned(page, workspace):
+    """Without the changes of the code that two pages make first."""
+    for block in blocks(page):
+        if block.file and block.language == "yaml" and "gvbsm:" not in block.text:
+            Path(block.file).write_text(block.text)
+    for target in sorted({target for block in blocks(page) for target in TARGET.findall(block.text)}):
+        assert plan(*parse_target(target))[-1].stage == "publish"
+
+
+def test_what_the_files_of_the_pages_ask_for(workspace):
+    for block in [*blocks("docs/own-data.md"), *blocks("docs/soft-labels.md")]:
+        if block.file:
+            Path(block.file).write_text(block.text)
+    stages = {one.stage for one in plan("imagenet", 10, "sre2l_published")}
+    assert {"adopt", "convert"} <= stages and "recover" not in stages
+    labels = [one.spec for one in plan("imagenet", 10, "whole") if one.stage == "relabel"]
+    assert labels and all(one["settings"]["coding"] == {"values": "float16", "top": None} for one in labels)
+    assert max(one["epochs"][1] for one in labels) == 300
+    assert {one.spec["source"]["path"] for one in plan("mine", 10) if one.stage == "prepare"} == {"mine"}
+    (weights,) = [one.spec["weights"] for one in plan("photographs", 10) if one.stage == "squeeze"]
+    assert weights == "mine.pth"
+
+
+@pytest.fixture(scope="session")
+def small_clone(tmp_path_factory) -> Path:
+    """A clone, as a reader has it after the first command, but with a small digits row."""
+    folder = tmp_path_factory.mktemp("small") / "gvbsm"
+    for part in ("gvbsm", "workflow", "config", "examples"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.sif"))
+    row = folder / "config" / "datasets" / "digits.yaml"
+    row.write_text(yaml.safe_dump(_laid_over(yaml.safe_load(row.read_text()), SMALL)))
+    run(["snakemake", "--cores", "2"], folder, folder)
+    return folder
+
+
+def _laid_over(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    return base | {name: _laid_over(base[name], one) if isinstance(one, dict) else one for name, one in changes.items()}
+
+
+def run(command: list[str], folder: Path, clone: Path, **variables: str) -> None:
+    """Run a command with this environment's programs and the clone's package."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "PYTHONPATH": str(clone), "GVBSM_DEVICE": "cpu"} | variables
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command[-1]}\n{done.stdout}{done.stderr}"
+
+
+def run_blocks(page: str, folder: Path, clone: Path, mark: str = "", **variables: str) -> None:
+    """Write the files, apply the changes, and run the programs and commands of a page, in their order."""
+    for block in blocks(page):
+        if block.file:
+            (folder / block.file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / block.file).write_text(block.text)
+        elif block.language == "diff":
+            (folder / "change.patch").write_text(block.text)
+            run(["git", "apply", "change.patch"], folder, clone)
+        elif block.mark == mark and block.language in ("bash", "python"):
+            interpreter = ["bash", "-euo", "pipefail", "-c"] if block.language == "bash" else [sys.executable, "-c"]
+            run([*interpreter, block.text], folder, clone, **variables)
+
+
+def save_images(folder: Path, classes: int, count: int, size: int) -> None:
+    """`count` images in a folder of every class."""
+    draw = np.random.default_rng(0)
+    for label in range(classes):
+        (folder / f"new{label:03d}").mkdir(parents=True)
+        for number in range(count):
+            pixels = draw.integers(0, 256, (size, size, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"new{label:03d}" / f"{number}.png")
+
+
+def save_own_data(clone: Path) -> None:
+    """The images that own-data.md tells the reader to have: three classes, and a set by others with an epoch of its labels."""
+    save_images(clone / "data/mine/train", classes=3, count=12, size=40)
+    save_images(clone / "data/mine/test", classes=3, count=4, size=40)
+    others, count = clone / "data" / "sre2l", 10
+    save_images(others / "ipc10", classes=10, count=count, size=32)
+    labels, epoch = torch.arange(10).repeat_interleave(count), others / "FKD_cutmix_fp16" / "epoch_0"
+    epoch.mkdir(parents=True)
+    order = RandomSampler(labels, generator=torch.Generator().manual_seed(42))
+    for number, index in enumerate(BatchSampler(order, 25, drop_last=False)):
+        whole, logits = torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(len(index), 1), 6 * torch.eye(10)[labels[index]].half()
+        saved = [whole, torch.zeros(len(index), dtype=torch.bool), None, None, None, logits]
+        torch.save(saved, epoch / f"batch_{number}.tar")
+
+
+BEFORE: dict[str, Callable[[Path], None]] = {"docs/own-data.md": save_own_data}
+FOLDER = {"docs/module.md": "study"}  # else the clone's
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(not one.mark and one.language in ("bash", "python") for one in blocks(page))]
+)
+def test_every_command_runs_as_it_stands(page, small_clone, tmp_path):
+    clone = tmp_path / "gvbsm"
+    shutil.copytree(small_clone, clone)
+    folder = tmp_path / FOLDER.get(page, "gvbsm")
+    folder.mkdir(exist_ok=True)
+    BEFORE.get(page, lambda clone: None)(clone)
+    run_blocks(page, folder, clone)
+
+
+@pytest.mark.slow
+def test_the_commands_for_slurm_run_as_they_stand(cluster, small_clone, tmp_path):
+    clone = tmp_path / "gvbsm"
+    shutil.copytree(small_clone, clone, ignore=shutil.ignore_patterns("results", ".snakemake"))
+    profile = tmp_path / "profile" / "config.yaml"  # of a cluster without accounts, asked often
+    profile.parent.mkdir()
+    often = {"slurm-init-seconds-before-status-checks": 2, "seconds-between-status-checks": 2}
+    profile.write_text(yaml.safe_dump({"slurm-no-account": True, **often}))
+    run_blocks("docs/cluster.md", clone, clone, mark="slurm", SNAKEMAKE_PROFILE=str(profile.parent))
+    assert (clone / "results/digits/ipc10/acc.json").exists()

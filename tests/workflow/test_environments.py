@@ -1,0 +1,70 @@
+"""The environments of `--sdm conda` and `--sdm apptainer`, which cannot be made here: that they say what they must."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from gvbsm.keys import PACKAGE
+
+ROOT = PACKAGE.parent
+ENVIRONMENTS = ROOT / "workflow" / "envs"
+CONDA_NAMES = {"matplotlib": "matplotlib-base", "torch": "pytorch"}
+DEPENDENCIES = yaml.safe_load((ENVIRONMENTS / "gvbsm.yaml").read_text())["dependencies"]
+PINS = dict(one.split(" ", 1) for one in DEPENDENCIES if " " in one)
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+# Snakemake starts the jobs from outside.
+NEEDED = [
+    one
+    for one in map(Requirement, PROJECT["dependencies"] + PROJECT["optional-dependencies"]["tracking"])
+    if one.name != "snakemake"
+]
+
+
+@pytest.mark.parametrize("requirement", NEEDED, ids=lambda requirement: requirement.name)
+def test_what_the_project_needs_is_pinned_to_a_version_that_will_do(requirement):
+    pin = PINS[CONDA_NAMES.get(requirement.name, requirement.name)]
+    assert re.fullmatch(r"=\d+(\.\d+)+", pin)
+    assert pin.removeprefix("=") in requirement.specifier
+
+
+def test_nothing_else_is_in_it():
+    names = {CONDA_NAMES.get(one.name, one.name) for one in NEEDED}
+    assert PINS.keys() - names == {"python", "setuptools"}
+    assert PINS["python"].removeprefix("=") in SpecifierSet(PROJECT["requires-python"])
+    (setuptools,) = map(Requirement, tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"])
+    assert PINS["setuptools"].replace(" ", "") == str(setuptools.specifier)
+
+
+def test_the_container_has_what_it_copies():
+    copied = re.findall(r"^    (\S+) /opt/gvbsm/\S+$", (ENVIRONMENTS / "gvbsm.def").read_text(), re.MULTILINE)
+    assert len(copied) == 5 and all((ROOT / path).exists() for path in copied)
+
+
+@pytest.mark.slow
+def test_the_script_of_the_environment_installs_the_package_that_plans(tmp_path):
+    """In an environment that has setuptools, as conda's would."""
+    setuptools = pytest.importorskip("setuptools", reason="no setuptools here")
+    if setuptools.__version__ not in SpecifierSet(PINS["setuptools"].replace(" ", "")):
+        pytest.skip(f"setuptools {setuptools.__version__} here, {PINS['setuptools']} needed")
+    environment = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    (site,) = environment.glob("lib/python*/site-packages")
+    for old in site.glob("setuptools*"):
+        shutil.rmtree(old)
+    for new in Path(setuptools.__file__).parents[1].glob("setuptools*"):
+        (site / new.name).symlink_to(new)
+    source = tmp_path / "a clone"
+    source.mkdir()
+    for part in ("pyproject.toml", "README.md", "LICENSE", "gvbsm"):
+        (source / part).symlink_to(ROOT / part)
+    variables = {"PATH": f"{environment}/bin:/usr/bin:/bin", "GVBSM_SOURCE": str(source)}
+    subprocess.run(["bash", ENVIRONMENTS / "gvbsm.post-deploy.sh"], env=variables, check=True)
+    subprocess.run([environment / "bin" / "gvbsm", "--version"], env=variables, check=True)
