@@ -1,7 +1,3 @@
-localrules:
-    report,
-
-
 rule report:
     input:
         accuracies="results/{dataset}/{run}/acc.json",
@@ -20,6 +16,7 @@ rule report:
         "results/logs/report/{dataset}-{run}.log",
     benchmark:
         "results/benchmarks/report/{dataset}-{run}.tsv"
+    localrule: True
     conda:
         "../envs/gvbsm.yaml"
     shell:
