@@ -54,8 +54,7 @@ def read_run(path: Path) -> PublishedRun:
     job = Job(spec=spec, out=file, store=store, data_root=Path(os.environ.get("GVBSM_DATA_ROOT", "data")))
     inputs = spec["inputs"]
     for artifact in (inputs["data"], *inputs["images"], *inputs["labels"]):
-        published, now = accuracies["provenance"]["artifacts"].get(artifact), job.receipt(artifact)["sha256"]
-        if published != now:
+        if accuracies["provenance"]["artifacts"].get(artifact) != job.receipt(artifact)["sha256"]:
             raise UserError(
                 f"{file}: expected {store / artifact} as it was published, got one made anew since; publish again with: "
                 f"rm {file} && snakemake --cores all {file}"
