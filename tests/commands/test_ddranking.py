@@ -40,7 +40,8 @@ torch.save(build_model("ConvNet-3-BN", 10, (32, 32), device="cpu").state_dict(),
 CHANGES = {
     '"cuda"': '"cpu", "num_workers": 0',
     "ResNet-18-BN": "ConvNet-3-BN",
-    '"num_epochs": 300, "num_eval": 5': '"num_epochs": 20, "num_eval": 1',
+    '"num_epochs": 300': '"num_epochs": 20',
+    '"num_eval": 5': '"num_eval": 1',
     '"ipc": 10': '"ipc": 1',
     "cifar10-ipc10": "exported",
 }
