@@ -22,9 +22,12 @@ _STAGES = {
     "relabel": "store the teachers' soft labels of a range of epochs",
     "convert": "take their published soft labels of a range of epochs",
     "evaluate": "train and test one student on one set of images",
+    "student": "train one student and keep its weights",
+    "features": "look at distilled and real images through one network",
     "publish": "gather a run into acc.json, table.csv, classes.csv and images.png",
+    "draw": "draw one picture of a run as PNG and SVG",
 }
-SHARED = ("squeeze", "evaluate")  # by several processes, if asked to
+SHARED = ("squeeze", "evaluate", "student")  # by several processes, if asked to
 
 
 class _Parser(argparse.ArgumentParser):

@@ -8,6 +8,7 @@ from pathlib import Path
 from gvbsm.configs import comparison, config_folder, load_config, parse_run
 from gvbsm.errors import UserError
 from gvbsm.plan import plan
+from gvbsm.plan_pictures import pictures_of, plan_picture
 from gvbsm.planfiles import STORE, input_paths, read_plan, target_file, write_plans
 from gvbsm.published import further_pictures
 from gvbsm.receipts import receipt_path
@@ -23,6 +24,7 @@ wildcard_constraints:
     key=r"[0-9a-f]{10}",
     dataset=r"(?!store/)[^/.][^/]*",
     run=r"[^/]+",
+    picture="curves|classes|features|evolution",
 
 
 def checked(function, *arguments):
@@ -66,22 +68,9 @@ def planned_threads(wildcards):
     return planned_spec(wildcards.key)["settings"]["threads"]
 
 
-def published_inputs(wildcards):
-    """Plan the target. Its own plan file comes first and is compared by time; the store artifacts are not."""
-    ipc, recipe = checked(parse_run, wildcards.run)
-    published = Path("results") / wildcards.dataset / wildcards.run / "acc.json"
-    target = checked(write_plans, checked(plan, wildcards.dataset, ipc, recipe), published)
+def target_inputs(artifacts, published):
+    """Inputs of publish or draw: its own plan file is compared by time, the store's artifacts are not."""
+    target = checked(write_plans, artifacts, published)
     # Here alone receipts are asked for: of every input twice, they would double the time that planning takes.
     receipts = [ancient(str(receipt_path(STORE / path))) for path in input_paths(target.spec)]
     return {"plan": str(target_file(target.key)), "artifacts": stored(target.spec), "receipts": receipts}
-
-
-def compared_runs(wildcards):
-    """The runs of a comparison."""
-    return checked(comparison, settings, wildcards.dataset)
-
-
-def pictures_there(wildcards):
-    """Further pictures of a run that its page takes in: those that are there, so that asking for the page makes none."""
-    there = further_pictures(Path("results") / wildcards.dataset / wildcards.run)
-    return [str(file) for files in there.values() for file in files]
