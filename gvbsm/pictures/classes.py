@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -35,6 +35,8 @@ def draw(title: str, table: pd.DataFrame, teachers: int) -> Figure:
             _points(panel, table, measure, name)
         else:
             _rows(panel, table, measure, name)
+        if table[f"distilled_{measure}"].isna().all():
+            panel.text(0.5, 0.5, "needs two distilled images per class", transform=panel.transAxes, ha="center")
     if not is_long:
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=10)
@@ -52,8 +54,6 @@ def _rows(axes: Axes, table: pd.DataFrame, measure: str, name: str) -> None:
     axes.set_ylim(len(table) - 0.5, -0.5)
     axes.set_xlabel(name)
     axes.grid(axis="x", alpha=0.3)
-    if distilled.isna().all():
-        axes.text(0.5, 0.5, "needs two distilled images per class", transform=axes.transAxes, ha="center")
 
 
 def _points(axes: Axes, table: pd.DataFrame, measure: str, name: str) -> None:
@@ -65,8 +65,9 @@ def _points(axes: Axes, table: pd.DataFrame, measure: str, name: str) -> None:
         axes.plot(ends, ends, color="0.4", linestyle="--", linewidth=1, label="equal")
     order = (distilled - real).dropna().sort_values().index
     for row in {*order[:_NAMED], *order[-_NAMED:]}:
-        at = (real[row], distilled[row])
-        axes.annotate(table["name"][row], at, (5, 4), textcoords="offset points", fontsize=8, parse_math=False)
+        at, side = (real[row], distilled[row]), -1 if real[row] > real.mean() else 1  # towards the middle
+        style: dict[str, Any] = {"fontsize": 8, "ha": "right" if side < 0 else "left", "parse_math": False}
+        axes.annotate(table["name"][row], at, (5 * side, 4), textcoords="offset points", **style)
     axes.set_title(name, fontsize=10)
     axes.set_xlabel("real (random, of the training set)")
     axes.set_ylabel("distilled")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.lines import Line2D
@@ -65,7 +65,14 @@ def _panel(axes: Axes, real_N2: np.ndarray, distilled_N2: np.ndarray, seen: Seen
         axes.scatter(*real.T, s=14, color=colour, alpha=0.45, linewidths=0)
         axes.scatter(*distilled.T, s=110, marker="*", color=colour, edgecolors="black", linewidths=0.6, zorder=2)
         short = textwrap.shorten(name.split(",")[0], _LONGEST_NAME, placeholder="…") or name[:_LONGEST_NAME]
-        style = {"fontsize": 11, "fontweight": "bold", "color": colour, "ha": "center", "va": "center", "zorder": 3}
+        style: dict[str, Any] = {
+            "fontsize": 11,
+            "fontweight": "bold",
+            "color": colour,
+            "ha": "center",
+            "va": "center",
+            "zorder": 3,
+        }
         halo = [withStroke(linewidth=3, foreground="white")]
         axes.text(*np.median(real, axis=0), short, path_effects=halo, parse_math=False, **style)
     axes.set_xticks([])

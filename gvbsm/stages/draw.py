@@ -58,7 +58,8 @@ def _classes(job: Job, names: list[str]) -> dict[str, Any]:
 
 def _features(job: Job, names: list[str]) -> dict[str, Any]:
     seen_type = import_module("gvbsm.pictures.features").Seen
-    networks, labels = {}, set()
+    networks: dict[str, Any] = {}
+    labels: set[int] = set()
     for network, path in job.spec["inputs"]["networks"].items():
         seen = {name: tensor.numpy() for name, tensor in job.tensors(path)[0].items()}
         parts = {kind: (seen[f"{kind}_shown"], seen[f"{kind}_shown_labels"]) for kind in ("distilled", "real")}
@@ -79,8 +80,8 @@ def _evolution(job: Job, names: list[str]) -> dict[str, Any]:
         found |= dict(zip(tensors["labels"][at_M].tolist(), images, strict=True))
         iterations = [*metadata["snapshots"]["iterations"], job.receipt(path)["spec"]["settings"]["iterations"]]
     labels = sorted(found)
-    images = torch.stack([found[label] for label in labels]).numpy()
-    return {"images": images, "iterations": iterations, "names": [names[label] for label in labels], "classes": len(names)}
+    named = {"names": [names[label] for label in labels], "classes": len(names)}
+    return {"images": torch.stack([found[label] for label in labels]).numpy(), "iterations": iterations, **named}
 
 
 _SHOWN: dict[str, Callable[[Job, list[str]], dict[str, Any]]] = {

@@ -43,7 +43,7 @@ def run(job: Job) -> None:
     }
     job.images = sum(len(labels) for labels, _ in sets.values())
     progress = Progress(job.title, -(-len(distilled.labels) // _AT_ONCE) + -(-len(chosen) // _AT_ONCE))
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for kind, (labels, batches) in sets.items():
         seen = _look(network, labels, batches, pixels, precision, len(job.classes or ()), spec["shown"], progress)
         tensors |= {f"{kind}_{name}": tensor for name, tensor in seen.items()}
