@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pandas as pd
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from gvbsm.pictures.figures import COLOURS, MARKERS, new_figure
 
@@ -41,6 +42,9 @@ def draw(title: str, table: pd.DataFrame) -> Figure:
         above.set_title(f"student {student}", fontsize=11, parse_math=False)
         below.set_xlabel("epoch")
         below.set_yscale("log")
+        below.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        below.yaxis.set_major_formatter("{x:g}")
+        below.yaxis.set_minor_formatter(NullFormatter())
         for panel in (above, below):
             panel.grid(alpha=0.3)
     axes[0][0].set_ylabel("top-1 accuracy on test images, %")

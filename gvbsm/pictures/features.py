@@ -62,8 +62,10 @@ def embed(features_NF: np.ndarray, perplexity: float, seed: int) -> np.ndarray:
 def _panel(axes: Axes, real_N2: np.ndarray, distilled_N2: np.ndarray, seen: Seen, names: dict[int, str]) -> None:
     for colour, (label, name) in zip(CLASS_COLOURS, names.items(), strict=False):
         real, distilled = real_N2[seen.real_labels == label], distilled_N2[seen.distilled_labels == label]
-        axes.scatter(*real.T, s=14, color=colour, alpha=0.45, linewidths=0)
-        axes.scatter(*distilled.T, s=110, marker="*", color=colour, edgecolors="black", linewidths=0.6, zorder=2)
+        axes.scatter(real[:, 0], real[:, 1], s=14, color=colour, alpha=0.45, linewidths=0)
+        axes.scatter(
+            distilled[:, 0], distilled[:, 1], s=110, marker="*", color=colour, edgecolors="black", linewidths=0.6, zorder=2
+        )
         short = textwrap.shorten(name.split(",")[0], _LONGEST_NAME, placeholder="…") or name[:_LONGEST_NAME]
         style: dict[str, Any] = {
             "fontsize": 11,
@@ -73,7 +75,7 @@ def _panel(axes: Axes, real_N2: np.ndarray, distilled_N2: np.ndarray, seen: Seen
             "va": "center",
             "zorder": 3,
         }
-        halo = [withStroke(linewidth=3, foreground="white")]
-        axes.text(*np.median(real, axis=0), short, path_effects=halo, parse_math=False, **style)
+        x, y = np.median(real, axis=0)
+        axes.text(x, y, short, path_effects=[withStroke(linewidth=3, foreground="white")], parse_math=False, **style)
     axes.set_xticks([])
     axes.set_yticks([])
