@@ -30,7 +30,8 @@ def draw(title: str, table: pd.DataFrame, teachers: int) -> Figure:
     title = f"{title}: distilled and real images as the teachers see them ({by})"
     is_long = len(table) > _MOST_ROWS
     figure = new_figure(11, 5.8 if is_long else 2 + 0.3 * len(table), title)
-    for panel, (measure, name) in zip(figure.subplots(1, 2, sharey=not is_long), _MEASURES.items(), strict=True):
+    panels = figure.subplots(1, 2, sharey=not is_long)
+    for panel, (measure, name) in zip(panels, _MEASURES.items(), strict=True):
         if is_long:
             _points(panel, table, measure, name)
         else:
@@ -38,7 +39,8 @@ def draw(title: str, table: pd.DataFrame, teachers: int) -> Figure:
         if table[f"distilled_{measure}"].isna().all():
             panel.text(0.5, 0.5, "needs two distilled images per class", transform=panel.transAxes, ha="center")
     if not is_long:
-        handles, labels = figure.axes[0].get_legend_handles_labels()
+        panels[0].set_ylabel("class")
+        handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=10)
     return figure
 

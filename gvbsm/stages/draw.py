@@ -60,7 +60,7 @@ def _features(job: Job, names: list[str]) -> dict[str, Any]:
     seen_type = import_module("gvbsm.pictures.features").Seen
     networks: dict[str, Any] = {}
     labels: set[int] = set()
-    for network, path in job.spec["inputs"]["networks"].items():
+    for network, path in sorted(job.spec["inputs"]["networks"].items(), reverse=True):  # the teacher, then the student
         seen = {name: tensor.numpy() for name, tensor in job.tensors(path)[0].items()}
         parts = {kind: (seen[f"{kind}_shown"], seen[f"{kind}_shown_labels"]) for kind in ("distilled", "real")}
         networks[network] = seen_type(*parts["distilled"], *parts["real"])
