@@ -5,13 +5,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from gvbsm.configs import comparison, config_folder, load_config, parse_run
+from gvbsm.configs import config_folder, load_config
 from gvbsm.errors import UserError
-from gvbsm.plan import plan
-from gvbsm.plan_pictures import pictures_of, plan_picture
-from gvbsm.planfiles import STORE, input_paths, read_plan, target_file, write_plans
-from gvbsm.published import further_pictures
-from gvbsm.receipts import receipt_path
+from gvbsm.planfiles import STORE, input_paths, read_plan
 
 # A graph is many objects that all stay: looking through them for garbage every 700 takes a tenth of the planning.
 gc.set_threshold(200_000, 50, 50)
@@ -66,11 +62,3 @@ def planned_inputs(wildcards):
 def planned_threads(wildcards):
     """CPU threads, which are part of the spec."""
     return planned_spec(wildcards.key)["settings"]["threads"]
-
-
-def target_inputs(artifacts, published):
-    """Inputs of publish or draw: its own plan file is compared by time, the store's artifacts are not."""
-    target = checked(write_plans, artifacts, published)
-    # Here alone receipts are asked for: of every input twice, they would double the time that planning takes.
-    receipts = [ancient(str(receipt_path(STORE / path))) for path in input_paths(target.spec)]
-    return {"plan": str(target_file(target.key)), "artifacts": stored(target.spec), "receipts": receipts}

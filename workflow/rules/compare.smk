@@ -2,11 +2,6 @@ localrules:
     compare,
 
 
-def compared_runs(wildcards):
-    """The runs of a comparison."""
-    return checked(comparison, settings, wildcards.dataset)
-
-
 rule compare:
     input:
         runs=compared_runs,

@@ -3,25 +3,17 @@ localrules:
     pictures,
 
 
-def drawn_inputs(wildcards):
-    """Plan a picture."""
-    named = wildcards.dataset, *checked(parse_run, wildcards.run), wildcards.picture
-    folder = Path("results") / wildcards.dataset / wildcards.run / "pictures"
-    return target_inputs(checked(plan_picture, *named, settings.pictures), folder / f"{wildcards.picture}.json")
-
-
-def drawn_pictures(wildcards):
-    """All pictures that a run has."""
-    _, recipe = checked(parse_run, wildcards.run)
-    folder = f"results/{wildcards.dataset}/{wildcards.run}/pictures"
-    return [f"{folder}/{picture}.png" for picture in checked(pictures_of, wildcards.dataset, recipe)]
-
-
 rule draw:
     input:
         unpack(drawn_inputs),
     output:
-        png="results/{dataset}/{run}/pictures/{picture}.png",
+        png=report(
+            "results/{dataset}/{run}/pictures/{picture}.png",
+            category="{dataset}",
+            subcategory="{run}",
+            labels={"what": "Picture: {picture}"},
+            caption="../report/picture.rst",
+        ),
         svg="results/{dataset}/{run}/pictures/{picture}.svg",
         source="results/{dataset}/{run}/pictures/{picture}.json",
     log:

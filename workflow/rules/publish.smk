@@ -3,12 +3,6 @@ localrules:
     publish,
 
 
-def published_inputs(wildcards):
-    """Plan the run."""
-    planned = checked(plan, wildcards.dataset, *checked(parse_run, wildcards.run))
-    return target_inputs(planned, Path("results") / wildcards.dataset / wildcards.run / "acc.json")
-
-
 rule publish:
     input:
         unpack(published_inputs),

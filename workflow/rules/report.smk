@@ -2,12 +2,6 @@ localrules:
     report,
 
 
-def pictures_there(wildcards):
-    """Further pictures of a run that its page takes in: those that are there, so that asking for the page makes none."""
-    there = further_pictures(Path("results") / wildcards.dataset / wildcards.run)
-    return [str(file) for files in there.values() for file in files]
-
-
 rule report:
     input:
         accuracies="results/{dataset}/{run}/acc.json",
