@@ -20,7 +20,7 @@ wildcard_constraints:
     key=r"[0-9a-f]{10}",
     dataset=r"(?!store/)[^/.][^/]*",
     run=r"[^/]+",
-    picture="curves|classes|features|evolution",
+    picture=r"curves|classes|features|evolution",
 
 
 def checked(function, *arguments):

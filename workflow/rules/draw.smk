@@ -1,6 +1,5 @@
 localrules:
     draw,
-    pictures,
 
 
 rule draw:
@@ -24,18 +23,3 @@ rule draw:
         "../envs/gvbsm.yaml"
     shell:
         "gvbsm draw --spec {input.plan:q} --out {output.source:q} 2> >(tee {log:q} >&2)"
-
-
-rule pictures:
-    input:
-        drawn_pictures,
-    output:
-        "results/{dataset}/{run}/pictures.txt",
-    log:
-        "results/logs/pictures/{dataset}-{run}.log",
-    benchmark:
-        "results/benchmarks/pictures/{dataset}-{run}.tsv"
-    conda:
-        "../envs/gvbsm.yaml"
-    shell:
-        "printf '%s\\n' {input:q} > {output:q} 2> {log:q}"

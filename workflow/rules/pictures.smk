@@ -1,0 +1,17 @@
+localrules:
+    pictures,
+
+
+rule pictures:
+    input:
+        pictures=drawn_pictures,
+    output:
+        "results/{dataset}/{run}/pictures.txt",
+    log:
+        "results/logs/pictures/{dataset}-{run}.log",
+    benchmark:
+        "results/benchmarks/pictures/{dataset}-{run}.tsv"
+    conda:
+        "../envs/gvbsm.yaml"
+    shell:
+        "printf '%s\\n' {input.pictures:q} > {output:q} 2> {log:q}"
