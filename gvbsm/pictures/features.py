@@ -70,7 +70,6 @@ def _panel(axes: Axes, real_N2: np.ndarray, distilled_N2: np.ndarray, seen: Seen
         style: dict[str, Any] = {
             "fontsize": 11,
             "fontweight": "bold",
-            "color": colour,
             "ha": "center",
             "va": "center",
             "zorder": 3,
