@@ -22,9 +22,12 @@ _STAGES = {
     "relabel": "store the teachers' soft labels of a range of epochs",
     "convert": "take their published soft labels of a range of epochs",
     "evaluate": "train and test one student on one set of images",
+    "student": "train one student and keep its weights",
+    "features": "look at distilled and real images through one network",
     "publish": "gather a run into acc.json, table.csv, classes.csv and images.png",
+    "draw": "draw one picture of a run as PNG and SVG",
 }
-SHARED = ("squeeze", "evaluate")  # by several processes, if asked to
+SHARED = ("squeeze", "evaluate", "student")  # by several processes, if asked to
 
 
 class _Parser(argparse.ArgumentParser):
@@ -114,7 +117,7 @@ def parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help=about, description=f"{about[0].upper()}{about[1:]}. Exit status 1 if any is.")
     where = "the store, a stage's folder in it, an artifact or its receipt (default: %(default)s)"
     verify.add_argument("path", type=Path, nargs="?", default=STORE, help=where)
-    about = "list what neither config.yaml's targets nor a published acc.json need, or delete it"
+    about = "list what neither config.yaml's targets nor a published acc.json or picture need, or delete it"
     gc = commands.add_parser("gc", help=about, description=f"{about[0].upper()}{about[1:]}. What running jobs use is left.")
     gc.add_argument("--delete", action="store_true", help="delete what is listed")
     return whole

@@ -117,8 +117,8 @@ def _run_stage(options: argparse.Namespace) -> None:
         group = int(os.environ.get("WORLD_SIZE", 1))  # as torchrun sets it
         job.processes = group if group > 1 else max(1, options.processes)
         job.writes = group == 1 or os.environ.get("RANK") == "0"
-    if stage == "publish":
-        importlib.import_module("gvbsm.stages.publish").run(job)
+    if stage not in keys.STORED:
+        importlib.import_module(f"gvbsm.stages.{stage}").run(job)
     else:
         _run_alone(job, lock_file(keys.key(spec), options.checkpoints))
 
@@ -133,7 +133,7 @@ def _run_alone(job: Job, file: Path) -> None:
     with _together(job), _locked(job, file) as is_made:
         if is_made:
             return
-        if job.spec["stage"] not in ("prepare", "adopt"):  # which have no state to save, and simply end
+        if job.spec["stage"] not in ("prepare", "adopt", "features"):  # which have no state to save, and simply end
             install_signal_handlers()
         try:
             with watched(job, progress_file(file.stem, file.parent), tracked):

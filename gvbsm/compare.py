@@ -70,7 +70,8 @@ def _table(published: list[Published]) -> pd.DataFrame:
 
 
 def _draw(table: pd.DataFrame, file: Path) -> None:
-    from gvbsm.pictures.accuracy import draw_accuracies, save
+    from gvbsm.pictures.accuracy import draw_accuracies
+    from gvbsm.pictures.figures import save
 
     if file.suffix not in (".png", ".svg"):
         raise UserError(f"--picture: expected a file that ends in .png or .svg, got {file}; rename it")

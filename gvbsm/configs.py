@@ -13,7 +13,7 @@ from gvbsm.keys import PACKAGE
 from gvbsm.mistakes import SettingsError, one_line, short
 from gvbsm.settings import Config
 
-_OF_A_RUN = ("acc.json", "table.csv", "classes.csv", "images.png", "report.html")
+_OF_A_RUN = ("acc.json", "table.csv", "classes.csv", "images.png", "pictures.txt", "report.html")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # of data sets and recipes: they become folders, and stand in commands
 
 

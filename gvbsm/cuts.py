@@ -6,6 +6,8 @@ import itertools
 
 from gvbsm.stage_settings import Recover, Relabel
 
+_MOST_SHOWN = 10  # classes that a picture tells apart by colour
+
 
 def image_batches(classes: int, ipc: int, group: int, batch_size: int, batching: str) -> list[list[list[int]]]:
     """Which images are optimised together: per batch a list of [class, first image, end].
@@ -44,3 +46,8 @@ def epoch_ranges(epochs: int, settings: Relabel) -> list[list[int]]:
     """The labelled epochs of each job: [first, end]; none if labels are made online."""
     epochs, size = 0 if settings.online else epochs, settings.shard_epochs
     return [[start, min(start + size, epochs)] for start in range(0, epochs, size)]
+
+
+def shown_classes(classes: int) -> list[int]:
+    """The labels that pictures with room for few classes show: all, or ten that lie as far apart in their order."""
+    return list(range(classes)) if classes <= _MOST_SHOWN else [n * classes // _MOST_SHOWN for n in range(_MOST_SHOWN)]

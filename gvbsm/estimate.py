@@ -93,7 +93,7 @@ class _Known:
 
     def __init__(self) -> None:
         self._by_kind: dict[str, dict[str, Any]] = {}
-        for stage in keys.STAGES[:-1]:
+        for stage in keys.STORED:
             for file in files_in(STORE / stage):
                 receipt = _receipt(file) if file.suffix != ".json" else None
                 if receipt:

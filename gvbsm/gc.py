@@ -1,7 +1,8 @@
 """What no target needs any more: listed with its size and age, or deleted.
 
-Needed is what a target in config.yaml plans, what a published acc.json was made from, what a running job makes and reads, and
-everything these were made from. Jobs are seen by their locks in results/.checkpoints, a snakemake by its lock of the folder.
+Needed is what a target in config.yaml plans, what a published acc.json or a picture was made from, what a running job makes
+and reads, and everything these were made from. Jobs are seen by their locks in results/.checkpoints, a snakemake by its lock
+of the folder.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from gvbsm import keys
-from gvbsm.configs import load_config, parse_target, runs_of
+from gvbsm.configs import load_config, runs_of
 from gvbsm.errors import UserError
 from gvbsm.locks import CHECKPOINTS, delete_lock, is_held, lock_file
-from gvbsm.plan import plan
+from gvbsm.plan_pictures import PICTURES, plan_target
 from gvbsm.planfiles import PLANS, STORE, TARGETS, files_in, input_paths, read_plan, stored
 from gvbsm.progressfiles import SUFFIX, key_of
 from gvbsm.receipts import read_receipt, receipt_path
@@ -84,12 +85,14 @@ def gc(delete: bool) -> str:
 def _needed() -> _Needed:
     needed = _Needed()
     config = load_config()
-    for target in [run for configured in config.targets for run in runs_of(config, configured)]:
-        needed.paths.update(artifact.path for artifact in plan(*parse_target(target)))
+    for configured in config.targets:
+        has_pictures = Path(configured).name == PICTURES  # which are of one run
+        for target in [configured] if has_pictures else runs_of(config, configured):
+            needed.paths.update(artifact.path for artifact in plan_target(target, config.pictures))
     if files_in(_SNAKEMAKE_LOCKS):  # nothing reaches what it has made of a target that is neither configured nor published
         remedy = "wait for its end, or, if it is dead: snakemake --unlock"
         needed.obstacles.append(f"{_SNAKEMAKE_LOCKS}: a snakemake runs in this folder; {remedy}")
-    for file in sorted(_RESULTS.glob("*/*/acc.json")):
+    for file in sorted([*_RESULTS.glob("*/*/acc.json"), *_RESULTS.glob("*/*/pictures/*.json")]):
         try:
             needed.paths.update(_published(file))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -110,12 +113,12 @@ def _needed() -> _Needed:
 
 
 def _published(file: Path) -> list[str]:
-    """What an acc.json was made from, and its own plan."""
+    """What an acc.json or a picture was made from, and its own plan."""
     published = json.loads(file.read_text(encoding="utf-8"))
     spec, key = published["provenance"]["spec"], published["key"]
     if key != keys.key(spec):  # a wrong letter in a path would leave the right one unneeded
         raise ValueError(f"key: expected {keys.key(spec)}, got {key}")
-    return [*input_paths(spec), *published["provenance"]["artifacts"], f"publish/{key}"]
+    return [*input_paths(spec), *published["provenance"]["artifacts"], f"{spec['stage']}/{key}"]
 
 
 def _add_inputs(paths: set[str]) -> None:

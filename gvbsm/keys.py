@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
-STAGES = ("prepare", "squeeze", "statistics", "select", "recover", "adopt", "relabel", "convert", "evaluate", "publish")
+_IMAGES_AND_LABELS = ("prepare", "squeeze", "statistics", "select", "recover", "adopt", "relabel", "convert")
+STORED = (*_IMAGES_AND_LABELS, "evaluate", "student", "features")  # their artifacts are in the store; the others' beside it
+STAGES = (*STORED, "publish", "draw")
 
 # Modules that cannot change a byte of an artifact's content; parallel only rounds otherwise, as other devices do.
-_COUNTED = ("stages", "method", "data", "runtime", "backbones")
+_COUNTED = ("stages", "method", "data", "runtime", "backbones", "pictures")
 _UNCOUNTED = {"gvbsm.runtime.progress", "gvbsm.runtime.checkpoints", "gvbsm.runtime.compiler", "gvbsm.runtime.parallel"}
 
 

@@ -19,7 +19,7 @@ from gvbsm.receipts import KEYED
 STORE = Path("results/store")
 PLANS = Path("results/.plan")
 TARGETS = PLANS / "targets"
-SUFFIX = dict.fromkeys(keys.STAGES, ".safetensors") | {"evaluate": ".csv", "publish": ".json"}
+SUFFIX = dict.fromkeys(keys.STAGES, ".safetensors") | {"evaluate": ".csv", "publish": ".json", "draw": ".json"}
 Spec = dict[str, Any]
 
 
@@ -42,26 +42,26 @@ class Artifact:
 
 
 def write_plans(planned: list[Artifact], published: Path) -> Artifact:
-    """Write the plan file of every artifact of a target, and return the last, that of publish.
+    """Write the plan file of every artifact of a target, and return the last, that of publish or draw.
 
-    publish's plan file is the one input that Snakemake compares by time. If `published` (an acc.json) holds another key,
+    Its plan file is the one input that Snakemake compares by time. If `published` (its JSON) holds another key,
     the file is made new, whatever Snakemake remembers; if it holds this key, the file is made older than it.
     """
-    *made, publish = planned
+    *made, last = planned
     for artifact in made:
         _write_plan(artifact, plan_file(artifact.key))
-    file = target_file(publish.key)
-    _write_plan(publish, file)
+    file = target_file(last.key)
+    _write_plan(last, file)
     then = time.time()
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        if json.loads(published.read_text(encoding="utf-8"))["key"] == publish.key:
+        if json.loads(published.read_text(encoding="utf-8"))["key"] == last.key:
             then = published.stat().st_mtime - 1
     try:
         if file.stat().st_mtime != then:
             os.utime(file, (then, then))
     except OSError as error:
         raise UserError(f"{file}: cannot be written: {error.strerror}; make the folder writable") from None
-    return publish
+    return last
 
 
 def plan_file(key: str) -> Path:
@@ -70,7 +70,7 @@ def plan_file(key: str) -> Path:
 
 
 def target_file(key: str) -> Path:
-    """Where the plan of publish is: in a folder of its own.
+    """Where the plan of publish or draw is: in a folder of its own.
 
     Snakemake lists a folder once, and takes what is written there later, for the next of several targets, for missing.
     """
@@ -100,6 +100,12 @@ def read_plan(key: str) -> Artifact:
     return artifact
 
 
+def run_title(spec: Spec) -> str:
+    """How pictures and tables name the run of a spec of publish or draw."""
+    images, recipe = "image" if spec["ipc"] == 1 else "images", spec.get("recipe")
+    return f"{spec['dataset']}, {spec['ipc']} {images} per class" + (f", {recipe}" if recipe else "")
+
+
 def input_paths(spec: Spec) -> list[str]:
     """The artifacts a spec reads, relative to the store, in its order."""
 
@@ -116,7 +122,7 @@ def input_paths(spec: Spec) -> list[str]:
 def artifact_of(file: Path) -> str | None:
     """The artifact, relative to the store, that a file is or has the receipt of, by its folder and name; None if neither."""
     stage = file.parent.name
-    if stage not in keys.STAGES[:-1] or file.suffix not in (SUFFIX[stage], ".json") or not KEYED.fullmatch(file.stem):
+    if stage not in keys.STORED or file.suffix not in (SUFFIX[stage], ".json") or not KEYED.fullmatch(file.stem):
         return None
     return f"{stage}/{file.stem}{SUFFIX[stage]}"
 
@@ -133,5 +139,5 @@ def files_in(folder: Path) -> list[Path]:
 
 def stored(store: Path) -> list[str]:
     """Every artifact that the store has, or has half of (it or its receipt), relative to it, in the order of the chain."""
-    found = [artifact_of(file) for stage in keys.STAGES[:-1] for file in files_in(store / stage)]
+    found = [artifact_of(file) for stage in keys.STORED for file in files_in(store / stage)]
     return list(dict.fromkeys(path for path in found if path))

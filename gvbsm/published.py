@@ -12,7 +12,7 @@ from gvbsm.errors import UserError
 from gvbsm.keys import key
 
 # Of a spec: where it comes from, and which part of the whole it is.
-_NOT_SETTINGS = ("stage", "inputs", "code", "batches", "random", "views", "online")
+_NOT_SETTINGS = ("stage", "inputs", "code", "batches", "snapshots", "random", "views", "online")
 _PARTS = {"dataset": str, "ipc": int, "students": dict, "baselines": dict, "soft_labels": dict, "cost": dict, "teachers": dict}
 
 _PICTURES = ("curves", "evolution", "features", "classes")  # in a run's folder pictures/, as .png, .svg or both

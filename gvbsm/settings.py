@@ -121,6 +121,14 @@ class Row(Strict):
         return self
 
 
+class Pictures(Strict):
+    """What the pictures of a run show beside its own images."""
+
+    real: Annotated[int, Field(ge=2, le=100_000)]  # random real images per class that the distilled ones are compared with
+    seed: Seed  # which ones, and of t-SNE
+    perplexity: Annotated[float, Field(ge=1, le=1000)]  # of t-SNE: about how many neighbours an image has
+
+
 class Config(Strict):
     """config/config.yaml."""
 
@@ -128,3 +136,4 @@ class Config(Strict):
     data_root: DataPath  # folder of downloaded or own data sets
     tracking: Literal["none", "tensorboard", "wandb"] | None = None  # of every job's values; off: none
     comparisons: dict[str, Annotated[list[str], Field(min_length=1)]] | None = None  # what results/<name>/compare.csv compares
+    pictures: Pictures | None = None  # of results/<dataset>/<run>/pictures; off: those that need none of it

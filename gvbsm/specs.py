@@ -1,198 +1,21 @@
-"""The spec of each stage, typed: what `--spec` may hold, by hand or from a plan."""
+"""A spec of a stage, read and checked: what `--spec` may hold, by hand or from a plan."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, get_args
 
-from pydantic import BaseModel, Field, ValidationError, create_model
+from pydantic import ValidationError, create_model
 
 from gvbsm import keys
 from gvbsm.errors import UserError
 from gvbsm.mistakes import describe
-from gvbsm.settings import Weights
-from gvbsm.sources import DataPath, Seed, Source, Strict
-from gvbsm.stage_settings import (
-    Augment,
-    Coding,
-    Compute,
-    Count,
-    Epochs,
-    HardTraining,
-    PerChannel,
-    Precision,
-    RecoverShard,
-    RelabelShard,
-    Select,
-    Squeeze,
-    StatisticsPass,
-    TeachersLabels,
-    Training,
-    ViewsOfImages,
-)
+from gvbsm.sources import Strict
+from gvbsm.stage_settings import Compute, HardTraining, Squeeze, Training
+from gvbsm.stage_specs import STAGES
 
 Code = dict[str, str]
-Paths = Annotated[list[str], Field(min_length=1)]
-
-
-class NetworkSpec(Strict):
-    """A network by name, and the shapes it maps."""
-
-    name: str
-    options: dict[str, bool | int | float | str]
-    classes: Count
-    image_size: Count
-    channels: Count
-
-
-class PixelsSpec(Strict):
-    """Size and normalisation of images."""
-
-    image_size: Count
-    mean: PerChannel
-    std: PerChannel
-
-
-class RandomImages(Strict):
-    """Which random real images are taken."""
-
-    ipc: Count
-    seed: Seed
-
-
-class LabelledViews(ViewsOfImages):
-    """The views of hard-label training."""
-
-    epochs: Epochs
-
-
-class _Images(Strict):
-    """One image set: shards of distilled images, or the data set that random ones are drawn from."""
-
-    data: str | None = None
-    images: list[str] | None = None
-
-
-class _RecoverInputs(Strict):
-    teachers: Paths
-    statistics: Paths
-    start: str | None = None  # select's images; none: noise
-
-
-class MoreStatistics(StatisticsPass):
-    """The pass, and what else it measures if asked to."""
-
-    by_class: bool | None = None
-    importance: bool | None = None
-
-
-class _RelabelInputs(_Images):
-    teachers: Paths
-
-
-class _EvaluateInputs(Strict):
-    data: str
-    images: list[str]
-    labels: list[str]
-    teachers: list[str] | None = None
-
-
-def _inputs(name: str, **fields: Any) -> type[BaseModel]:
-    required: dict[str, Any] = {field: (kind, ...) for field, kind in fields.items()}
-    return create_model(name, __base__=Strict, **required)
-
-
-_DATA = _inputs("Inputs", data=str)
-_EPOCHS = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]  # first, end
-_BATCHES = Annotated[list[list[Annotated[list[int], Field(min_length=3, max_length=3)]]], Field(min_length=1)]
-_STAGES: dict[str, dict[str, Any]] = {
-    "prepare": {
-        "source": Source,
-        "classes": Count,
-        "image_size": Count,
-        "channels": Count,
-        "resize": Count,
-        "storage": Literal["packed", "files"],
-    },
-    "squeeze": {
-        "inputs": _DATA,
-        "network": NetworkSpec,
-        "pixels": PixelsSpec,
-        "weights": Weights | None,
-        "augment": Augment | None,
-        "settings": Squeeze,  # or Compute, with weights
-    },
-    "statistics": {
-        "inputs": _inputs("Inputs", data=str, teacher=str),
-        "pixels": PixelsSpec,
-        "augment": Augment,
-        "settings": MoreStatistics,
-    },
-    "select": {
-        "inputs": _inputs("Inputs", data=str, teachers=list[str]),  # none, if they have no say
-        "batches": _BATCHES,
-        "pixels": PixelsSpec,
-        "settings": Select,
-    },
-    "recover": {
-        "inputs": _RecoverInputs,
-        "batches": _BATCHES,
-        "pixels": PixelsSpec,
-        "augment": Augment,
-        "settings": RecoverShard,
-        "precisions": list[Precision] | None,  # one per teacher, where they differ from the settings
-    },
-    "adopt": {
-        "inputs": _DATA,
-        "path": DataPath,
-        "version": int | None,
-        "ipc": Count,
-        "image_size": Count,
-        "channels": Count,
-    },
-    "relabel": {
-        "inputs": _RelabelInputs,
-        "random": RandomImages | None,
-        "epochs": _EPOCHS,
-        "pixels": PixelsSpec,
-        "settings": RelabelShard,
-    },
-    "convert": {
-        "inputs": _inputs("Inputs", images=str),
-        "path": DataPath,
-        "version": int | None,
-        "seed": Seed,
-        "epochs": _EPOCHS,
-        "coding": Coding,
-    },
-    "evaluate": {
-        "inputs": _EvaluateInputs,
-        "random": RandomImages | None,
-        "views": LabelledViews | None,
-        "online": TeachersLabels | None,
-        "network": NetworkSpec,
-        "pixels": PixelsSpec,
-        "settings": Training,  # or HardTraining, with neither labels nor teachers
-        "seeds": Annotated[list[Seed], Field(min_length=1)],
-    },
-    "publish": {
-        "dataset": str,
-        "ipc": Count,
-        "recipe": str | None,
-        "headline": Literal["best", "last"],
-        "inputs": _inputs(
-            "Inputs",
-            data=str,
-            teachers=dict[str, str],
-            statistics=list[str],  # none, if images are not recovered
-            images=Paths,
-            labels=list[str],  # none, if they are made online
-            random_labels=list[str],  # none, if they are not asked for or made online
-            students=dict[str, dict[str, str]],
-        ),
-    },
-}
 
 
 def read_spec(stage: str, text: str) -> dict[str, Any]:
@@ -222,11 +45,11 @@ def read_spec(stage: str, text: str) -> dict[str, Any]:
         got = spec.get("stage") if isinstance(spec, dict) else type(spec).__name__
         raise UserError(f"{where}: stage: expected {stage!r}, got {got!r}; run the command of that stage")
     fields: dict[str, Any] = {
-        name: (kind, None) if type(None) in get_args(kind) else (kind, ...) for name, kind in _STAGES[stage].items()
+        name: (kind, None) if type(None) in get_args(kind) else (kind, ...) for name, kind in STAGES[stage].items()
     }
     if stage == "squeeze":
         fields["settings"] = (Compute if spec.get("weights") else Squeeze, ...)
-    if stage == "evaluate":
+    if stage in ("evaluate", "student"):
         is_hard = spec.get("views") and not spec.get("online")
         fields["settings"] = (HardTraining if is_hard else Training, ...)
     model = create_model("Spec", __base__=Strict, stage=(str, ...), code=(Code | None, None), **fields)
@@ -244,9 +67,9 @@ def _check_choices(spec: dict[str, Any], where: str) -> None:
     if spec["stage"] == "squeeze":
         pairs.append(("weights", spec.get("weights"), "augment", spec.get("augment")))
         pairs.append(("weights", spec.get("weights"), "settings.epochs", spec["settings"].get("epochs")))
-    if spec["stage"] in ("relabel", "evaluate"):
+    if spec["stage"] in ("relabel", "evaluate", "student"):
         pairs.append(("inputs.images", spec["inputs"].get("images"), "random", spec.get("random")))
-    if spec["stage"] == "evaluate":
+    if spec["stage"] in ("evaluate", "student"):
         pairs.append(("inputs.labels", spec["inputs"]["labels"], "views", spec.get("views")))
         teachers, online = spec["inputs"].get("teachers"), spec.get("online")
         if bool(teachers) != bool(online) or (online and not spec.get("views")):

@@ -146,6 +146,8 @@ class Recover(RecoverShard):
     group: Batch  # images of a class that share a batch
     batching: Literal["class_major", "group"]  # published: class_major list cut anywhere; ours: group
     shard_batches: Count  # batches per job
+    # Shares of the iterations before which the first image of up to ten classes is kept, for a picture; off: none
+    snapshots: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=1, max_length=20)] | None = None
 
     @model_validator(mode="after")
     def _room_for_a_group(self) -> Recover:

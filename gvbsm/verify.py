@@ -13,7 +13,7 @@ from gvbsm.locks import is_held, lock_file
 from gvbsm.planfiles import STORE, artifact_of, files_in, stored
 from gvbsm.receipts import rebuild, receipt_path
 
-_STAGES = keys.STAGES[:-1]  # publish writes beside the store
+_STAGES = keys.STORED
 
 
 def verify(path: Path) -> tuple[str, int]:

@@ -16,8 +16,11 @@ PLANNING = FOUNDATION | {
     "configs",
     "rows",
     "cuts",
+    "stage_plans",
     "plan",
+    "plan_pictures",
     "planfiles",
+    "stage_specs",
     "specs",
     "explain",
     "estimate",
@@ -44,20 +47,23 @@ ALLOWED = {
     "rows": {"configs", "mistakes", "network_names", "settings", "stage_settings"},
     "planfiles": FOUNDATION,
     "cuts": {"stage_settings"},
-    "plan": FOUNDATION | {"cuts", "network_names", "rows", "planfiles"},
-    "specs": FOUNDATION | {"mistakes"},
+    "stage_plans": FOUNDATION | {"cuts", "network_names", "planfiles"},
+    "plan": {"planfiles", "rows", "stage_plans"},
+    "plan_pictures": {"configs", "mistakes", "plan", "planfiles", "rows", "settings", "stage_plans"},
+    "stage_specs": FOUNDATION,
+    "specs": FOUNDATION | {"mistakes", "stage_specs"},
     "explain": FOUNDATION | {"configs", "plan", "planfiles"},
     "estimate": FOUNDATION | {"configs", "method", "plan", "planfiles", "wording"},
     "locks": set(),
     "verify": FOUNDATION | {"locks", "planfiles"},
-    "gc": FOUNDATION | {"configs", "locks", "plan", "planfiles", "progressfiles"},
+    "gc": FOUNDATION | {"configs", "locks", "plan_pictures", "planfiles", "progressfiles"},
     "progressfiles": {"disk", "errors", "locks"},
     "status": FOUNDATION | {"configs", "locks", "plan", "planfiles", "progressfiles", "wording"},
     "import_fkd": FOUNDATION | {"data", "method", "runtime"},
     "wording": set(),
     "published": {"errors", "keys"},
     "origins": {"mistakes", "rows"},
-    "pictures": set(),
+    "pictures": {"pictures"},
     "compare": {"disk", "errors", "mistakes", "pictures", "published"},
     "report": {"disk", "errors", "keys", "mistakes", "origins", "plan", "planfiles", "published", "report", "wording"},
     "share": FOUNDATION | {"data", "mistakes", "published", "share"},
@@ -69,8 +75,8 @@ ALLOWED = {
     "method": {"method"},
     "backbones": {"backbones"},
     "data": {"data", "method"} | FOUNDATION,
-    "runtime": {"runtime", "backbones", "progressfiles"} | FOUNDATION,
-    "stages": LIBRARY | FOUNDATION | {"planfiles", "published"},
+    "runtime": {"runtime", "backbones", "data", "method", "progressfiles"} | FOUNDATION,
+    "stages": LIBRARY | FOUNDATION | {"pictures", "planfiles", "published"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -113,7 +119,7 @@ def test_the_workflow_imports_only_planning():
     text = "\n".join(path.read_text() for path in (PACKAGE.parent / "workflow").rglob("*.smk"))
     text += (PACKAGE.parent / "workflow" / "Snakefile").read_text()
     used = {line.split()[1].split(".")[1] for line in text.splitlines() if line.startswith(("from gvbsm.", "import gvbsm."))}
-    assert used == {"configs", "errors", "keys", "plan", "planfiles", "published", "receipts"}
+    assert used == {"configs", "errors", "keys", "plan", "plan_pictures", "planfiles", "published", "receipts"}
 
 
 def test_planning_imports_neither_torch_nor_snakemake():

@@ -50,7 +50,7 @@ def changed_stages(package: Path, file: str, old: str, new: str) -> set[str]:
     def take() -> dict[str, dict[str, str]]:
         forget()
         return {
-            stage: keys.fingerprint(stage, () if stage in ("prepare", "adopt", "convert", "publish") else builders)
+            stage: keys.fingerprint(stage, () if stage in ("prepare", "adopt", "convert", "publish", "draw") else builders)
             for stage in keys.STAGES
         }
 
@@ -67,17 +67,20 @@ def changed_stages(package: Path, file: str, old: str, new: str) -> set[str]:
     [
         ("method/densification.py", "POOLED = 32", "POOLED = 16", {"recover"}),
         ("method/moments.py", "/ count - mean", "/ (count - 1) - mean", {"statistics", "recover"}),
-        ("method/soft_labels.py", "mean(0)", "sum(0)", {"relabel", "evaluate"}),
-        ("method/losses.py", "beta: float = 2.0", "beta: float = 3.0", {"evaluate"}),
-        ("method/views.py", "tries = 10", "tries = 9", {"select", "relabel", "convert", "evaluate"}),
+        ("method/soft_labels.py", "mean(0)", "sum(0)", {"relabel", "evaluate", "student"}),
+        ("method/losses.py", "beta: float = 2.0", "beta: float = 3.0", {"evaluate", "student"}),
+        ("method/views.py", "tries = 10", "tries = 9", {"select", "relabel", "convert", "evaluate", "student"}),
         ("method/selection.py", "avg_pool2d", "max_pool2d", {"select"}),
-        ("runtime/training.py", "math.pi * epoch", "math.pi * (epoch + 1)", {"squeeze", "evaluate"}),
+        ("runtime/training.py", "math.pi * epoch", "math.pi * (epoch + 1)", {"squeeze", "evaluate", "student"}),
+        ("method/diversity.py", "1 - cosine", "2 - cosine", {"features"}),
+        ("pictures/figures.py", "dpi=120", "dpi=90", {"draw"}),
+        ("pictures/curves.py", "_MANY = 25", "_MANY = 30", set()),  # the builder of one picture, as networks are
         ("stages/prepare.py", '"train_images": len', '"images": len', {"prepare"}),
         (
             "backbones/resnet.py",
             "channels: int = 3",
             "channels: int = 1",
-            {"squeeze", "statistics", "select", "recover", "relabel", "evaluate"},
+            {"squeeze", "statistics", "select", "recover", "relabel", "evaluate", "student", "features"},
         ),
         ("backbones/mobilenet_v2.py", "width: float = 0.5", "width: float = 1.0", set()),
         ("stage_settings.py", "le=100_000", "le=200_000", set()),

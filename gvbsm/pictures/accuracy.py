@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import os
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import pandas as pd
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+from gvbsm.pictures.figures import COLOURS, MARKERS, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which the colour-blind tell apart, each with a marker of its own.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = "osD^vP*"
 _BASELINES = {"random_soft": ("random real, soft labels", ":"), "random_hard": ("random real, hard labels", "--")}
 
 
@@ -25,31 +22,16 @@ def draw_accuracies(table: pd.DataFrame) -> Figure:
 
     `table` is as compare makes it. Points are means over seeds, bars standard deviations.
     """
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     columns = list(table.groupby(["dataset", "student"], sort=False))
     has_several = (table.groupby(["dataset", "recipe"], dropna=False)["ipc"].nunique() > 1).any()
     panels = [_against_ipc, _against_bytes] if has_several else [_against_bytes]
-    size = (1 + 5 * len(columns), 4 * len(panels))
-    figure, axes = plt.subplots(len(panels), len(columns), figsize=size, squeeze=False, layout="constrained")
+    figure = new_figure(1 + 5 * len(columns), 4 * len(panels), "")
+    axes = figure.subplots(len(panels), len(columns), squeeze=False)
     for column, ((dataset, student), rows) in zip(axes.T, columns, strict=True):
         for draw, panel in zip(panels, column, strict=True):
             draw(panel, rows)
         column[0].set_title(f"{dataset}, {student}", parse_math=False)
     return figure
-
-
-def save(figure: Figure, form: str) -> bytes:
-    """The figure as "png" or "svg", without what would make equal pictures differ."""
-    import matplotlib.pyplot as plt
-
-    buffer = io.BytesIO()
-    # Neither date nor random names; text stays text.
-    with matplotlib.rc_context({"svg.hashsalt": "gvbsm", "svg.fonttype": "none"}):
-        figure.savefig(buffer, format=form, dpi=120, metadata={"Date": None} if form == "svg" else {"Software": None})
-    plt.close(figure)
-    return buffer.getvalue()
 
 
 def _against_ipc(axes: Axes, rows: pd.DataFrame) -> None:
@@ -78,7 +60,7 @@ def _against_bytes(axes: Axes, rows: pd.DataFrame) -> None:
             at = (row["label_bytes"], row["distilled"])
             axes.annotate(name, at, (4, 4), textcoords="offset points", fontsize=7, rotation=30, parse_math=False)
         for _, row in of_ipc[of_ipc["label_bytes"] == 0].iterrows():
-            style: dict[str, Any] = {"color": _COLOURS[number % len(_COLOURS)], "linestyle": "--"}
+            style: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "linestyle": "--"}
             axes.axhline(row["distilled"], label=f"{ipc} per class, none stored", **style)
     axes.set_xscale("log")
     axes.margins(x=0.2, y=0.15)  # for the names
@@ -90,8 +72,8 @@ def _against_bytes(axes: Axes, rows: pd.DataFrame) -> None:
 
 
 def _points(axes: Axes, rows: pd.DataFrame, x: str, kind: str, number: int, **style: Any) -> None:
-    index = number % len(_COLOURS)
-    look: dict[str, Any] = {"color": _COLOURS[index], "marker": _MARKERS[index], "capsize": 3, "markersize": 5}
+    index = number % len(COLOURS)
+    look: dict[str, Any] = {"color": COLOURS[index], "marker": MARKERS[index], "capsize": 3, "markersize": 5}
     axes.errorbar(rows[x], rows[kind], yerr=rows[f"{kind}_std"], **look, **style)
 
 

@@ -18,7 +18,7 @@ from gvbsm.data.image_set import load_image_set
 from gvbsm.data.picture import draw_grid
 from gvbsm.disk import write_bytes, write_text
 from gvbsm.keys import key
-from gvbsm.planfiles import input_paths
+from gvbsm.planfiles import input_paths, run_title
 from gvbsm.published import settings_of
 
 _SETS = {
@@ -61,13 +61,13 @@ def run(job: Job) -> None:
     }
     table = _table(runs, spec["headline"])
     data, metadata = job.tensors(inputs["data"])
-    picture = draw_grid(load_image_set(job), metadata["class_names"], _title(accuracies))
+    picture = draw_grid(load_image_set(job), metadata["class_names"], run_title(spec))
     write_bytes(job.out.with_name("images.png"), picture)
     write_text(job.out.with_name("table.csv"), table.to_csv(index=False))
     classes = pd.DataFrame({"class": metadata["classes"], "name": metadata["class_names"], **by_class})
     write_text(job.out.with_name("classes.csv"), classes.to_csv(index_label="label"))
     write_text(job.out, json.dumps(accuracies, indent=1, sort_keys=True))
-    sys.stdout.write(f"\n{_title(accuracies)}: top-1 accuracy on {len(data['test_labels'])} test images, %\n")
+    sys.stdout.write(f"\n{run_title(spec)}: top-1 accuracy on {len(data['test_labels'])} test images, %\n")
     sys.stdout.write(table.round(2).to_string(index=False) + f"\n{job.out}\n")
 
 
@@ -83,12 +83,6 @@ def _soft_labels(receipts: list[dict[str, Any]]) -> dict[str, Any]:
     views = sum(one["summary"]["views"] for one in receipts)
     right = sum(one["summary"]["views"] * one["summary"]["teacher_top1_on_views"] for one in receipts)
     return {"bytes": sum(one["bytes"] for one in receipts), "teacher_top1_on_views": right / views if views else None}
-
-
-def _title(accuracies: dict[str, Any]) -> str:
-    recipe = f", {accuracies['recipe']}" if accuracies["recipe"] else ""
-    images = "image" if accuracies["ipc"] == 1 else "images"
-    return f"{accuracies['dataset']}, {accuracies['ipc']} {images} per class{recipe}"
 
 
 def _cost(receipts: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:

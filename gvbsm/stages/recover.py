@@ -1,7 +1,8 @@
 """recover: optimise a shard of synthetic images against teachers and statistics.
 
 Inputs: teachers, their statistics, perhaps the real images to start from. Output: safetensors with images (uint8, N,C,S,S),
-labels (int64) and each image's number within its class.
+labels (int64) and each image's number within its class; if asked for, `snapshots` (uint8, M,T,C,S,S): what the first image of
+M classes was before T of the iterations, which the metadata name.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ def run(job: Job) -> None:
         sizes = {sum(end - first for _, first, end in batch) for batch in batches}
         set_up_compiler(job.store.parent / ".compiled", len(job.spec["inputs"]["teachers"]) * len(sizes))
     checkpoint = Checkpoint.of(job)
-    state = to_device(checkpoint.load(), device) or {"images": [], "last": {}, "recovery": None, "compiled": True}
+    state = to_device(checkpoint.load(), device)
+    state = state or {"images": [], "snapshots": [], "last": {}, "recovery": None, "compiled": True}
+    kept: dict[str, Any] = job.spec.get("snapshots") or {"iterations": [], "labels": []}
     progress = Progress(job.title, settings["iterations"] * len(batches), settings["iterations"] * len(state["images"]))
     with contextlib.ExitStack() as stack:
         matchers = [stack.enter_context(matcher) for matcher in _matchers(job, device)]
@@ -46,7 +49,10 @@ def run(job: Job) -> None:
             if state["recovery"] is not None:
                 recovery.restore(state["recovery"])
                 progress.done += recovery.iteration
+            watched = _firsts(batch, kept["labels"])
             while recovery.iteration < settings["iterations"]:
+                if watched and recovery.iteration in kept["iterations"]:
+                    state["snapshots"].append(pixels.to_bytes(recovery.x_BCHW.detach()[watched], settings["quantise"]))
                 state["last"] = recovery.step()
                 state["compiled"] = state["compiled"] and all(matcher.compiled for matcher in matchers)
                 checkpoint.tick(lambda: state | {"recovery": recovery.state()})  # noqa: B023 (called at once)
@@ -61,7 +67,9 @@ def run(job: Job) -> None:
     job.images = len(tensors["labels"]) * settings["iterations"]
     summary = {"images": len(tensors["labels"]), "last_iteration": state["last"]}
     summary["compiled"] = state["compiled"]
-    job.write_tensors(tensors, {}, summary)
+    if state["snapshots"]:
+        tensors["snapshots"] = _by_image(state["snapshots"], len(kept["iterations"]))
+    job.write_tensors(tensors, {"snapshots": job.spec.get("snapshots")}, summary)
     checkpoint.clear()
 
 
@@ -70,6 +78,17 @@ def _members(batch: list[list[int]]) -> tuple[Tensor, Tensor]:
     labels = [torch.full((end - first,), label) for label, first, end in batch]
     numbers = [torch.arange(first, end) for _, first, end in batch]
     return torch.cat(labels), torch.cat(numbers)
+
+
+def _firsts(batch: list[list[int]], labels: list[int]) -> list[int]:
+    """Positions in a batch of the first image of each class among `labels`."""
+    numbered = zip(*(one.tolist() for one in _members(batch)), strict=True)
+    return [at for at, (label, number) in enumerate(numbered) if number == 0 and label in labels]
+
+
+def _by_image(taken: list[Tensor], times: int) -> Tensor:
+    """Snapshots (m,C,S,S) of the images of a batch, `times` of them before those of the next batch: (M,times,C,S,S)."""
+    return torch.cat([torch.stack(taken[at : at + times], 1).cpu() for at in range(0, len(taken), times)])
 
 
 def _chosen(job: Job, labels_B: Tensor, numbers_B: Tensor) -> Tensor:

@@ -5,13 +5,10 @@ import os
 import sys
 from pathlib import Path
 
-from gvbsm.configs import comparison, config_folder, load_config, parse_run
+from gvbsm.configs import config_folder, load_config
 from gvbsm.errors import UserError
 from gvbsm.keys import PACKAGE
-from gvbsm.plan import plan
-from gvbsm.planfiles import STORE, input_paths, read_plan, target_file, write_plans
-from gvbsm.published import further_pictures
-from gvbsm.receipts import receipt_path
+from gvbsm.planfiles import STORE, input_paths, read_plan
 
 # A graph is many objects that all stay: looking through them for garbage every 700 takes a tenth of the planning.
 gc.set_threshold(200_000, 50, 50)
@@ -26,6 +23,7 @@ wildcard_constraints:
     key=r"[0-9a-f]{10}",
     dataset=r"(?!store/)[^/.][^/]*",
     run=r"[^/]+",
+    picture=r"curves|classes|features|evolution",
 
 
 def checked(function, *arguments):
@@ -70,24 +68,3 @@ def planned_inputs(wildcards):
 def planned_threads(wildcards):
     """CPU threads, which are part of the spec."""
     return planned_spec(wildcards.key)["settings"]["threads"]
-
-
-def published_inputs(wildcards):
-    """Plan the target. Its own plan file comes first and is compared by time; the store artifacts are not."""
-    ipc, recipe = checked(parse_run, wildcards.run)
-    published = Path("results") / wildcards.dataset / wildcards.run / "acc.json"
-    target = checked(write_plans, checked(plan, wildcards.dataset, ipc, recipe), published)
-    # Here alone receipts are asked for: of every input twice, they would double the time that planning takes.
-    receipts = [ancient(str(receipt_path(STORE / path))) for path in input_paths(target.spec)]
-    return {"plan": str(target_file(target.key)), "artifacts": stored(target.spec), "receipts": receipts}
-
-
-def compared_runs(wildcards):
-    """The runs of a comparison."""
-    return checked(comparison, settings, wildcards.dataset)
-
-
-def pictures_there(wildcards):
-    """Further pictures of a run that its page takes in: those that are there, so that asking for the page makes none."""
-    there = further_pictures(Path("results") / wildcards.dataset / wildcards.run)
-    return [str(file) for files in there.values() for file in files]

@@ -1,0 +1,67 @@
+"""Training curves of a run's students, on distilled images and on the baselines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from gvbsm.pictures.figures import COLOURS, MARKERS, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_KINDS = {
+    "distilled": ("distilled, soft labels", "-"),
+    "random_soft": ("random real, soft labels", ":"),
+    "random_hard": ("random real, hard labels", "--"),
+    "distilled_hard": ("distilled, hard labels", "-."),
+}
+_MANY = 25  # points of a line, beyond which markers would hide it
+
+
+def draw(title: str, table: pd.DataFrame) -> Figure:
+    """A column per student: above the test accuracy, below the training loss, after every epoch.
+
+    `table` has a row per `student`, `kind` of training, `seed` and `epoch`, with `loss`, and where tested `top1` in percent.
+    Lines are means over seeds, bands the standard deviation.
+    """
+    students = list(table["student"].unique())
+    seeds = table["seed"].nunique()
+    spread = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed"
+    figure = new_figure(1 + 4.5 * len(students), 7, f"{title}: training of students ({spread})")
+    axes = figure.subplots(2, len(students), squeeze=False, sharex="col", sharey="row")
+    for column, student in enumerate(students):
+        rows = table[table["student"] == student]
+        above, below = axes[0][column], axes[1][column]
+        for number, kind in enumerate(_KINDS):
+            _line(above, rows[rows["kind"] == kind], "top1", number)
+            _line(below, rows[rows["kind"] == kind], "loss", number)
+        above.set_title(f"student {student}", fontsize=11, parse_math=False)
+        below.set_xlabel("epoch")
+        below.set_yscale("log")
+        below.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        below.yaxis.set_major_formatter("{x:g}")
+        below.yaxis.set_minor_formatter(NullFormatter())
+        for panel in (above, below):
+            panel.grid(alpha=0.3)
+    axes[0][0].set_ylabel("top-1 accuracy on test images, %")
+    axes[1][0].set_ylabel("training loss\n(soft and hard labels have different ones)")
+    axes[0][-1].legend(fontsize=9, loc="lower right")
+    return figure
+
+
+def _line(axes: Axes, rows: pd.DataFrame, value: str, number: int) -> None:
+    """The mean over seeds of one value, with a band."""
+    known = rows.dropna(subset=[value])
+    if known.empty:
+        return
+    found = known.groupby("epoch")[value].agg(["mean", "std"])
+    label, line = list(_KINDS.values())[number]
+    marker = MARKERS[number] if len(found) <= _MANY else None
+    colour = COLOURS[number]
+    axes.plot(found.index, found["mean"], color=colour, linestyle=line, marker=marker, markersize=5, label=label)
+    std = found["std"].fillna(0)
+    axes.fill_between(found.index, found["mean"] - std, found["mean"] + std, color=colour, alpha=0.2, linewidth=0)

@@ -1,0 +1,35 @@
+"""What all pictures share: colours, and figures as bytes. Figures are objects of their own: nothing of pyplot's is kept."""
+
+from __future__ import annotations
+
+import io
+
+import matplotlib
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which the colour-blind tell apart, for a few lines, each with a marker of its own;
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vP*"
+# and for the ten classes of one panel Paul Tol's muted ones, with black.
+CLASS_COLOURS = (
+    *("#332288", "#88CCEE", "#117733", "#DDCC77", "#CC6677", "#44AA99", "#882255", "#999933", "#AA4499"),
+    "#000000",
+)
+DISTILLED, REAL = COLOURS[0], COLOURS[1]  # wherever the two are compared
+
+
+def new_figure(width: float, height: float, title: str) -> Figure:
+    """An empty figure of a size in inches; constrained layout keeps its texts apart."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    if title:
+        figure.suptitle(title, fontsize=12, parse_math=False)
+    return figure
+
+
+def save(figure: Figure, form: str) -> bytes:
+    """The figure as "png" or "svg", without what would make equal pictures differ."""
+    buffer = io.BytesIO()
+    # Neither date nor random names; text stays text.
+    with matplotlib.rc_context({"svg.hashsalt": "gvbsm", "svg.fonttype": "none"}):
+        figure.savefig(buffer, format=form, dpi=120, metadata={"Date": None} if form == "svg" else {"Software": None})
+    return buffer.getvalue()

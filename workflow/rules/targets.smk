@@ -1,0 +1,46 @@
+# What is published outside the store reads: the inputs of the rules that users ask for.
+from gvbsm.configs import comparison, parse_run
+from gvbsm.plan import plan
+from gvbsm.plan_pictures import pictures_of, plan_picture
+from gvbsm.planfiles import target_file, write_plans
+from gvbsm.published import further_pictures
+from gvbsm.receipts import receipt_path
+
+
+def target_inputs(artifacts, published):
+    """Inputs of publish or draw: its own plan file is compared by time, the store's artifacts are not."""
+    target = checked(write_plans, artifacts, published)
+    # Here alone receipts are asked for: of every input twice, they would double the time that planning takes.
+    receipts = [ancient(str(receipt_path(STORE / path))) for path in input_paths(target.spec)]
+    return {"plan": str(target_file(target.key)), "artifacts": stored(target.spec), "receipts": receipts}
+
+
+def published_inputs(wildcards):
+    """Plan the run."""
+    planned = checked(plan, wildcards.dataset, *checked(parse_run, wildcards.run))
+    return target_inputs(planned, Path("results") / wildcards.dataset / wildcards.run / "acc.json")
+
+
+def drawn_inputs(wildcards):
+    """Plan a picture."""
+    named = wildcards.dataset, *checked(parse_run, wildcards.run), wildcards.picture
+    folder = Path("results") / wildcards.dataset / wildcards.run / "pictures"
+    return target_inputs(checked(plan_picture, *named, settings.pictures), folder / f"{wildcards.picture}.json")
+
+
+def drawn_pictures(wildcards):
+    """All pictures that a run has."""
+    _, recipe = checked(parse_run, wildcards.run)
+    folder = f"results/{wildcards.dataset}/{wildcards.run}/pictures"
+    return [f"{folder}/{picture}.png" for picture in checked(pictures_of, wildcards.dataset, recipe)]
+
+
+def compared_runs(wildcards):
+    """The runs of a comparison."""
+    return checked(comparison, settings, wildcards.dataset)
+
+
+def pictures_there(wildcards):
+    """Further pictures of a run that its page takes in: those that are there, so that asking for the page makes none."""
+    there = further_pictures(Path("results") / wildcards.dataset / wildcards.run)
+    return [str(file) for files in there.values() for file in files]
