@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from gvbsm.configs import load_config, parse_run
 from gvbsm.keys import PACKAGE
 from gvbsm.mistakes import SettingsError
 from gvbsm.plan import plan
@@ -66,3 +67,15 @@ def test_every_recipe_fits_every_row_and_is_short(name, workspace):
     assert len((CONFIG / "recipes" / f"{name}.yaml").read_text().splitlines()) < 40
     for row in sorted((CONFIG / "datasets").glob("*.yaml")):
         assert plan(row.stem, 10, name)[-1].stage == "publish"
+
+
+def test_recorded_experiments_can_be_planned(monkeypatch):
+    """Every recipe in benchmarks/accuracy, on a row that is there: what RESULTS.md reports can be asked for again."""
+    monkeypatch.chdir(PACKAGE.parent / "benchmarks" / "accuracy")
+    recipes = sorted(file.stem for file in Path("config/recipes").glob("*.yaml"))
+    assert len(recipes) > 20
+    for recipe in recipes:
+        assert plan("cifar10_jpeg", 10, recipe)[-1].stage == "publish"
+    for run in (run for runs in load_config().comparisons.values() for run in runs):
+        dataset, name = run.split("/")
+        plan(dataset, *parse_run(name))
