@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from gvbsm import cli
 from gvbsm.configs import load_config
 from gvbsm.data.pixels import Pixels
 from gvbsm.disk import load_tensors
@@ -104,7 +105,7 @@ def test_diversity_is_the_mean_over_pairs():
 
 
 @pytest.mark.slow
-def test_the_workflow_makes_all_and_draws_again_what_changed(made, run_snakemake, stale):
+def test_the_workflow_makes_all_and_draws_again_what_changed(made, run_snakemake, stale, capsys):
     target = "results/tiny/ipc4/pictures.txt"
     assert stale(target) == {"features": 4, "student": 1, "draw": 4, "pictures": 1}
     done = run_snakemake("--cores", "1", target=target)
@@ -116,6 +117,7 @@ def test_the_workflow_makes_all_and_draws_again_what_changed(made, run_snakemake
             assert picture.size[0] > 500 and np.asarray(picture.convert("L")).std() > 10
         assert "tiny, 4 images per class" in Path(file).with_suffix(".svg").read_text()
     assert stale(target) == {} and stale() == {}
+    assert cli.main(["gc"]) == 0 and capsys.readouterr().out == "0 entries, 0 bytes that nothing needs\n"
     planned = plan_target(target, SETTINGS)
     for artifact in planned:
         assert artifact.stage == "draw" or verify(STORE / artifact.path)
