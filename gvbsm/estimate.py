@@ -158,8 +158,10 @@ def _bytes(spec: Spec, planned: list[Artifact], ipc: int) -> int | None:
     """Bytes of a job's tensors, without the header of a kilobyte or so; None if they do not follow from the settings."""
     stage, classes = spec["stage"], planned[0].spec["classes"]
     if stage in ("select", "recover"):
+        image = len(spec["pixels"]["mean"]) * spec["pixels"]["image_size"] ** 2
         sources = 8 * spec["settings"]["cells"] ** 2 if stage == "select" else 0
-        return _places(spec) * (sources + len(spec["pixels"]["mean"]) * spec["pixels"]["image_size"] ** 2 + 16)
+        kept = spec.get("snapshots") or {"labels": [], "iterations": []}
+        return _places(spec) * (image + sources + 16) + len(kept["labels"]) * len(kept["iterations"]) * image
     if stage == "adopt":
         return classes * ipc * (spec["channels"] * spec["image_size"] ** 2 + 16)
     if stage in ("relabel", "convert"):

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from gvbsm import backbones
+from gvbsm.cuts import image_batches
 from gvbsm.data.pixels import Pixels, jpeg_round_trip
 from gvbsm.disk import load_tensors
 from gvbsm.errors import UserError
 from gvbsm.keys import key
 from gvbsm.method.coding import Coding
-from gvbsm.plan import image_batches, plan
+from gvbsm.plan import plan
 from gvbsm.planfiles import STORE, Artifact
 from gvbsm.receipts import read_receipt
 from gvbsm.stages.relabel import _coded
