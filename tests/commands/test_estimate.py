@@ -78,7 +78,7 @@ def test_seconds_are_those_of_the_same_work(made, edit_row, monkeypatch):
 
 def test_nothing_made_yet(workspace):
     found = table()
-    assert found["recover"] == ["2", "2", "3.2 kB", "unknown"]  # 40 images of 64 bytes, label and number
+    assert found["recover"] == ["2", "2", "5.12 kB", "unknown"]  # 40 images of 64 bytes, label and number; ten at 3 iterations
     assert found["squeeze"] == ["3", "3", "unknown", "unknown"]
     assert found["all"][2].startswith("> ") and found["all"][3] == "unknown"
 
