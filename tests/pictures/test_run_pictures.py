@@ -7,8 +7,11 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from gvbsm import plan_pictures, published
 from gvbsm.pictures import classes, curves, evolution, features
 from gvbsm.pictures.figures import CLASS_COLOURS, DISTILLED, save
+from gvbsm.report import results
+from gvbsm.stages import draw
 
 
 def texts(figure: Figure) -> str:
@@ -125,3 +128,9 @@ def test_equal_data_give_equal_files():
 
 def test_ten_classes_have_ten_colours():
     assert len(set(CLASS_COLOURS)) == 10 and DISTILLED.startswith("#")
+
+
+def test_every_picture_is_planned_made_and_told_of():
+    """A picture that one of these does not know would be missing there without a word."""
+    names = set(plan_pictures._PICTURES)
+    assert names == set(draw._SHOWN) == set(results._PICTURES) == set(published._PICTURES)

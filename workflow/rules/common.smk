@@ -14,8 +14,9 @@ from gvbsm.planfiles import STORE, input_paths, read_plan
 gc.set_threshold(200_000, 50, 50)
 
 CONFIG_FILE = str(config_folder() / "config.yaml")
+
 # Made from gvbsm.def beside it; used with `--sdm apptainer` alone.
-CONTAINER = str(PACKAGE.parent / "workflow" / "envs" / "gvbsm.sif")
+container: str(PACKAGE.parent / "workflow" / "envs" / "gvbsm.sif")
 
 
 wildcard_constraints:
@@ -68,3 +69,6 @@ def planned_inputs(wildcards):
 def planned_threads(wildcards):
     """CPU threads, which are part of the spec."""
     return planned_spec(wildcards.key)["settings"]["threads"]
+
+
+include: "targets.smk"
