@@ -17,10 +17,16 @@ _KINDS = {
     "distilled_hard": ("distilled", "hard"),
 }
 _PICTURES = {
-    "curves": ("Curves", "Training, by epoch: test accuracy and training loss of every student, on the distilled images and on the baselines."),
+    "curves": (
+        "Curves",
+        "Training, by epoch: test accuracy and training loss of every student, on distilled images and on baselines.",
+    ),
     "evolution": ("From start to end", "The first image of each class at several points of its optimisation."),
     "features": ("Features", "Distilled and real images in the features of a teacher and of a student (t-SNE)."),
-    "classes": ("Classes", "How sure the teachers are of the images of every class, and how much these differ: distilled and random real ones."),
+    "classes": (
+        "Classes",
+        "How sure the teachers are of each class's images, and how much these differ: distilled and random real.",
+    ),
 }
 _FOLDED = 40  # classes from which on their table is folded
 _NAMED = 20  # classes that images.png shows at most
