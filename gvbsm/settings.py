@@ -104,7 +104,7 @@ class Row(Strict):
             raise ValueError(f"resize: expected at least image_size ({self.image_size}), got {self.resize}; raise it")
         if self.storage == "files" and self.source.kind not in ("imagefolder", "imagenet"):
             raise ValueError(f"storage: expected packed for a source of kind {self.source.kind}, got files; set it to packed")
-        if not self.recover.iterations and not self.select:
+        if not (self.recover.iterations or self.select or self.distilled):
             raise ValueError("recover.iterations: expected at least 1 without select, got 0; add select or raise it")
         for section, cells in (("select", self.select and self.select.cells), ("relabel", self.relabel.cells)):
             if cells and self.image_size % cells:

@@ -83,7 +83,7 @@ class _Images(Strict):
 
 class _RecoverInputs(Strict):
     teachers: Paths
-    statistics: Paths
+    statistics: list[str]  # none, if they have no weight
     start: str | None = None  # select's images; none: noise
 
 
@@ -217,7 +217,7 @@ STAGES: dict[str, dict[str, Any]] = {
             "Inputs",
             data=str,
             teachers=dict[str, str],
-            statistics=list[str],  # none, if images are not recovered
+            statistics=list[str],  # none, if images are not recovered, or without them
             images=Paths,
             labels=list[str],  # none, if they are made online
             random_labels=list[str],  # none, if they are not asked for or made online

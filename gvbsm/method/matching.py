@@ -33,6 +33,9 @@ class Matching:
     kept: frozenset[tuple[str, str]] | None = None  # (layer, "channel" or "patch") that are matched; None: all
 
 
+NO_MATCHING = Matching(patch_size=1, momentum=0.0, first_layer_weight=1.0, start="first", dropped="skip", layers=())
+
+
 def ema_update(average: Tensor, value: Tensor, momentum: float | Tensor) -> Tensor:
     """m <- alpha m + (1 - alpha) s, without gradient."""
     return momentum * average + (1 - momentum) * value.detach()

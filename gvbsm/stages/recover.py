@@ -19,7 +19,7 @@ from gvbsm.data.pixels import Pixels, augmentation, jpeg_round_trip, roll
 from gvbsm.errors import UserError
 from gvbsm.keys import derive_seed
 from gvbsm.method.layers import most_important
-from gvbsm.method.matching import Matching, StatisticsMatcher
+from gvbsm.method.matching import NO_MATCHING, Matching, StatisticsMatcher
 from gvbsm.method.moments import Moments
 from gvbsm.method.recovery import Recovery, RecoverySettings
 from gvbsm.runtime.checkpoints import Checkpoint, to_device
@@ -100,30 +100,37 @@ def _chosen(job: Job, labels_B: Tensor, numbers_B: Tensor) -> Tensor:
 
 def _matchers(job: Job, device: torch.device) -> list[StatisticsMatcher]:
     """One per teacher, with the targets that were measured in it."""
-    settings, ema, found = job.spec["settings"], job.spec["settings"]["ema"], []
-    inputs = job.spec["inputs"]
+    settings, inputs = job.spec["settings"], job.spec["inputs"]
     precisions = job.spec.get("precisions") or [settings["precision"]] * len(inputs["teachers"])
-    for teacher_path, statistics_path, precision in zip(inputs["teachers"], inputs["statistics"], precisions, strict=True):
+    found = []
+    for i, (teacher_path, precision) in enumerate(zip(inputs["teachers"], precisions, strict=True)):
         teacher = load_teacher(*job.tensors(teacher_path), device)
-        tensors, metadata = job.tensors(statistics_path)
-        targets: dict[str, Moments] = {}
-        for name, value in tensors.items():
-            layer, _, kind = name.rpartition("/")
-            targets.setdefault(layer, {})[kind] = value
-        matching = Matching(
-            patch_size=metadata["patch_size"],
-            momentum=ema["momentum"],
-            first_layer_weight=settings["first_layer_weight"],
-            start=ema["start"],
-            dropped=ema["dropped"],
-            layers=tuple(settings["layers"]),
-            conv_statistics=tuple(settings["conv_statistics"]),
-            class_statistics=settings.get("class_statistics") or 0.0,
-            kept=_kept(settings, statistics_path, metadata),
-        )
+        matching, targets = _matching(job, inputs["statistics"][i]) if inputs["statistics"] else (NO_MATCHING, {})
         low = partial(autocast, device, precision)
         found.append(StatisticsMatcher(teacher, targets, matching, settings["compile"], autocast=low))
     return found
+
+
+def _matching(job: Job, path: str) -> tuple[Matching, dict[str, Moments]]:
+    """What is matched in a teacher, and the targets by layer, of its statistics."""
+    settings, ema = job.spec["settings"], job.spec["settings"]["ema"]
+    tensors, metadata = job.tensors(path)
+    targets: dict[str, Moments] = {}
+    for name, value in tensors.items():
+        layer, _, kind = name.rpartition("/")
+        targets.setdefault(layer, {})[kind] = value
+    matching = Matching(
+        patch_size=metadata["patch_size"],
+        momentum=ema["momentum"],
+        first_layer_weight=settings["first_layer_weight"],
+        start=ema["start"],
+        dropped=ema["dropped"],
+        layers=tuple(settings["layers"]),
+        conv_statistics=tuple(settings["conv_statistics"]),
+        class_statistics=settings.get("class_statistics") or 0.0,
+        kept=_kept(settings, path, metadata),
+    )
+    return matching, targets
 
 
 def _kept(settings: dict[str, Any], path: str, metadata: dict[str, Any]) -> frozenset[tuple[str, str]] | None:

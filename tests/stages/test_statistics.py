@@ -43,6 +43,20 @@ def test_class_moments_are_those_of_the_augmented_training_set(made, edit_row, m
         torch.testing.assert_close(square - mean.square(), first["channel_var"], rtol=1e-5, atol=1e-7)
 
 
+def test_without_a_weight_nothing_is_measured_or_matched(made, edit_row, make_up_to):
+    def images(weight: float) -> tuple[list, set[str]]:
+        edit_row({"recover": {"statistics_weight": weight, "layers": ["batchnorm"]}})  # no Conv layers, no draws of drops
+        planned = make_up_to("recover")
+        recovered = [load_tensors(STORE / one.path) for one in planned if one.stage == "recover"]
+        return [tensors["images"] for tensors, _ in recovered], {one.stage for one in planned}
+
+    tiny, stages = images(1e-30)
+    assert "statistics" in stages
+    none, stages = images(0.0)
+    assert "statistics" not in stages and none
+    assert all(torch.equal(one, other) for one, other in zip(tiny, none, strict=True))
+
+
 @pytest.mark.parametrize("by", ["importance", "random"])
 def test_a_share_is_kept_of_every_teacher(by):
     importance = {"conv": {"channel": 5.0, "patch": 1.0}, "bn": {"channel": 4.0}, "other": {"channel": 3.0, "patch": 2.0}}
