@@ -15,6 +15,7 @@ gc.set_threshold(200_000, 50, 50)
 
 CONFIG_FILE = str(config_folder() / "config.yaml")
 
+
 # Made from gvbsm.def beside it; used with `--sdm apptainer` alone.
 container: str(PACKAGE.parent / "workflow" / "envs" / "gvbsm.sif")
 
