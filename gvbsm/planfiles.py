@@ -101,7 +101,7 @@ def read_plan(key: str) -> Artifact:
 
 
 def run_title(spec: Spec) -> str:
-    """How pictures and tables name the run of a spec of publish or draw."""
+    """How pictures, tables and pages name a run, from a spec of publish or draw or from acc.json."""
     images, recipe = "image" if spec["ipc"] == 1 else "images", spec.get("recipe")
     return f"{spec['dataset']}, {spec['ipc']} {images} per class" + (f", {recipe}" if recipe else "")
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from gvbsm.disk import write_text
+from gvbsm.planfiles import run_title
 from gvbsm.published import read_published
 from gvbsm.report.background import cost_section, provenance_section, settings_section
 from gvbsm.report.markup import Markup, lines, tag
-from gvbsm.report.results import accuracies_section, classes_section, facts, pictures_section, title_of
+from gvbsm.report.results import accuracies_section, classes_section, facts, pictures_section
 from gvbsm.report.style import STYLE
 
 _SECTIONS = {
@@ -33,7 +34,7 @@ def report(run: Path, out: Path | None = None) -> str:
         UserError: if the run is not published, or a file is not what publish writes.
     """
     published = read_published(run)
-    title = title_of(published)
+    title = run_title(published.accuracies)
     links = lines(tag("li", tag("a", shown, href=f"#{name}")) for name, shown in _SECTIONS.items())
     about = tag(
         "p",

@@ -32,14 +32,6 @@ _FOLDED = 40  # classes from which on their table is folded
 _NAMED = 20  # classes that images.png shows at most
 
 
-def title_of(published: Published) -> str:
-    """Data set, images per class, and the recipe if there is one."""
-    accuracies = published.accuracies
-    images = "image" if accuracies["ipc"] == 1 else "images"
-    recipe = f", recipe {accuracies['recipe']}" if accuracies["recipe"] else ""
-    return f"{accuracies['dataset']}: {accuracies['ipc']} {images} per class{recipe}"
-
-
 def facts(published: Published) -> Markup:
     """What a reader wants to know first."""
     accuracies, cost = published.accuracies, published.accuracies["cost"].values()

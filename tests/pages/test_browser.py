@@ -27,7 +27,7 @@ def test_the_page_of_a_run(made, browser):
     page = RUN / "report.html"
     browser.visit(page)
     assert browser.requests == [page.resolve().as_uri()] and browser.complaints == []
-    assert browser.ask("document.title") == "tiny: 4 images per class"
+    assert browser.ask("document.title") == "tiny, 4 images per class"
     assert browser.ask("document.querySelector('section:has(#accuracies) table').checkVisibility()")
     assert "distilled, soft labels" in browser.ask("document.body.innerText")
     # Images are there, and drawn.
