@@ -76,7 +76,11 @@ def _check_choices(spec: dict[str, Any], where: str) -> None:
             raise UserError(f"{where}: expected inputs.teachers, online and views together or none of them; correct the spec")
     if spec["stage"] == "recover":
         teachers, statistics = (spec["inputs"][name] for name in ("teachers", "statistics"))
-        for name, entries in (("inputs.statistics", statistics), ("precisions", spec.get("precisions") or teachers)):
+        # Without statistics none are matched.
+        for name, entries in (
+            ("inputs.statistics", statistics or teachers),
+            ("precisions", spec.get("precisions") or teachers),
+        ):
             if len(entries) != len(teachers):
                 raise UserError(
                     f"{where}: {name}: expected one per teacher ({len(teachers)}), got {len(entries)}; correct the spec"

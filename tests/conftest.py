@@ -3,6 +3,7 @@
 import http.server
 import importlib
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -22,6 +23,7 @@ from gvbsm.artifacts import Job
 from gvbsm.keys import PACKAGE
 from gvbsm.plan import plan
 from gvbsm.planfiles import STORE, Artifact
+from gvbsm.specs import read_spec
 
 SLURM_NODE = Path(__file__).parent / "workflow" / "slurm_node.sh"
 TARGET = "results/tiny/ipc4/acc.json"
@@ -121,10 +123,10 @@ def overlay(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def make(artifact: Artifact, seconds: float = 1e9) -> Path:
-    """Run one stage in this process and return its artifact."""
+    """Run one stage in this process, its spec checked as the command checks it, and return its artifact."""
     out = STORE / artifact.path
     job = Job(
-        spec=artifact.spec,
+        spec=read_spec(artifact.stage, json.dumps(artifact.spec)),
         out=out,
         store=STORE,
         device="cpu",
