@@ -75,16 +75,18 @@ def _check_choices(spec: dict[str, Any], where: str) -> None:
         if bool(teachers) != bool(online) or (online and not spec.get("views")):
             raise UserError(f"{where}: expected inputs.teachers, online and views together or none of them; correct the spec")
     if spec["stage"] == "recover":
-        teachers, statistics = (spec["inputs"][name] for name in ("teachers", "statistics"))
-        # Without statistics none are matched.
-        for name, entries in (
-            ("inputs.statistics", statistics or teachers),
-            ("precisions", spec.get("precisions") or teachers),
-        ):
-            if len(entries) != len(teachers):
-                raise UserError(
-                    f"{where}: {name}: expected one per teacher ({len(teachers)}), got {len(entries)}; correct the spec"
-                )
+        teachers = len(spec["inputs"]["teachers"])
+        if spec.get("precisions") and len(spec["precisions"]) != teachers:
+            raise UserError(
+                f"{where}: precisions: expected one per teacher ({teachers}), got {len(spec['precisions'])}; correct the spec"
+            )
+        statistics, weight = len(spec["inputs"]["statistics"]), spec["settings"]["statistics_weight"]
+        expected = teachers if weight else 0
+        if statistics != expected:
+            raise UserError(
+                f"{where}: inputs.statistics: expected {expected} of {teachers} teachers at a statistics_weight of {weight:g}, "
+                f"got {statistics}; correct the spec"
+            )
     for first, one, second, other in pairs:
         if bool(one) == bool(other):
             raise UserError(f"{where}: expected one of {first} and {second}, got {'both' if one else 'none'}; correct the spec")

@@ -75,9 +75,8 @@ def blocks(page: str) -> list[Block]:
 
 def headings(page: str) -> set[str]:
     """As GitHub makes anchors of them."""
-    found = re.findall(
-        r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE), re.MULTILINE
-    )
+    prose = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+    found = re.findall(r"^#+ (.*)$", prose, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in found}
 
 

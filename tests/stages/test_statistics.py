@@ -1,10 +1,15 @@
 """statistics: what is measured when it is asked for, and what recover makes of it."""
 
+import copy
+import json
+
 import pytest
 import torch
 
 from gvbsm.disk import load_tensors
+from gvbsm.errors import UserError
 from gvbsm.planfiles import STORE
+from gvbsm.specs import read_spec
 from gvbsm.stages import recover
 
 
@@ -55,6 +60,15 @@ def test_without_a_weight_nothing_is_measured_or_matched(made, edit_row, make_up
     none, stages = images(0.0)
     assert "statistics" not in stages and none
     assert all(torch.equal(one, other) for one, other in zip(tiny, none, strict=True))
+
+
+@pytest.mark.parametrize(("weight", "kept", "expected"), [(0.01, 0, 3), (0.01, 2, 3), (0.0, 3, 0)])
+def test_a_spec_has_statistics_of_every_teacher_or_no_weight(made, weight, kept, expected):
+    spec = copy.deepcopy(next(one.spec for one in made if one.stage == "recover"))
+    spec["settings"]["statistics_weight"] = weight
+    spec["inputs"]["statistics"] = spec["inputs"]["statistics"][:kept]
+    with pytest.raises(UserError, match=rf"inputs.statistics: expected {expected} .* got {kept}"):
+        read_spec("recover", json.dumps(spec))
 
 
 @pytest.mark.parametrize("by", ["importance", "random"])
