@@ -88,7 +88,7 @@ def fit(
     after_epoch: Callable[[nn.Module, int], dict[str, Any]] = lambda model, epoch: {},
 ) -> list[dict[str, Any]]:
     """Train `model` in place and return one row per epoch: epoch, loss, and what `after_epoch` measured in eval mode, of the
-    model or, if the recipe says so, of the moving average of its weights and buffers.
+    model or, if the recipe says so, of the moving average of its weights, with its own buffers.
 
     `batches(epoch, first)` are the epoch's batches from its `first` on, in any process the same; `losses(model, batch)`
     yields the losses whose gradients one step sums. Where several processes train together, the losses are those of the whole
@@ -101,7 +101,8 @@ def fit(
     """
     model = synchronised(model, next(model.parameters()).device)
     optimizer = make_optimizer(model, recipe)
-    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True) if recipe.ema else None
+    # BatchNorm's statistics are averages already; averaged again they lag behind the weights (benchmarks/RESULTS.md).
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema)) if recipe.ema else None
     together = ranks()
     state = to_device(checkpoint.load(), next(model.parameters()).device) or {"epoch": 0, "step": 0, "history": []}
     if "model" in state:

@@ -68,6 +68,23 @@ def test_the_average_of_weights_is_measured_and_survives_a_stop(tmp_path):
     assert torch.equal(seen[-1], uninterrupted)
 
 
+def test_statistics_of_batchnorm_are_not_averaged_again():
+    model, measured = nn.BatchNorm1d(3), []
+    noise = torch.randn(3, 2, 8, 3, generator=torch.Generator().manual_seed(0)) + 5
+
+    def losses(model, batch):
+        yield model(noise[batch]).square().sum()
+
+    def after(model, epoch):
+        measured.append({name: value.clone() for name, value in model.state_dict().items()})
+        return {}
+
+    recipe = dataclasses.replace(RECIPE, ema=0.9)
+    fit(model, recipe, lambda e, f: [(e, 0), (e, 1)][f:], losses, Checkpoint(None, 1e9), "test", after)
+    assert all(torch.equal(measured[-1][name], value) for name, value in model.named_buffers())
+    assert not torch.equal(measured[-1]["weight"], model.weight)
+
+
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_no_decay_on_biases_and_one_dimensional_weights(name):
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Linear(2, 2))
