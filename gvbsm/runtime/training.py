@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from gvbsm.errors import UserError
 from gvbsm.keys import derive_seed
@@ -33,7 +34,7 @@ class Recipe:
     seed: int
     stop_after: int | None = None  # epochs, if fewer than the schedule's are trained
     stretch: float = 1.0  # cosine: where it reaches 0, in numbers of `epochs`
-    ema: float | None = None  # decay per step of the average of weights that is measured and returned; None: the weights are
+    ema: float | None = None  # largest decay per step of the average of weights that is measured; None: the weights are
 
     @staticmethod
     def from_settings(settings: dict[str, Any], seed: int, stop_after: int | None = None) -> Recipe:
@@ -65,6 +66,17 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.lr)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum or 0.0)
+
+
+def moving_average(largest: float, averaged: list[Tensor], weights: list[Tensor], steps: Tensor) -> None:
+    """m <- d m + (1 - d) w in place, d = min(largest, (1 + t) / (10 + t)) after t steps.
+
+    So a training of few steps forgets its beginning too: at any t the average is mostly of the last tenth (the schedule of
+    tf.train.ExponentialMovingAverage).
+    """
+    share = 1 - ((1 + steps) / (10 + steps)).clamp(max=largest)  # stays on the device: no step waits for it
+    for mean, weight in zip(averaged, weights, strict=True):
+        mean.lerp_(weight, share.to(mean.dtype))
 
 
 def split_batches(indices: Tensor, size: int) -> list[Tensor]:
@@ -102,7 +114,7 @@ def fit(
     model = synchronised(model, next(model.parameters()).device)
     optimizer = make_optimizer(model, recipe)
     # BatchNorm's statistics are averages already; averaged again they lag behind the weights (benchmarks/RESULTS.md).
-    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema)) if recipe.ema else None
+    averaged = AveragedModel(model, multi_avg_fn=partial(moving_average, recipe.ema)) if recipe.ema else None
     together = ranks()
     state = to_device(checkpoint.load(), next(model.parameters()).device) or {"epoch": 0, "step": 0, "history": []}
     if "model" in state:

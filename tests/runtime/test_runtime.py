@@ -36,8 +36,9 @@ def test_a_stretched_cosine_ends_before_zero():
     assert steps == pytest.approx([0.05 * (1 + math.cos(math.pi * e / 6)) for e in range(3)])
 
 
-def test_the_average_of_weights_is_measured_and_survives_a_stop(tmp_path):
-    recipe = dataclasses.replace(RECIPE, ema=0.9)
+@pytest.mark.parametrize("largest", [0.3, 0.99])  # reached within the six steps, or not
+def test_the_average_of_weights_is_measured_and_survives_a_stop(tmp_path, largest):
+    recipe = dataclasses.replace(RECIPE, ema=largest)
     seen: list[torch.Tensor] = []
     weights: list[torch.Tensor] = []
 
@@ -55,8 +56,9 @@ def test_the_average_of_weights_is_measured_and_survives_a_stop(tmp_path):
 
     model = train(Checkpoint(None, 1e9))
     average = weights[1]  # after the first step the average is the weights themselves
-    for after_step in (*weights[2:], model.weight.detach()):
-        average = 0.9 * average + 0.1 * after_step
+    for steps, after_step in enumerate((*weights[2:], model.weight.detach()), 1):
+        decay = min(largest, (1 + steps) / (10 + steps))
+        average = decay * average + (1 - decay) * after_step
     torch.testing.assert_close(seen[-1], average)
     uninterrupted = seen[-1]
     checkpoint = Checkpoint(tmp_path / "c", 1e9)
