@@ -126,6 +126,8 @@ def select(row: Row, settings: Select, ipc: int, data: Artifact, teachers: list[
 def recover(row: Row, ipc: int, teachers: list[Artifact], statistics: list[Artifact], chosen: list[Artifact]) -> list[Artifact]:
     """One job per shard, from noise, or from the real images that were `chosen` for it."""
     settings = row.recover
+    # Operations of RandAugment have no gradient to pixels.
+    views = _only(ViewsOfImages, row.relabel) | {"seed": settings.seed, "rand_augment": None} if settings.views else None
     precisions = [one.recover.precision if one.recover else settings.precision for one in row.backbones]
     shards = []
     for number, (name, shard) in enumerate(_image_shards(row, ipc)):
@@ -135,6 +137,7 @@ def recover(row: Row, ipc: int, teachers: list[Artifact], statistics: list[Artif
             "batches": shard,
             "pixels": _pixels(row),
             "augment": row.augment.model_dump(),
+            "views": views,
             "settings": _only(RecoverShard, settings),
             "snapshots": _snapshots(row, shard),
             "precisions": None if set(precisions) == {settings.precision} else precisions,

@@ -172,6 +172,7 @@ STAGES: dict[str, dict[str, Any]] = {
         "batches": _BATCHES,
         "pixels": PixelsSpec,
         "augment": Augment,
+        "views": ViewsOfImages | None,  # instead of augment and roll
         "settings": RecoverShard,
         "snapshots": Snapshots | None,
         "precisions": list[Precision] | None,  # one per teacher, where they differ from the settings

@@ -33,7 +33,8 @@ class RecoverySettings:
 class Recovery:
     """One batch on its way from noise to images: x (B,C,S,S) in normalised space, labels (B,).
 
-    Every iteration sees one augmentation of the whole batch and one backbone, and minimises
+    Every iteration shows one backbone the batch as `augment` makes it, a view (B,C,S,S) of each image and what the view is
+    of, labels (B,) or shares of classes (B,K), and minimises
 
         L = CE(f(x), y) + r sum_l w_l L_l + d L_DD
 
@@ -48,7 +49,7 @@ class Recovery:
         matchers: list[StatisticsMatcher],
         settings: RecoverySettings,
         *,
-        augment: Callable[[Tensor], Tensor],
+        augment: Callable[[Tensor], tuple[Tensor, Tensor]],
         limits: tuple[Tensor, Tensor],
         seed_of: Callable[[int], int],
     ) -> None:
@@ -96,10 +97,10 @@ class Recovery:
         return self.iteration % len(self.matchers)
 
     def _loss(self, matcher: StatisticsMatcher, dropped: frozenset[str]) -> dict[str, Tensor]:
-        view_BCHW = self._augment(self.x_BCHW)
+        view_BCHW, shown = self._augment(self.x_BCHW)
         x_BCHW = view_BCHW.contiguous(memory_format=torch.channels_last)
         logits_BK, statistics = matcher(x_BCHW, dropped, self.labels_B)
-        parts = {"ce": F.cross_entropy(logits_BK.float(), self.labels_B), "statistics": statistics}
+        parts = {"ce": F.cross_entropy(logits_BK.float(), shown), "statistics": statistics}
         loss = parts["ce"] + self.settings.statistics_weight * statistics
         if self.settings.densification_weight:
             parts["densification"] = densification_loss(view_BCHW, self.labels_B, self.settings.tau, self.settings.normalise)

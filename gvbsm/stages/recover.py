@@ -8,6 +8,7 @@ M classes was before T of the iterations, which the metadata name.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gvbsm.artifacts import Job
+from gvbsm.data.epoch_views import epoch_views
 from gvbsm.data.pixels import Pixels, augmentation, jpeg_round_trip, roll
 from gvbsm.errors import UserError
 from gvbsm.keys import derive_seed
@@ -22,6 +24,7 @@ from gvbsm.method.layers import most_important
 from gvbsm.method.matching import NO_MATCHING, Matching, StatisticsMatcher
 from gvbsm.method.moments import Moments
 from gvbsm.method.recovery import Recovery, RecoverySettings
+from gvbsm.method.views import mixed_hard_labels, render
 from gvbsm.runtime.checkpoints import Checkpoint, to_device
 from gvbsm.runtime.compiler import set_up_compiler
 from gvbsm.runtime.devices import autocast, job_device
@@ -165,11 +168,6 @@ def _start(
     else:
         generator = torch.Generator().manual_seed(derive_seed(settings["seed"], "noise", batch))
         x_BCHW = torch.randn(len(labels_B), len(shape["mean"]), size, size, generator=generator).to(device)
-    crop_and_flip = augmentation(job.spec["augment"], size, same_on_batch=True)
-
-    def augment(x_BCHW: Tensor) -> Tensor:
-        return roll(pixels.normalise(crop_and_flip(pixels.unit(x_BCHW))), settings["roll"])
-
     density = settings["densification"]
     names: dict[str, Any] = {
         name: settings[name] for name in ("iterations", "lr", "statistics_weight", "conv_drop", "backbone_order")
@@ -185,7 +183,26 @@ def _start(
             tau=density["tau"],
             normalise=density["normalise"],
         ),
-        augment=augment,
+        augment=_augmentation(job, labels_B.to(device), pixels),
         limits=pixels.limits(),
         seed_of=lambda iteration: derive_seed(settings["seed"], "iteration", batch, iteration),
     )
+
+
+def _augmentation(job: Job, labels_B: Tensor, pixels: Pixels) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """What an iteration makes of a batch: published, one crop, flip and roll of it all; or views as students will see."""
+    size, drawn = job.spec["pixels"]["image_size"], job.spec.get("views")
+    if not drawn:
+        crop_and_flip = augmentation(job.spec["augment"], size, same_on_batch=True)
+        most = job.spec["settings"]["roll"]
+        return lambda x_BCHW: (roll(pixels.normalise(crop_and_flip(pixels.unit(x_BCHW))), most), labels_B)
+    classes = job.tensors(job.spec["inputs"]["teachers"][0])[1]["network"]["classes"]
+
+    def see(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        views = epoch_views(drawn, int(torch.randint(2**31, ())), len(x_BCHW), size)
+        of_image_B = views.image_V.argsort()
+        levels_BCHW = pixels.unit(x_BCHW) * 255
+        seen_BCHW = render(levels_BCHW, views, of_image_B, finish=pixels.from_levels, device=x_BCHW.device)
+        return seen_BCHW, mixed_hard_labels(labels_B, views, of_image_B, classes, mixed=True).to(x_BCHW.device)
+
+    return see
