@@ -146,9 +146,7 @@ class Recover(RecoverShard):
     group: Batch  # images of a class that share a batch
     batching: Literal["class_major", "group"]  # published: class_major list cut anywhere; ours: group
     shard_batches: Count  # batches per job
-    views: Literal["relabel"] | None = (
-        None  # an iteration sees views as relabel's, of each image; off (published): `roll` and crop
-    )
+    views: Literal["relabel"] | None = None  # what an iteration sees: as relabel draws; off (published): one crop, flip, roll
     # Shares of the iterations before which the first image of up to ten classes is kept, for a picture; off: none
     snapshots: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=1, max_length=20)] | None = None
 
