@@ -138,6 +138,13 @@ class RecoverShard(Compute):
     compile: bool  # teachers and their statistics as graphs of torch.compile; changes the order of sums
     seed: Seed
 
+    @model_validator(mode="after")
+    def _weighed(self) -> RecoverShard:
+        for name in ("class_statistics", "keep"):
+            if getattr(self, name) and not self.statistics_weight:
+                raise ValueError(f"{name}: expected off where statistics_weight is 0; set it to null, or raise the weight")
+        return self
+
 
 class Recover(RecoverShard):
     """Optimisation of all images, and how they are divided into batches and jobs."""

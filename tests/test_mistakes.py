@@ -123,6 +123,14 @@ ROW_MISTAKES = {
         {"recover": {"batch_size": 1}},
         r"recover: batch_size: expected at least group \(2\), got 1",
     ),
+    "statistics of classes without weight": (
+        {"recover": {"statistics_weight": 0.0, "class_statistics": 0.5}},
+        r"recover: class_statistics: expected off where statistics_weight is 0; set it to null, or raise the weight",
+    ),
+    "a share of statistics without weight": (
+        {"recover": {"statistics_weight": 0.0, "keep": {"share": 0.5, "by": "random"}}},
+        r"recover: keep: expected off where statistics_weight is 0; set it to null, or raise the weight",
+    ),
     "kept epoch beyond the last": (
         {"squeeze": {"keep_epoch": 9}},
         r"squeeze: keep_epoch: expected at most epochs \(2\), got 9",
