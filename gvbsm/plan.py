@@ -29,10 +29,12 @@ def plan(dataset: str, ipc: int, recipe: str | None = None) -> list[Artifact]:
         statistics.append(stages.statistics(row, backbone, data, measured))
     planned += teachers + statistics
     random = {"ipc": ipc, "seed": row.evaluate.random_seed}
+    chosen: list[Artifact] = []
     if row.distilled:
         images = [stages.adopt(row, row.distilled, ipc, data)]
     else:
-        chosen = stages.select(row, row.select, ipc, data, teachers) if row.select else []
+        if row.select:
+            chosen = stages.select(row, row.select, ipc, data, teachers)
         planned += chosen
         images = stages.recover(row, ipc, teachers, statistics, chosen) if row.recover.iterations else chosen
     if row.distilled and row.distilled.labels:
@@ -63,6 +65,7 @@ def plan(dataset: str, ipc: int, recipe: str | None = None) -> list[Artifact]:
             "data": data.path,
             "teachers": {b.label: teacher.path for b, teacher in zip(row.backbones, teachers, strict=True)},
             "statistics": [one.path for one in statistics],
+            "selected": [one.path for one in chosen if one not in images] or None,
             "images": [one.path for one in images],
             "labels": [one.path for one in labels],
             "random_labels": [one.path for one in random_labels],

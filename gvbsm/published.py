@@ -92,6 +92,8 @@ def settings_of(specs: dict[str, dict[str, Any]], inputs: dict[str, Any]) -> dic
         stage = spec["stage"]
         told = {name: value for name, value in spec.items() if name not in _NOT_SETTINGS}
         told |= told.pop("settings", {})
+        if stage == "recover" and spec.get("views"):
+            told["views"] = "relabel"  # whose settings say the rest
         if stage in ("squeeze", "evaluate") and path in owner:
             found.setdefault(stage, {})[owner[path]] = told
         elif stage not in ("squeeze", "evaluate"):

@@ -105,6 +105,17 @@ class _EvaluateInputs(Strict):
     teachers: list[str] | None = None
 
 
+class _PublishInputs(Strict):
+    data: str
+    teachers: dict[str, str]
+    statistics: list[str]  # none, if images are not recovered, or without them
+    selected: list[str] | None = None  # the real images that recover began with
+    images: Paths
+    labels: list[str]  # none, if they are made online
+    random_labels: list[str]  # none, if they are not asked for or made online
+    students: dict[str, dict[str, str]]
+
+
 class DrawInputs(Strict):
     """The data set, and what each picture shows of a run."""
 
@@ -214,16 +225,7 @@ STAGES: dict[str, dict[str, Any]] = {
         "ipc": Count,
         "recipe": str | None,
         "headline": Literal["best", "last"],
-        "inputs": _inputs(
-            "Inputs",
-            data=str,
-            teachers=dict[str, str],
-            statistics=list[str],  # none, if images are not recovered, or without them
-            images=Paths,
-            labels=list[str],  # none, if they are made online
-            random_labels=list[str],  # none, if they are not asked for or made online
-            students=dict[str, dict[str, str]],
-        ),
+        "inputs": _PublishInputs,
     },
     "draw": {
         "picture": Literal["curves", "classes", "features", "evolution"],

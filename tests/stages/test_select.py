@@ -1,5 +1,6 @@
 """select: which real images a recovery starts from, and what becomes of them."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,17 @@ def test_recover_starts_from_them_and_without_iterations_they_stay(made, edit_ro
     assert not {"recover", "statistics"} & {one.stage for one in planned}
     used = [one for one in planned if one.stage == "evaluate" and "distilled" in one.name]
     assert used and all(one.spec["inputs"]["images"] == [x.path for x in planned if x.stage == "select"] for one in used)
+
+
+def test_acc_json_tells_what_images_began_with_and_what_that_cost(made, edit_row, run_snakemake):
+    edit_row({"select": RANDOM, "recover": {"views": "relabel"}})
+    done = run_snakemake("--cores", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    accuracies = json.loads(Path("results/tiny/ipc4/acc.json").read_text())
+    told = accuracies["settings"]
+    assert {name: told["select"][name] for name in RANDOM} == RANDOM
+    assert told["recover"]["views"] == "relabel"
+    assert accuracies["cost"]["select"]["jobs"] == 2 and accuracies["cost"]["recover"]["jobs"] == 2
 
 
 def test_baselines_are_those_asked_for(made, edit_row):
