@@ -238,9 +238,7 @@ class HardTraining(Compute):
     weight_decay: Weight
     schedule: Literal["constant", "cosine"]
     stretch: Annotated[float, Field(ge=1, le=100)] | None = None  # cosine: where it is 0, in trainings (EDC: 2); off: 1
-    ema: Annotated[float, Field(gt=0, lt=1)] | None = (
-        None  # largest decay per step of the weights' average, which is tested; off
-    )
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # largest decay per step of the average that is tested; off
     accumulate: Annotated[int, Field(ge=1, le=1024)]  # parts of a batch; BatchNorm sees one part
     hard_label: Literal["unmixed", "mixed"]  # of a mixed view. published: unmixed; corrected: mixed
     test_every: Epochs  # epochs between tests; the last is always tested
