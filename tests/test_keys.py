@@ -69,7 +69,7 @@ def changed_stages(package: Path, file: str, old: str, new: str) -> set[str]:
         ("method/moments.py", "/ count - mean", "/ (count - 1) - mean", {"statistics", "recover"}),
         ("method/soft_labels.py", "mean(0)", "sum(0)", {"relabel", "evaluate", "student"}),
         ("method/losses.py", "beta: float = 2.0", "beta: float = 3.0", {"evaluate", "student"}),
-        ("method/views.py", "tries = 10", "tries = 9", {"select", "relabel", "convert", "evaluate", "student"}),
+        ("method/views.py", "tries = 10", "tries = 9", {"select", "recover", "relabel", "convert", "evaluate", "student"}),
         ("method/selection.py", "avg_pool2d", "max_pool2d", {"select"}),
         ("runtime/training.py", "math.pi * epoch", "math.pi * (epoch + 1)", {"squeeze", "evaluate", "student"}),
         ("method/diversity.py", "1 - cosine", "2 - cosine", {"features"}),
