@@ -71,8 +71,8 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 def moving_average(largest: float, averaged: list[Tensor], weights: list[Tensor], steps: Tensor) -> None:
     """m <- d m + (1 - d) w in place, d = min(largest, (1 + t) / (10 + t)) after t steps.
 
-    So a training of few steps forgets its beginning too: at any t the average is mostly of the last tenth (the schedule of
-    tf.train.ExponentialMovingAverage).
+    So a training of few steps forgets its beginning too: until d is at its largest, the last tenth of the steps has more than
+    half of the weight (the schedule of tf.train.ExponentialMovingAverage).
     """
     share = 1 - ((1 + steps) / (10 + steps)).clamp(max=largest)  # stays on the device: no step waits for it
     for mean, weight in zip(averaged, weights, strict=True):
