@@ -60,11 +60,14 @@ def save_tensors(out: Path, tensors: dict[str, Tensor], metadata: Any) -> None:
     from safetensors.torch import save_file
 
     with _replacing(out) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as every file's here; the library's own is for the user's eyes alone
         try:
             # One metadata entry: the library does not promise an order for several, and files must repeat exactly.
             save_file({name: t.contiguous() for name, t in tensors.items()}, temporary, {"gvbsm": canonical(metadata)})
         except SafetensorError as error:
             raise OSError(str(error)) from None
+        temporary.chmod(mode)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from gvbsm.disk import save_tensors
 from gvbsm.errors import Interrupted, UserError
 from gvbsm.runtime import checkpoints
 from gvbsm.runtime.checkpoints import Checkpoint
@@ -270,3 +271,13 @@ def test_freed_memory_is_kept_for_the_next_tensor():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 100
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o007, 0o660)])
+def test_tensors_can_be_read_by_whom_the_umask_says(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        save_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(2)}, {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x.safetensors").stat().st_mode & 0o777 == mode
