@@ -55,7 +55,8 @@ def class_moments(x_BCHW: Tensor, members_KB: Tensor) -> tuple[Tensor, Tensor]:
     """
     wide = x_BCHW.to(torch.promote_types(x_BCHW.dtype, torch.float32))
     count_K1 = members_KB.sum(1, keepdim=True) * wide.shape[2] * wide.shape[3]
-    sums = [members_KB @ one.sum((2, 3)) for one in (wide, wide.square())]
+    with torch.autocast(x_BCHW.device.type, enabled=False):  # of half precision E[x^2] - E[x]^2 would leave little
+        sums = [members_KB.to(wide.dtype) @ one.sum((2, 3)) for one in (wide, wide.square())]
     mean_KC = sums[0] / count_K1
     return mean_KC, sums[1] / count_K1 - mean_KC.square()
 

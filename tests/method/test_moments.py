@@ -99,6 +99,16 @@ def test_half_precision_keeps_the_sums_wide():
     torch.testing.assert_close(var, expected["patch_var"], rtol=1e-4, atol=1e-5)
 
 
+def test_half_precision_keeps_the_sums_of_classes_wide():
+    x = (torch.randn(20, 16, 4, 4, generator=torch.Generator().manual_seed(0)) * 0.3 + 1).bfloat16()
+    members = (torch.arange(2).unsqueeze(1) == torch.arange(20) % 2).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mean, var = class_moments(x, members)
+    for label in range(2):
+        torch.testing.assert_close(mean[label], x[label::2].float().mean((0, 2, 3)), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(var[label], x[label::2].float().var((0, 2, 3), unbiased=False), rtol=1e-4, atol=1e-5)
+
+
 def test_moments_of_classes_are_those_of_their_images_alone():
     x = torch.randn(7, 3, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([2, 0, 2, 2, 0, 1, 1])
