@@ -12,9 +12,10 @@ _MOST_SHOWN = 10  # classes that a picture tells apart by colour
 def image_batches(classes: int, ipc: int, group: int, batch_size: int, batching: str) -> list[list[list[int]]]:
     """Which images are optimised together: per batch a list of [class, first image, end].
 
-    "group": `group` images of a class with those of `batch_size // group` classes; what IPC leaves over a multiple of
-    `group` is a group of its own, so IPC 10 is part of IPC 50 and IPC 15 is 10 + 5. "class_major" (the published code):
-    the list of all images by class, cut every `batch_size`; at IPC 10 the same, at IPC 50 batches split classes.
+    "group": `group` images of a class with those of as many classes as `batch_size` has room for; what IPC leaves over a
+    multiple of `group` is a group of its own, so IPC 10 is part of IPC 50 and IPC 15 is 10 + 5. "class_major" (the
+    published code): the list of all images by class, cut every `batch_size`; at IPC 10 the same, at IPC 50 batches split
+    classes.
     """
     if batching == "class_major":
         batches = []
@@ -23,12 +24,13 @@ def image_batches(classes: int, ipc: int, group: int, batch_size: int, batching:
             ranges = [[c, max(start - c * ipc, 0), min(end - c * ipc, ipc)] for c in range(start // ipc, -(-end // ipc))]
             batches.append(ranges)
         return batches
-    together = batch_size // group
-    return [
-        [[c, first, min(first + group, ipc)] for c in range(block, min(block + together, classes))]
-        for first in range(0, ipc, group)
-        for block in range(0, classes, together)
-    ]
+    batches = []
+    for first in range(0, ipc, group):
+        end = min(first + group, ipc)
+        together = batch_size // (end - first)
+        for block in range(0, classes, together):
+            batches.append([[c, first, end] for c in range(block, min(block + together, classes))])
+    return batches
 
 
 def image_shards(batches: list[list[list[int]]], settings: Recover) -> list[list[list[list[int]]]]:

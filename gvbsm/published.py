@@ -94,6 +94,10 @@ def settings_of(specs: dict[str, dict[str, Any]], inputs: dict[str, Any]) -> dic
         told |= told.pop("settings", {})
         if stage == "recover" and spec.get("views"):
             told["views"] = "relabel"  # whose settings say the rest
+        if stage == "evaluate" and spec.get("online") and path in owner:  # no relabel tells of the views
+            found["relabel"] = {**spec["views"], **spec["online"], "online": True}
+        if spec.get("random"):
+            found["baselines"] = {"random_seed": spec["random"]["seed"]}
         if stage in ("squeeze", "evaluate") and path in owner:
             found.setdefault(stage, {})[owner[path]] = told
         elif stage not in ("squeeze", "evaluate"):

@@ -111,6 +111,18 @@ class Row(Strict):
                 raise ValueError(
                     f"{section}.cells: expected a divisor of image_size ({self.image_size}), got {cells}; choose another"
                 )
+        if self.recover.views and self.recover.class_statistics and self.relabel.mix != "none":
+            raise ValueError(
+                "recover.views: expected off where class_statistics are matched, since mixed views are of no one class; "
+                "set either to null, or relabel.mix to none"
+            )
+        if self.relabel.online and self.relabel.rescale_logits:  # by norms, which are means over a batch
+            for student in self.evaluate.students:
+                if student.evaluate.accumulate > 1 or student.evaluate.batch_size not in (None, self.relabel.batch_size):
+                    raise ValueError(
+                        f"relabel.online: with rescale_logits, expected students in whole batches of "
+                        f"{self.relabel.batch_size}, as relabel has, got others for {student.label!r}; set its batch_size to null and accumulate to 1"
+                    )
         if self.relabel.online and self.distilled and self.distilled.labels:
             raise ValueError("relabel.online: expected false with distilled.labels, got true; remove one of them")
         for what, entries in (("backbones", self.backbones), ("evaluate.students", self.evaluate.students)):

@@ -46,17 +46,31 @@ class Augment(Strict):
         return self
 
 
-class Squeeze(Compute):
-    """Training of one teacher."""
+class Optimised(Compute):
+    """Steps of a training."""
 
-    epochs: Epochs
-    keep_epoch: Epochs | None = None  # keep the weights after this epoch. published: 1 of 5, 40 of 50; corrected: off
-    batch_size: Batch  # images
     optimizer: Literal["sgd", "adamw"]
     lr: Rate
     momentum: Fraction | None = None  # sgd only
     weight_decay: Weight
     schedule: Literal["constant", "cosine"]  # over all epochs, to 0
+
+    @model_validator(mode="after")
+    def _moved(self) -> Optimised:
+        if (self.optimizer == "sgd") != (self.momentum is not None):
+            raise ValueError(
+                f"momentum: expected exactly when optimizer is sgd, got {self.momentum} with {self.optimizer}; "
+                f"set it to {'a number (0: none)' if self.momentum is None else 'null'}"
+            )
+        return self
+
+
+class Squeeze(Optimised):
+    """Training of one teacher."""
+
+    epochs: Epochs
+    keep_epoch: Epochs | None = None  # keep the weights after this epoch. published: 1 of 5, 40 of 50; corrected: off
+    batch_size: Batch  # images
     seed: Seed
 
     @model_validator(mode="after")
@@ -227,16 +241,11 @@ class Relabel(RelabelShard):
     online: bool  # nothing is stored: students train beside the teachers
 
 
-class HardTraining(Compute):
+class HardTraining(Optimised):
     """Training of one student on hard labels."""
 
     epochs: Epochs
     batch_size: Batch | None = None  # views; off (published): the batches of relabel
-    optimizer: Literal["sgd", "adamw"]
-    lr: Rate
-    momentum: Fraction | None = None  # sgd only
-    weight_decay: Weight
-    schedule: Literal["constant", "cosine"]
     stretch: Annotated[float, Field(ge=1, le=100)] | None = None  # cosine: where it is 0, in trainings (EDC: 2); off: 1
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # largest decay per step of the average that is tested; off
     accumulate: Annotated[int, Field(ge=1, le=1024)]  # parts of a batch; BatchNorm sees one part

@@ -114,6 +114,22 @@ ROW_MISTAKES = {
     "unknown choice": ({"recover": {"quantise": "floor"}}, r"recover\.quantise: expected 'truncate' or 'round', got 'floor'"),
     "unknown loss": ({"evaluate": {"loss": "l1"}}, r"evaluate\.loss: expected 'mse', 'kl' or 'dist', got 'l1'"),
     "kl without temperature": ({"evaluate": {"loss": "kl"}}, r"evaluate: temperature: expected exactly when loss is kl"),
+    "sgd without momentum": (
+        {"evaluate": {"optimizer": "sgd", "momentum": None}},
+        r"evaluate: momentum: expected exactly when optimizer is sgd, got None with sgd; set it to a number \(0: none\)",
+    ),
+    "adamw with momentum": (
+        {"squeeze": {"optimizer": "adamw", "momentum": 0.9}},
+        r"squeeze: momentum: expected exactly when optimizer is sgd, got 0\.9 with adamw; set it to null",
+    ),
+    "statistics of classes of mixed views": (
+        {"recover": {"views": "relabel", "class_statistics": 0.5}, "relabel": {"mix": "cutmix"}},
+        r"recover\.views: expected off where class_statistics are matched, .*; set either to null, or relabel\.mix to none",
+    ),
+    "logits rescaled online in other batches": (
+        {"relabel": {"online": True, "rescale_logits": True}, "evaluate": {"batch_size": 3}},
+        r"relabel\.online: with rescale_logits, expected students in whole batches of \d+, .* got others for 'convnet'",
+    ),
     "too few std": ({"std": [0.3, 0.3]}, r"std: expected one value per channel \(1, as mean has\), got 2"),
     "zero std": ({"std": [0.0]}, r"std\[0\]: expected greater than 0, got 0\.0"),
     "tiny images": ({"image_size": 4}, r"image_size: expected greater than or equal to 8, got 4"),

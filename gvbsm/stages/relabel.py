@@ -49,7 +49,8 @@ def run(job: Job) -> None:
         views = epoch_views(settings, first + number, count, size)
         for positions in torch.arange(count).split(settings["batch_size"]):
             logits_VK = _label(teachers, images, views, positions, pixels, settings, augment)
-            truth_V = mixed_hard_labels(image_set.labels, views, positions, logits_VK.shape[1], mixed=True).argmax(1)
+            shares_VK = mixed_hard_labels(image_set.labels, views, positions, logits_VK.shape[1], _sees_mixed(settings))
+            truth_V = shares_VK.argmax(1)
             state["right"] += int((logits_VK.argmax(1) == truth_V).sum())
             for name, values in _coded(logits_VK, coding).items():
                 coded[name][number, positions] = values
@@ -64,6 +65,11 @@ def run(job: Job) -> None:
     checkpoint.clear()
 
 
+def _sees_mixed(settings: dict[str, Any]) -> bool:
+    """Whether teachers are shown the mixed views: published, not where the mixing is mixup."""
+    return bool(settings["mix"] != "mixup" or settings["mixup_labels"] == "mixed")
+
+
 def _label(
     teachers: list[nn.Module],
     images: Images | Tensor,
@@ -74,8 +80,7 @@ def _label(
     augment: RandAugment | None,
 ) -> Tensor:
     """Mean logits (V,K) of a batch of views, in float32 on the CPU."""
-    mixed = settings["mix"] != "mixup" or settings["mixup_labels"] == "mixed"
-    x_VCHW = render(images, views, positions, mixed, pixels.from_levels, pixels.device, augment)
+    x_VCHW = render(images, views, positions, _sees_mixed(settings), pixels.from_levels, pixels.device, augment)
     return mean_logits(logits_of(teachers, x_VCHW, settings["precision"]), settings["rescale_logits"]).cpu()
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -10,6 +11,8 @@ from PIL import Image
 from gvbsm import cli
 from gvbsm.configs import load_config, runs_of
 from gvbsm.mistakes import SettingsError
+from gvbsm.plan import plan
+from gvbsm.published import settings_of
 
 RUN = Path("results/tiny/ipc4")
 
@@ -69,6 +72,21 @@ def test_the_workflow_makes_it_of_the_runs_in_the_config(made, run_snakemake):
         "gvbsm: results/none/compare.csv: expected the runs to compare, got none; add comparisons: {none: [ipc10,"
         in failed.stderr
     )
+
+
+def settings_in_acc_json(row: str) -> dict[str, Any]:
+    *artifacts, publish = plan(row, 4)
+    return settings_of({one.path: one.spec for one in artifacts}, publish.spec["inputs"])
+
+
+def test_acc_json_tells_of_views_that_are_labelled_online_and_of_the_draw_of_random_images(workspace, edit_row):
+    stored = settings_in_acc_json("tiny")
+    edit_row({"relabel": {"online": True, "scale": [0.3, 1.0], "mix": "none"}, "evaluate": {"random_seed": 7}})
+    online = settings_in_acc_json("tiny")
+    for name, value in {"scale": [0.3, 1.0], "mix": "none", "online": True, "mixup_labels": "mixed"}.items():
+        assert online["relabel"][name] == value
+    assert stored["relabel"]["mix"] == "cutmix" and stored["relabel"]["epochs"] == online["relabel"]["epochs"]
+    assert stored["baselines"] == {"random_seed": 0} and online["baselines"] == {"random_seed": 7}
 
 
 def test_mistakes(workspace, capsys):

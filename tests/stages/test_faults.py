@@ -156,6 +156,16 @@ def test_mixup_labels_of_the_mixed_and_the_unmixed_image(made, edit_row, make_up
     assert not torch.equal(logits["mixed"], logits["unmixed"])
 
 
+def test_teachers_that_see_unmixed_views_are_right_on_those(made, edit_row, make_up_to):
+    """Whatever is mixed, views are of the same crops."""
+    found = {}
+    for mix in ("mixup", "none"):
+        edit_row({"relabel": {"mix": mix, "mixup_labels": "unmixed"}})
+        make_up_to("relabel")
+        found[mix] = [json.loads((STORE / one.path).with_suffix(".json").read_text())["summary"] for one in planned("relabel")]
+    assert found["mixup"] == found["none"] and found["mixup"][0]["teacher_top1_on_views"] > 0
+
+
 def test_keys_are_of_canonical_specs(made):
     for one in made:
         assert key(json.loads(json.dumps(one.spec))) == one.key
