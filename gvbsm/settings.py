@@ -117,11 +117,12 @@ class Row(Strict):
                 "set either to null, or relabel.mix to none"
             )
         if self.relabel.online and self.relabel.rescale_logits:  # by norms, which are means over a batch
+            whole = self.relabel.batch_size
             for student in self.evaluate.students:
-                if student.evaluate.accumulate > 1 or student.evaluate.batch_size not in (None, self.relabel.batch_size):
+                if student.evaluate.accumulate > 1 or student.evaluate.batch_size not in (None, whole):
                     raise ValueError(
-                        f"relabel.online: with rescale_logits, expected students in whole batches of "
-                        f"{self.relabel.batch_size}, as relabel has, got others for {student.label!r}; set its batch_size to null and accumulate to 1"
+                        f"relabel.online: with rescale_logits, expected students in whole batches of {whole}, as relabel has, "
+                        f"got others for {student.label!r}; set its batch_size to null and accumulate to 1"
                     )
         if self.relabel.online and self.distilled and self.distilled.labels:
             raise ValueError("relabel.online: expected false with distilled.labels, got true; remove one of them")
