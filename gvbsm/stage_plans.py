@@ -90,7 +90,7 @@ def statistics(row: Row, backbone: Backbone, data: Artifact, teacher: Artifact) 
         "augment": row.augment.model_dump(),
         "settings": _only(StatisticsPass, row.statistics)
         | {
-            "by_class": row.recover.class_statistics is not None or None,
+            "by_class": bool(row.recover.class_statistics) or None,
             "importance": row.recover.keep is not None or None,
         },
     }

@@ -17,7 +17,8 @@ class RandAugment:
     """Operations of one magnitude (0 to 30) on levels 0..255; half of those that have a direction go the other way.
 
     Strengths are torchvision's: at 30 a shear of .3, a translation of 150/331 of the side, 30 degrees, a colour factor of 1 +-
-    .9, 4 bits, a threshold of 0. What a view becomes does not depend on the others that are made with it.
+    .9, 4 bits, a threshold of 0; shears are about the middle, its own about a corner. What a view becomes does not depend on
+    the others that are made with it.
     """
 
     def __init__(self, magnitude: int) -> None:
