@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from gvbsm.cuts import image_batches
 from gvbsm.disk import file_hash, load_tensors
 from gvbsm.plan import plan
 from gvbsm.planfiles import STORE
@@ -40,11 +39,6 @@ def test_more_images_per_class_only_add_shards(batches, workspace, edit_row):
     edit_row({"recover": {"shard_batches": batches, "batch_size": 6}})
     ten, fifty = ({a.path for a in plan("tiny", ipc) if a.stage == "recover"} for ipc in (2, 10))
     assert ten < fifty and len(fifty) == 5 * len(ten)
-
-
-def test_a_batch_is_filled_with_classes_where_there_are_few_images_of_each():
-    assert image_batches(100, 1, 10, 100, "group") == image_batches(100, 1, 10, 100, "class_major")
-    assert [len(batch) for batch in image_batches(100, 15, 10, 100, "group")] == [10] * 10 + [20] * 5
 
 
 def test_any_order_of_the_shards(made, make_artifact):

@@ -118,8 +118,7 @@ def test_batching_by_group_and_class_major():
     assert image_batches(3, 15, 10, 20, "group") == [
         [[0, 0, 10], [1, 0, 10]],
         [[2, 0, 10]],
-        [[0, 10, 15], [1, 10, 15]],
-        [[2, 10, 15]],
+        [[0, 10, 15], [1, 10, 15], [2, 10, 15]],
     ]
     assert image_batches(2, 15, 10, 20, "class_major") == [[[0, 0, 15], [1, 0, 5]], [[1, 5, 15]]]
     for ipc in (1, 7, 10, 50):
@@ -128,6 +127,8 @@ def test_batching_by_group_and_class_major():
             members = [(c, i) for batch in batches for c, first, end in batch for i in range(first, end)]
             assert sorted(members) == [(c, i) for c in range(6) for i in range(ipc)]
     assert image_batches(10, 10, 10, 100, "group") == image_batches(10, 10, 10, 100, "class_major")
+    # Where there are few images of each class, batches are filled with classes.
+    assert image_batches(100, 1, 10, 100, "group") == image_batches(100, 1, 10, 100, "class_major")
 
 
 @pytest.mark.slow
