@@ -47,6 +47,7 @@ def test_settings_that_differ_are_named(made, edit_row, run_snakemake, capsys):
     assert {name: names.pop(f"evaluate.{name}.ema") for name in ("convnet", "wrn16_2")} == dict.fromkeys(
         ("convnet", "wrn16_2"), "None | 0.5"
     )
+    assert names.pop("baselines.random_seed") == "0 | None"
     assert not names
     assert "EMA 0.5" in table and "distilled_hard" in table
     longer = json.loads(Path("results/tiny/ipc4-longer/acc.json").read_text())
