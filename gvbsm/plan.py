@@ -20,7 +20,7 @@ def plan(dataset: str, ipc: int, recipe: str | None = None) -> list[Artifact]:
     for backbone in row.backbones:
         teacher = stages.squeeze(row, backbone, data, backbone.squeeze.seed)
         teachers.append(teacher)
-        if row.distilled or not row.recover.iterations or not row.recover.statistics_weight:
+        if row.distilled or not row.recover.needs_statistics:
             continue
         measured = teacher
         if row.statistics.measured_in == "twin" and backbone.weights is None:

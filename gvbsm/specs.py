@@ -12,7 +12,7 @@ from gvbsm import keys
 from gvbsm.errors import UserError
 from gvbsm.mistakes import describe
 from gvbsm.sources import Strict
-from gvbsm.stage_settings import Compute, HardTraining, Squeeze, Training
+from gvbsm.stage_settings import Compute, HardTraining, RecoverShard, Squeeze, Training
 from gvbsm.stage_specs import STAGES
 
 Code = dict[str, str]
@@ -80,12 +80,12 @@ def _check_choices(spec: dict[str, Any], where: str) -> None:
             raise UserError(
                 f"{where}: precisions: expected one per teacher ({teachers}), got {len(spec['precisions'])}; correct the spec"
             )
-        statistics, weight = len(spec["inputs"]["statistics"]), spec["settings"]["statistics_weight"]
-        expected = teachers if weight else 0
+        statistics, settings = len(spec["inputs"]["statistics"]), RecoverShard.model_validate(spec["settings"])
+        expected = teachers if settings.needs_statistics else 0
         if statistics != expected:
             raise UserError(
-                f"{where}: inputs.statistics: expected {expected} of {teachers} teachers at a statistics_weight of {weight:g}, "
-                f"got {statistics}; correct the spec"
+                f"{where}: inputs.statistics: expected {expected} of {teachers} teachers at a statistics_weight of "
+                f"{settings.statistics_weight:g} with layers {', '.join(settings.layers)}, got {statistics}; correct the spec"
             )
     for first, one, second, other in pairs:
         if bool(one) == bool(other):

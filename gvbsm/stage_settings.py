@@ -159,6 +159,12 @@ class RecoverShard(Compute):
                 raise ValueError(f"{name}: expected off where statistics_weight is 0; set it to null, or raise the weight")
         return self
 
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether more is matched than the running moments of BatchNorm layers, which teachers hold themselves."""
+        more = "conv" in self.layers or self.class_statistics or self.keep
+        return bool(self.iterations and self.statistics_weight and more)
+
 
 class Recover(RecoverShard):
     """Optimisation of all images, and how they are divided into batches and jobs."""

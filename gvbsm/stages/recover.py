@@ -108,16 +108,18 @@ def _matchers(job: Job, device: torch.device) -> list[StatisticsMatcher]:
     found = []
     for i, (teacher_path, precision) in enumerate(zip(inputs["teachers"], precisions, strict=True)):
         teacher = load_teacher(*job.tensors(teacher_path), device)
-        matching, targets = _matching(job, inputs["statistics"][i]) if inputs["statistics"] else (NO_MATCHING, {})
+        matching, targets = _matching(job, inputs["statistics"][i] if inputs["statistics"] else None)
         low = partial(autocast, device, precision)
         found.append(StatisticsMatcher(teacher, targets, matching, settings["compile"], autocast=low))
     return found
 
 
-def _matching(job: Job, path: str) -> tuple[Matching, dict[str, Moments]]:
-    """What is matched in a teacher, and the targets by layer, of its statistics."""
+def _matching(job: Job, path: str | None) -> tuple[Matching, dict[str, Moments]]:
+    """What is matched in a teacher, and the targets by layer, of its statistics; without them, BatchNorm's own moments."""
     settings, ema = job.spec["settings"], job.spec["settings"]["ema"]
-    tensors, metadata = job.tensors(path)
+    if not settings["statistics_weight"]:
+        return NO_MATCHING, {}
+    tensors, metadata = job.tensors(path) if path else ({}, {"patch_size": 1})
     targets: dict[str, Moments] = {}
     for name, value in tensors.items():
         layer, _, kind = name.rpartition("/")
@@ -136,7 +138,7 @@ def _matching(job: Job, path: str) -> tuple[Matching, dict[str, Moments]]:
     return matching, targets
 
 
-def _kept(settings: dict[str, Any], path: str, metadata: dict[str, Any]) -> frozenset[tuple[str, str]] | None:
+def _kept(settings: dict[str, Any], path: str | None, metadata: dict[str, Any]) -> frozenset[tuple[str, str]] | None:
     """Which of a teacher's statistics are matched; None: all."""
     keep = settings.get("keep")
     if not keep:

@@ -48,18 +48,28 @@ def test_class_moments_are_those_of_the_augmented_training_set(made, edit_row, m
         torch.testing.assert_close(square - mean.square(), first["channel_var"], rtol=1e-5, atol=1e-7)
 
 
-def test_without_a_weight_nothing_is_measured_or_matched(made, edit_row, make_up_to):
-    def images(weight: float) -> tuple[list, set[str]]:
-        edit_row({"recover": {"statistics_weight": weight, "layers": ["batchnorm"]}})  # no Conv layers, no draws of drops
-        planned = make_up_to("recover")
-        recovered = [load_tensors(STORE / one.path) for one in planned if one.stage == "recover"]
-        return [tensors["images"] for tensors, _ in recovered], {one.stage for one in planned}
+def recovered(planned) -> list:
+    return [load_tensors(STORE / one.path)[0]["images"] for one in planned if one.stage == "recover"]
 
-    tiny, stages = images(1e-30)
+
+def test_nothing_is_measured_that_is_not_matched_or_that_teachers_hold(made, edit_row, make_up_to):
+    def images(weight: float, keep: dict | None) -> tuple[list, set[str]]:
+        # No Conv layers, so no draws of which are dropped: the other random numbers stay the same.
+        edit_row({"recover": {"statistics_weight": weight, "keep": keep, "layers": ["batchnorm"]}})
+        planned = make_up_to("recover")
+        return recovered(planned), {one.stage for one in planned}
+
+    all_kept = {"share": 1.0, "by": "importance"}  # the same is matched, but only a pass tells how important it is
+    matched, stages = images(0.01, all_kept)
     assert "statistics" in stages
-    none, stages = images(0.0)
-    assert "statistics" not in stages and none
-    assert all(torch.equal(one, other) for one, other in zip(tiny, none, strict=True))
+    without_pass, stages = images(0.01, None)
+    assert "statistics" not in stages and without_pass
+    assert all(torch.equal(one, other) for one, other in zip(without_pass, matched, strict=True))
+    unmatched, stages = images(0.0, None)
+    assert "statistics" not in stages
+    assert not any(torch.equal(one, other) for one, other in zip(unmatched, matched, strict=True))
+    tiny, _ = images(1e-30, None)
+    assert all(torch.equal(one, other) for one, other in zip(unmatched, tiny, strict=True))
 
 
 @pytest.mark.parametrize(("weight", "kept", "expected"), [(0.01, 0, 3), (0.01, 2, 3), (0.0, 3, 0)])
