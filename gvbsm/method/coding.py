@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 _LEVELS = {"int8": 2**8, "int4": 2**4}
+_INDICES = (torch.uint8, torch.int16, torch.int32)  # the smallest that holds every class
 _FLOATS = {"float32": torch.float32, "float16": torch.float16}
 Coded = dict[str, Tensor]  # values, low, step, index, rest: each (V, ...)
 
@@ -33,7 +34,7 @@ def encode(logits_VK: Tensor, coding: Coding) -> Coded:
         kept_VK = torch.zeros_like(logits_VK, dtype=torch.bool).scatter_(1, index_Vk, True)
         rest_V = logits_VK.masked_fill(kept_VK, 0).sum(1) / (logits_VK.shape[1] - coding.top)
         mass_V = logits_VK.masked_fill(kept_VK, -math.inf).logsumexp(1)
-        coded["index"] = index_Vk.to(torch.uint8 if logits_VK.shape[1] <= 2**8 else torch.int16)
+        coded["index"] = index_Vk.to(next(kind for kind in _INDICES if logits_VK.shape[1] - 1 <= torch.iinfo(kind).max))
         coded["rest"] = torch.stack([rest_V, mass_V], 1).half()
         logits_VK = logits_VK.gather(1, index_Vk)
     if coding.values in _FLOATS:

@@ -6,6 +6,11 @@ import torch
 from torch import Tensor
 
 
+def teachers_see_mixed(mix: str, mixup_labels: str) -> bool:
+    """Whether teachers are shown the mixed views: as published, not where they are mixed by mixup (METHOD.md section 6.3)."""
+    return mix != "mixup" or mixup_labels == "mixed"
+
+
 def mean_logits(logits_TBK: Tensor, rescale: bool) -> Tensor:
     """The mean (B,K) over T teachers' logits z_k, each first scaled by mean_j ||z_j|| / ||z_k|| if `rescale`.
 

@@ -15,7 +15,7 @@ from gvbsm.data.labels import Epoch, Labels, load_labels
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import open_split
 from gvbsm.method.losses import hard_loss, soft_loss
-from gvbsm.method.soft_labels import mean_logits
+from gvbsm.method.soft_labels import mean_logits, teachers_see_mixed
 from gvbsm.method.views import Images, mixed_hard_labels, render
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import autocast
@@ -110,7 +110,7 @@ class _Objective:
     def _taught(self, epoch: Epoch, positions: Tensor, x_PCHW: Tensor) -> Tensor:
         """The teachers' mean logits (V,K), as relabel would store them; `x_PCHW` are this process's views."""
         how = self.spec["online"]
-        if self.spec["views"]["mix"] == "mixup" and how["mixup_labels"] == "unmixed":
+        if not teachers_see_mixed(self.spec["views"]["mix"], how["mixup_labels"]):
             x_PCHW = self._view(epoch, positions, mixed=False)
         logits_TPK = logits_of(self.teachers, x_PCHW, how["precision"])
         logits_TVK = torch.stack([ranks().whole(one_PK, len(positions)) for one_PK in logits_TPK])

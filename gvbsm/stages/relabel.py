@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gvbsm.artifacts import Job
 from gvbsm.data.epoch_views import FORMAT, VIEW_SETTINGS, epoch_views
@@ -19,8 +19,8 @@ from gvbsm.data.pixels import Pixels
 from gvbsm.data.rand_augment import RandAugment
 from gvbsm.errors import UserError
 from gvbsm.method.coding import Coded, Coding, encode
-from gvbsm.method.soft_labels import mean_logits
-from gvbsm.method.views import Images, Views, digest, mixed_hard_labels, render
+from gvbsm.method.soft_labels import mean_logits, teachers_see_mixed
+from gvbsm.method.views import digest, mixed_hard_labels, render
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import job_device
 from gvbsm.runtime.networks import load_teacher, logits_of
@@ -44,13 +44,14 @@ def run(job: Job) -> None:
         for name, one in encode(torch.zeros(1, len(job.classes or ())), coding).items()
     }
     images, augment = image_set.resident(device), RandAugment.of(settings)
+    mixed = teachers_see_mixed(settings["mix"], settings["mixup_labels"])
     progress = Progress(job.title, end - first, len(state["digests"]))
     for number in range(len(state["digests"]), end - first):
         views = epoch_views(settings, first + number, count, size)
         for positions in torch.arange(count).split(settings["batch_size"]):
-            logits_VK = _label(teachers, images, views, positions, pixels, settings, augment)
-            shares_VK = mixed_hard_labels(image_set.labels, views, positions, logits_VK.shape[1], _sees_mixed(settings))
-            truth_V = shares_VK.argmax(1)
+            x_VCHW = render(images, views, positions, mixed, pixels.from_levels, device, augment)
+            logits_VK = mean_logits(logits_of(teachers, x_VCHW, settings["precision"]), settings["rescale_logits"]).cpu()
+            truth_V = mixed_hard_labels(image_set.labels, views, positions, logits_VK.shape[1], mixed).argmax(1)
             state["right"] += int((logits_VK.argmax(1) == truth_V).sum())
             for name, values in _coded(logits_VK, coding).items():
                 coded[name][number, positions] = values
@@ -63,25 +64,6 @@ def run(job: Job) -> None:
     labels = {"format": FORMAT, "epochs": [first, end], "views": drawn, "digests": state["digests"], "coding": asdict(coding)}
     job.write_tensors(coded, labels, summary | {"bytes_per_view": sum(one[0, 0].nbytes for one in coded.values())})
     checkpoint.clear()
-
-
-def _sees_mixed(settings: dict[str, Any]) -> bool:
-    """Whether teachers are shown the mixed views: published, not where the mixing is mixup."""
-    return bool(settings["mix"] != "mixup" or settings["mixup_labels"] == "mixed")
-
-
-def _label(
-    teachers: list[nn.Module],
-    images: Images | Tensor,
-    views: Views,
-    positions: Tensor,
-    pixels: Pixels,
-    settings: dict[str, Any],
-    augment: RandAugment | None,
-) -> Tensor:
-    """Mean logits (V,K) of a batch of views, in float32 on the CPU."""
-    x_VCHW = render(images, views, positions, _sees_mixed(settings), pixels.from_levels, pixels.device, augment)
-    return mean_logits(logits_of(teachers, x_VCHW, settings["precision"]), settings["rescale_logits"]).cpu()
 
 
 def _coded(logits_VK: Tensor, coding: Coding) -> Coded:

@@ -31,6 +31,15 @@ def test_integers_are_within_half_a_step(values, levels, classes):
     assert (error <= 0.51 * step + 0.01).all() and error.max() > 0.2 * step.mean()
 
 
+@pytest.mark.parametrize(("classes", "size"), [(256, 1), (257, 2), (32_768, 2), (32_769, 4)])
+def test_the_last_class_is_kept_among_any_number_of_classes(classes, size):
+    x = logits(count=2, classes=classes)
+    x[:, -1] = 100.0
+    coding = Coding("float32", top=3)
+    assert encode(x, coding)["index"].itemsize == size
+    assert (roundtrip(x, coding)[:, -1] == 100.0).all()
+
+
 @pytest.mark.parametrize("values", ["float16", "int8", "int4"])
 def test_bytes_of_a_view(values):
     coded = encode(logits(classes=1000), Coding(values, top=20))
