@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,8 @@ def compare(runs: list[Path], csv: Path | None = None, pictures: list[Path] | No
     """A table of accuracies (percent, mean +- standard deviation over seeds, last epoch) and the settings that differ; with
     `csv` the table is written there in full, and `pictures` (.png, .svg) show it.
 
-    `margin` is what distilled images are worth beyond random real ones with the same labels, schedule and budget, in points.
+    `margin` is what distilled images are worth beyond random real ones with the same labels, schedule and budget, in points; its
+    deviation that of the difference of two students, whose seeds are independent.
 
     Raises:
         UserError: if a run is not published, or there is none.
@@ -38,9 +40,10 @@ def compare(runs: list[Path], csv: Path | None = None, pictures: list[Path] | No
     for picture in pictures or []:
         _draw(table, picture)
     shown = table.astype(object)
-    for kind in [kind for kind in _KINDS if kind in table]:
+    for kind in [kind for kind in (*_KINDS, "margin") if kind in table]:
         both = zip(table[kind], table[f"{kind}_std"], strict=True)
-        shown[kind] = ["" if pd.isna(mean) else f"{mean:.2f} ± {std:.2f}" for mean, std in both]
+        form = "{:+.2f} ± {:.2f}" if kind == "margin" else "{:.2f} ± {:.2f}"
+        shown[kind] = ["" if pd.isna(mean) else form.format(mean, std) for mean, std in both]
     columns = [column for column in _SHOWN if column in shown]
     return shown[columns].to_string(index=False, na_rep="", float_format="{:.2f}".format) + "\n" + _differences(published)
 
@@ -61,12 +64,13 @@ def _table(published: list[Published]) -> pd.DataFrame:
                 row |= {kind: top1["mean"], f"{kind}_std": top1["std"]}
             if "random_soft" in row:
                 row["margin"] = row["distilled"] - row["random_soft"]
+                row["margin_std"] = math.hypot(row["distilled_std"], row["random_soft_std"])  # of a difference of two runs
             seconds = sum(stage["seconds"] for stage in accuracies["cost"].values())
             rows.append(row | {"label_bytes": accuracies["soft_labels"]["bytes"], "hours": round(seconds / 3600, 3)})
     table = pd.DataFrame(rows)
     order = [name for kind in _KINDS for name in (kind, f"{kind}_std") if name in table]
     before = ["run", "dataset", "ipc", "recipe", "student", "weights", "seeds"]
-    return table[[*before, *order, *(["margin"] if "margin" in table else []), "label_bytes", "hours"]]
+    return table[[*before, *order, *(["margin", "margin_std"] if "margin" in table else []), "label_bytes", "hours"]]
 
 
 def _draw(table: pd.DataFrame, file: Path) -> None:

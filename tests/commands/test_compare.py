@@ -28,6 +28,8 @@ def test_the_table_holds_what_acc_json_does(made, capsys):
         assert row["distilled"] == pytest.approx(found["top1"]["mean"])
         assert row["random_soft_std"] == pytest.approx(soft["std"])
         assert row["margin"] == pytest.approx(found["top1"]["mean"] - soft["mean"])
+        assert row["margin_std"] ** 2 == pytest.approx(found["top1"]["std"] ** 2 + soft["std"] ** 2)
+        assert f"{row['margin']:+.2f} ± {row['margin_std']:.2f}" in said
         assert row["label_bytes"] == accuracies["soft_labels"]["bytes"] and row["weights"] == "last" and row["seeds"] == 2
         assert f"{found['top1']['mean']:.2f} ± {found['top1']['std']:.2f}" in said
     assert "settings that differ" not in said and "distilled_hard" not in said
