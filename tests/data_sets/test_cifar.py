@@ -100,6 +100,22 @@ def test_cifar100_has_the_fine_classes(tmp_path, put):
     assert raw.class_names == ["apple", "aquarium fish", "baby"]
 
 
+def test_jpeg_copies_are_the_images_by_class(tmp_path, put):
+    """What benchmarks/accuracy runs on, made of the official archive and read by the row that reads folders."""
+    from benchmarks.accuracy import jpeg_copies
+    from gvbsm.data import imagefolder
+
+    put("cifar10", pack(official("cifar10")))
+    raw = read("cifar10", tmp_path)
+    jpeg_copies.main(tmp_path)
+    copies = imagefolder.read({"path": "cifar10-jpeg.tar.xz"}, FORM, tmp_path)
+    assert copies.classes == raw.classes and copies.test_labels.tolist() == [0] * 3 + [1] * 3
+    originals = torch.cat([raw.train_images[raw.train_labels == label] for label in (0, 1)])
+    loss = (copies.train_images.float() - originals.float()).abs().flatten(1).mean(1)
+    other = (copies.train_images.float() - originals.roll(1, 0).float()).abs().flatten(1).mean(1)
+    assert (loss > 0).all() and (loss < 0.8 * other).all()  # of noise, JPEG leaves little but enough to tell which it was
+
+
 @pytest.mark.parametrize("kind", ["cifar10", "cifar100"])
 def test_as_torchvision_reads_the_other_archive(kind, tmp_path, put, monkeypatch):
     """The same images, labels and classes, in the same order, as its reader makes of the pickles."""
