@@ -23,8 +23,8 @@ def compare(runs: list[Path], csv: Path | None = None, pictures: list[Path] | No
     """A table of accuracies (percent, mean +- standard deviation over seeds, last epoch) and the settings that differ; with
     `csv` the table is written there in full, and `pictures` (.png, .svg) show it.
 
-    `margin` is what distilled images are worth beyond random real ones with the same labels, schedule and budget, in points; its
-    deviation that of the difference of two students, whose seeds are independent.
+    `margin` is what distilled images are worth beyond random real ones with the same labels, schedule and budget, in points;
+    its deviation is that of the difference of two students that vary independently.
 
     Raises:
         UserError: if a run is not published, or there is none.
