@@ -11,6 +11,7 @@ from gvbsm.disk import write_bytes, write_text
 from gvbsm.errors import UserError
 from gvbsm.mistakes import short
 from gvbsm.published import Published, flat, read_published
+from gvbsm.wording import readable_spread
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,8 +43,8 @@ def compare(runs: list[Path], csv: Path | None = None, pictures: list[Path] | No
     shown = table.astype(object)
     for kind in [kind for kind in (*_KINDS, "margin") if kind in table]:
         both = zip(table[kind], table[f"{kind}_std"], strict=True)
-        form = "{:+.2f} ± {:.2f}" if kind == "margin" else "{:.2f} ± {:.2f}"
-        shown[kind] = ["" if pd.isna(mean) else form.format(mean, std) for mean, std in both]
+        sign = "+" if kind == "margin" else ""
+        shown[kind] = ["" if pd.isna(mean) else readable_spread(mean, std, sign) for mean, std in both]
     columns = [column for column in _SHOWN if column in shown]
     return shown[columns].to_string(index=False, na_rep="", float_format="{:.2f}".format) + "\n" + _differences(published)
 
@@ -61,7 +62,7 @@ def _table(published: list[Published]) -> pd.DataFrame:
             row |= {"weights": f"EMA {ema:g}" if ema else "last", "seeds": len(found["top1"]["runs"])}
             for kind in [kind for kind in _KINDS if kind in by_kind]:
                 top1 = by_kind[kind][student]["top1"]
-                row |= {kind: top1["mean"], f"{kind}_std": top1["std"]}
+                row |= {kind: top1["mean"], f"{kind}_std": math.nan if top1["std"] is None else top1["std"]}
             if "random_soft" in row:
                 row["margin"] = row["distilled"] - row["random_soft"]
                 row["margin_std"] = math.hypot(row["distilled_std"], row["random_soft_std"])  # of a difference of two runs

@@ -1,6 +1,8 @@
-"""Sizes and times as people say them."""
+"""Sizes, times and accuracies as people say them."""
 
 from __future__ import annotations
+
+import math
 
 
 def readable_bytes(size: float) -> str:
@@ -18,3 +20,13 @@ def readable_seconds(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds:.0f} s"
+
+
+def readable_spread(mean: float, std: float | None, sign: str = "") -> str:
+    """Two decimals and, unless it is that of one run (None or not a number), the deviation; `sign` is "+" for a margin."""
+    return f"{mean:{sign}.2f}" + ("" if std is None or math.isnan(std) else f" ± {std:.2f}")
+
+
+def readable_seeds(seeds: int) -> str:
+    """What an accuracy of so many seeds is, as `readable_spread` writes it."""
+    return "one seed" if seeds == 1 else f"mean ± standard deviation over {seeds} seeds"

@@ -8,7 +8,7 @@ from typing import Any
 from gvbsm.errors import UserError
 from gvbsm.published import Published, further_pictures
 from gvbsm.report.markup import Content, Markup, folded, joined, lines, picture, section, table, tag, terms
-from gvbsm.wording import readable_bytes, readable_seconds
+from gvbsm.wording import readable_bytes, readable_seconds, readable_seeds, readable_spread
 
 _KINDS = {
     "distilled": ("distilled", "soft"),
@@ -66,7 +66,7 @@ def accuracies_section(published: Published) -> Markup:
             groups.setdefault(f"{student}{averaged}", []).append(row)
     seeds = max(len(one["top1"]["runs"]) for one in by_kind["distilled"].values())
     caption = (
-        f"Accuracy on the test images, %: mean ± standard deviation over {seeds} seeds of the student, after the last epoch. "
+        f"Accuracy on the test images, %: {readable_seeds(seeds)} of the student, after the last epoch. "
         "The margin is how much more the same student reaches with the distilled images and soft labels, in points."
     )
     head = ["trained on", "top-1", "margin", "top-5", "best tested epoch", "each seed"]
@@ -81,7 +81,7 @@ def accuracies_section(published: Published) -> Markup:
 
 
 def _spread(found: dict[str, Any]) -> str:
-    return f"{found['mean']:.2f} ± {found['std']:.2f}"
+    return readable_spread(found["mean"], found["std"])
 
 
 def _labels(labels: dict[str, Any]) -> str:

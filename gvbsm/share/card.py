@@ -11,6 +11,7 @@ import yaml
 from gvbsm.share.folder import CLASSES, SHARD, ExportedClass, Manifest, unique_names
 from gvbsm.share.licences import Source
 from gvbsm.share.run import PublishedRun
+from gvbsm.wording import readable_seeds, readable_spread
 
 _LISTED = 100  # classes that the card names; of more it says where they stand
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
@@ -214,13 +215,12 @@ def _accuracies(manifest: Manifest) -> str:
     rows = ["| student | " + " | ".join(_KINDS[kind] for kind in kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
     for student in by_kind["distilled"]:
         found = [by_kind[kind][student]["top1"] for kind in kinds]
-        rows.append(f"| {_plain(student)} | " + " | ".join(f"{one['mean']:.2f} ± {one['std']:.2f}" for one in found) + " |")
+        rows.append(f"| {_plain(student)} | " + " | ".join(readable_spread(one["mean"], one["std"]) for one in found) + " |")
     teachers = ", ".join(f"{_plain(name)} {one['top1']:.2f}" for name, one in manifest.accuracies["teachers"].items())
     seeds = len(next(iter(by_kind["distilled"].values()))["top1"]["runs"])
     return (
         "\n".join(rows)
-        + f"\n\nTop-1 accuracy on the source's test images, %: mean and standard deviation over {seeds} seeds of "
-        f"the student, last epoch. Teachers: {teachers}.\n"
+        + f"\n\nTop-1 accuracy on the source's test images, %: {readable_seeds(seeds)} of the student, last epoch. Teachers: {teachers}.\n"
     )
 
 

@@ -45,7 +45,7 @@ def run(job: Job) -> None:
 
 
 def _summary(rows: list[dict[str, float]]) -> dict[str, Any]:
-    """Mean and standard deviation over seeds (0 for one seed) of the last epoch, and of each seed's best tested one."""
+    """Mean and standard deviation over seeds (None of one seed) of the last epoch, and of each seed's best tested one."""
     by_seed: dict[float, list[dict[str, float]]] = {}
     for row in rows:
         if "top1" in row:
@@ -54,7 +54,7 @@ def _summary(rows: list[dict[str, float]]) -> dict[str, Any]:
     best = [max(tested, key=lambda row: row["top1"]) for tested in by_seed.values()]
 
     def spread(values: list[float]) -> dict[str, Any]:
-        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+        deviation = statistics.stdev(values) if len(values) > 1 else None
         return {"mean": statistics.fmean(values), "std": deviation, "runs": values}
 
     return {

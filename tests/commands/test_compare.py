@@ -35,6 +35,25 @@ def test_the_table_holds_what_acc_json_does(made, capsys):
     assert "settings that differ" not in said and "distilled_hard" not in said
 
 
+def test_one_seed_has_no_deviation_anywhere(made, edit_row, make_up_to, make_artifact, capsys):
+    network = {"name": "convnet", "options": {"width": 4}}
+    edit_row({"backbones": [network], "evaluate": {"students": [network], "seeds": [0], "baselines": ["random_soft"]}})
+    file = make_artifact(make_up_to("evaluate")[-1])
+    accuracies = json.loads(file.read_text())
+    found, soft = (one["convnet"]["top1"] for one in (accuracies["students"], accuracies["baselines"]["random_soft"]))
+    assert found["std"] is None and found["runs"] == [found["mean"]]
+    assert pd.read_csv(file.with_name("table.csv"))["std"].isna().all()
+    capsys.readouterr()
+    assert cli.main(["compare", str(file), "--csv", "one.csv", "--picture", "one.svg"]) == 0
+    said = capsys.readouterr().out
+    assert f"{found['mean']:.2f}" in said and f"{found['mean'] - soft['mean']:+.2f}" in said and "±" not in said
+    row = pd.read_csv("one.csv").loc[0]
+    assert row["distilled"] == pytest.approx(found["mean"]) and row[["distilled_std", "random_soft_std", "margin_std"]].isna().all()
+    assert cli.main(["report", str(file), "--out", "one.html"]) == 0
+    page = Path("one.html").read_text()
+    assert "%: one seed of the student" in page and "±" not in page.partition("Accuracies</h2>")[2].partition("<h2")[0]
+
+
 @pytest.mark.slow
 def test_settings_that_differ_are_named(made, edit_row, run_snakemake, capsys):
     Path("config/recipes/longer.yaml").write_text(
