@@ -133,7 +133,8 @@ def _run_alone(job: Job, file: Path) -> None:
     with _together(job), _locked(job, file) as is_made:
         if is_made:
             return
-        if job.spec["stage"] not in ("prepare", "adopt", "features"):  # which have no state to save, and simply end
+        # Without a state to save, a job simply ends; so does the test of a teacher that is not trained.
+        if not (job.spec["stage"] in ("prepare", "adopt", "features") or job.spec.get("weights")):
             install_signal_handlers()
         try:
             with watched(job, progress_file(file.stem, file.parent), tracked):

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from gvbsm.data.files import colour_mode, open_image, read_file, square, to_tensor
-from gvbsm.errors import Interrupted, UserError
+from gvbsm.errors import UserError
 from gvbsm.keys import derive_seed
 
 Item = tuple[int, int | None]  # index, seed of its crop
@@ -66,8 +66,6 @@ class ListedImages(Dataset[Tensor | str]):
                 yield batch
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
-            if "Terminated" in reason:  # by a signal that this process received too
-                raise Interrupted("SIGTERM") from None
             raise UserError(f"decoding images: {reason}; lower --workers or GVBSM_WORKERS ({self.workers} now)") from None
 
     def _collate(self, images: list[Tensor | str]) -> Tensor | str:
@@ -111,7 +109,7 @@ class ListedImages(Dataset[Tensor | str]):
 
 
 def _start_worker(_: int) -> None:
-    """The parent answers signals that all of its processes receive; only SIGTERM, by which it ends workers, is theirs."""
-    for number in (signal.SIGUSR1, signal.SIGINT):
+    """The parent answers signals that all of its processes receive, a scheduler's SIGTERM too: a worker that ended by it would
+    be an error in the parent before the state is saved. A worker ends when it is told to, or its parent is gone."""
+    for number in (signal.SIGUSR1, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)

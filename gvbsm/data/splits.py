@@ -13,6 +13,7 @@ from gvbsm.artifacts import Job
 from gvbsm.data.files import count_images, stamp
 from gvbsm.data.listed import ListedImages, changed
 from gvbsm.data.pixels import augmentation
+from gvbsm.errors import UserError
 
 RESIDENT = 4 * 2**30  # bytes of images that are kept in memory, and moved to the device, as a whole
 
@@ -121,7 +122,10 @@ def _check_unchanged(job: Job, split: str, metadata: dict[str, Any]) -> None:
     except OSError:
         if packed:
             return
-        raise changed(str(root), "expected its images, got nothing there") from None
+        raise UserError(
+            f"{root}: expected the images of the data set, got nothing there; put them back, or set GVBSM_DATA_ROOT to where "
+            "config.yaml's data_root is"
+        ) from None
     if any(now[name] != before[name] for name in now):
         old, new = (f"{one['files']} files" + (f" of {one['bytes']} bytes" if packed else "") for one in (before, now))
         what = "expected the same names and times, got others" if old == new else f"expected {old}, got {new}"

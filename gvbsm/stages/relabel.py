@@ -38,7 +38,7 @@ def run(job: Job) -> None:
     teachers = [load_teacher(*job.tensors(path), device) for path in job.spec["inputs"]["teachers"]]
     coding = Coding(**settings["coding"])
     checkpoint = Checkpoint.of(job)
-    state: dict[str, Any] = checkpoint.load() or {"digests": [], "right": 0}
+    state: dict[str, Any] = checkpoint.load() or {"digests": [], "batches": 0, "right": 0}
     coded = {
         name: checkpoint.tensor(name, (end - first, count, *one.shape[1:]), one.dtype)
         for name, one in encode(torch.zeros(1, len(job.classes or ())), coding).items()
@@ -48,15 +48,17 @@ def run(job: Job) -> None:
     progress = Progress(job.title, end - first, len(state["digests"]))
     for number in range(len(state["digests"]), end - first):
         views = epoch_views(settings, first + number, count, size)
-        for positions in torch.arange(count).split(settings["batch_size"]):
+        for positions in torch.arange(count).split(settings["batch_size"])[state["batches"] :]:
             x_VCHW = render(images, views, positions, mixed, pixels.from_levels, device, augment)
             logits_VK = mean_logits(logits_of(teachers, x_VCHW, settings["precision"]), settings["rescale_logits"]).cpu()
             truth_V = mixed_hard_labels(image_set.labels, views, positions, logits_VK.shape[1], mixed).argmax(1)
             state["right"] += int((logits_VK.argmax(1) == truth_V).sum())
             for name, values in _coded(logits_VK, coding).items():
                 coded[name][number, positions] = values
+            state["batches"] += 1
+            checkpoint.tick(lambda: state)
         state["digests"].append(digest(views))
-        checkpoint.tick(lambda: state)
+        state["batches"] = 0
         progress.step()
     views_labelled = job.images = (end - first) * count
     summary = {"views": views_labelled, "teacher_top1_on_views": 100 * state["right"] / views_labelled}

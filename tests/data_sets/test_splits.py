@@ -1,7 +1,10 @@
 """Images that stay in files give what packed ones do, whoever decodes them, and changed ones are noticed."""
 
+import multiprocessing
 import os
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +79,27 @@ def test_neither_workers_nor_batches_before_change_a_crop(mine):
     assert torch.equal(found[0][1], found[2][0])
     assert not torch.equal(found[0][0], found[0][2]), "another seed, another crop"
     assert found[0][0].shape == (3, 3, 12, 12) and found[0][0].min() >= 0 and found[0][0].max() <= 1
+
+
+def test_a_signal_to_all_processes_of_a_job_ends_no_worker(mine):
+    """As a scheduler sends it: the job saves its state first, for which it needs no error out of the loader."""
+    prepared(mine.parent, "files")
+    todo = [(torch.tensor([0, 1]), seed) for seed in range(12)]
+    quiet, signalled = (open_split(reader(mine.parent, "files", workers), "train", CPU, AUGMENT) for workers in (0, 2))
+    found = []
+    for batch in signalled.augmented(todo):
+        found.append(batch)
+        if len(found) == 2:
+            workers = multiprocessing.active_children()
+            assert len(workers) == 2
+            for worker in workers:
+                os.kill(worker.pid, signal.SIGTERM)
+            time.sleep(0.2)
+            assert all(worker.is_alive() for worker in workers)
+    assert all(torch.equal(a, b) for a, b in zip(found, quiet.augmented(todo), strict=True))
+    for worker in workers:
+        worker.join(10)
+        assert not worker.is_alive(), "they end with the loader"
 
 
 @pytest.mark.parametrize("storage", ["packed", "files"])
@@ -153,7 +177,7 @@ def test_a_folder_that_is_gone_is_missed_only_where_its_images_are_needed(storag
     if storage == "packed":
         assert len(everything(open_split(job, "test", CPU))) == 4
     else:
-        with pytest.raises(UserError, match="expected its images, got nothing there"):
+        with pytest.raises(UserError, match="got nothing there; put them back, or set GVBSM_DATA_ROOT"):
             open_split(job, "test", CPU)
 
 
