@@ -19,6 +19,7 @@ from gvbsm.receipts import KEYED
 STORE = Path("results/store")
 PLANS = Path("results/.plan")
 TARGETS = PLANS / "targets"
+LISTS = PLANS / "lists"
 SUFFIX = dict.fromkeys(keys.STAGES, ".safetensors") | {"evaluate": ".csv", "publish": ".json", "draw": ".json"}
 Spec = dict[str, Any]
 
@@ -77,9 +78,21 @@ def target_file(key: str) -> Path:
     return TARGETS / key / "plan.json"
 
 
+def write_list(target: Path, files: list[str]) -> Path:
+    """Write what a file outside the store is made of, and return where: an input that is newer than the file if it was
+    made of others, since Snakemake looks at the times of inputs alone, not whether they are those of before."""
+    file = LISTS / target.relative_to("results") / "files.txt"
+    _write_if_other("".join(f"{one}\n" for one in files), file)
+    return file
+
+
 def _write_plan(artifact: Artifact, file: Path) -> None:
     """Write a plan file, if it does not hold this already."""
     text = json.dumps({"stage": artifact.stage, "name": artifact.name, "spec": artifact.spec}, indent=1, sort_keys=True)
+    _write_if_other(text, file)
+
+
+def _write_if_other(text: str, file: Path) -> None:
     if not file.exists() or file.read_text(encoding="utf-8") != text:
         write_text(file, text, durable=False)  # hundreds at a time, and what a crash leaves of one is written again
 

@@ -39,9 +39,10 @@ def _against_ipc(axes: Axes, rows: pd.DataFrame) -> None:
     for number, (recipe, of_recipe) in enumerate(rows.groupby("recipe", sort=False)):
         _points(axes, of_recipe.sort_values("ipc"), "ipc", "distilled", number, label=recipe, linestyle="-")
     for number, (kind, (name, line)) in enumerate(_BASELINES.items()):
-        if kind in rows and rows[kind].notna().any():
+        known = rows.dropna(subset=[kind]) if kind in rows else rows[:0]
+        if len(known):
             # The same images under the recipes' schedules: the best of these is the bar.
-            best = rows.loc[rows.groupby("ipc")[kind].idxmax().dropna()].sort_values("ipc")
+            best = known.loc[known.groupby("ipc")[kind].idxmax()].sort_values("ipc")
             _points(axes, best, "ipc", kind, -1 - number, label=f"{name} (the best of all recipes)", linestyle=line)
     axes.set_xscale("log")
     axes.set_xticks(sorted(rows["ipc"].unique()), [str(ipc) for ipc in sorted(rows["ipc"].unique())])

@@ -48,7 +48,10 @@ def test_one_seed_has_no_deviation_anywhere(made, edit_row, make_up_to, make_art
     said = capsys.readouterr().out
     assert f"{found['mean']:.2f}" in said and f"{found['mean'] - soft['mean']:+.2f}" in said and "±" not in said
     row = pd.read_csv("one.csv").loc[0]
-    assert row["distilled"] == pytest.approx(found["mean"]) and row[["distilled_std", "random_soft_std", "margin_std"]].isna().all()
+    assert (
+        row["distilled"] == pytest.approx(found["mean"])
+        and row[["distilled_std", "random_soft_std", "margin_std"]].isna().all()
+    )
     assert cli.main(["report", str(file), "--out", "one.html"]) == 0
     page = Path("one.html").read_text()
     assert "%: one seed of the student" in page and "±" not in page.partition("Accuracies</h2>")[2].partition("<h2")[0]
@@ -77,7 +80,7 @@ def test_settings_that_differ_are_named(made, edit_row, run_snakemake, capsys):
 
 
 @pytest.mark.slow
-def test_the_workflow_makes_it_of_the_runs_in_the_config(made, run_snakemake):
+def test_the_workflow_makes_it_of_the_runs_in_the_config(made, run_snakemake, stale):
     path = Path("config/config.yaml")
     path.write_text(path.read_text().replace("comparisons:", "comparisons:\n  both: [tiny/ipc4]\n  tiny: [ipc4]"))
     done = run_snakemake("--cores", "1", "results/both/compare.csv", target="results/tiny/compare.csv")
@@ -88,6 +91,10 @@ def test_the_workflow_makes_it_of_the_runs_in_the_config(made, run_snakemake):
     svg = Path("results/tiny/compare.svg").read_text()
     assert all(text in svg for text in ("tiny, convnet", "soft labels", "4 per class", "row's own"))
     assert Path("results/both/compare.csv").read_text() == Path("results/tiny/compare.csv").read_text()
+    assert not stale("results/tiny/compare.csv")
+    path.write_text(path.read_text().replace("tiny: [ipc4]", "tiny: [ipc4, ipc4]"))
+    assert stale("results/tiny/compare.csv") == {"compare": 1}, "other runs than before"
+    assert not stale("results/both/compare.csv")
     failed = run_snakemake("-n", target="results/none/compare.csv")
     assert failed.returncode == 1 and "Traceback" not in failed.stderr
     assert (

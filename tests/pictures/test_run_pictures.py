@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from gvbsm import plan_pictures, published
-from gvbsm.pictures import classes, curves, evolution, features
+from gvbsm.pictures import accuracy, classes, curves, evolution, features
 from gvbsm.pictures.figures import CLASS_COLOURS, DISTILLED, save
 from gvbsm.report import results
 from gvbsm.stages import draw
@@ -53,6 +53,19 @@ def class_table(count: int) -> pd.DataFrame:
     columns = {"distilled_confidence": 99.0 - at, "real_confidence": 50.0 + 0 * at}
     columns |= {"distilled_diversity": 0.1 + 0 * at, "real_diversity": 0.3 + 0 * at}
     return pd.DataFrame({"name": [f"class {n}" for n in at], **columns})
+
+
+def test_accuracies_of_runs_some_of_which_have_no_baseline():
+    rows = [("d", 10, None, 60.0, 50.0), ("d", 10, "x", 61.0, np.nan), ("d", 50, "x", 70.0, np.nan)]
+    table = pd.DataFrame(rows, columns=["dataset", "ipc", "recipe", "distilled", "random_soft"])
+    table = table.assign(student="a", distilled_std=1.0, random_soft_std=np.nan, label_bytes=[10, 20, 30])
+    against_ipc = accuracy.draw_accuracies(table).axes[0]
+    assert [line.get_label() for line in against_ipc.containers] == [
+        "row's own",
+        "x",
+        "random real, soft labels (the best of all recipes)",
+    ]
+    assert list(against_ipc.containers[-1].lines[0].get_ydata()) == [50.0]
 
 
 def test_few_classes_have_a_row_each():

@@ -1,6 +1,6 @@
 rule compare:
     input:
-        runs=compared_runs,
+        unpack(compared_runs),
     output:
         table=report(
             "results/{dataset}/compare.csv",

@@ -1,6 +1,6 @@
 rule pictures:
     input:
-        pictures=drawn_pictures,
+        unpack(drawn_pictures),
     output:
         "results/{dataset}/{run}/pictures.txt",
     log:

@@ -2,7 +2,7 @@
 from gvbsm.configs import comparison, parse_run
 from gvbsm.plan import plan
 from gvbsm.plan_pictures import pictures_of, plan_picture
-from gvbsm.planfiles import target_file, write_plans
+from gvbsm.planfiles import target_file, write_list, write_plans
 from gvbsm.published import further_pictures
 from gvbsm.receipts import receipt_path
 
@@ -29,15 +29,18 @@ def drawn_inputs(wildcards):
 
 
 def drawn_pictures(wildcards):
-    """All pictures that a run has."""
+    """All pictures that a run has, and the list of them."""
     _, recipe = checked(parse_run, wildcards.run)
-    folder = f"results/{wildcards.dataset}/{wildcards.run}/pictures"
-    return [f"{folder}/{picture}.png" for picture in checked(pictures_of, wildcards.dataset, recipe)]
+    folder = Path("results") / wildcards.dataset / wildcards.run
+    drawn = [f"{folder}/pictures/{picture}.png" for picture in checked(pictures_of, wildcards.dataset, recipe)]
+    return {"pictures": drawn, "which": str(checked(write_list, folder / "pictures.txt", drawn))}
 
 
 def compared_runs(wildcards):
-    """The runs of a comparison."""
-    return checked(comparison, settings, wildcards.dataset)
+    """The runs of a comparison, and the list of them."""
+    runs = checked(comparison, settings, wildcards.dataset)
+    table = Path("results") / wildcards.dataset / "compare.csv"
+    return {"runs": runs, "which": str(checked(write_list, table, runs))}
 
 
 def pictures_there(wildcards):
