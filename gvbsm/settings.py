@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from gvbsm import network_names
 from gvbsm.sources import DataPath, Seed, Source, Strict
@@ -24,6 +24,9 @@ from gvbsm.stage_settings import (
 # A file of tensors (.pth, .pt, .safetensors; absolute or below the data root), or torchvision's name for published weights.
 Weights = Annotated[str, StringConstraints(pattern=r"^(.+\.(pth|pt|bin|safetensors)|[A-Z][A-Z0-9_]*)$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*$", max_length=60)]
+
+
+_OF_ONE_SIZE = ("digits", "cifar10", "cifar100")  # sources whose images are read as they are
 
 
 class Network(Strict):
@@ -61,11 +64,17 @@ class Student(Network):
     evaluate: Training
 
 
+def _different(seeds: list[int]) -> list[int]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"expected each once, since the same seed gives the same student, got {seeds}; change one")
+    return seeds
+
+
 class Evaluate(Training):
     """Which students are trained, how often, and what is reported."""
 
     students: Annotated[list[Student], Field(min_length=1)]
-    seeds: Annotated[list[Seed], Field(min_length=1, max_length=100)]
+    seeds: Annotated[list[Seed], Field(min_length=1, max_length=100), AfterValidator(_different)]
     baselines: list[Literal["random_soft", "random_hard", "distilled_hard"]]  # images and labels that are trained on beside
     random_seed: Seed  # which real images the random baselines take
     headline: Literal["best", "last"]  # accuracy in the table. published: best test epoch; corrected: last
@@ -93,8 +102,9 @@ class Row(Strict):
 
     @property
     def labelled_epochs(self) -> int:
-        """Epochs of views that are drawn, and labelled unless teachers do so beside the students."""
-        return self.relabel.epochs or self.evaluate.epochs
+        """Epochs of views that are drawn, and labelled unless teachers do so beside the students; no more than any trains."""
+        longest = max(student.evaluate.epochs for student in self.evaluate.students)
+        return min(self.relabel.epochs or self.evaluate.epochs, longest)
 
     @model_validator(mode="after")
     def _consistent(self) -> Row:
@@ -102,6 +112,10 @@ class Row(Strict):
             raise ValueError(f"std: expected one value per channel ({len(self.mean)}, as mean has), got {len(self.std)}")
         if self.resize and self.resize < self.image_size:
             raise ValueError(f"resize: expected at least image_size ({self.image_size}), got {self.resize}; raise it")
+        if self.resize and self.source.kind in _OF_ONE_SIZE:
+            raise ValueError(
+                f"resize: expected off for a source of kind {self.source.kind}, whose images are not resized so; remove it"
+            )
         if self.storage == "files" and self.source.kind not in ("imagefolder", "imagenet"):
             raise ValueError(f"storage: expected packed for a source of kind {self.source.kind}, got files; set it to packed")
         if not (self.recover.iterations or self.select or self.distilled):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from gvbsm.sources import DataPath, Files, Seed, Strict
 
@@ -19,7 +19,17 @@ Rate = Annotated[float, Field(gt=0, le=100)]
 Weight = Annotated[float, Field(ge=0, le=1e6)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Pixels = Annotated[int, Field(ge=0, le=1024)]
-Interval = Annotated[list[Annotated[float, Field(gt=0, le=100)]], Field(min_length=2, max_length=2)]
+
+
+def _ordered(interval: list[float]) -> list[float]:
+    if interval[0] > interval[1]:
+        raise ValueError(f"expected the least before the most, got {interval}; change places")
+    return interval
+
+
+_Two = (Field(min_length=2, max_length=2), AfterValidator(_ordered))
+Shares = Annotated[list[Annotated[float, Field(gt=0, le=1)]], *_Two]  # the least and the most of an area
+Ratios = Annotated[list[Annotated[float, Field(gt=0, le=100)]], *_Two]  # width / height, likewise
 PerChannel = Annotated[list[float], Field(min_length=1, max_length=4)]
 Cells = Annotated[int, Field(ge=1, le=16)]  # per direction
 Precision = Literal["float32", "bfloat16"]  # of convolutions and matrix products (autocast)
@@ -36,7 +46,7 @@ class Augment(Strict):
     """Random crop and flip of squeeze, statistics and recover."""
 
     pad: Pixels | None = None  # px of zeros around the image before a crop of its own size
-    resized_crop: Interval | None = None  # share of the area that a resized crop keeps, instead of `pad`
+    resized_crop: Shares | None = None  # share of the area that a resized crop keeps, instead of `pad`
     flip: bool  # mirror half of the images left to right
 
     @model_validator(mode="after")
@@ -118,7 +128,7 @@ class Select(Compute):
     choose: Literal["random", "confidence", "clusters"]  # by the teachers: least cross-entropy, or nearest to k-means' centres
     candidates: Count  # random real images per part of an image, among which is chosen
     crops: Count  # random crops of each, of which the one with the least cross-entropy stays
-    scale: Interval  # share of the area that a crop keeps
+    scale: Shares  # share of the area that a crop keeps
     cells: Cells  # n: an image is made of n x n crops, each shrunk to 1/n of its side
     seed: Seed
 
@@ -209,8 +219,8 @@ class ViewsOfImages(Strict):
     """How the views of an image set are drawn."""
 
     batch_size: Batch  # views per batch
-    scale: Interval  # share of the area that a view's crop keeps
-    ratio: Interval  # width / height of the crop
+    scale: Shares  # share of the area that a view's crop keeps
+    ratio: Ratios  # width / height of the crop
     cells: Cells | None = None  # n: a view is a crop of one of the n x n cells of its image; off: of the whole
     flip: bool
     rand_augment: RandAugment | None = None

@@ -135,6 +135,16 @@ ROW_MISTAKES = {
     "tiny images": ({"image_size": 4}, r"image_size: expected greater than or equal to 8, got 4"),
     "one class": ({"classes": 1}, r"classes: expected greater than or equal to 2, got 1"),
     "two crops": ({"augment": {"resized_crop": [0.5, 1.0]}}, r"augment: expected one of pad and resized_crop, got both"),
+    "shares as percent": ({"relabel": {"scale": [8, 100]}}, r"relabel\.scale\[0\]: expected less than or equal to 1, got 8"),
+    "the most before the least": (
+        {"augment": {"pad": None, "resized_crop": [1.0, 0.08]}},
+        r"augment\.resized_crop: expected the least before the most, got \[1\.0, 0\.08\]; change places",
+    ),
+    "the same seed twice": ({"evaluate": {"seeds": [0, 1, 0]}}, r"evaluate\.seeds: expected each once, .*, got \[0, 1, 0\]"),
+    "resize of what is not resized": (
+        {"resize": 16},
+        r"resize: expected off for a source of kind digits, whose images are not resized so; remove it",
+    ),
     "batch smaller than a group": (
         {"recover": {"batch_size": 1}},
         r"recover: batch_size: expected at least group \(2\), got 1",

@@ -30,6 +30,16 @@ def test_a_recipe_begins_with_another(recipe):
     assert load_row("tiny", "briefer").recover.lr == row.recover.lr
 
 
+def test_no_more_epochs_are_labelled_than_a_student_trains_for(recipe):
+    recipe("short_training", "evaluate: {epochs: 3}\n")
+    recipe("long_one", "evaluate: {epochs: 3, students: [{name: convnet, evaluate: {epochs: 6}}, wrn16_2]}\n")
+    recipe("own", "relabel: {epochs: null}\n")
+    found = [load_row("tiny", name).labelled_epochs for name in (None, "short_training", "long_one", "own")]
+    assert found == [4, 3, 4, 4]
+    labelled = [one.spec["epochs"] for one in plan("tiny", 4, "short_training") if one.stage == "relabel"]
+    assert set(map(tuple, labelled)) == {(0, 2), (2, 3)}
+
+
 def test_backbones_of_a_recipe_that_is_extended_are_the_rows_by_label(recipe):
     recipe("one", "backbones: [wrn16_2]\n")
     recipe("other", "extends: one\nrelabel: {epochs: 2}\n")

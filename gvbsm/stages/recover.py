@@ -110,7 +110,13 @@ def _matchers(job: Job, device: torch.device) -> list[StatisticsMatcher]:
         teacher = load_teacher(*job.tensors(teacher_path), device)
         matching, targets = _matching(job, inputs["statistics"][i] if inputs["statistics"] else None)
         low = partial(autocast, device, precision)
-        found.append(StatisticsMatcher(teacher, targets, matching, settings["compile"], autocast=low))
+        matcher = StatisticsMatcher(teacher, targets, matching, settings["compile"], autocast=low)
+        if settings["statistics_weight"] and not matcher.layers:
+            raise UserError(
+                f"recover: {teacher_path}: expected layers of {', '.join(settings['layers'])} to match, got none; add the kind "
+                "it has to recover.layers, or leave this teacher out"
+            )
+        found.append(matcher)
     return found
 
 

@@ -9,6 +9,7 @@ import torch
 from gvbsm.disk import load_tensors
 from gvbsm.errors import UserError
 from gvbsm.planfiles import STORE
+from gvbsm.rows import load_row
 from gvbsm.specs import read_spec
 from gvbsm.stages import recover
 
@@ -52,7 +53,16 @@ def recovered(planned) -> list:
     return [load_tensors(STORE / one.path)[0]["images"] for one in planned if one.stage == "recover"]
 
 
+def test_a_teacher_in_which_nothing_can_be_matched_is_named(made, edit_row, make_up_to):
+    edit_row({"recover": {"layers": ["batchnorm"]}})  # convnet's norm has no running moments
+    with pytest.raises(UserError, match=r"squeeze/digits-convnet-.*: expected layers of batchnorm to match, got none; add"):
+        make_up_to("recover")
+
+
 def test_nothing_is_measured_that_is_not_matched_or_that_teachers_hold(made, edit_row, make_up_to):
+    _, *with_batchnorm = load_row("tiny").backbones
+    edit_row({"backbones": [{"name": one.name, "options": one.options} for one in with_batchnorm]})
+
     def images(weight: float, keep: dict | None) -> tuple[list, set[str]]:
         # No Conv layers, so no draws of which are dropped: the other random numbers stay the same.
         edit_row({"recover": {"statistics_weight": weight, "keep": keep, "layers": ["batchnorm"]}})
