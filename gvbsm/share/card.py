@@ -62,6 +62,10 @@ for epoch in range({epochs}):
         optimizer.step()
     schedule.step()
 """
+_DECAYED = """[
+    {"params": [weight for weight in student.parameters() if weight.ndim > 1]},
+    {"params": [weight for weight in student.parameters() if weight.ndim <= 1], "weight_decay": 0.0},
+]"""
 _USUAL = {"ema": None, "accumulate": 1, "hard_label": "mixed", "precision": "float32"}  # as the code above does it
 _UNSAID = ("test_every", "threads")  # what no accuracy depends on
 _METHOD = """@inproceedings{shao2024generalized,
@@ -178,10 +182,11 @@ def _training_code(training: dict[str, Any]) -> str:
     arguments = ", ".join(
         [repr(network["name"]), *(f"{name}={value!r}" for name, value in {**shape, **network["options"]}.items())]
     )
-    decay = f"lr={settings['lr']!r}, weight_decay={settings['weight_decay']!r}"
-    optimizer = f"torch.optim.AdamW(student.parameters(), {decay})"
+    parameters = _DECAYED if settings["weight_decay"] else "student.parameters()"
+    steps = f"{parameters}, lr={settings['lr']!r}, weight_decay={settings['weight_decay']!r}"
+    optimizer = f"torch.optim.AdamW({steps})"
     if settings["optimizer"] == "sgd":
-        optimizer = f"torch.optim.SGD(student.parameters(), {decay}, momentum={settings.get('momentum') or 0.0!r})"
+        optimizer = f"torch.optim.SGD({steps}, momentum={settings.get('momentum') or 0.0!r})"
     schedule = "torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1)"
     if settings["schedule"] == "cosine":
         most = (settings.get("stretch") or 1) * settings["epochs"]
@@ -218,10 +223,8 @@ def _accuracies(manifest: Manifest) -> str:
         rows.append(f"| {_plain(student)} | " + " | ".join(readable_spread(one["mean"], one["std"]) for one in found) + " |")
     teachers = ", ".join(f"{_plain(name)} {one['top1']:.2f}" for name, one in manifest.accuracies["teachers"].items())
     seeds = len(next(iter(by_kind["distilled"].values()))["top1"]["runs"])
-    return (
-        "\n".join(rows)
-        + f"\n\nTop-1 accuracy on the source's test images, %: {readable_seeds(seeds)} of the student, last epoch. Teachers: {teachers}.\n"
-    )
+    told = f"Top-1 accuracy on the source's test images, %: {readable_seeds(seeds)} of the student, last epoch."
+    return "\n".join(rows) + f"\n\n{told} Teachers: {teachers}.\n"
 
 
 def _code(text: str) -> str:

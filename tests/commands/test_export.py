@@ -20,9 +20,12 @@ from torchvision.datasets import ImageFolder
 import gvbsm
 from gvbsm import cli, export
 from gvbsm.artifacts import Job
+from gvbsm.backbones import build
 from gvbsm.disk import file_hash
 from gvbsm.errors import UserError
 from gvbsm.planfiles import STORE
+from gvbsm.runtime.training import Recipe, make_optimizer
+from gvbsm.share.card import _training_code
 from gvbsm.share.folder import FORMS, list_classes, unique_names
 from gvbsm.share.licences import source_of
 from gvbsm.stages import publish
@@ -177,6 +180,26 @@ def test_terms_of_the_sources(kind, licence, identifier, said):
 def test_terms_that_are_given_are_in_the_card(exported):
     card = (exported("imagefolder", "--licence", "my <terms>") / "README.md").read_text()
     assert "license: other\n" in card and "my &#60;terms&#62;" in card
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_the_card_steps_as_evaluate_does(name, decay):
+    momentum = 0.9 if name == "sgd" else None
+    settings = {"optimizer": name, "lr": 0.5, "weight_decay": decay, "momentum": momentum, "schedule": "constant", "epochs": 2}
+    network = {"name": "convnet", "classes": 10, "image_size": 8, "channels": 1, "options": {"width": 4}}
+    code = _training_code({"network": network, "settings": settings | {"loss": "mse", "hard_weight": 0.1}})
+    student = build("convnet", classes=10, image_size=8, channels=1, width=4)
+    text = code.partition("optimizer = ")[2].partition("\nschedule = ")[0]
+    found = eval(text, {"torch": torch, "student": student})
+    expected = make_optimizer(student, Recipe.from_settings(settings, 0))
+    assert type(found) is type(expected)
+
+    def steps(optimizer):
+        told = [{part: group.get(part) for part in ("lr", "weight_decay", "momentum")} for group in optimizer.param_groups]
+        return {id(weight): one for one, group in zip(told, optimizer.param_groups, strict=True) for weight in group["params"]}
+
+    assert steps(found) == steps(expected) and len(steps(found)) == len(list(student.parameters()))
 
 
 @pytest.mark.slow
