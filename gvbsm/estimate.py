@@ -140,7 +140,8 @@ def _images(spec: Spec, planned: list[Artifact], ipc: int) -> int | None:
         return _training_images(spec)
     if stage in ("squeeze", "statistics"):
         count = _training_images(planned[0].spec)
-        return None if count is None or spec.get("weights") else count * settings.get("epochs", 1)
+        epochs = settings.get("keep_epoch") or settings.get("epochs", 1)
+        return None if count is None or spec.get("weights") else count * epochs
     if stage == "recover":
         return _places(spec) * settings["iterations"]
     if stage == "select":

@@ -213,8 +213,7 @@ def mixed_hard_labels(labels_N: Tensor, views: Views, positions: Tensor, classes
     own = labels_N[views.image_V[positions].long()]
     other = labels_N[views.image_V[views.partner_V[positions].long()].long()]
     keep_V1 = (views.keep_V[positions] if mixed else torch.ones(len(positions))).unsqueeze(1)
-    one_hot = torch.eye(classes)
-    return keep_V1 * one_hot[own.cpu()] + (1 - keep_V1) * one_hot[other.cpu()]
+    return keep_V1 * F.one_hot(own.cpu(), classes) + (1 - keep_V1) * F.one_hot(other.cpu(), classes)
 
 
 def _draw_beta(alpha: float, key: int) -> float:

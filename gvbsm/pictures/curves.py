@@ -8,7 +8,6 @@ import pandas as pd
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from gvbsm.pictures.figures import COLOURS, MARKERS, new_figure
-from gvbsm.wording import readable_seeds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +30,7 @@ def draw(title: str, table: pd.DataFrame) -> Figure:
     """
     students = list(table["student"].unique())
     seeds = table["seed"].nunique()
-    spread = readable_seeds(seeds)
+    spread = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed"
     figure = new_figure(1 + 4.5 * len(students), 7, f"{title}: training of students ({spread})")
     axes = figure.subplots(2, len(students), squeeze=False, sharex="col", sharey="row")
     for column, student in enumerate(students):
