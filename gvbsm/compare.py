@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 from gvbsm.disk import write_bytes, write_text
 from gvbsm.errors import UserError
 from gvbsm.mistakes import short
-from gvbsm.published import Published, flat, read_published
+from gvbsm.published import KINDS, Published, flat, read_published
 from gvbsm.wording import readable_spread
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_KINDS = ("distilled", "random_soft", "random_hard", "distilled_hard")
-_SHOWN = ("run", "student", "weights", *_KINDS, "margin", "label_bytes", "hours")
+_SHOWN = ("run", "student", "weights", *KINDS, "margin", "label_bytes", "hours")
 
 
 def compare(runs: list[Path], csv: Path | None = None, pictures: list[Path] | None = None) -> str:
@@ -41,7 +40,7 @@ def compare(runs: list[Path], csv: Path | None = None, pictures: list[Path] | No
     for picture in pictures or []:
         _draw(table, picture)
     shown = table.astype(object)
-    for kind in [kind for kind in (*_KINDS, "margin") if kind in table]:
+    for kind in [kind for kind in (*KINDS, "margin") if kind in table]:
         both = zip(table[kind], table[f"{kind}_std"], strict=True)
         sign = "+" if kind == "margin" else ""
         shown[kind] = ["" if pd.isna(mean) else readable_spread(mean, std, sign) for mean, std in both]
@@ -60,7 +59,7 @@ def _table(published: list[Published]) -> pd.DataFrame:
             row = {"run": run.name, **{name: accuracies[name] for name in ("dataset", "ipc", "recipe")}, "student": student}
             ema = found.get("ema")
             row |= {"weights": f"EMA {ema:g}" if ema else "last", "seeds": len(found["top1"]["runs"])}
-            for kind in [kind for kind in _KINDS if kind in by_kind]:
+            for kind in [kind for kind in KINDS if kind in by_kind]:
                 top1 = by_kind[kind][student]["top1"]
                 row |= {kind: top1["mean"], f"{kind}_std": math.nan if top1["std"] is None else top1["std"]}
             if "random_soft" in row:
@@ -69,7 +68,7 @@ def _table(published: list[Published]) -> pd.DataFrame:
             seconds = sum(stage["seconds"] for stage in accuracies["cost"].values())
             rows.append(row | {"label_bytes": accuracies["soft_labels"]["bytes"], "hours": round(seconds / 3600, 3)})
     table = pd.DataFrame(rows)
-    order = [name for kind in _KINDS for name in (kind, f"{kind}_std") if name in table]
+    order = [name for kind in KINDS for name in (kind, f"{kind}_std") if name in table]
     before = ["run", "dataset", "ipc", "recipe", "student", "weights", "seeds"]
     return table[[*before, *order, *(["margin", "margin_std"] if "margin" in table else []), "label_bytes", "hours"]]
 

@@ -11,6 +11,12 @@ from typing import Any
 from gvbsm.errors import UserError
 from gvbsm.keys import key
 
+KINDS = {  # of what students are trained on, in the order of tables: images and labels
+    "distilled": ("distilled", "soft"),
+    "random_soft": ("random real", "soft"),
+    "random_hard": ("random real", "hard"),
+    "distilled_hard": ("distilled", "hard"),
+}
 # Of a spec: where it comes from, and which part of the whole it is.
 _NOT_SETTINGS = ("stage", "inputs", "code", "batches", "snapshots", "random", "views", "online")
 _PARTS = {"dataset": str, "ipc": int, "students": dict, "baselines": dict, "soft_labels": dict, "cost": dict, "teachers": dict}

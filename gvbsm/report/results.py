@@ -6,16 +6,10 @@ import csv
 from typing import Any
 
 from gvbsm.errors import UserError
-from gvbsm.published import Published, further_pictures
+from gvbsm.published import KINDS, Published, further_pictures
 from gvbsm.report.markup import Content, Markup, folded, joined, lines, picture, section, table, tag, terms
 from gvbsm.wording import readable_bytes, readable_seconds, readable_seeds, readable_spread
 
-_KINDS = {
-    "distilled": ("distilled", "soft"),
-    "random_soft": ("random real", "soft"),
-    "random_hard": ("random real", "hard"),
-    "distilled_hard": ("distilled", "hard"),
-}
 _PICTURES = {
     "curves": (
         "Curves",
@@ -54,8 +48,8 @@ def accuracies_section(published: Published) -> Markup:
     groups: dict[str, list[list[Content]]] = {}
     for student in by_kind["distilled"]:
         first = by_kind["distilled"][student]["top1"]["mean"]
-        for kind in [kind for kind in _KINDS if student in by_kind.get(kind, {})]:
-            found, (images, labels) = by_kind[kind][student], _KINDS[kind]
+        for kind in [kind for kind in KINDS if student in by_kind.get(kind, {})]:
+            found, (images, labels) = by_kind[kind][student], KINDS[kind]
             averaged = f", average of its weights ({found['ema']:g})" if found.get("ema") else ""
             margin = None if kind == "distilled" else f"{first - found['top1']['mean']:+.2f}"
             top1 = _spread(found["top1"])
@@ -143,9 +137,9 @@ def _class_name(row: dict[str, str]) -> Markup:
 def _order(column: str) -> tuple[str, int]:
     """Students one after the other, each with its sets of images in the order of the other tables."""
     student, _, kind = column.rpartition(" ")
-    return student, list(_KINDS).index(kind) if kind in _KINDS else len(_KINDS)
+    return student, list(KINDS).index(kind) if kind in KINDS else len(KINDS)
 
 
 def _column(name: str) -> str:
     student, _, kind = name.rpartition(" ")
-    return f"{student}: {', '.join(_KINDS[kind])} labels" if kind in _KINDS else name
+    return f"{student}: {', '.join(KINDS[kind])} labels" if kind in KINDS else name

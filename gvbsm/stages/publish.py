@@ -19,14 +19,7 @@ from gvbsm.data.picture import draw_grid
 from gvbsm.disk import write_bytes, write_text
 from gvbsm.keys import key
 from gvbsm.planfiles import input_paths, run_title
-from gvbsm.published import settings_of
-
-_SETS = {
-    "distilled": ("distilled", "soft"),
-    "random_soft": ("random real", "soft"),
-    "random_hard": ("random real", "hard"),
-    "distilled_hard": ("distilled", "hard"),
-}
+from gvbsm.published import KINDS, settings_of
 
 
 def run(job: Job) -> None:
@@ -109,7 +102,7 @@ def _table(runs: dict[str, dict[str, dict[str, Any]]], headline: str) -> pd.Data
     rows = []
     for student, sets in runs.items():
         for kind in sets:
-            images, labels = _SETS[kind]
+            images, labels = KINDS[kind]
             shown = sets[kind]["best_top1" if headline == "best" else "top1"]
             row = {"student": student, "images": images, "labels": labels, "top1": shown["mean"], "std": shown["std"]}
             row["weights"] = f"EMA {ema:g}" if (ema := sets[kind].get("ema")) else "last"
