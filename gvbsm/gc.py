@@ -85,7 +85,7 @@ def gc(delete: bool) -> str:
 def _needed() -> _Needed:
     needed = _Needed()
     config = load_config()
-    for configured in config.targets:
+    for configured in [*config.targets, *(f"results/{name}/compare.csv" for name in config.comparisons or {})]:
         has_pictures = Path(configured).name == PICTURES  # which are of one run
         for target in [configured] if has_pictures else runs_of(config, configured):
             needed.paths.update(artifact.path for artifact in plan_target(target, config.pictures))

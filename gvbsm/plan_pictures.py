@@ -15,6 +15,7 @@ from gvbsm.rows import load_row
 from gvbsm.settings import Pictures, Row
 
 PICTURES = "pictures.txt"  # in a run's folder: the list of its pictures
+_WITH_SETTINGS = ("classes", "features")  # of config.yaml
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,15 @@ def pictures_of(dataset: str, recipe: str | None) -> list[str]:
         SettingsError: if the row or the recipe is wrong.
     """
     return [name for name in _PICTURES if name != "evolution" or _is_watched(load_row(dataset, recipe))]
+
+
+def pictures_that_can_be_drawn(dataset: str, recipe: str | None, settings: Pictures | None) -> list[str]:
+    """Those of `pictures_of` whose settings, if they need any, are there.
+
+    Raises:
+        SettingsError: if the row or the recipe is wrong.
+    """
+    return [name for name in pictures_of(dataset, recipe) if settings or name not in _WITH_SETTINGS]
 
 
 def plan_target(target: str, settings: Pictures | None) -> list[Artifact]:

@@ -132,6 +132,12 @@ class Select(Compute):
     cells: Cells  # n: an image is made of n x n crops, each shrunk to 1/n of its side
     seed: Seed
 
+    @model_validator(mode="after")
+    def _chosen(self) -> Select:
+        if self.choose == "random" and self.candidates > 1:
+            raise ValueError(f"candidates: expected 1 with choose: random, which takes any, got {self.candidates}; set it to 1")
+        return self
+
 
 class Keep(Strict):
     """Which statistics of a teacher are matched; a statistic is the channel or patch moments of a layer's input."""

@@ -33,6 +33,8 @@ def assert_one_line(status: int, said: str, expected: str, status_expected: int 
 
 
 # (changes to the row, what the line says)
+SELECT = {"choose": "random", "crops": 1, "scale": [1.0, 1.0], "cells": 1, "seed": 0, "threads": 1, "precision": "float32"}
+
 ROW_MISTAKES = {
     "misspelt section": ({"recovr": {"iterations": 5}}, r"tiny\.yaml: unknown setting 'recovr'; did you mean 'recover'\?"),
     "misspelt key": ({"squeeze": {"epohcs": 5}}, r"tiny\.yaml: squeeze: unknown setting 'epohcs'; did you mean 'epochs'\?"),
@@ -141,6 +143,10 @@ ROW_MISTAKES = {
         r"augment\.resized_crop: expected the least before the most, got \[1\.0, 0\.08\]; change places",
     ),
     "the same seed twice": ({"evaluate": {"seeds": [0, 1, 0]}}, r"evaluate\.seeds: expected each once, .*, got \[0, 1, 0\]"),
+    "candidates of which any is taken": (
+        {"select": SELECT | {"candidates": 5}},
+        r"select: candidates: expected 1 with choose: random, which takes any, got 5; set it to 1",
+    ),
     "resize of what is not resized": (
         {"resize": 16},
         r"resize: expected off for a source of kind digits, whose images are not resized so; remove it",

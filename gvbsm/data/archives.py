@@ -18,6 +18,7 @@ _LARGEST = 512 * 2**20  # bytes of one member; no image is larger, a decompressi
 # A bomb unpacks to a thousand times its size or more. Photographs are near 1, drawings kept as BMP or PPM, even all black
 # ones among others, below a hundred. What unpacks to less than the floor does no harm, however well it compresses.
 _RATIO, _FLOOR = 200, 256 * 2**20
+_PADDING = 2**24  # bytes behind a tar's end
 _LONGEST = 2**20  # bytes of a tar's header of long names, which tarfile reads whole
 _NAMES = {tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -50,6 +51,17 @@ class _Header(tarfile.TarInfo):
             raise tarfile.TarError(f"a header of {header.size} bytes")
         return header
 
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> _Header:  # type: ignore[override]
+        """The next header. Raises TarError where there is none although the archive does not say that it ends: tarfile would
+        take what comes before for the whole."""
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.HeaderError as error:
+            if isinstance(error, tarfile.EOFHeaderError):  # type: ignore[attr-defined]  # it says so
+                raise
+            raise tarfile.TarError(f"at byte {archive.offset}: {error or 'no end'}") from None
+
 
 def _tar_members(root: Path) -> Iterator[Member]:
     packed = root.stat().st_size
@@ -64,6 +76,16 @@ def _tar_members(root: Path) -> Iterator[Member]:
                 yield path, archive.extractfile(member).read()  # type: ignore[union-attr]
             else:
                 raise _no_file(root, path)
+        _read_to_end(archive)
+
+
+def _read_to_end(archive: tarfile.TarFile) -> None:
+    """Read what follows the last member, no more than padding: only then have gzip and xz compared their check sums."""
+    read = 0
+    while chunk := archive.fileobj.read(2**20):  # type: ignore[union-attr]
+        read += len(chunk)
+        if read > _PADDING:
+            raise tarfile.TarError(f"more than {_PADDING} bytes behind its end")
 
 
 def _zip_members(root: Path) -> Iterator[Member]:

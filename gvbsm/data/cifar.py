@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gvbsm.data.download import ensure
-from gvbsm.data.files import read_entries
+from gvbsm.data.files import is_there, read_entries
 from gvbsm.data.raw import Form, RawDataset
 from gvbsm.errors import UserError
 
@@ -65,7 +65,7 @@ def read(source: dict[str, Any], form: Form, data_root: Path) -> RawDataset:
     archive = ARCHIVES[kind]
     path = data_root / archive.url.rpartition("/")[2]
     pickled = path.with_name(path.name.replace("-binary", "-python"))
-    hint = f" ({pickled.name}, which is there, will not do: reading it would execute code)" if pickled.exists() else ""
+    hint = f" ({pickled.name}, which is there, will not do: reading it would execute code)" if is_there(pickled) else ""
     ensure(kind, path, archive.url, archive.md5, hint)
     wanted = {f"{archive.folder}/{name}" for name in (*archive.train, *archive.test, archive.names)}
     files = {entry.path.name: entry.read() for entry in read_entries(path) if entry.read and entry.path.as_posix() in wanted}

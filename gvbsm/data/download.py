@@ -10,6 +10,7 @@ import time
 from http.client import HTTPException
 from pathlib import Path
 
+from gvbsm.data.files import is_there
 from gvbsm.errors import UserError
 
 _DAY = 86_400  # seconds
@@ -21,7 +22,7 @@ def ensure(what: str, path: Path, url: str, md5: str, hint: str = "") -> None:
     Raises:
         UserError: if it can neither be found nor downloaded, which ends with `hint`, or is another file.
     """
-    if not path.exists():
+    if not is_there(path):
         download(what, path, url, md5, hint)
         return
     try:

@@ -18,7 +18,8 @@ from torch import Tensor
 from gvbsm.data.archives import ARCHIVES, read_members
 from gvbsm.errors import UserError
 
-_IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff", ".gif"}
+_IMAGES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".gif"}
+_LONGEST = 100  # sides; the shorter one is resized before the centre is cut out, and the longer becomes as much longer
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF", "GIF")  # of these endings; for others PIL may start programs
 
 
@@ -35,16 +36,35 @@ def is_image(path: PurePath) -> bool:
     return path.suffix.lower() in _IMAGES and not path.name.startswith(".")
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is a file or folder. Raises UserError if that cannot be told."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise unreadable(path, error) from None
+    return True
+
+
+def unreadable(path: Path | str, error: OSError) -> UserError:
+    """What to say of a file or folder that cannot be read."""
+    return UserError(f"{error.filename or path}: cannot be read: {error.strerror}; restore, remove or permit it")
+
+
 def read_entries(root: Path) -> Iterator[Entry]:
     """Every entry of a folder (symbolic links are followed), or of a .zip or .tar[.gz|.xz] archive, as stored.
 
     Raises:
-        UserError: if there is neither, or the archive is not one that `read_members` reads.
+        UserError: if there is neither, a folder cannot be read, or the archive is not one that `read_members` reads.
     """
-    if root.is_dir():
-        for file, is_folder in walk(root):
-            inner = PurePosixPath(file.relative_to(root).as_posix())
-            yield Entry(inner, None if is_folder else partial(read_file, file), file)
+    if is_there(root) and root.is_dir():
+        try:
+            for file, is_folder in walk(root):
+                inner = PurePosixPath(file.relative_to(root).as_posix())
+                yield Entry(inner, None if is_folder else partial(read_file, file), file)
+        except OSError as error:
+            raise unreadable(root, error) from None
         return
     if not root.is_file():
         raise UserError(f"{root}: expected a folder or an archive ({', '.join(ARCHIVES)}), got nothing there; put it there")
@@ -59,15 +79,23 @@ def read_file(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}; restore or remove the file") from None
+        raise unreadable(file, error) from None
 
 
 def walk(root: Path) -> Iterator[tuple[Path, bool]]:
-    """Every file and folder below a folder, sorted within each, and whether it is a folder."""
-    for folder, folders, files in os.walk(root, followlinks=True):
+    """Every file and folder below a folder, sorted within each, and whether it is a folder.
+
+    Raises:
+        OSError: if a folder cannot be read.
+    """
+    for folder, folders, files in os.walk(root, onerror=_fail, followlinks=True):
         folders.sort()
         yield from ((Path(folder, name), True) for name in folders)
         yield from ((Path(folder, name), False) for name in sorted(files))
+
+
+def _fail(error: OSError) -> None:
+    raise error
 
 
 def stamp(root: Path) -> dict[str, Any]:
@@ -88,20 +116,26 @@ def count_images(root: Path) -> int:
     """Number of images in a folder, by their names alone.
 
     Raises:
-        OSError: if it is not there.
+        OSError: if it is not there, or a folder in it cannot be read.
     """
     root.stat()
-    return sum(is_image(PurePosixPath(name)) for _, _, files in os.walk(root, followlinks=True) for name in files)
+    walked = os.walk(root, onerror=_fail, followlinks=True)
+    return sum(is_image(PurePosixPath(name)) for _, _, files in walked for name in files)
 
 
 def open_image(where: str, content: bytes, mode: str) -> Image.Image:
     """An image file, decoded, turned upright and converted to PIL's `mode`: "L" for grey, "RGB". 16-bit grey becomes 8-bit.
 
     Raises:
-        UserError: if it is no image.
+        UserError: if it is no image, has 32 bits a pixel, whose range nothing tells, or is a hundred times longer than wide.
     """
     try:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+            if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+                raise UserError(f"{where}: expected 8 or 16 bits a pixel of a channel, got 32; convert or remove the file")
+            if max(image.size) > _LONGEST * min(image.size):
+                got = "{} x {} px".format(*image.size)
+                raise UserError(f"{where}: expected sides of at most {_LONGEST} : 1, got {got}; cut or remove the file")
             upright = ImageOps.exif_transpose(image)
             if upright.mode.startswith("I"):  # PIL would clip 16 bits at 255 instead of scaling them
                 upright = Image.fromarray((np.asarray(upright).clip(0, 65535) // 257).astype(np.uint8))

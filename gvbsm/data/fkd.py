@@ -122,7 +122,8 @@ class PublishedLabels:
         folder = self.root / f"epoch_{epoch}"
         if not folder.is_dir():
             raise UserError(
-                f"{folder}: expected the labels of an epoch, got nothing there; fetch them, or lower relabel.epochs"
+                f"{folder}: expected the labels of an epoch, got nothing there; fetch them, or lower relabel.epochs of a row "
+                "that asks for them"
             )
         starts = range(0, len(self.labels_N), self.batch_size)
         beyond = folder / f"batch_{len(starts)}.tar"
@@ -201,8 +202,8 @@ def _mixing(file: Path, mixed: bool, share: Any, box: Any, size: int) -> tuple[l
     if not mixed:
         return [], 1.0
     try:
-        edges, kept = [int(edge) for edge in box or ()], float(share)
-    except (TypeError, ValueError, OverflowError):
+        edges, kept = [int(edge) for edge in (() if box is None else box)], float(share)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         raise _odd(file, "numbers for box and share", "others; fetch the file again") from None
     if edges:
         top, left, bottom, right = edges if len(edges) == 4 else [-1] * 4

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import sys
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -20,10 +21,13 @@ def read(source: dict[str, Any], form: Form, data_root: Path) -> RawDataset:
     """Every image below train/<class> and test/<class>, at any depth, sorted by class and path.
 
     Raises:
-        UserError: for a missing folder, a class that only one split has, or a file that is no image.
+        UserError: for a missing folder, folders train or test in several places, a class that only one split has, or a file
+            that is no image.
     """
     root = data_root / source["path"]
     splits: dict[str, Labelled] = {}
+    above: dict[str, set[str]] = {}  # split -> where its folders are
+    others: set[str] = set()
     for entry in read_entries(root):
         parts = entry.path.parts
         at = next((i for i, part in enumerate(parts) if part in ("train", *_TEST_NAMES)), len(parts))
@@ -35,9 +39,20 @@ def read(source: dict[str, Any], form: Form, data_root: Path) -> RawDataset:
         labelled = splits.setdefault(parts[at], {}).setdefault(parts[at + 1], [])
         if entry.read and is_image(entry.path):
             labelled.append((str(entry.path), form.take(root, entry, data_root)))
+            above.setdefault(parts[at], set()).add(str(PurePosixPath(*parts[:at])))
+        elif entry.read and not entry.path.name.startswith("."):
+            others.add(entry.path.suffix or entry.path.name)
     train = _split(root, splits, ("train",))
     test = _split(root, splits, _TEST_NAMES)
-    return join_splits(str(root), form, train, test)
+    places = sorted(set().union(*(above.get(name, set()) for name in (train, test))))
+    if len(places) > 1:
+        raise UserError(
+            f"{root}: expected {train} and {test} in one folder, got them in {places[0]!r} and {places[1]!r}; name one of them "
+            "in source.path"
+        )
+    if others:
+        sys.stderr.write(f"prepare: {root}: left out, by their endings no images: {', '.join(sorted(others)[:5])}\n")
+    return join_splits(str(root), form, splits[train], splits[test])
 
 
 def join_splits(what: str, form: Form, train: Labelled, test: Labelled) -> RawDataset:
@@ -52,10 +67,10 @@ def join_splits(what: str, form: Form, train: Labelled, test: Labelled) -> RawDa
     return RawDataset(*_join(what, form, train), *_join(what, form, test), sorted(train), sorted(train))
 
 
-def _split(root: Path, splits: dict[str, Labelled], choices: tuple[str, ...]) -> Labelled:
+def _split(root: Path, splits: dict[str, Labelled], choices: tuple[str, ...]) -> str:
     for choice in choices:
         if choice in splits:
-            return splits[choice]
+            return choice
     raise UserError(f"{root}: expected a folder {' or '.join(choices)} of class folders, got none; put the images there")
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gvbsm.artifacts import Job
-from gvbsm.data.files import count_images, stamp
+from gvbsm.data.files import count_images, is_there, stamp
 from gvbsm.data.listed import ListedImages, changed
 from gvbsm.data.pixels import augmentation
 from gvbsm.errors import UserError
@@ -119,8 +119,10 @@ def _check_unchanged(job: Job, split: str, metadata: dict[str, Any]) -> None:
     before, packed, root = source[split], metadata["storage"] == "packed", job.data_root / metadata["roots"][split]
     try:
         now = stamp(root) if packed else {"files": count_images(root)}
-    except OSError:
+    except OSError as error:
         if packed:
+            if is_there(root):
+                raise changed(str(error.filename or root), f"cannot be read now: {error.strerror}") from None
             return
         raise UserError(
             f"{root}: expected the images of the data set, got nothing there; put them back, or set GVBSM_DATA_ROOT to where "

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from gvbsm.data.download import download
-from gvbsm.data.files import is_image, read_entries
+from gvbsm.data.files import is_image, is_there, read_entries
 from gvbsm.data.raw import Form, RawDataset
 from gvbsm.errors import UserError
 
@@ -23,7 +23,7 @@ def read(source: dict[str, Any], form: Form, data_root: Path) -> RawDataset:
         UserError: if the zip can neither be found nor downloaded, or has another layout.
     """
     path = data_root / source["path"]
-    if not path.exists():
+    if not is_there(path):
         download("tiny_imagenet", path, URL, MD5)
     train: list[tuple[str, str, Any]] = []  # wnid, file name, image
     val: dict[str, Any] = {}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from gvbsm.artifacts import Job
 from gvbsm.data import DATASETS
-from gvbsm.data.files import stamp
+from gvbsm.data.files import is_there, stamp, unreadable
 from gvbsm.data.raw import Files, Form
 from gvbsm.errors import UserError
 from gvbsm.runtime.devices import job_device
@@ -30,8 +29,9 @@ def run(job: Job) -> None:
     job_device(job, 1)
     form = Form(**{name: spec[name] for name in ("image_size", "channels", "resize", "storage")})
     module, _, function = DATASETS[source["kind"]].partition(":")
-    raw = getattr(import_module(module), function)(source, form, job.data_root)
     roots = {"train": source.get("train", source.get("path")), "test": source.get("val", source.get("path"))}
+    before = _stamps(job, roots)
+    raw = getattr(import_module(module), function)(source, form, job.data_root)
     raw.check(", ".join(dict.fromkeys(filter(None, roots.values()))) or source["kind"], spec["classes"])
     tensors = {
         "train_labels": raw.train_labels,
@@ -42,16 +42,21 @@ def run(job: Job) -> None:
     summary: dict[str, Any] = {"train_images": len(raw.train_labels), "test_images": len(raw.test_labels)}
     job.images = len(raw.train_labels) + len(raw.test_labels)
     if roots["train"]:
-        summary["source"] = {split: _stamp(job.data_root / root) for split, root in roots.items()}
+        summary["source"] = _stamps(job, roots)
+        for split, root in roots.items():
+            if before.get(split, summary["source"][split]) != summary["source"][split]:
+                raise UserError(f"{job.data_root / root}: changed while it was read; run the same command again")
     job.classes = raw.classes
     job.write_tensors(tensors, {"class_names": raw.class_names, "roots": roots, **vars(form)}, summary)
 
 
-def _stamp(root: Path) -> dict[str, Any]:
+def _stamps(job: Job, roots: dict[str, str | None]) -> dict[str, dict[str, Any]]:
+    """The stamp of every split's folder or archive, by split; of those that are there."""
+    paths = {split: job.data_root / root for split, root in roots.items() if root}
     try:
-        return stamp(root)
+        return {split: stamp(path) for split, path in paths.items() if is_there(path)}
     except OSError as error:
-        raise UserError(f"{error.filename}: cannot be read: {error.strerror}; restore or remove the file") from None
+        raise unreadable(job.data_root, error) from None
 
 
 def _images(split: str, images: Tensor | Files) -> dict[str, Tensor]:

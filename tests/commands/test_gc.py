@@ -94,6 +94,14 @@ def test_needed_by_the_configuration(made_up, capsys):
     assert_clean(capsys)
 
 
+def test_needed_by_a_comparison(made_up, capsys):
+    made_up()
+    path = Path("config/config.yaml")
+    path.write_text(path.read_text() + "comparisons: {both: [tiny/ipc4, digits/ipc10]}\n")
+    assert run(capsys, "--delete") == ["0 entries, 0 bytes deleted"]
+    assert_clean(capsys)
+
+
 @pytest.mark.parametrize("planned_for", ["plans", "receipts"])
 def test_needed_by_a_published_run(planned_for, made_up, edit_row, capsys):
     """Of the twins nothing but the statistics is published: what artifacts were made from is found in plans or receipts."""

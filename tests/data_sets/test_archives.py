@@ -1,5 +1,6 @@
 """Archives, odd image files, and Tiny-ImageNet from a zip of the official layout."""
 
+import gzip
 import hashlib
 import io
 import stat
@@ -236,6 +237,63 @@ def test_a_damaged_archive_is_one_line(name, tmp_path):
         read(tmp_path / name)
 
 
+def cut_in_a_header(whole: bytes, at: int) -> bytes:
+    return whole[: at + 200]
+
+
+def cut_between_members(whole: bytes, at: int) -> bytes:
+    return whole[:at]
+
+
+def a_bit_of_a_header(whole: bytes, at: int) -> bytes:
+    return whole[: at + 3] + bytes([whole[at + 3] ^ 1]) + whole[at + 4 :]
+
+
+@pytest.mark.parametrize("damage", [cut_in_a_header, cut_between_members, a_bit_of_a_header])
+@pytest.mark.parametrize("name", ["x.tar", "x.tar.gz"])
+def test_a_tar_that_does_not_say_its_end_is_damaged(name, damage, tmp_path):
+    """tarfile would read the files before as all there are."""
+    write_tar(tmp_path / "x.tar", FILES, "w")
+    with tarfile.open(tmp_path / "x.tar") as archive:
+        at = archive.getmembers()[5].offset
+    content = damage((tmp_path / "x.tar").read_bytes(), at)
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    with pytest.raises(UserError, match=rf"damaged archive: at byte {at}: .*; fetch it again"):
+        read(tmp_path / name)
+
+
+def test_the_check_sum_at_the_end_of_gzip_is_compared(tmp_path):
+    write_tar(tmp_path / "x.tar.gz", FILES, "w:gz")
+    whole = bytearray((tmp_path / "x.tar.gz").read_bytes())
+    whole[-8] ^= 1
+    (tmp_path / "x.tar.gz").write_bytes(whole)
+    with pytest.raises(UserError, match="damaged archive: CRC check failed"):
+        read(tmp_path / "x.tar.gz")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("train", "again/train", "test"), ("train", "test", "again/test"), ("one/train", "other/test"), ("a/train", "b/val")],
+)
+def test_splits_in_several_places_are_not_put_together(names, tmp_path):
+    write_zip(tmp_path / "x.zip", {f"{place}/{name}/1.png": png(1) for place in names for name in ("a", "b")})
+    with pytest.raises(
+        UserError, match=r"x\.zip: expected train and (test|val) in one folder, got them in '.*' and '.*'; name one"
+    ):
+        read(tmp_path / "x.zip")
+
+
+def test_other_files_are_left_out_with_a_word(tmp_path, capsys):
+    files = FILES | {
+        "top/train/a/x.jfif": encode(Image.new("RGB", (8, 8)), "JPEG"),
+        "top/train/a/y.heic": b"",
+        "top/notes": b"",
+    }
+    write_zip(tmp_path / "x.zip", files | {"__MACOSX/top/train/a/._0.png": b""})
+    assert len(read(tmp_path / "x.zip").train_labels) == 5
+    assert capsys.readouterr().err.splitlines() == [f"prepare: {tmp_path}/x.zip: left out, by their endings no images: .heic"]
+
+
 def test_another_file_is_no_archive(tmp_path):
     (tmp_path / "x.rar").write_bytes(b"Rar!")
     with pytest.raises(UserError, match=r"expected a folder or an archive \(\.zip"):
@@ -260,6 +318,20 @@ def test_every_kind_of_image_becomes_rgb():
     assert (decode(red.convert("RGBA")) == expected).all()
     assert (decode(Image.fromarray(np.full((8, 8), 70, np.uint8))) == 70).all()
     assert (decode(Image.fromarray(np.full((8, 8), 70 * 257, np.uint16))) == 70).all()
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_32_bits_a_pixel_have_no_known_range(kind):
+    content = encode(Image.fromarray(np.full((8, 8), 1, kind)), "TIFF")
+    with pytest.raises(UserError, match=r"^x: expected 8 or 16 bits a pixel of a channel, got 32; convert"):
+        open_image("x", content, "L")
+
+
+def test_a_line_of_pixels_is_no_image():
+    """Its longer side would become as many times image_size."""
+    assert open_image("x", encode(Image.new("L", (3, 300))), "L").size == (3, 300)
+    with pytest.raises(UserError, match=r"^x: expected sides of at most 100 : 1, got 1 x 65000 px; cut"):
+        open_image("x", encode(Image.new("L", (1, 65_000))), "L")
 
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(x) (w) file closefile\n%%EOF\n"

@@ -1,5 +1,6 @@
 """Images that stay in files give what packed ones do, whoever decodes them, and changed ones are noticed."""
 
+import errno
 import multiprocessing
 import os
 import shutil
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 from gvbsm.artifacts import Job
+from gvbsm.data import imagefolder
 from gvbsm.data.splits import Split, open_split
 from gvbsm.errors import UserError
 from gvbsm.runtime.parallel import Ranks
@@ -168,6 +170,40 @@ def test_a_changed_folder_is_noticed(change, storage, mine):
     with pytest.raises(UserError, match=f"(?s){said}.*; restore it, or set source.version") as caught:
         everything(open_split(job, "test", CPU))
     assert "\n" not in str(caught.value)
+
+
+def test_an_image_of_which_only_the_link_is_left_is_a_change(mine):
+    """Packed data sets may be gone, but not in part: nothing could tell what else has changed."""
+    job = prepared(mine.parent, "packed")
+    remove(mine)
+    (mine / "test" / "b" / "1.png").symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"1\.png: changed since it was prepared: cannot be read now: No such file"):
+        open_split(job, "test", CPU)
+
+
+def test_a_change_while_it_is_read_is_noticed(mine, monkeypatch):
+    read = imagefolder.read
+
+    def while_reading(*arguments):
+        add(mine)
+        return read(*arguments)
+
+    monkeypatch.setattr(imagefolder, "read", while_reading)
+    with pytest.raises(UserError, match="mine: changed while it was read; run the same command again"):
+        prepared(mine.parent, "packed")
+
+
+def test_a_folder_that_cannot_be_read_is_named(mine, monkeypatch):
+    scandir = os.scandir
+
+    def denied(path):
+        if str(path).endswith("/b"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(UserError, match=r"mine/.*/b: cannot be read: Permission denied"):
+        prepared(mine.parent, "packed")
 
 
 @pytest.mark.parametrize("storage", ["packed", "files"])

@@ -171,7 +171,7 @@ def test_further_pictures_are_taken_in(made):
 
 
 @pytest.mark.slow
-def test_the_workflow_makes_it_and_again_after_a_picture(made, run_snakemake, stale):
+def test_the_workflow_makes_it_and_again_after_a_picture(made, edit_row, run_snakemake, stale):
     target = str(PAGE)
     assert stale(target) == {"report": 1}
     done = run_snakemake("--cores", "1", target=target)
@@ -182,6 +182,13 @@ def test_the_workflow_makes_it_and_again_after_a_picture(made, run_snakemake, st
     assert stale(target) == {"report": 1}
     done = run_snakemake("--cores", "1", target=target)
     assert done.returncode == 0 and "Training, by epoch" in PAGE.read_text(), done.stderr
+    # Pictures that the run has no longer, or whose settings are gone, stop nothing.
+    for name in ("evolution", "features"):
+        (RUN / "pictures" / f"{name}.png").write_bytes((RUN / "pictures" / "curves.png").read_bytes())
+    edit_row({"recover": {"snapshots": None}})
+    config = Path("config/config.yaml")
+    config.write_text("\n".join(line for line in config.read_text().splitlines() if not line.startswith("pictures:")))
+    assert stale(target)["draw"] == 1, "the curves"
 
 
 def test_mistakes(made, capsys):

@@ -339,6 +339,7 @@ MISTAKES = {
     "logits": (lambda: change(5, lambda logits: logits / 0), "expected logits that float16 can hold"),
     "partners": (lambda: change(2, lambda partner: partner + 1), "expected partners below 16"),
     "box": (lambda: change(4, [0, 0, 9, 8]), "expected a box in views of 8 px"),
+    "box of a tensor": (lambda: change(4, torch.tensor([[0, 0], [9, 8]])), "expected numbers for box and share"),
     "share": (lambda: change(3, "half"), "expected numbers for box and share"),
     "another size": (lambda: change(0, lambda c: c * 8 / 7), "expected crops of whole pixels of images of 8 px"),
     "outside": (lambda: change(0, lambda c: c + 1), "expected crops inside the images"),

@@ -60,9 +60,9 @@ def test_cells_hold_shrunk_images_row_by_row(made, edit_row, make_up_to):
 
 @pytest.mark.parametrize("choose", ["confidence", "clusters"])
 def test_teachers_choose_among_the_candidates_of_a_place(choose, made, edit_row, make_up_to):
-    edit_row({"select": RANDOM | {"candidates": 6}})
-    drawn = selected(make_up_to("select"))  # the first few of the candidates, without the teachers
-    edit_row({"select": {"choose": choose}})
+    edit_row({"select": RANDOM})
+    drawn = selected(make_up_to("select"))
+    edit_row({"select": {"choose": choose, "candidates": 6}})
     planned = make_up_to("select")
     chosen = selected(planned)
     _, labels = training_set(planned)
@@ -147,7 +147,7 @@ def test_mistakes_are_told(made, edit_row, make_up_to):
     edit_row({"select": RANDOM | {"cells": 3}})
     with pytest.raises(SettingsError, match=r"select.cells: expected a divisor of image_size \(8\), got 3"):
         load_row("tiny")
-    edit_row({"select": {"cells": 2, "candidates": 10}})
+    edit_row({"select": {"choose": "clusters", "cells": 2, "candidates": 10}})
     with pytest.raises(UserError, match=r"expected at least 160 training images in every class, 40 for each of 4, got 1\d\d"):
         make_up_to("select")
 

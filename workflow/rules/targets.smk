@@ -1,7 +1,7 @@
 # What is published outside the store reads: the inputs of the rules that users ask for.
 from gvbsm.configs import comparison, parse_run
 from gvbsm.plan import plan
-from gvbsm.plan_pictures import pictures_of, plan_picture
+from gvbsm.plan_pictures import pictures_of, pictures_that_can_be_drawn, plan_picture
 from gvbsm.planfiles import target_file, write_list, write_plans
 from gvbsm.published import further_pictures
 from gvbsm.receipts import receipt_path
@@ -44,6 +44,9 @@ def compared_runs(wildcards):
 
 
 def pictures_there(wildcards):
-    """Further pictures of a run that its page takes in: those that are there, so that asking for the page makes none."""
+    """Further pictures of a run that its page takes in: those that are there, drawn anew if the run is another now. Asking
+    for the page makes none that nobody asked for, and needs none that the run has no longer."""
     there = further_pictures(Path("results") / wildcards.dataset / wildcards.run)
-    return [str(file) for files in there.values() for file in files]
+    _, recipe = checked(parse_run, wildcards.run)
+    drawn = checked(pictures_that_can_be_drawn, wildcards.dataset, recipe, settings.pictures)
+    return [str(file) for name, files in there.items() if name in drawn for file in files]
