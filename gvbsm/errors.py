@@ -1,6 +1,7 @@
 """What the user can mend: shown as one line, exit status 2, never a traceback."""
 
 import re
+from pathlib import Path
 
 # What would begin another line, or tell a terminal something: control characters, and bytes that are no text.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -16,3 +17,8 @@ class UserError(Exception):
 
 class Interrupted(Exception):
     """A signal asked the stage to stop; its checkpoint is written."""
+
+
+def unreadable(path: Path, error: OSError) -> UserError:
+    """What to say of a file or folder, or of one in it, that cannot be read."""
+    return UserError(f"{error.filename or path}: cannot be read: {error.strerror}; restore, remove or permit it")

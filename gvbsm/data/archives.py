@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from gvbsm.errors import UserError
+from gvbsm.errors import UserError, unreadable
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz")
 _LARGEST = 512 * 2**20  # bytes of one member; no image is larger, a decompression bomb is
@@ -34,6 +34,8 @@ def read_members(root: Path) -> Iterator[Member]:
     """
     try:
         yield from _zip_members(root) if root.suffix.lower() == ".zip" else _tar_members(root)
+    except PermissionError as error:
+        raise unreadable(root, error) from None
     except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
         raise UserError(f"{root}: damaged archive: {error}; fetch it again") from None
     except (NotImplementedError, RuntimeError) as error:  # what zipfile says of encryption and odd compressions

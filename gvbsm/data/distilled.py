@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gvbsm.data.files import colour_mode, is_image, open_image, read_entries, square, to_tensor
+from gvbsm.data.files import check_one_folder, colour_mode, is_image, open_image, read_entries, square, to_tensor
 from gvbsm.errors import UserError
 
 _NUMBERED = re.compile(r"(?:new)?([0-9]{1,9})")  # SRe2L and those who build on it: new000; RDED: 00000
@@ -43,11 +43,7 @@ def list_images(root: Path, classes: Sequence[str] | None = None, ipc: int | Non
             above.add(str(entry.path.parent.parent))
     if not found:
         raise UserError(f"{root}: expected a folder of images for every class, got none; put the images there")
-    if len(above) > 1:
-        one, other = sorted(above)[:2]
-        raise UserError(
-            f"{root}: expected all class folders in one folder, got some in {one!r} and {other!r}; name one of them"
-        )
+    check_one_folder(root, "all class folders", above)
     folders = _by_label(root, found.keys(), classes)
     odd = next((name for name in folders if ipc and len(found[name]) != ipc), None)
     if odd is not None:

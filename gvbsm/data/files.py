@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from gvbsm.data.archives import ARCHIVES, read_members
-from gvbsm.errors import UserError
+from gvbsm.errors import UserError, unreadable
 
 _IMAGES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".gif"}
 _LONGEST = 100  # sides; the shorter one is resized before the centre is cut out, and the longer becomes as much longer
@@ -47,9 +47,11 @@ def is_there(path: Path) -> bool:
     return True
 
 
-def unreadable(path: Path | str, error: OSError) -> UserError:
-    """What to say of a file or folder that cannot be read."""
-    return UserError(f"{error.filename or path}: cannot be read: {error.strerror}; restore, remove or permit it")
+def check_one_folder(root: Path, what: str, above: set[str]) -> None:
+    """Raise UserError if `what` lies in several folders below the root: sets that are put together would be mixed."""
+    if len(above) > 1:
+        one, other = sorted(above)[:2]
+        raise UserError(f"{root}: expected {what} in one folder, got some in {one!r} and {other!r}; name one of them")
 
 
 def read_entries(root: Path) -> Iterator[Entry]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gvbsm.data.files import is_image, read_entries
+from gvbsm.data.files import check_one_folder, is_image, read_entries
 from gvbsm.data.raw import Files, Form, RawDataset
 from gvbsm.errors import UserError
 
@@ -44,15 +44,8 @@ def read(source: dict[str, Any], form: Form, data_root: Path) -> RawDataset:
             others.add(entry.path.suffix or entry.path.name)
     train = _split(root, splits, ("train",))
     test = _split(root, splits, _TEST_NAMES)
-    places = sorted(set().union(*(above.get(name, set()) for name in (train, test))))
-    if len(places) > 1:
-        raise UserError(
-            f"{root}: expected {train} and {test} in one folder, got them in {places[0]!r} and {places[1]!r}; name one of them "
-            "in source.path"
-        )
-    if others:
-        sys.stderr.write(f"prepare: {root}: left out, by their endings no images: {', '.join(sorted(others)[:5])}\n")
-    return join_splits(str(root), form, splits[train], splits[test])
+    check_one_folder(root, f"{train} and {test}", above.get(train, set()) | above.get(test, set()))
+    return replace(join_splits(str(root), form, splits[train], splits[test]), left_out=tuple(sorted(others)))
 
 
 def join_splits(what: str, form: Form, train: Labelled, test: Labelled) -> RawDataset:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gvbsm.data.files import Entry, colour_mode, open_image, square, to_tensor
-from gvbsm.errors import UserError
+from gvbsm.errors import UserError, unreadable
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Form:
         try:
             status = entry.file.stat()
         except OSError as error:
-            raise UserError(f"{where}: cannot be read: {error.strerror}; restore or remove the file") from None
+            raise unreadable(entry.file, error) from None
         path = entry.file.relative_to(data_root) if entry.file.is_relative_to(data_root) else entry.file.absolute()
         return path.as_posix(), status.st_size, status.st_mtime_ns
 
@@ -69,6 +69,7 @@ class RawDataset:
     test_labels: Tensor
     classes: list[str]  # what identifies them, in the order of their labels: folder names, WordNet ids
     class_names: list[str]  # what people call them
+    left_out: tuple[str, ...] = ()  # endings of files beside the images, which are none by their names
 
     def check(self, what: str, classes: int) -> None:
         """Raise UserError if the number of classes differs from `classes`, or one has no image in a split or is no text."""

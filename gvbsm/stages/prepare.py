@@ -8,6 +8,7 @@ their names, and the form of the images.
 from __future__ import annotations
 
 import os
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -16,10 +17,12 @@ from torch import Tensor
 
 from gvbsm.artifacts import Job
 from gvbsm.data import DATASETS
-from gvbsm.data.files import is_there, stamp, unreadable
+from gvbsm.data.files import is_there, stamp
 from gvbsm.data.raw import Files, Form
-from gvbsm.errors import UserError
+from gvbsm.errors import UserError, unreadable
 from gvbsm.runtime.devices import job_device
+
+_ENDINGS = 5  # that are named
 
 
 def run(job: Job) -> None:
@@ -32,6 +35,9 @@ def run(job: Job) -> None:
     roots = {"train": source.get("train", source.get("path")), "test": source.get("val", source.get("path"))}
     before = _stamps(job, roots)
     raw = getattr(import_module(module), function)(source, form, job.data_root)
+    if raw.left_out:
+        endings = ", ".join(raw.left_out[:_ENDINGS])
+        sys.stderr.write(f"prepare: {job.data_root / source['path']}: left out, by their endings no images: {endings}\n")
     raw.check(", ".join(dict.fromkeys(filter(None, roots.values()))) or source["kind"], spec["classes"])
     tensors = {
         "train_labels": raw.train_labels,
@@ -52,11 +58,12 @@ def run(job: Job) -> None:
 
 def _stamps(job: Job, roots: dict[str, str | None]) -> dict[str, dict[str, Any]]:
     """The stamp of every split's folder or archive, by split; of those that are there."""
-    paths = {split: job.data_root / root for split, root in roots.items() if root}
+    folders = {root: job.data_root / root for root in roots.values() if root}  # each once: most hold both splits
     try:
-        return {split: stamp(path) for split, path in paths.items() if is_there(path)}
+        found = {root: stamp(path) for root, path in folders.items() if is_there(path)}
     except OSError as error:
         raise unreadable(job.data_root, error) from None
+    return {split: found[root] for split, root in roots.items() if root in found}
 
 
 def _images(split: str, images: Tensor | Files) -> dict[str, Tensor]:

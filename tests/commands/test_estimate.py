@@ -40,7 +40,7 @@ def test_what_is_made_takes_no_time(made):
 def test_what_is_to_run_is_as_large_as_said_and_as_slow_as_its_like(made, edit_row, make_up_to):
     edit_row({"recover": {"seed": 5}, "relabel": {"epochs": 6, "coding": {"values": "int4", "top": 3}}})
     edit_row({"evaluate": {"epochs": 6}})
-    edit_row({"select": {"choose": "random", "candidates": 1, "crops": 1, "scale": [0.5, 1.0], "cells": 2, "seed": 0}})
+    edit_row({"select": {"choose": "confidence", "candidates": 2, "crops": 1, "scale": [0.5, 1.0], "cells": 2, "seed": 0}})
     edit_row({"select": {"threads": 1, "precision": "float32"}})
     found = table()
     assert [found[stage][1] for stage in ("prepare", "squeeze", "statistics")] == ["0"] * 3

@@ -17,10 +17,13 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
+from gvbsm.artifacts import Job
 from gvbsm.data import archives, imagefolder, tiny_imagenet
 from gvbsm.data.files import open_image, read_entries, square, to_tensor
 from gvbsm.data.raw import Form
+from gvbsm.disk import load_tensors
 from gvbsm.errors import UserError
+from gvbsm.stages import prepare
 
 COLOUR = Form(image_size=8, channels=3, resize=8, storage="packed")
 
@@ -278,7 +281,7 @@ def test_the_check_sum_at_the_end_of_gzip_is_compared(tmp_path):
 def test_splits_in_several_places_are_not_put_together(names, tmp_path):
     write_zip(tmp_path / "x.zip", {f"{place}/{name}/1.png": png(1) for place in names for name in ("a", "b")})
     with pytest.raises(
-        UserError, match=r"x\.zip: expected train and (test|val) in one folder, got them in '.*' and '.*'; name one"
+        UserError, match=r"x\.zip: expected train and (test|val) in one folder, got some in '.*' and '.*'; name one"
     ):
         read(tmp_path / "x.zip")
 
@@ -290,7 +293,9 @@ def test_other_files_are_left_out_with_a_word(tmp_path, capsys):
         "top/notes": b"",
     }
     write_zip(tmp_path / "x.zip", files | {"__MACOSX/top/train/a/._0.png": b""})
-    assert len(read(tmp_path / "x.zip").train_labels) == 5
+    spec = {"stage": "prepare", "source": {"kind": "imagefolder", "path": "x.zip"}, "classes": 2, "code": {}} | vars(COLOUR)
+    prepare.run(Job(spec, tmp_path / "x.safetensors", tmp_path, data_root=tmp_path))
+    assert load_tensors(tmp_path / "x.safetensors")[0]["train_labels"].tolist() == [0, 0, 0, 1, 1]
     assert capsys.readouterr().err.splitlines() == [f"prepare: {tmp_path}/x.zip: left out, by their endings no images: .heic"]
 
 

@@ -60,15 +60,20 @@ def test_cells_hold_shrunk_images_row_by_row(made, edit_row, make_up_to):
 
 @pytest.mark.parametrize("choose", ["confidence", "clusters"])
 def test_teachers_choose_among_the_candidates_of_a_place(choose, made, edit_row, make_up_to):
-    edit_row({"select": RANDOM})
-    drawn = selected(make_up_to("select"))
-    edit_row({"select": {"choose": choose, "candidates": 6}})
+    edit_row({"select": RANDOM | {"choose": choose, "candidates": 6}})
     planned = make_up_to("select")
     chosen = selected(planned)
     _, labels = training_set(planned)
+    first_ones = set()  # what would be chosen without the teachers
+    for one in planned:
+        for label, first, end in (group for batch in one.spec["batches"] for group in batch) if one.stage == "select" else ():
+            candidates = select._candidates(labels, label, first, end, one.spec["settings"]).tolist()
+            assert len(candidates) == 6 * (end - first)
+            assert {chosen[label, place][1][0] for place in range(first, end)} <= set(candidates)
+            first_ones |= set(candidates[: end - first])
     assert all(labels[sources[0]] == label for (label, _), (_, sources) in chosen.items())
     assert len({sources[0] for _, sources in chosen.values()}) == 40
-    assert {sources[0] for _, sources in chosen.values()} != {sources[0] for _, sources in drawn.values()}
+    assert {sources[0] for _, sources in chosen.values()} != first_ones
 
 
 def test_confidence_prefers_what_the_teachers_know(made, edit_row, make_up_to):
