@@ -137,3 +137,19 @@ def test_prepare_can_be_interrupted(workspace, monkeypatch, capsys):
     finally:
         signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == "gvbsm: interrupted; run the same command to begin anew\n"
+
+
+def test_a_teacher_with_given_weights_stops_at_once(made, edit_row, command_of, monkeypatch):
+    """It is only tested: there is no state that a signal should wait for."""
+    trained = next(one for one in made if one.stage == "squeeze")
+    Path("data").mkdir(exist_ok=True)
+    Path("data/teacher.safetensors").write_bytes((STORE / trained.path).read_bytes())
+    edit_row({"backbones": [{"name": "convnet", "options": {"width": 4}, "weights": "teacher.safetensors"}]})
+    write_plans(plan("tiny", 4), Path("results/tiny/ipc4/acc.json"))
+    given = next(one for one in plan("tiny", 4) if one.stage == "squeeze")
+    asked = []
+    monkeypatch.setattr("gvbsm.runtime.checkpoints.install_signal_handlers", lambda: asked.append(1))
+    assert cli.main(command_of(given)) == 0 and not asked
+    write_plans(made, Path("results/tiny/ipc4/acc.json"))
+    (STORE / trained.path).unlink()
+    assert cli.main(command_of(trained)) == 0 and asked
