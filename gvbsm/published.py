@@ -24,6 +24,12 @@ _PARTS = {"dataset": str, "ipc": int, "students": dict, "baselines": dict, "soft
 _PICTURES = ("curves", "evolution", "features", "classes")  # in a run's folder pictures/, as .png, .svg or both
 
 
+def kind_name(kind: str) -> str:
+    """One of `KINDS` in words: distilled, soft labels."""
+    images, labels = KINDS[kind]
+    return f"{images}, {labels} labels"
+
+
 @dataclass(frozen=True)
 class Published:
     """The acc.json of a run."""

@@ -63,7 +63,7 @@ ALLOWED = {
     "wording": set(),
     "published": {"errors", "keys"},
     "origins": {"mistakes", "rows"},
-    "pictures": {"pictures"},
+    "pictures": {"pictures", "published"},
     "compare": {"disk", "errors", "mistakes", "pictures", "published", "wording"},
     "report": {"disk", "errors", "keys", "mistakes", "origins", "plan", "planfiles", "published", "report", "wording"},
     "share": FOUNDATION | {"data", "mistakes", "published", "share", "wording"},

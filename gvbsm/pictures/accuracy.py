@@ -1,32 +1,43 @@
-"""Accuracies of many runs: against the number of images per class, and against the size of the soft labels."""
+"""Accuracies of many runs: beside their baselines, against images per class, and against the size of the soft labels."""
 
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+from matplotlib.transforms import ScaledTranslation
 
 from gvbsm.pictures.figures import COLOURS, MARKERS, new_figure
+from gvbsm.published import KINDS, kind_name
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_BASELINES = {"random_soft": ("random real, soft labels", ":"), "random_hard": ("random real, hard labels", "--")}
+_LINES = {"random_soft": ":", "random_hard": "--"}
+_ALIKE = 1.1  # sizes of labels that differ by less than this factor are one size
+_NARROW = 2.0  # points of accuracy that are shown at least: less would make much of nothing
 
 
 def draw_accuracies(table: pd.DataFrame) -> Figure:
-    """A column per data set and student: above top-1 against IPC, if a recipe has several, below against label bytes.
+    """A column per data set and student: all runs, each beside its baselines; below, against IPC and label bytes.
 
-    `table` is as compare makes it. Points are means over seeds, bars standard deviations.
+    `table` is as compare makes it. A recipe with several IPCs is needed for the second panel, labels of several sizes for the
+    third. Points are means over seeds, bars standard deviations.
     """
     columns = list(table.groupby(["dataset", "student"], sort=False))
     has_several = (table.groupby(["dataset", "recipe"], dropna=False)["ipc"].nunique() > 1).any()
-    panels = [_against_ipc, _against_bytes] if has_several else [_against_bytes]
-    figure = new_figure(1 + 5 * len(columns), 4 * len(panels), "")
-    axes = figure.subplots(len(panels), len(columns), squeeze=False)
+    stored = table.loc[table["label_bytes"] > 0, "label_bytes"]
+    has_sizes = len(stored) > 0 and stored.max() > _ALIKE * stored.min()
+    panels = [_by_run, *([_against_ipc] if has_several else []), *([_against_bytes] if has_sizes else [])]
+    heights = [1.4 + 0.3 * max(len(rows) for _, rows in columns), *[4.0] * (len(panels) - 1)]
+    figure = new_figure(1 + 5.5 * len(columns), sum(heights), "")
+    axes = figure.subplots(len(panels), len(columns), squeeze=False, height_ratios=heights)
     for column, ((dataset, student), rows) in zip(axes.T, columns, strict=True):
         for draw, panel in zip(panels, column, strict=True):
             draw(panel, rows)
@@ -34,21 +45,46 @@ def draw_accuracies(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def _by_run(axes: Axes, rows: pd.DataFrame) -> None:
+    """A row per run: what its students reach on the distilled images, and on each baseline."""
+    at = np.arange(len(rows))
+    for number, kind in enumerate(KINDS):
+        if kind in rows and rows[kind].notna().any():
+            look: dict[str, Any] = {"color": COLOURS[number], "marker": MARKERS[number], "zorder": 3 - 0.1 * number}
+            look |= {"linestyle": "none", "capsize": 3, "markersize": 6, "mfc": None if kind == "distilled" else "none"}
+            axes.errorbar(rows[kind], at, xerr=rows[f"{kind}_std"], label=kind_name(kind), **look)
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, (low + high - _NARROW) / 2), max(high, (low + high + _NARROW) / 2))
+    several = rows["ipc"].nunique() > 1
+    names = [f"{name}, {ipc} per class" if several else name for name, ipc in zip(_names(rows), rows["ipc"], strict=True)]
+    axes.set_yticks(at, names, parse_math=False)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    _finish(axes, _accuracy(rows), axes.set_xlabel)
+
+
+def _names(rows: pd.DataFrame) -> list[str]:
+    return [name if isinstance(name, str) else "row's own" for name in rows["recipe"]]
+
+
+def _accuracy(rows: pd.DataFrame) -> str:
+    return f"top-1 accuracy, % ({'mean ± std' if rows['seeds'].max() > 1 else 'one seed'})"
+
+
 def _against_ipc(axes: Axes, rows: pd.DataFrame) -> None:
-    rows = rows.assign(recipe=rows["recipe"].fillna("row's own"))
-    for number, (recipe, of_recipe) in enumerate(rows.groupby("recipe", sort=False)):
+    for number, (recipe, of_recipe) in enumerate(rows.assign(recipe=_names(rows)).groupby("recipe", sort=False)):
         _points(axes, of_recipe.sort_values("ipc"), "ipc", "distilled", number, label=recipe, linestyle="-")
-    for number, (kind, (name, line)) in enumerate(_BASELINES.items()):
+    for number, (kind, line) in enumerate(_LINES.items()):
         known = rows.dropna(subset=[kind]) if kind in rows else rows[:0]
         if len(known):
             # The same images under the recipes' schedules: the best of these is the bar.
             best = known.loc[known.groupby("ipc")[kind].idxmax()].sort_values("ipc")
-            _points(axes, best, "ipc", kind, -1 - number, label=f"{name} (the best of all recipes)", linestyle=line)
+            label = f"{kind_name(kind)} (the best of all recipes)"
+            _points(axes, best, "ipc", kind, -1 - number, label=label, linestyle=line)
     axes.set_xscale("log")
     axes.set_xticks(sorted(rows["ipc"].unique()), [str(ipc) for ipc in sorted(rows["ipc"].unique())])
     axes.minorticks_off()
     axes.set_xlabel("images per class")
-    _finish(axes)
+    _finish(axes, _accuracy(rows), axes.set_ylabel)
 
 
 def _against_bytes(axes: Axes, rows: pd.DataFrame) -> None:
@@ -56,10 +92,10 @@ def _against_bytes(axes: Axes, rows: pd.DataFrame) -> None:
         stored = of_ipc[of_ipc["label_bytes"] > 0].sort_values("label_bytes")
         _points(axes, stored, "label_bytes", "distilled", number, label=f"{ipc} per class", linestyle="none")
         shared = os.path.commonprefix([name for name in of_ipc["recipe"] if isinstance(name, str)])  # noqa: RUF071 (they are not paths)
-        for _, row in stored.iterrows():
-            name = row["recipe"].removeprefix(shared).lstrip("_-") or shared if isinstance(row["recipe"], str) else "row's own"
+        for name, (_, row) in zip(_names(stored), stored.iterrows(), strict=True):
             at = (row["label_bytes"], row["distilled"])
-            axes.annotate(name, at, (4, 4), textcoords="offset points", fontsize=7, rotation=30, parse_math=False)
+            short = name.removeprefix(shared).lstrip("_-") or name
+            axes.annotate(short, at, (4, 4), textcoords="offset points", fontsize=7, rotation=30, parse_math=False)
         for _, row in of_ipc[of_ipc["label_bytes"] == 0].iterrows():
             style: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "linestyle": "--"}
             axes.axhline(row["distilled"], label=f"{ipc} per class, none stored", **style)
@@ -69,7 +105,7 @@ def _against_bytes(axes: Axes, rows: pd.DataFrame) -> None:
     axes.xaxis.set_major_formatter(EngFormatter("B"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("soft labels")
-    _finish(axes)
+    _finish(axes, _accuracy(rows), axes.set_ylabel)
 
 
 def _points(axes: Axes, rows: pd.DataFrame, x: str, kind: str, number: int, **style: Any) -> None:
@@ -78,8 +114,12 @@ def _points(axes: Axes, rows: pd.DataFrame, x: str, kind: str, number: int, **st
     axes.errorbar(rows[x], rows[kind], yerr=rows[f"{kind}_std"], **look, **style)
 
 
-def _finish(axes: Axes) -> None:
-    axes.set_ylabel("top-1 accuracy, % (mean ± std)")
+def _finish(axes: Axes, accuracy: str, set_label: Callable[[str], object]) -> None:
+    set_label(accuracy)
     axes.grid(alpha=0.3)
-    # Below the axes, where no point lies.
-    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, frameon=False)
+    # Below the axes, where no point lies, and below their label, which is some 40 points high whatever the panel's height.
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    below = axes.transAxes + ScaledTranslation(0, -40 / 72, figure.dpi_scale_trans)
+    look: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": below}
+    axes.legend(fontsize=8, ncols=2, frameon=False, **look)

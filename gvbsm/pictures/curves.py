@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from gvbsm.pictures.figures import COLOURS, MARKERS, new_figure
+from gvbsm.published import KINDS, kind_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_KINDS = {
-    "distilled": ("distilled, soft labels", "-"),
-    "random_soft": ("random real, soft labels", ":"),
-    "random_hard": ("random real, hard labels", "--"),
-    "distilled_hard": ("distilled, hard labels", "-."),
-}
+_LINES = dict(zip(KINDS, ("-", ":", "--", "-."), strict=True))
 _MANY = 25  # points of a line, beyond which markers would hide it
 
 
@@ -36,9 +32,10 @@ def draw(title: str, table: pd.DataFrame) -> Figure:
     for column, student in enumerate(students):
         rows = table[table["student"] == student]
         above, below = axes[0][column], axes[1][column]
-        for number, kind in enumerate(_KINDS):
-            _line(above, rows[rows["kind"] == kind], "top1", number)
-            _line(below, rows[rows["kind"] == kind], "loss", number)
+        for number, kind in enumerate(KINDS):
+            look: dict[str, Any] = {"color": COLOURS[number], "linestyle": _LINES[kind], "label": kind_name(kind)}
+            _line(above, rows[rows["kind"] == kind], "top1", MARKERS[number], look)
+            _line(below, rows[rows["kind"] == kind], "loss", MARKERS[number], look)
         above.set_title(f"student {student}", fontsize=11, parse_math=False)
         below.set_xlabel("epoch")
         below.set_yscale("log")
@@ -53,15 +50,12 @@ def draw(title: str, table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _line(axes: Axes, rows: pd.DataFrame, value: str, number: int) -> None:
+def _line(axes: Axes, rows: pd.DataFrame, value: str, marker: str, look: dict[str, Any]) -> None:
     """The mean over seeds of one value, with a band."""
     known = rows.dropna(subset=[value])
     if known.empty:
         return
     found = known.groupby("epoch")[value].agg(["mean", "std"])
-    label, line = list(_KINDS.values())[number]
-    marker = MARKERS[number] if len(found) <= _MANY else None
-    colour = COLOURS[number]
-    axes.plot(found.index, found["mean"], color=colour, linestyle=line, marker=marker, markersize=5, label=label)
+    axes.plot(found.index, found["mean"], marker=marker if len(found) <= _MANY else None, markersize=5, **look)
     std = found["std"].fillna(0)
-    axes.fill_between(found.index, found["mean"] - std, found["mean"] + std, color=colour, alpha=0.2, linewidth=0)
+    axes.fill_between(found.index, found["mean"] - std, found["mean"] + std, color=look["color"], alpha=0.2, linewidth=0)

@@ -6,7 +6,7 @@ import csv
 from typing import Any
 
 from gvbsm.errors import UserError
-from gvbsm.published import KINDS, Published, further_pictures
+from gvbsm.published import KINDS, Published, further_pictures, kind_name
 from gvbsm.report.markup import Content, Markup, folded, joined, lines, picture, section, table, tag, terms
 from gvbsm.wording import readable_bytes, readable_seconds, readable_seeds, readable_spread
 
@@ -49,14 +49,14 @@ def accuracies_section(published: Published) -> Markup:
     for student in by_kind["distilled"]:
         first = by_kind["distilled"][student]["top1"]["mean"]
         for kind in [kind for kind in KINDS if student in by_kind.get(kind, {})]:
-            found, (images, labels) = by_kind[kind][student], KINDS[kind]
+            found = by_kind[kind][student]
             averaged = f", average of its weights ({found['ema']:g})" if found.get("ema") else ""
             margin = None if kind == "distilled" else f"{first - found['top1']['mean']:+.2f}"
             top1 = _spread(found["top1"])
             shown = tag("strong", top1) if kind == "distilled" else top1
             others = [_spread(found[name]) if name in found else None for name in ("top5", "best_top1")]
             each = ", ".join(f"{one:.2f}" for one in found["top1"]["runs"])
-            row: list[Content] = [f"{images}, {labels} labels", shown, margin, *others, each]
+            row: list[Content] = [kind_name(kind), shown, margin, *others, each]
             groups.setdefault(f"{student}{averaged}", []).append(row)
     seeds = max(len(one["top1"]["runs"]) for one in by_kind["distilled"].values())
     caption = (
@@ -142,4 +142,4 @@ def _order(column: str) -> tuple[str, int]:
 
 def _column(name: str) -> str:
     student, _, kind = name.rpartition(" ")
-    return f"{student}: {', '.join(KINDS[kind])} labels" if kind in KINDS else name
+    return f"{student}: {kind_name(kind)}" if kind in KINDS else name

@@ -58,14 +58,35 @@ def class_table(count: int) -> pd.DataFrame:
 def test_accuracies_of_runs_some_of_which_have_no_baseline():
     rows = [("d", 10, None, 60.0, 50.0), ("d", 10, "x", 61.0, np.nan), ("d", 50, "x", 70.0, np.nan)]
     table = pd.DataFrame(rows, columns=["dataset", "ipc", "recipe", "distilled", "random_soft"])
-    table = table.assign(student="a", distilled_std=1.0, random_soft_std=np.nan, label_bytes=[10, 20, 30])
-    against_ipc = accuracy.draw_accuracies(table).axes[0]
+    table = table.assign(student="a", seeds=3, distilled_std=1.0, random_soft_std=np.nan, label_bytes=[10, 20, 30])
+    by_run, against_ipc, against_bytes = accuracy.draw_accuracies(table).axes
+    assert [label.get_text() for label in by_run.get_yticklabels()] == [
+        "row's own, 10 per class",
+        "x, 10 per class",
+        "x, 50 per class",
+    ]
+    distilled, soft = by_run.containers
+    assert (distilled.get_label(), soft.get_label()) == ("distilled, soft labels", "random real, soft labels")
+    assert distilled.lines[0].get_xydata().tolist() == [[60, 0], [61, 1], [70, 2]]
+    assert soft.lines[0].get_xydata()[0].tolist() == [50, 0] and pd.isna(soft.lines[0].get_xdata()[1:]).all()
+    assert [line.get_label() for line in against_bytes.containers] == ["10 per class", "50 per class"]
     assert [line.get_label() for line in against_ipc.containers] == [
         "row's own",
         "x",
         "random real, soft labels (the best of all recipes)",
     ]
     assert list(against_ipc.containers[-1].lines[0].get_ydata()) == [50.0]
+
+
+def test_accuracies_that_differ_in_nothing_else_are_one_panel_of_runs():
+    rows = pd.DataFrame({"recipe": ["edc", "best"], "distilled": [75.9, 75.8], "label_bytes": [231_576, 231_480]})
+    table = rows.assign(dataset="d", student="a", ipc=10, seeds=1, distilled_std=np.nan)
+    figure = accuracy.draw_accuracies(table)
+    (by_run,) = figure.axes
+    assert [label.get_text() for label in by_run.get_yticklabels()] == ["edc", "best"]
+    assert by_run.get_xlim()[1] - by_run.get_xlim()[0] == pytest.approx(2), "a tenth of a point is not drawn as a gulf"
+    assert "one seed" in texts(figure) and "±" not in texts(figure)
+    assert "mean ± std" in texts(accuracy.draw_accuracies(table.assign(seeds=3)))
 
 
 def test_few_classes_have_a_row_each():
