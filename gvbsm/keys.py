@@ -18,7 +18,7 @@ STORED = (*_IMAGES_AND_LABELS, "evaluate", "student", "features")  # their artif
 STAGES = (*STORED, "publish", "draw")
 
 # Modules that cannot change a byte of an artifact's content; parallel only rounds otherwise, as other devices do.
-_COUNTED = ("stages", "method", "data", "runtime", "backbones", "pictures", "published")
+_COUNTED = ("stages", "method", "data", "runtime", "backbones", "pictures", "published", "folders")
 _UNCOUNTED = {"gvbsm.runtime.progress", "gvbsm.runtime.checkpoints", "gvbsm.runtime.compiler", "gvbsm.runtime.parallel"}
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from gvbsm.keys import PACKAGE
 
-FOUNDATION = {"artifacts", "disk", "receipts", "settings", "stage_settings", "sources", "keys", "errors"}
+FOUNDATION = {"artifacts", "disk", "receipts", "settings", "stage_settings", "sources", "keys", "errors", "folders"}
 PLANNING = FOUNDATION | {
     "network_names",
     "mistakes",
@@ -28,6 +28,7 @@ PLANNING = FOUNDATION | {
     "verify",
     "gc",
     "progressfiles",
+    "adopted",
     "published",
     "status",
 }
@@ -39,6 +40,7 @@ ALLOWED = {
     "receipts": {"disk", "errors", "keys"},
     "artifacts": {"disk", "receipts", "errors", "keys"},
     "sources": set(),
+    "folders": {"errors"},
     "network_names": {"keys"},
     "stage_settings": {"sources"},
     "settings": {"network_names", "sources", "stage_settings"},
@@ -46,6 +48,7 @@ ALLOWED = {
     "configs": {"keys", "mistakes", "settings"},
     "rows": {"configs", "mistakes", "network_names", "settings", "stage_settings"},
     "planfiles": FOUNDATION,
+    "adopted": FOUNDATION | {"planfiles"},
     "cuts": {"stage_settings"},
     "stage_plans": FOUNDATION | {"cuts", "network_names", "planfiles"},
     "plan": {"planfiles", "rows", "stage_plans"},
@@ -76,7 +79,7 @@ ALLOWED = {
     "backbones": {"backbones"},
     "data": {"data", "method"} | FOUNDATION,
     "runtime": {"runtime", "backbones", "data", "method", "progressfiles"} | FOUNDATION,
-    "stages": LIBRARY | FOUNDATION | {"pictures", "planfiles", "published"},
+    "stages": LIBRARY | FOUNDATION | {"adopted", "pictures", "planfiles", "published"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -119,7 +122,7 @@ def test_the_workflow_imports_only_planning():
     text = "\n".join(path.read_text() for path in (PACKAGE.parent / "workflow").rglob("*.smk"))
     text += (PACKAGE.parent / "workflow" / "Snakefile").read_text()
     used = {line.split()[1].split(".")[1] for line in text.splitlines() if line.startswith(("from gvbsm.", "import gvbsm."))}
-    assert used == {"configs", "errors", "keys", "plan", "plan_pictures", "planfiles", "published", "receipts"}
+    assert used == {"adopted", "configs", "errors", "keys", "plan", "plan_pictures", "planfiles", "published", "receipts"}
 
 
 def test_planning_imports_neither_torch_nor_snakemake():

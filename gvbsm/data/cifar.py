@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from gvbsm.data.download import ensure
-from gvbsm.data.files import is_there, read_entries
+from gvbsm.data.files import read_entries
 from gvbsm.data.raw import Form, RawDataset
 from gvbsm.errors import UserError
+from gvbsm.folders import is_there
 
 _PIXELS = 3 * 32 * 32  # bytes of an image: the red plane, green, blue, each row by row
 

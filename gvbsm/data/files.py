@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import os
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path, PurePath, PurePosixPath
-from typing import Any, NamedTuple
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,8 +15,8 @@ from torch import Tensor
 
 from gvbsm.data.archives import ARCHIVES, read_members
 from gvbsm.errors import UserError, unreadable
+from gvbsm.folders import is_there, walk
 
-_IMAGES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".gif"}
 _LONGEST = 100  # sides; the shorter one is resized before the centre is cut out, and the longer becomes as much longer
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF", "GIF")  # of these endings; for others PIL may start programs
 
@@ -29,22 +27,6 @@ class Entry(NamedTuple):
     path: PurePosixPath
     read: Callable[[], bytes] | None
     file: Path | None = None  # the file itself, unless it is a member of an archive
-
-
-def is_image(path: PurePath) -> bool:
-    """Whether a file's name says that it is an image; hidden files are none."""
-    return path.suffix.lower() in _IMAGES and not path.name.startswith(".")
-
-
-def is_there(path: Path) -> bool:
-    """Whether there is a file or folder. Raises UserError if that cannot be told."""
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise unreadable(path, error) from None
-    return True
 
 
 def check_one_folder(root: Path, what: str, above: set[str]) -> None:
@@ -82,47 +64,6 @@ def read_file(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise unreadable(file, error) from None
-
-
-def walk(root: Path) -> Iterator[tuple[Path, bool]]:
-    """Every file and folder below a folder, sorted within each, and whether it is a folder.
-
-    Raises:
-        OSError: if a folder cannot be read.
-    """
-    for folder, folders, files in os.walk(root, onerror=_fail, followlinks=True):
-        folders.sort()
-        yield from ((Path(folder, name), True) for name in folders)
-        yield from ((Path(folder, name), False) for name in sorted(files))
-
-
-def _fail(error: OSError) -> None:
-    raise error
-
-
-def stamp(root: Path) -> dict[str, Any]:
-    """Number, bytes and a hash of names, sizes and times of the images in a folder, or of an archive: no content is read.
-
-    Raises:
-        OSError: if a file is not there.
-    """
-    digest, count, total = hashlib.sha256(), 0, 0
-    for file in [root] if not root.is_dir() else [file for file, is_folder in walk(root) if not is_folder and is_image(file)]:
-        status = file.stat()
-        count, total = count + 1, total + status.st_size
-        digest.update(os.fsencode(f"{file.relative_to(root).as_posix()}\0{status.st_size}\0{status.st_mtime_ns}\n"))
-    return {"files": count, "bytes": total, "sha256": digest.hexdigest()}
-
-
-def count_images(root: Path) -> int:
-    """Number of images in a folder, by their names alone.
-
-    Raises:
-        OSError: if it is not there, or a folder in it cannot be read.
-    """
-    root.stat()
-    walked = os.walk(root, onerror=_fail, followlinks=True)
-    return sum(is_image(PurePosixPath(name)) for _, _, files in walked for name in files)
 
 
 def open_image(where: str, content: bytes, mode: str) -> Image.Image:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gvbsm.data.files import check_one_folder, is_image, read_entries
+from gvbsm.data.files import check_one_folder, read_entries
 from gvbsm.data.raw import Files, Form, RawDataset
 from gvbsm.errors import UserError
+from gvbsm.folders import is_image
 
 _TEST_NAMES = ("test", "val", "valid")
 Labelled = dict[str, list[tuple[str, Any]]]  # class -> (path, image as the form takes it)

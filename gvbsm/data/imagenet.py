@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gvbsm.data.files import Entry, is_image, read_entries, read_file
+from gvbsm.data.files import Entry, read_entries, read_file
 from gvbsm.data.imagefolder import Labelled, join_splits
 from gvbsm.data.raw import Form, RawDataset
 from gvbsm.errors import UserError
+from gvbsm.folders import is_image
 
 _TRUTH, _META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gvbsm.artifacts import Job
-from gvbsm.data.files import count_images, is_there, stamp
 from gvbsm.data.listed import ListedImages, changed
 from gvbsm.data.pixels import augmentation
-from gvbsm.errors import UserError
+from gvbsm.errors import UserError, unreadable
+from gvbsm.folders import count_images, difference, is_there, is_visible, stamp
 
 RESIDENT = 4 * 2**30  # bytes of images that are kept in memory, and moved to the device, as a whole
 
@@ -113,12 +114,13 @@ def _check_unchanged(job: Job, split: str, metadata: dict[str, Any]) -> None:
 
     Of images that stay in files only the number is compared here: size and time of each are, when it is read.
     """
-    source = job.receipt(job.spec["inputs"]["data"])["summary"].get("source")
+    receipt = job.receipt(job.spec["inputs"]["data"])
+    source = receipt["summary"].get("source")
     if source is None:
         return
-    before, packed, root = source[split], metadata["storage"] == "packed", job.data_root / metadata["roots"][split]
+    packed, root = metadata["storage"] == "packed", job.data_root / metadata["roots"][split]
     try:
-        now = stamp(root) if packed else {"files": count_images(root)}
+        odd = difference(source[split], stamp(root) if packed else {"files": count_images(root)})
     except OSError as error:
         if packed:
             if is_there(root):
@@ -128,7 +130,17 @@ def _check_unchanged(job: Job, split: str, metadata: dict[str, Any]) -> None:
             f"{root}: expected the images of the data set, got nothing there; put them back, or set GVBSM_DATA_ROOT to where "
             "config.yaml's data_root is"
         ) from None
-    if any(now[name] != before[name] for name in now):
-        old, new = (f"{one['files']} files" + (f" of {one['bytes']} bytes" if packed else "") for one in (before, now))
-        what = "expected the same names and times, got others" if old == new else f"expected {old}, got {new}"
-        raise changed(str(root), what)
+    if odd:
+        raise changed(str(root), odd)
+    if split == "test" and "ground_truth" in source:
+        _check_truth(job.data_root / receipt["spec"]["source"]["ground_truth"], source["ground_truth"])
+
+
+def _check_truth(truth: Path, before: dict[str, Any]) -> None:
+    """See that the labels of flat test images are as they were, or gone."""
+    try:
+        odd = difference(before, stamp(truth, is_visible)) if is_there(truth) else ""
+    except OSError as error:
+        raise unreadable(truth, error) from None
+    if odd:
+        raise changed(str(truth), odd)

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from gvbsm.data.download import download
-from gvbsm.data.files import is_image, is_there, read_entries
+from gvbsm.data.files import read_entries
 from gvbsm.data.raw import Form, RawDataset
 from gvbsm.errors import UserError
+from gvbsm.folders import is_image, is_there
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"

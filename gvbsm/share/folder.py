@@ -18,10 +18,11 @@ from torch import Tensor
 
 from gvbsm.artifacts import Job
 from gvbsm.data.archives import read_members
-from gvbsm.data.files import colour_mode, is_image, open_image, read_file, to_tensor
+from gvbsm.data.files import colour_mode, open_image, read_file, to_tensor
 from gvbsm.data.splits import RESIDENT
 from gvbsm.disk import file_hash, nameless_tensor
 from gvbsm.errors import UserError
+from gvbsm.folders import is_image
 from gvbsm.mistakes import describe
 from gvbsm.sources import Strict
 

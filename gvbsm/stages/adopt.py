@@ -11,6 +11,7 @@ import sys
 
 import torch
 
+from gvbsm.adopted import stamp_of
 from gvbsm.artifacts import Job
 from gvbsm.data.distilled import list_images, pack
 from gvbsm.runtime.checkpoints import Checkpoint
@@ -23,7 +24,9 @@ def run(job: Job) -> None:
     job.device = "cpu"
     job_device(job, 1)
     job.tensors(spec["inputs"]["data"])
-    listing = list_images(job.data_root / spec["path"], job.classes, spec["ipc"])
+    root = job.data_root / spec["path"]
+    listing = list_images(root, job.classes, spec["ipc"])
+    source = stamp_of("adopt", root)
     count, size = len(listing.labels), spec["image_size"]
     checkpoint = Checkpoint.of(job)
     images = checkpoint.tensor("images", (count, spec["channels"], size, size), torch.uint8)
@@ -32,5 +35,5 @@ def run(job: Job) -> None:
         sys.stderr.write(f"adopt: {resized} of {count} images are not {size} x {size} px: resized and cut\n")
     tensors = {"images": images, "labels": listing.labels, "numbers": listing.numbers}
     job.images = count
-    job.write_tensors(tensors, {"folders": listing.folders}, {"images": count, "resized": resized})
+    job.write_tensors(tensors, {"folders": listing.folders}, {"images": count, "resized": resized, "source": source})
     checkpoint.clear()

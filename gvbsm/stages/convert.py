@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gvbsm.adopted import stamp_of
 from gvbsm.artifacts import Job
 from gvbsm.data.distilled import imagefolder_order
 from gvbsm.data.fkd import PublishedLabels, one_view
@@ -35,7 +36,10 @@ def run(job: Job) -> None:
     published = PublishedLabels(root, labels, order, size, len(job.classes or ()), spec["seed"])
     coding = Coding(**spec["coding"])
     checkpoint = Checkpoint.of(job)
-    state: dict[str, Any] = checkpoint.load() or {"digests": [], "right": 0}
+    state: dict[str, Any] | None = checkpoint.load()
+    if state is None:
+        published.check_first()
+        state = {"digests": [], "right": 0, "source": stamp_of("convert", root)}
     done, views = len(state["digests"]), (end - first) * len(labels)
     tensors = {
         name: checkpoint.tensor(name, (end - first, len(labels), *one.shape[1:]), one.dtype)
@@ -56,7 +60,7 @@ def run(job: Job) -> None:
         checkpoint.clear()  # other labels may be put in their place
         raise
     job.images = views
-    summary = {"views": views, "teacher_top1_on_views": 100 * state["right"] / views}
+    summary = {"views": views, "teacher_top1_on_views": 100 * state["right"] / views, "source": state["source"]}
     summary["bytes_per_view"] = sum(one[0, 0].nbytes for one in tensors.values())
     job.write_tensors(tensors, published.metadata(first, state["digests"], spec["coding"]), summary)
     checkpoint.clear()

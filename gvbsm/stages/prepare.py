@@ -17,9 +17,9 @@ from torch import Tensor
 
 from gvbsm.artifacts import Job
 from gvbsm.data import DATASETS
-from gvbsm.data.files import is_there, stamp
 from gvbsm.data.raw import Files, Form
 from gvbsm.errors import UserError, unreadable
+from gvbsm.folders import is_image, is_there, is_visible, stamp
 from gvbsm.runtime.devices import job_device
 
 _ENDINGS = 5  # that are named
@@ -33,7 +33,8 @@ def run(job: Job) -> None:
     form = Form(**{name: spec[name] for name in ("image_size", "channels", "resize", "storage")})
     module, _, function = DATASETS[source["kind"]].partition(":")
     roots = {"train": source.get("train", source.get("path")), "test": source.get("val", source.get("path"))}
-    before = _stamps(job, roots)
+    watched = roots | {"ground_truth": source.get("ground_truth")}
+    before = _stamps(job, watched)
     raw = getattr(import_module(module), function)(source, form, job.data_root)
     if raw.left_out:
         endings = ", ".join(raw.left_out[:_ENDINGS])
@@ -48,22 +49,22 @@ def run(job: Job) -> None:
     summary: dict[str, Any] = {"train_images": len(raw.train_labels), "test_images": len(raw.test_labels)}
     job.images = len(raw.train_labels) + len(raw.test_labels)
     if roots["train"]:
-        summary["source"] = _stamps(job, roots)
-        for split, root in roots.items():
-            if before.get(split, summary["source"][split]) != summary["source"][split]:
-                raise UserError(f"{job.data_root / root}: changed while it was read; run the same command again")
+        summary["source"] = _stamps(job, watched)
+        for part, now in summary["source"].items():
+            if before.get(part, now) != now:
+                raise UserError(f"{job.data_root / watched[part]}: changed while it was read; run the same command again")
     job.classes = raw.classes
     job.write_tensors(tensors, {"class_names": raw.class_names, "roots": roots, **vars(form)}, summary)
 
 
-def _stamps(job: Job, roots: dict[str, str | None]) -> dict[str, dict[str, Any]]:
-    """The stamp of every split's folder or archive, by split; of those that are there."""
-    folders = {root: job.data_root / root for root in roots.values() if root}  # each once: most hold both splits
-    try:
-        found = {root: stamp(path) for root, path in folders.items() if is_there(path)}
+def _stamps(job: Job, watched: dict[str, str | None]) -> dict[str, dict[str, Any]]:
+    """The stamp of each split's folder or archive and of the ground truth, of those that are there."""
+    files = {root: is_visible if part == "ground_truth" else is_image for part, root in watched.items() if root}
+    try:  # each once: most folders hold both splits
+        found = {root: stamp(job.data_root / root, counts) for root, counts in files.items() if is_there(job.data_root / root)}
     except OSError as error:
         raise unreadable(job.data_root, error) from None
-    return {split: found[root] for split, root in roots.items() if root in found}
+    return {part: found[root] for part, root in watched.items() if root in found}
 
 
 def _images(split: str, images: Tensor | Files) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """ImageNet from its folders: classes, names, and every form of the validation set's ground truth."""
 
 import io
+import shutil
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,12 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
+from gvbsm.artifacts import Job
 from gvbsm.data import imagenet
 from gvbsm.data.raw import Files, Form
+from gvbsm.data.splits import open_split
 from gvbsm.errors import UserError
+from gvbsm.stages import prepare
 
 FORM = Form(image_size=8, channels=3, resize=9, storage="packed")
 GOLDFISH, TENCH, SHARK = "n01443537", "n01440764", "n01484850"
@@ -147,3 +151,22 @@ def test_odd_images_are_named(root):
     bad.write_bytes(io.BytesIO(b"no image").getvalue())
     with pytest.raises(UserError, match=rf"{SHARK}_1\.JPEG: expected an image, got no format that is known"):
         read(root, truth="kit")
+
+
+@pytest.mark.parametrize("storage", ["packed", "files"])
+def test_a_corrected_ground_truth_is_noticed(storage, root):
+    write_kit(root / "kit")
+    source = {"kind": "imagenet", "train": "train", "val": "flat", "ground_truth": "kit"}
+    spec = {"source": source, "classes": 3, "storage": storage, "image_size": 12, "channels": 3, "resize": 12, "code": {}}
+    store = root / "store"
+    prepare.run(Job(spec | {"stage": "prepare"}, store / "data.safetensors", store, data_root=root))
+    job = Job({"inputs": {"data": "data.safetensors"}}, root / "out.safetensors", store, data_root=root)
+    device = torch.device("cpu")
+    open_split(job, "test", device)
+    truth = root / "kit" / "ILSVRC2012_validation_ground_truth.txt"
+    truth.write_text("".join(reversed(truth.read_text().splitlines(keepends=True))))
+    open_split(job, "train", device)
+    with pytest.raises(UserError, match=r"kit: changed since it was prepared: expected the same .*or set source\.version"):
+        open_split(job, "test", device)
+    shutil.rmtree(root / "kit")
+    open_split(job, "test", device)

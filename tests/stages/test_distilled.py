@@ -19,6 +19,7 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as F
 
 from gvbsm import cli
+from gvbsm.adopted import check_adopted
 from gvbsm.artifacts import Job
 from gvbsm.data.distilled import list_images, pack
 from gvbsm.data.image_set import load_image_set
@@ -183,6 +184,45 @@ def test_under_snakemake(run_snakemake, stale):
     done = run_snakemake("--cores", "2", target=target)
     assert done.returncode == 0, done.stdout + done.stderr
     assert stale(target) == {}
+    image = next(IMAGES.glob("*/*.png"))
+    shutil.copy(max(IMAGES.glob("*/*.png")), image)  # another try, in the same folder
+    failed = run_snakemake("-n", target=target)
+    assert failed.returncode == 1 and "Traceback" not in failed.stderr
+    assert "gvbsm: data/theirs: changed since adopt read it: expected " in failed.stderr
+    Path("config/recipes/theirs.yaml").write_text(json.dumps({"distilled": DISTILLED | {"version": 2}}))
+    assert stale(target) == {"adopt": 1, "convert": 2, "evaluate": 2, "publish": 1}
+
+
+def test_files_that_changed_since_they_were_taken_over(workspace, edit_row, make_artifact):
+    save_images()
+    save_labels("cutmix")
+    edit_row({"distilled": DISTILLED, "recover": {"iterations": 0}})
+    planned = plan("tiny", IPC)
+    check_adopted(planned, Path("data"))
+    for artifact in planned:
+        if artifact.stage in ("prepare", "adopt", "convert"):
+            make_artifact(artifact)
+    image, batch = min(IMAGES.glob("*/*.png")), LABELS / "epoch_1/batch_1.tar"
+    (IMAGES / "notes.txt").write_text("no image")
+    (LABELS / ".hidden").write_text("")
+    check_adopted(planned, Path("data"))
+    for file, said in ((image, "data/theirs: changed since adopt"), (batch, "data/fkd: changed since convert")):
+        times = file.stat().st_atime_ns, file.stat().st_mtime_ns
+        os.utime(file)
+        with pytest.raises(
+            UserError, match=f"{said} read it: expected the same names and times, got others; restore it, or set"
+        ):
+            check_adopted(planned, Path("data"))
+        os.utime(file, ns=times)
+        check_adopted(planned, Path("data"))
+    batch.unlink()
+    with pytest.raises(UserError, match=r"expected 12 files of \d+ bytes, got 11 files of \d+ bytes"):
+        check_adopted(planned, Path("data"))
+    edit_row({"distilled": {"version": 2}})
+    check_adopted(plan("tiny", IPC), Path("data"))
+    shutil.rmtree(LABELS)
+    shutil.rmtree(IMAGES)
+    check_adopted(planned, Path("data"))
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 # What is published outside the store reads: the inputs of the rules that users ask for.
+from gvbsm.adopted import check_adopted
 from gvbsm.configs import comparison, parse_run
 from gvbsm.plan import plan
 from gvbsm.plan_pictures import pictures_of, pictures_that_can_be_drawn, plan_picture
@@ -18,6 +19,7 @@ def target_inputs(artifacts, published):
 def published_inputs(wildcards):
     """Plan the run."""
     planned = checked(plan, wildcards.dataset, *checked(parse_run, wildcards.run))
+    checked(check_adopted, planned, Path(settings.data_root))
     return target_inputs(planned, Path("results") / wildcards.dataset / wildcards.run / "acc.json")
 
 
