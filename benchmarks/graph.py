@@ -34,7 +34,9 @@ def run(repeats: int) -> None:
         try:
             _measure("imagenet, IPC 50, and two recipes", IMAGENET, repeats)
             for jobs in MANY:
-                row = f"extends: digits\nrelabel: {{epochs: {(jobs - 16) // 2}, shard_epochs: 1}}\n"
+                epochs = (jobs - 16) // 2
+                settings = f"relabel: {{epochs: {epochs}, shard_epochs: 1}}\nevaluate: {{epochs: {epochs}}}\n"
+                row = f"extends: digits\n{settings}"
                 Path(f"config/datasets/many{jobs}.yaml").write_text(row)
                 _measure(f"{jobs} jobs", (f"results/many{jobs}/ipc10/acc.json",), repeats)
         finally:
