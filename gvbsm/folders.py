@@ -15,7 +15,7 @@ _IMAGES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".ppm", ".
 
 def is_image(path: PurePath) -> bool:
     """Whether a file's name says that it is an image; hidden files are none."""
-    return path.suffix.lower() in _IMAGES and not path.name.startswith(".")
+    return path.suffix.lower() in _IMAGES and is_visible(path)
 
 
 def is_visible(path: PurePath) -> bool:
@@ -59,6 +59,14 @@ def stamp(root: Path, counts: Callable[[PurePath], bool] = is_image) -> dict[str
         count, total = count + 1, total + status.st_size
         digest.update(os.fsencode(f"{file.relative_to(root).as_posix()}\0{status.st_size}\0{status.st_mtime_ns}\n"))
     return {"files": count, "bytes": total, "sha256": digest.hexdigest()}
+
+
+def stamp_if_there(root: Path, counts: Callable[[PurePath], bool] = is_image) -> dict[str, Any] | None:
+    """`stamp`, or None if nothing is there. Raises UserError if it cannot be read."""
+    try:
+        return stamp(root, counts) if is_there(root) else None
+    except OSError as error:
+        raise unreadable(root, error) from None
 
 
 def difference(before: dict[str, Any], now: dict[str, Any]) -> str:

@@ -76,6 +76,7 @@ def changed_stages(package: Path, file: str, old: str, new: str) -> set[str]:
         ("pictures/figures.py", "dpi=120", "dpi=90", {"draw"}),
         ("pictures/curves.py", "_MANY = 25", "_MANY = 30", set()),  # the builder of one picture, as networks are
         ("stages/prepare.py", '"train_images": len', '"images": len', {"prepare"}),
+        ("folders.py", '".tiff", ".gif"', '".tiff"', set(keys.STAGES) - {"recover", "draw"}),  # which files are images
         (
             "backbones/resnet.py",
             "channels: int = 3",

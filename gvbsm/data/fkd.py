@@ -63,10 +63,6 @@ class PublishedLabels:
     def _first(self) -> _Batch:
         return self._read(self.root / "epoch_0" / "batch_0.tar")
 
-    def check_first(self) -> None:
-        """Raise UserError if there are no labels."""
-        self._first  # noqa: B018 (it is read)
-
     @property
     def batch_size(self) -> int:
         """Views of every batch but the last."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +12,8 @@ from torch import Tensor
 from gvbsm.artifacts import Job
 from gvbsm.data.listed import ListedImages, changed
 from gvbsm.data.pixels import augmentation
-from gvbsm.errors import UserError, unreadable
-from gvbsm.folders import count_images, difference, is_there, is_visible, stamp
+from gvbsm.errors import UserError
+from gvbsm.folders import count_images, difference, is_there, is_visible, stamp, stamp_if_there
 
 RESIDENT = 4 * 2**30  # bytes of images that are kept in memory, and moved to the device, as a whole
 
@@ -133,14 +132,7 @@ def _check_unchanged(job: Job, split: str, metadata: dict[str, Any]) -> None:
     if odd:
         raise changed(str(root), odd)
     if split == "test" and "ground_truth" in source:
-        _check_truth(job.data_root / receipt["spec"]["source"]["ground_truth"], source["ground_truth"])
-
-
-def _check_truth(truth: Path, before: dict[str, Any]) -> None:
-    """See that the labels of flat test images are as they were, or gone."""
-    try:
-        odd = difference(before, stamp(truth, is_visible)) if is_there(truth) else ""
-    except OSError as error:
-        raise unreadable(truth, error) from None
-    if odd:
-        raise changed(str(truth), odd)
+        truth, before = job.data_root / receipt["spec"]["source"]["ground_truth"], source["ground_truth"]
+        odd = difference(before, stamp_if_there(truth, is_visible) or before)
+        if odd:
+            raise changed(str(truth), odd)

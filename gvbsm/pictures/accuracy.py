@@ -10,16 +10,13 @@ import pandas as pd
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 
-from gvbsm.pictures.figures import COLOURS, MARKERS, new_figure
+from gvbsm.pictures.figures import COLOURS, LINES, MARKERS, new_figure
 from gvbsm.published import KINDS, kind_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_LINES = {"random_soft": ":", "random_hard": "--"}
 _ALIKE = 1.1  # sizes of labels that differ by less than this factor are one size
 _NARROW = 2.0  # points of accuracy that are shown at least: less would make much of nothing
 
@@ -59,7 +56,8 @@ def _by_run(axes: Axes, rows: pd.DataFrame) -> None:
     names = [f"{name}, {ipc} per class" if several else name for name, ipc in zip(_names(rows), rows["ipc"], strict=True)]
     axes.set_yticks(at, names, parse_math=False)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    _finish(axes, _accuracy(rows), axes.set_xlabel)
+    axes.set_xlabel(_accuracy(rows))
+    _finish(axes)
 
 
 def _names(rows: pd.DataFrame) -> list[str]:
@@ -73,18 +71,19 @@ def _accuracy(rows: pd.DataFrame) -> str:
 def _against_ipc(axes: Axes, rows: pd.DataFrame) -> None:
     for number, (recipe, of_recipe) in enumerate(rows.assign(recipe=_names(rows)).groupby("recipe", sort=False)):
         _points(axes, of_recipe.sort_values("ipc"), "ipc", "distilled", number, label=recipe, linestyle="-")
-    for number, (kind, line) in enumerate(_LINES.items()):
-        known = rows.dropna(subset=[kind]) if kind in rows else rows[:0]
+    for number, kind in enumerate(KINDS):
+        known = rows.dropna(subset=[kind]) if kind in rows and kind.startswith("random") else rows[:0]
         if len(known):
             # The same images under the recipes' schedules: the best of these is the bar.
             best = known.loc[known.groupby("ipc")[kind].idxmax()].sort_values("ipc")
             label = f"{kind_name(kind)} (the best of all recipes)"
-            _points(axes, best, "ipc", kind, -1 - number, label=label, linestyle=line)
+            _points(axes, best, "ipc", kind, -number, label=label, linestyle=LINES[number])
     axes.set_xscale("log")
     axes.set_xticks(sorted(rows["ipc"].unique()), [str(ipc) for ipc in sorted(rows["ipc"].unique())])
     axes.minorticks_off()
     axes.set_xlabel("images per class")
-    _finish(axes, _accuracy(rows), axes.set_ylabel)
+    axes.set_ylabel(_accuracy(rows))
+    _finish(axes)
 
 
 def _against_bytes(axes: Axes, rows: pd.DataFrame) -> None:
@@ -105,7 +104,8 @@ def _against_bytes(axes: Axes, rows: pd.DataFrame) -> None:
     axes.xaxis.set_major_formatter(EngFormatter("B"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("soft labels")
-    _finish(axes, _accuracy(rows), axes.set_ylabel)
+    axes.set_ylabel(_accuracy(rows))
+    _finish(axes)
 
 
 def _points(axes: Axes, rows: pd.DataFrame, x: str, kind: str, number: int, **style: Any) -> None:
@@ -114,8 +114,7 @@ def _points(axes: Axes, rows: pd.DataFrame, x: str, kind: str, number: int, **st
     axes.errorbar(rows[x], rows[kind], yerr=rows[f"{kind}_std"], **look, **style)
 
 
-def _finish(axes: Axes, accuracy: str, set_label: Callable[[str], object]) -> None:
-    set_label(accuracy)
+def _finish(axes: Axes) -> None:
     axes.grid(alpha=0.3)
     # Below the axes, where no point lies, and below their label, which is some 40 points high whatever the panel's height.
     figure = axes.get_figure(root=True)

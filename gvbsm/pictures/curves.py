@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from gvbsm.pictures.figures import COLOURS, MARKERS, new_figure
+from gvbsm.pictures.figures import COLOURS, LINES, MARKERS, new_figure
 from gvbsm.published import KINDS, kind_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_LINES = dict(zip(KINDS, ("-", ":", "--", "-."), strict=True))
 _MANY = 25  # points of a line, beyond which markers would hide it
 
 
@@ -33,7 +32,7 @@ def draw(title: str, table: pd.DataFrame) -> Figure:
         rows = table[table["student"] == student]
         above, below = axes[0][column], axes[1][column]
         for number, kind in enumerate(KINDS):
-            look: dict[str, Any] = {"color": COLOURS[number], "linestyle": _LINES[kind], "label": kind_name(kind)}
+            look: dict[str, Any] = {"color": COLOURS[number], "linestyle": LINES[number], "label": kind_name(kind)}
             _line(above, rows[rows["kind"] == kind], "top1", MARKERS[number], look)
             _line(below, rows[rows["kind"] == kind], "loss", MARKERS[number], look)
         above.set_title(f"student {student}", fontsize=11, parse_math=False)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 # Okabe and Ito's colours, which the colour-blind tell apart, for a few lines, each with a marker of its own;
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*"
+LINES = ("-", ":", "--", "-.")  # of the kinds of training (KINDS)
 # and for the ten classes of one panel Paul Tol's muted ones, with black.
 CLASS_COLOURS = (
     *("#332288", "#88CCEE", "#117733", "#DDCC77", "#CC6677", "#44AA99", "#882255", "#999933", "#AA4499"),

@@ -36,10 +36,7 @@ def run(job: Job) -> None:
     published = PublishedLabels(root, labels, order, size, len(job.classes or ()), spec["seed"])
     coding = Coding(**spec["coding"])
     checkpoint = Checkpoint.of(job)
-    state: dict[str, Any] | None = checkpoint.load()
-    if state is None:
-        published.check_first()
-        state = {"digests": [], "right": 0, "source": stamp_of("convert", root)}
+    state: dict[str, Any] = checkpoint.load() or {"digests": [], "right": 0, "source": stamp_of("convert", root)}
     done, views = len(state["digests"]), (end - first) * len(labels)
     tensors = {
         name: checkpoint.tensor(name, (end - first, len(labels), *one.shape[1:]), one.dtype)

@@ -18,8 +18,8 @@ from torch import Tensor
 from gvbsm.artifacts import Job
 from gvbsm.data import DATASETS
 from gvbsm.data.raw import Files, Form
-from gvbsm.errors import UserError, unreadable
-from gvbsm.folders import is_image, is_there, is_visible, stamp
+from gvbsm.errors import UserError
+from gvbsm.folders import is_image, is_visible, stamp_if_there
 from gvbsm.runtime.devices import job_device
 
 _ENDINGS = 5  # that are named
@@ -60,11 +60,9 @@ def run(job: Job) -> None:
 def _stamps(job: Job, watched: dict[str, str | None]) -> dict[str, dict[str, Any]]:
     """The stamp of each split's folder or archive and of the ground truth, of those that are there."""
     files = {root: is_visible if part == "ground_truth" else is_image for part, root in watched.items() if root}
-    try:  # each once: most folders hold both splits
-        found = {root: stamp(job.data_root / root, counts) for root, counts in files.items() if is_there(job.data_root / root)}
-    except OSError as error:
-        raise unreadable(job.data_root, error) from None
-    return {part: found[root] for part, root in watched.items() if root in found}
+    # Each once: most folders hold both splits.
+    found = {root: stamp_if_there(job.data_root / root, counts) for root, counts in files.items()}
+    return {part: now for part, root in watched.items() if root and (now := found[root])}
 
 
 def _images(split: str, images: Tensor | Files) -> dict[str, Tensor]:

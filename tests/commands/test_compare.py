@@ -87,7 +87,7 @@ def test_the_workflow_makes_it_of_the_runs_in_the_config(made, run_snakemake, st
     assert done.returncode == 0, done.stderr
     assert "settings" not in pd.read_csv("results/tiny/compare.csv").columns
     with Image.open("results/tiny/compare.png") as picture:
-        assert picture.size[0] > 700 and len(picture.convert("L").getcolors()) > 20
+        assert picture.size[0] > 1000 and len(picture.convert("L").getcolors()) > 20
     svg = Path("results/tiny/compare.svg").read_text()
     assert all(text in svg for text in ("tiny, convnet", "random real, soft labels", "top-1 accuracy", "row's own"))
     assert Path("results/both/compare.csv").read_text() == Path("results/tiny/compare.csv").read_text()

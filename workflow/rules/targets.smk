@@ -10,6 +10,7 @@ from gvbsm.receipts import receipt_path
 
 def target_inputs(artifacts, published):
     """Inputs of publish or draw: its own plan file is compared by time, the store's artifacts are not."""
+    checked(check_adopted, artifacts, Path(settings.data_root))
     target = checked(write_plans, artifacts, published)
     # Here alone receipts are asked for: of every input twice, they would double the time that planning takes.
     receipts = [ancient(str(receipt_path(STORE / path))) for path in input_paths(target.spec)]
@@ -19,7 +20,6 @@ def target_inputs(artifacts, published):
 def published_inputs(wildcards):
     """Plan the run."""
     planned = checked(plan, wildcards.dataset, *checked(parse_run, wildcards.run))
-    checked(check_adopted, planned, Path(settings.data_root))
     return target_inputs(planned, Path("results") / wildcards.dataset / wildcards.run / "acc.json")
 
 
