@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import graph, labels, memory, recover, training, views
+from benchmarks import graph, labels, memory, recover, students, training, views
 from gvbsm.runtime.compiler import set_up_compiler
 from gvbsm.runtime.devices import choose_device, device_name
 
@@ -19,6 +19,7 @@ BENCHMARKS = {
     "views": lambda device, options: views.run(device, options.repeats),
     "labels": lambda device, options: labels.run(device, options.repeats),
     "graph": lambda _device, options: graph.run(options.repeats),
+    "student": lambda device, options: students.run(device, options.repeats),
     "squeeze": lambda device, options: training.run(device, options.repeats),
 }
 

@@ -2,20 +2,18 @@
 
 from torch import Tensor, nn
 
-_DEPTH = 3  # at 64 px too, as published
-
 
 class ConvNet(nn.Module):
-    """Three blocks of 3x3 convolution (with bias), norm, ReLU, 2x2 average pool; a linear head on all pixels.
+    """`depth` blocks of 3x3 convolution (with bias), norm, ReLU, 2x2 average pool; a linear head on all pixels.
 
     Maps x (B, channels, image_size, image_size), float, to logits (B, classes). The head flattens its
-    (width, image_size // 8, image_size // 8) input, so it fits one image size only.
+    (width, image_size // 2^depth, image_size // 2^depth) input, so it fits one image size only.
     """
 
-    def __init__(self, classes: int, image_size: int, channels: int, width: int, norm: str) -> None:
+    def __init__(self, classes: int, image_size: int, channels: int, width: int, norm: str, depth: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for block in range(_DEPTH):
+        for block in range(depth):
             layers += [
                 nn.Conv2d(channels if block == 0 else width, width, 3, padding=1),
                 _norm(norm, width),
@@ -23,30 +21,35 @@ class ConvNet(nn.Module):
                 nn.AvgPool2d(2),
             ]
         self.features = nn.Sequential(*layers)
-        self.classifier = nn.Linear(width * (image_size // 2**_DEPTH) ** 2, classes)
+        self.classifier = nn.Linear(width * (image_size // 2**depth) ** 2, classes)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return self.classifier(self.features(x_BCHW).flatten(1))
 
 
-def convnet(*, classes: int, image_size: int, channels: int = 3, width: int = 128, norm: str = "instance") -> nn.Module:
+def convnet(
+    *, classes: int, image_size: int, channels: int = 3, width: int = 128, depth: int = 3, norm: str = "instance"
+) -> nn.Module:
     """ConvNetW128, the G-VBSM paper's (arXiv 2311.17950) ConvNet teacher and student.
 
     Args:
         width: channels of every convolution.
+        depth: blocks; three at 64 px too, as published.
         norm: "instance" (affine, no running statistics) or "batch".
 
     Raises:
-        ValueError: for another norm, or an image_size below 8, which three 2x2 pools would reduce to nothing.
+        ValueError: for another norm, no block, or an image_size which the blocks' 2x2 pools would reduce to nothing.
     """
-    if image_size < 2**_DEPTH:
-        raise ValueError(f"convnet: expected image_size of at least {2**_DEPTH}, got {image_size}; enlarge the images")
-    return ConvNet(classes, image_size, channels, width, norm)
+    if depth < 1:
+        raise ValueError(f"convnet: expected depth of at least 1, got {depth}; give it a block")
+    if image_size < 2**depth:
+        raise ValueError(f"convnet: expected image_size of at least {2**depth}, got {image_size}; enlarge the images")
+    return ConvNet(classes, image_size, channels, width, norm, depth)
 
 
-def convnet_bn(*, classes: int, image_size: int, channels: int = 3, width: int = 128) -> nn.Module:
+def convnet_bn(*, classes: int, image_size: int, channels: int = 3, width: int = 128, depth: int = 3) -> nn.Module:
     """`convnet` with BatchNorm, whose statistics can be matched too (ours). Arguments and errors as there."""
-    return convnet(classes=classes, image_size=image_size, channels=channels, width=width, norm="batch")
+    return convnet(classes=classes, image_size=image_size, channels=channels, width=width, depth=depth, norm="batch")
 
 
 def _norm(name: str, width: int) -> nn.Module:

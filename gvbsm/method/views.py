@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
@@ -179,6 +179,16 @@ def render(
     if mixed:
         _mix(x, partner_V, views.box_V4[positions].long(), views.keep_V[positions])
     return x[:count]
+
+
+def runs(batches: Sequence[Tensor], values: int) -> Iterator[Sequence[Tensor]]:
+    """Batches of positions in runs of neighbours that are worth rendering together; a view has that many values.
+
+    RandAugment and what goes to a device cost about as much for many views as for few.
+    """
+    count = max(1, _AT_ONCE // (values * len(batches[0]))) if batches else 1
+    for start in range(0, len(batches), count):
+        yield batches[start : start + count]
 
 
 def _with_partners(views: Views, positions: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,12 +23,14 @@ _POLL_SECONDS = 0.1
 
 
 def lease(count: int, command: Sequence[str]) -> NoReturn:
-    """Become `command`, with CUDA_VISIBLE_DEVICES naming `count` devices that no other lease holds; wait for them first.
+    """Become `command`, with CUDA_VISIBLE_DEVICES naming `count` devices that have a place for it; wait for them first.
 
-    With 0, or GVBSM_DEVICE=cpu, all devices are hidden. On a machine without any the command runs as it is.
+    A device has a place for one lease, or for GVBSM_JOBS_PER_GPU. With 0, or GVBSM_DEVICE=cpu, all devices are hidden. On a
+    machine without any the command runs as it is.
 
     Raises:
-        UserError: if there are fewer devices than asked for, or the folder of locks or the command cannot be used.
+        UserError: if there are fewer devices than asked for, or the number of places, the folder of locks or the command
+            cannot be used.
     """
     pool = devices()
     if count == 0 or os.environ.get("GVBSM_DEVICE") == "cpu":
@@ -36,7 +38,7 @@ def lease(count: int, command: Sequence[str]) -> NoReturn:
     elif pool:
         if count > len(pool):
             raise UserError(f"lease: expected at most {len(pool)} devices ({','.join(pool)}), got -n {count}; ask for fewer")
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(_acquire(pool, count, lock_folder()))
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(_acquire(pool, count, lock_folder(), _places()))
     try:
         os.execvp(command[0], list(command))
     except OSError as error:
@@ -57,6 +59,13 @@ def devices() -> list[str]:
         return [str(number) for number in range(pynvml.nvmlDeviceGetCount())]
     except pynvml.NVMLError:  # no driver
         return []
+
+
+def _places() -> int:
+    text = os.environ.get("GVBSM_JOBS_PER_GPU") or "1"
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"GVBSM_JOBS_PER_GPU: expected a number of at least 1, got {text!r}; unset it for one job at a time")
+    return int(text)
 
 
 def lock_folder() -> Path:
@@ -80,31 +89,36 @@ def lock_folder() -> Path:
     return inner
 
 
-def _acquire(pool: list[str], count: int, folder: Path) -> list[str]:
-    """Wait for `count` devices of the pool; their locks stay with this process and what it becomes.
+def _acquire(pool: list[str], count: int, folder: Path, places: int) -> list[str]:
+    """Wait for a place on `count` devices of the pool; their locks stay with this process and what it becomes.
 
-    Whoever has the turnstile is the only one to take devices and keeps those it has while it waits for more: nobody can
+    Whoever has the turnstile is the only one to take places and keeps those it has while it waits for more: nobody can
     wait for each other, and a request for many is not overtaken for ever by requests for one.
     """
     turnstile = _open(folder / "turnstile")
     if not _lock(turnstile):
         sys.stderr.write("gvbsm lease: waiting for a GPU\n")
         fcntl.flock(turnstile, fcntl.LOCK_EX)
-    files = {name: _open(folder / quote(name, safe="")) for name in pool}
-    held: list[str] = []
+    # Free devices before a second place on any.
+    files = {
+        (place, name): _open(folder / f"{quote(name, safe='')}{f'+{place}' if place else ''}")
+        for place in range(places)
+        for name in pool
+    }
+    held: dict[str, int] = {}
     told = False
     while True:
-        for name in pool:
-            if len(held) < count and name not in held and _lock(files[name]):
-                held.append(name)
+        for (_, name), file in files.items():
+            if len(held) < count and name not in held and _lock(file):
+                held[name] = file
         if len(held) == count:
             break
         if not told:
             sys.stderr.write(f"gvbsm lease: waiting for {count} of the GPUs {','.join(pool)}\n")
             told = True
         time.sleep(_POLL_SECONDS)
-    for name, file in files.items():
-        if name in held:
+    for file in files.values():
+        if file in held.values():
             os.set_inheritable(file, True)
         else:
             os.close(file)

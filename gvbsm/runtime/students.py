@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import open_split
 from gvbsm.method.losses import hard_loss, soft_loss
 from gvbsm.method.soft_labels import mean_logits, teachers_see_mixed
-from gvbsm.method.views import Images, mixed_hard_labels, render
+from gvbsm.method.views import Images, mixed_hard_labels, render, runs
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import autocast
 from gvbsm.runtime.networks import Accuracy, accuracy, build, load_teacher, logits_of
@@ -24,11 +25,12 @@ from gvbsm.runtime.parallel import ranks
 from gvbsm.runtime.training import Recipe, fit, split_batches
 
 
-class Batch(NamedTuple):
-    """Positions (V,) of a batch in the views of a labelled epoch."""
+class Part(NamedTuple):
+    """What a backward pass is of, on the device: this process's views, and the labels of all V views."""
 
-    epoch: int
-    positions: Tensor
+    x_PCHW: Tensor
+    hard_VK: Tensor
+    soft_VK: Tensor | None  # None: labels are hard
 
 
 class Students:
@@ -41,10 +43,11 @@ class Students:
         self._test = open_split(job, "test", device)
         image_set = load_image_set(job)
         self.images = image_set.shape[0]
+        self._values = image_set.shape[1:].numel()
         self._labels = load_labels(job, self.images, image_set.shape[-1])
         teachers = [load_teacher(*job.tensors(path), device) for path in job.spec["inputs"].get("teachers") or []]
         resident = image_set.resident(device)
-        self._objective = _Objective(job.spec, resident, image_set.labels, self._labels, teachers, self._pixels)
+        self._parts = _Parts(job.spec, resident, image_set.labels, self._labels, teachers, self._pixels)
 
     def train(
         self, seed: int, checkpoint: Checkpoint, after_epoch: Callable[[nn.Module, int], dict[str, Any]]
@@ -60,20 +63,35 @@ class Students:
         squares, precision = self._test.squares, self._settings["precision"]
         return accuracy(model, squares, self._test.labels, self._pixels.from_bytes, precision)
 
-    def _batches(self, epoch: int, first: int) -> Sequence[Batch]:
-        size, labelled = self._settings.get("batch_size") or self._labels.batch_size, epoch % len(self._labels)
-        return [Batch(labelled, positions) for positions in split_batches(torch.arange(self.images), size)[first:]]
+    def _batches(self, epoch: int, first: int) -> Iterator[list[Part]]:
+        """The steps of an epoch, each in `accumulate` parts."""
+        size = self._settings.get("batch_size") or self._labels.batch_size
+        for some in runs(split_batches(torch.arange(self.images), size)[first:], self._values):
+            cut = [split_batches(batch, -(-len(batch) // self._settings["accumulate"])) for batch in some]
+            parts = iter(self._parts.of(epoch % len(self._labels), [part for batch in cut for part in batch]))
+            yield from (list(islice(parts, len(batch))) for batch in cut)
 
-    def _losses(self, model: nn.Module, batch: Batch) -> Iterator[Tensor]:
-        size = -(-len(batch.positions) // self._settings["accumulate"])
-        for positions in split_batches(batch.positions, size):
-            share = len(positions) / len(batch.positions)
-            yield share * self._objective(model, Batch(batch.epoch, positions))
+    def _losses(self, model: nn.Module, batch: list[Part]) -> Iterator[Tensor]:
+        count = sum(len(part.hard_VK) for part in batch)
+        for part in batch:
+            yield len(part.hard_VK) / count * self._loss(model, part)
+
+    def _loss(self, model: nn.Module, part: Part) -> Tensor:
+        """L = soft loss + gamma CE; with hard labels alone, CE. Processes that train together share the views."""
+        settings = self._settings
+        with autocast(self._device, settings["precision"]):
+            logits_PK = model(part.x_PCHW)
+        logits_VK = ranks().whole(logits_PK.float(), len(part.hard_VK))
+        hard = hard_loss(logits_VK, part.hard_VK)
+        if part.soft_VK is None:
+            return hard
+        soft = soft_loss(logits_VK, part.soft_VK, settings["loss"], settings.get("temperature"))
+        return soft + settings["hard_weight"] * hard
 
 
 @dataclass(frozen=True)
-class _Objective:
-    """L = soft loss + gamma CE of a batch; with hard labels alone, CE. Processes that train together share the batch."""
+class _Parts:
+    """Makes views of labelled epochs and their labels, many at once."""
 
     spec: dict[str, Any]
     images: Images | Tensor
@@ -82,36 +100,36 @@ class _Objective:
     teachers: list[nn.Module]
     pixels: Pixels
 
-    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
-        epoch, settings, count = self.labels.epoch(batch.epoch), self.spec["settings"], len(batch.positions)
-        x_PCHW = self._view(epoch, batch.positions)
-        with autocast(self.pixels.device, settings["precision"]):
-            logits_PK = model(x_PCHW)
-        logits_VK = ranks().whole(logits_PK.float(), count)
-        mixed = settings["hard_label"] == "mixed"
-        hard_VK = mixed_hard_labels(self.hard_labels, epoch.views, batch.positions, logits_VK.shape[1], mixed)
-        hard = hard_loss(logits_VK, hard_VK.to(logits_VK.device))
+    def of(self, number: int, parts: list[Tensor]) -> Iterator[Part]:
+        """The parts of an epoch's views at some positions."""
+        epoch, classes = self.labels.epoch(number), self.spec["network"]["classes"]
+        positions, counts = torch.cat(parts), [len(part) for part in parts]
+        mine = [part[ranks().part(len(part))] for part in parts]
+        x_PCHW = self._view(epoch, torch.cat(mine))
+        x_parts = x_PCHW.split([len(part) for part in mine])
+        mixed = self.spec["settings"]["hard_label"] == "mixed"
+        hard_VK = mixed_hard_labels(self.hard_labels, epoch.views, positions, classes, mixed).to(x_PCHW.device)
+        soft_parts: Sequence[Tensor | None] = [None] * len(parts)
         if self.teachers:
-            soft_VK = self._taught(epoch, batch.positions, x_PCHW)
+            soft_parts = self._taught(epoch, mine, counts, x_PCHW)
         elif epoch.coded is not None:
             # Logits that were not kept: the squared error needs their mean, probabilities their mass.
-            rest = "mean" if settings["loss"] == "mse" else "mass"
-            soft_VK = epoch.logits(batch.positions, logits_VK.shape[1], rest).to(logits_VK.device)
-        else:
-            return hard
-        return soft_loss(logits_VK, soft_VK, settings["loss"], settings.get("temperature")) + settings["hard_weight"] * hard
+            rest = "mean" if self.spec["settings"]["loss"] == "mse" else "mass"
+            soft_parts = epoch.logits(positions, classes, rest).to(x_PCHW.device).split(counts)
+        return map(Part, x_parts, hard_VK.split(counts), soft_parts)
 
     def _view(self, epoch: Epoch, positions: Tensor, mixed: bool = True) -> Tensor:
-        """This process's part (P,C,S,S) of the views at `positions`."""
-        part = positions[ranks().part(len(positions))]
-        return render(self.images, epoch.views, part, mixed, self.pixels.from_levels, self.pixels.device, epoch.augment)
+        return render(self.images, epoch.views, positions, mixed, self.pixels.from_levels, self.pixels.device, epoch.augment)
 
     @torch.no_grad()
-    def _taught(self, epoch: Epoch, positions: Tensor, x_PCHW: Tensor) -> Tensor:
-        """The teachers' mean logits (V,K), as relabel would store them; `x_PCHW` are this process's views."""
+    def _taught(self, epoch: Epoch, mine: list[Tensor], counts: list[int], x_PCHW: Tensor) -> list[Tensor]:
+        """The teachers' mean logits (V,K) of every part, as relabel would store them; `x_PCHW` are this process's views."""
         how = self.spec["online"]
         if not teachers_see_mixed(self.spec["views"]["mix"], how["mixup_labels"]):
-            x_PCHW = self._view(epoch, positions, mixed=False)
+            x_PCHW = self._view(epoch, torch.cat(mine), mixed=False)
         logits_TPK = logits_of(self.teachers, x_PCHW, how["precision"])
-        logits_TVK = torch.stack([ranks().whole(one_PK, len(positions)) for one_PK in logits_TPK])
-        return mean_logits(logits_TVK, how["rescale_logits"])
+        found = []
+        for count, part_TPK in zip(counts, logits_TPK.split([len(part) for part in mine], 1), strict=True):
+            logits_TVK = torch.stack([ranks().whole(one_PK, count) for one_PK in part_TPK])
+            found.append(mean_logits(logits_TVK, how["rescale_logits"]))
+        return found

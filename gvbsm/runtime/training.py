@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from gvbsm.errors import UserError
 from gvbsm.keys import derive_seed
 from gvbsm.runtime.checkpoints import Checkpoint, to_device
+from gvbsm.runtime.graphs import Replayed
 from gvbsm.runtime.parallel import ranks, synchronised
 from gvbsm.runtime.progress import Progress
 
@@ -64,19 +65,56 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     plain = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.lr)
+        return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum or 0.0)
 
 
-def moving_average(largest: float, averaged: list[Tensor], weights: list[Tensor], steps: Tensor) -> None:
-    """m <- d m + (1 - d) w in place, d = min(largest, (1 + t) / (10 + t)) after t steps.
+def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load the state of an optimizer, its averages laid out as the weights are: the fused step goes through memory."""
+    optimizer.load_state_dict(state)
+    for weight, of_weight in optimizer.state.items():
+        for name, value in of_weight.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape:
+                of_weight[name] = torch.empty_like(weight).copy_(value)
+
+
+class MovingAverage:
+    """m <- d m + (1 - d) w of a network's weights w, d = min(largest, (1 + t) / (10 + t)) after t steps.
 
     So a training of few steps forgets its beginning too: until d is at its largest, the last tenth of the steps has more than
-    half of the weight (the schedule of tf.train.ExponentialMovingAverage).
+    half of the weight (the schedule of tf.train.ExponentialMovingAverage). torch's AveragedModel, which has a place for such
+    a schedule, asks the device at every step how many there have been, and waits for its answer.
     """
-    share = 1 - ((1 + steps) / (10 + steps)).clamp(max=largest)  # stays on the device: no step waits for it
-    for mean, weight in zip(averaged, weights, strict=True):
-        mean.lerp_(weight, share.to(mean.dtype))
+
+    def __init__(self, model: nn.Module, largest: float) -> None:
+        self._largest = largest
+        self._model, self._module = model, deepcopy(model)
+        self._weights = list(model.parameters()), list(self._module.parameters())
+        self._steps = 0
+
+    def update(self) -> None:
+        """Add the weights after a step."""
+        decay = min(self._largest, (1 + self._steps) / (10 + self._steps)) if self._steps else 0.0
+        weights, averaged = self._weights
+        get_ema_multi_avg_fn(decay)(averaged, weights, None)
+        self._steps += 1
+
+    def module(self) -> nn.Module:
+        """The network with averaged weights. Its buffers are the trained one's: BatchNorm's statistics are averages already,
+        averaged again they lag behind the weights (benchmarks/RESULTS.md)."""
+        with torch.no_grad():
+            for mine, theirs in zip(self._module.buffers(), self._model.buffers(), strict=True):
+                mine.copy_(theirs)
+        return self._module
+
+    def state(self) -> dict[str, Any]:
+        """What another process goes on from."""
+        return {"steps": self._steps, "module": self._module.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self._steps = state["steps"]
+        self._module.load_state_dict(state["module"])
 
 
 def split_batches(indices: Tensor, size: int) -> list[Tensor]:
@@ -111,50 +149,50 @@ def fit(
         Interrupted: after a signal, the state saved.
         UserError: if the loss of an epoch is not finite.
     """
-    model = synchronised(model, next(model.parameters()).device)
+    device, together = next(model.parameters()).device, ranks()
+    model = synchronised(model, device)
     optimizer = make_optimizer(model, recipe)
-    # BatchNorm's statistics are averages already; averaged again they lag behind the weights (benchmarks/RESULTS.md).
-    averaged = AveragedModel(model, multi_avg_fn=partial(moving_average, recipe.ema)) if recipe.ema else None
-    together = ranks()
-    state = to_device(checkpoint.load(), next(model.parameters()).device) or {"epoch": 0, "step": 0, "history": []}
+    averaged = MovingAverage(model, recipe.ema) if recipe.ema else None
+    trained = Replayed(model) if device.type == "cuda" and together.size == 1 else model
+    state = to_device(checkpoint.load(), device) or {"epoch": 0, "step": 0, "history": []}
     if "model" in state:
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        restore(optimizer, state["optimizer"])
         if averaged:
-            averaged.load_state_dict(state["averaged"])
+            averaged.restore(state["averaged"])
     history: list[dict[str, Any]] = state["history"]
-    total = torch.as_tensor(state.get("loss", 0.0), dtype=torch.float32, device=next(model.parameters()).device)
+    total = torch.as_tensor(state.get("loss", 0.0), dtype=torch.float32, device=device)
     epochs, first_step = recipe.stop_after or recipe.epochs, state["step"]
 
     def saved(epoch: int, step: int) -> dict[str, Any]:
         moving = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "loss": total}
         if averaged:
-            moving["averaged"] = averaged.state_dict()
+            moving["averaged"] = averaged.state()
         return {"epoch": epoch, "step": step, "history": history, **moving}
 
     progress = Progress(title, epochs, state["epoch"])
     for epoch in range(state["epoch"], epochs):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, epoch)
-        model.train()
+        trained.train()
         steps = first_step
         for steps, batch in enumerate(batches(epoch, first_step), first_step + 1):
             # Rank 0 draws what a single process would; the others' dropout is theirs.
             torch.manual_seed(derive_seed(recipe.seed, "step", epoch, steps - 1, *([together.rank] if together.rank else [])))
             optimizer.zero_grad(set_to_none=True)
-            for loss in losses(model, batch):
+            for loss in losses(trained, batch):
                 loss.backward()  # type: ignore[no-untyped-call]
                 total = total + loss.detach()
             together.add([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
             optimizer.step()
             if averaged:
-                averaged.update_parameters(model)
+                averaged.update()
             checkpoint.tick(lambda epoch=epoch, steps=steps: saved(epoch, steps))  # type: ignore[misc]
-        model.eval()
+        trained.eval()
         mean_loss = total.item() / steps
         if not math.isfinite(mean_loss):
             raise UserError(f"{title}: epoch {epoch + 1}: expected a finite loss, got {mean_loss}; lower lr ({recipe.lr})")
-        measured = averaged.module.eval() if averaged else model
+        measured = averaged.module().eval() if averaged else model
         history.append({"epoch": epoch + 1, "loss": mean_loss, **after_epoch(measured, epoch)})
         total, first_step = torch.zeros_like(total), 0
         progress.step(**{name: value for name, value in history[-1].items() if isinstance(value, float)})

@@ -108,6 +108,31 @@ def test_a_request_for_all_is_not_overtaken_for_ever():
         process.communicate()
 
 
+def test_jobs_that_share_devices(monkeypatch):
+    """Each takes a free device while there is one, and no device twice."""
+    monkeypatch.setenv("GVBSM_JOBS_PER_GPU", "2")
+    held = [holder(2), holder(4), holder(1)]
+    assert [process.names for process in held] == ["0,1", POOL, "GPU-5ca1ab1e"]
+    waiting = start(2, "printenv", "CUDA_VISIBLE_DEVICES")
+    with pytest.raises(subprocess.TimeoutExpired):
+        waiting.communicate(timeout=1.5)
+    kill(held[2])
+    out, _ = waiting.communicate(timeout=60)
+    assert out.strip() == "GPU-5ca1ab1e,3"
+    kill(held[0])
+    kill(held[1])
+
+
+@pytest.mark.parametrize("text", ["0", "two", "-1", "1.5"])
+def test_no_number_of_jobs(text):
+    process = start(1, "true", GVBSM_JOBS_PER_GPU=text)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert error == (
+        f"gvbsm: GVBSM_JOBS_PER_GPU: expected a number of at least 1, got '{text}'; unset it for one job at a time\n"
+    )
+
+
 def test_none_hides_all_devices():
     assert said(0) == ""
     assert said(2, GVBSM_DEVICE="cpu") == ""

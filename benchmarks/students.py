@@ -1,0 +1,84 @@
+"""A student's training in small batches, against the step as it is usually written."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from benchmarks.timing import compare, report
+from gvbsm.backbones import build
+from gvbsm.data.epoch_views import epoch_views
+from gvbsm.data.pixels import Pixels
+from gvbsm.data.rand_augment import RandAugment
+from gvbsm.method.losses import hard_loss, soft_loss
+from gvbsm.method.views import mixed_hard_labels, render, runs
+from gvbsm.runtime.devices import autocast
+from gvbsm.runtime.graphs import Replayed
+from gvbsm.runtime.training import MovingAverage, Recipe, make_optimizer
+
+MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
+IMAGES, BATCH = 500, 25
+VIEWS: dict[str, Any] = {
+    "batch_size": BATCH, "scale": [0.5, 1.0], "ratio": [0.75, 1.3333333], "flip": True, "mix": "cutmix", "mix_alpha": 1.0,
+    "rand_augment": {"operations": 2, "magnitude": 9}, "seed": 0,
+}  # fmt: skip
+RECIPE = Recipe(epochs=1, optimizer="adamw", lr=1e-3, momentum=None, weight_decay=0.0, schedule="cosine", seed=0, ema=0.99)
+
+
+def run(device: torch.device, repeats: int) -> None:
+    """Epochs of 500 images of 32 px in batches of 25, seen, mixed and averaged as the recipe edc does."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8, generator=generator).to(device)
+    soft_VK = torch.randn(IMAGES, 10, generator=generator)
+    labels_N, pixels, augment = torch.arange(IMAGES) % 10, Pixels({"mean": MEAN, "std": STD}, device), RandAugment.of(VIEWS)
+    views, batches = epoch_views(VIEWS, 0, IMAGES, 32), torch.arange(IMAGES).split(BATCH)
+    some = batches if device.type == "cuda" else batches[:4]  # a quarter of a minute each, on a CPU
+
+    def seen(positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        hard_VK = mixed_hard_labels(labels_N, views, positions, 10, mixed=True)
+        x_VCHW = render(images, views, positions, True, pixels.from_levels, device, augment)
+        return x_VCHW, hard_VK.to(device), soft_VK[positions].to(device)
+
+    for name, precision in itertools.product(("resnet18", "convnet"), ("float32", "bfloat16")):
+
+        def step(
+            model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, hard: Tensor, soft: Tensor, low=precision
+        ) -> None:
+            optimizer.zero_grad(set_to_none=True)
+            with autocast(device, low):
+                logits = model(x)
+            (soft_loss(logits.float(), soft, "mse", None) + 0.15 * hard_loss(logits.float(), hard)).backward()
+            optimizer.step()
+
+        def usual(step=step, name=name) -> Any:
+            model = build(name, classes=10, image_size=32).to(device, memory_format=torch.channels_last)
+            optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+            averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.99))
+
+            def epoch() -> None:
+                for positions in some:
+                    step(model, optimizer, *seen(positions))
+                    averaged.update_parameters(model)
+
+            return epoch
+
+        def ours(step=step, name=name) -> Any:
+            model = build(name, classes=10, image_size=32).to(device, memory_format=torch.channels_last)
+            optimizer, averaged = make_optimizer(model, RECIPE), MovingAverage(model, 0.99)
+            trained = Replayed(model) if device.type == "cuda" else model
+
+            def epoch() -> None:
+                for together in runs(some, 3 * 32 * 32):
+                    made = (whole.split([len(batch) for batch in together]) for whole in seen(torch.cat(list(together))))
+                    for x, hard, soft in zip(*made, strict=True):
+                        step(trained, optimizer, x, hard, soft)
+                        averaged.update()
+
+            return epoch
+
+        timings = compare({"as usual": usual(), "gvbsm's": ours()}, repeats, device)
+        report(f"student: {name}, {precision}, batch {BATCH}, 32 px", timings, "as usual", len(some) * BATCH, "images/s")
