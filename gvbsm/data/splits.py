@@ -14,6 +14,7 @@ from gvbsm.data.listed import ListedImages, changed
 from gvbsm.data.pixels import augmentation
 from gvbsm.errors import UserError
 from gvbsm.folders import count_images, difference, is_there, is_visible, stamp, stamp_if_there
+from gvbsm.method.transfer import sent
 
 RESIDENT = 4 * 2**30  # bytes of images that are kept in memory, and moved to the device, as a whole
 
@@ -46,7 +47,7 @@ class PackedImages(Split):
 
     def squares(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         for index in batches:
-            yield self._images[index.to(self._images.device)]
+            yield self._images[sent(index, self._images.device)]
 
     def augmented(self, batches: Iterable[tuple[Tensor, int]], part: Callable[[int], slice] = slice) -> Iterator[Tensor]:
         assert self._augment

@@ -207,6 +207,12 @@ class Spread:
         return {kind: sum(ratios) / len(ratios) for kind, ratios in found.items()}
 
 
+def class_sums(x_BCHW: Tensor) -> Moments:
+    """What a class's moments are summed up from: every image's sums of x and of x^2 over its pixels, each (B,C), float32."""
+    wide = x_BCHW.detach().to(torch.promote_types(x_BCHW.dtype, torch.float32))
+    return {"sum": wide.sum((2, 3)), "square": wide.square().sum((2, 3))}
+
+
 class ClassAccumulator:
     """Channel moments of the images of each of K classes, over all of them together, in float64."""
 
@@ -214,13 +220,13 @@ class ClassAccumulator:
         self.samples = torch.zeros(classes, dtype=torch.float64) if samples is None else samples  # values a channel had
         self.totals = totals or []  # of x and of x^2, each (K,C)
 
-    def add(self, x_BCHW: Tensor, labels_B: Tensor) -> None:
-        wide = x_BCHW.detach().to(torch.promote_types(x_BCHW.dtype, torch.float32))
-        sums = [one.sum((2, 3)).cpu().double() for one in (wide, wide.square())]
-        self.totals = self.totals or [torch.zeros(len(self.samples), one.shape[1], dtype=torch.float64) for one in sums]
-        for total, one in zip(self.totals, sums, strict=True):
+    def add(self, sums: Moments, values: int, labels_B: Tensor) -> None:
+        """Add images whose channels have so many values each."""
+        both = [sums[name].cpu().double() for name in ("sum", "square")]
+        self.totals = self.totals or [torch.zeros(len(self.samples), one.shape[1], dtype=torch.float64) for one in both]
+        for total, one in zip(self.totals, both, strict=True):
             total.index_add_(0, labels_B, one)
-        self.samples.index_add_(0, labels_B, torch.full((len(labels_B),), float(wide[0, 0].numel()), dtype=torch.float64))
+        self.samples.index_add_(0, labels_B, torch.full((len(labels_B),), float(values), dtype=torch.float64))
 
     def state(self) -> dict[str, Any]:
         """What another accumulator goes on from."""

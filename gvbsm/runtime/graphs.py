@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,8 @@ def _record(model: nn.Module, x_BCHW: Tensor) -> Callable[[Tensor], Tensor]:
     low, enabled = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
     with torch.random.fork_rng([x_BCHW.device]), torch.autocast("cuda", dtype=low, enabled=enabled, cache_enabled=False):
         try:
-            return torch.cuda.make_graphed_callables(whole, (x_BCHW.clone(),), allow_unused_input=True)
+            replayed: Any = torch.cuda.make_graphed_callables(whole, (x_BCHW.clone(),), allow_unused_input=True)
+            return replayed  # type: ignore[no-any-return]
         finally:  # as if the passes that warm up had not been
             with torch.no_grad():
                 for name, buffer in model.named_buffers():

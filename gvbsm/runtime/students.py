@@ -17,6 +17,7 @@ from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import open_split
 from gvbsm.method.losses import hard_loss, soft_loss
 from gvbsm.method.soft_labels import mean_logits, teachers_see_mixed
+from gvbsm.method.transfer import sent
 from gvbsm.method.views import Images, mixed_hard_labels, render, runs
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import autocast
@@ -108,14 +109,14 @@ class _Parts:
         x_PCHW = self._view(epoch, torch.cat(mine))
         x_parts = x_PCHW.split([len(part) for part in mine])
         mixed = self.spec["settings"]["hard_label"] == "mixed"
-        hard_VK = mixed_hard_labels(self.hard_labels, epoch.views, positions, classes, mixed).to(x_PCHW.device)
+        hard_VK = sent(mixed_hard_labels(self.hard_labels, epoch.views, positions, classes, mixed), x_PCHW.device)
         soft_parts: Sequence[Tensor | None] = [None] * len(parts)
         if self.teachers:
             soft_parts = self._taught(epoch, mine, counts, x_PCHW)
         elif epoch.coded is not None:
             # Logits that were not kept: the squared error needs their mean, probabilities their mass.
             rest = "mean" if self.spec["settings"]["loss"] == "mse" else "mass"
-            soft_parts = epoch.logits(positions, classes, rest).to(x_PCHW.device).split(counts)
+            soft_parts = sent(epoch.logits(positions, classes, rest), x_PCHW.device).split(counts)
         return map(Part, x_parts, hard_VK.split(counts), soft_parts)
 
     def _view(self, epoch: Epoch, positions: Tensor, mixed: bool = True) -> Tensor:

@@ -17,6 +17,7 @@ from gvbsm.artifacts import Job
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import open_split
 from gvbsm.keys import derive_seed
+from gvbsm.method.transfer import sent
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import autocast, job_device
 from gvbsm.runtime.networks import accuracy, build
@@ -58,7 +59,7 @@ def _train(job: Job, model: nn.Module, pixels: Pixels, checkpoint: Checkpoint, d
         order = split_batches(torch.randperm(len(train.labels), generator=generator), settings["batch_size"])
         todo = [(index, derive_seed(settings["seed"], "augment", epoch, step)) for step, index in enumerate(order)][first:]
         for (index, _), unit_PCHW in zip(todo, train.augmented(todo, together.part), strict=True):
-            yield unit_PCHW, train.labels[index].to(device)
+            yield unit_PCHW, sent(train.labels[index], device)
 
     def losses(model: nn.Module, batch: Batch) -> Iterator[Tensor]:
         unit_PCHW, labels_B = batch

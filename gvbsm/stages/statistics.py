@@ -16,7 +16,7 @@ from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import open_split
 from gvbsm.keys import derive_seed
 from gvbsm.method.layers import hooked_layers
-from gvbsm.method.moments import KINDS, Accumulator, ClassAccumulator, Moments, Spread, moments
+from gvbsm.method.moments import KINDS, Accumulator, ClassAccumulator, Moments, Spread, class_sums, moments
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import autocast, job_device
 from gvbsm.runtime.networks import load_teacher
@@ -43,8 +43,8 @@ def run(job: Job) -> None:
             teacher(x_BCHW.contiguous(memory_format=torch.channels_last))
 
     for unit_BCHW in train.augmented(todo[state["batches"] :]):
-        measures.labels_B = train.labels[batches[state["batches"]]]
         see(pixels.normalise(unit_BCHW))
+        measures.add(train.labels[batches[state["batches"]]])
         state["batches"] += 1
         checkpoint.tick(lambda: {"batches": state["batches"], **measures.state()})
         progress.step()
@@ -64,11 +64,12 @@ def run(job: Job) -> None:
 class _Measures:
     """What is known of the inputs of a teacher's layers, from every batch that it sees."""
 
-    labels_B: Tensor  # of the next batch
-
     def __init__(self, teacher: nn.Module, settings: dict[str, Any], classes: int, state: dict[str, Any]) -> None:
         self._patch_size = settings["patch_size"]
         self.noise: dict[str, Moments] | None = None  # set: the next batch is noise, of which only these are kept
+        self._seen: list[
+            tuple[str, int, Moments]
+        ] = []  # of the last batch: layer, values of a channel of an image, what is measured
         conv = hooked_layers(teacher, ("conv",))
         both = hooked_layers(teacher, ("batchnorm", "conv"))
         self.found = {name: Accumulator(settings["variance"], **state["layers"].get(name, {})) for name in conv}
@@ -94,6 +95,19 @@ class _Measures:
         assert self.noise is not None
         return {name: one.importance(self.noise[name]) for name, one in self.spreads.items()}
 
+    def add(self, labels_B: Tensor) -> None:
+        """Add what the teacher's layers have seen of a batch."""
+        found = _fetched([found for _, _, found in self._seen])
+        for (name, values, _), of_batch in zip(self._seen, found, strict=True):
+            sums: Moments = {kind: of_batch.pop(kind) for kind in ("sum", "square") if kind in of_batch}
+            if name in self.found:
+                self.found[name].add(of_batch, len(labels_B))
+            if name in self.spreads:
+                self.spreads[name].add(of_batch, len(labels_B))
+            if name in self.by_class:
+                self.by_class[name].add(sums, values, labels_B)
+        self._seen = []
+
     def _see(self, name: str, x_BCHW: Tensor) -> None:
         of_batch: Moments = {}
         if name in self.found or name in self.spreads:
@@ -102,9 +116,15 @@ class _Measures:
         if self.noise is not None:
             self.noise[name] = of_batch
             return
-        if name in self.found:
-            self.found[name].add(of_batch, len(x_BCHW))
-        if name in self.spreads:
-            self.spreads[name].add(of_batch, len(x_BCHW))
         if name in self.by_class:
-            self.by_class[name].add(x_BCHW, self.labels_B)
+            of_batch |= class_sums(x_BCHW)
+        self._seen.append((name, x_BCHW[0, 0].numel(), of_batch))
+
+
+def _fetched(measured: list[Moments]) -> list[Moments]:
+    """Tensors from a device to the CPU, all at once: it is asked to finish what it does only then."""
+    tensors = [tensor for of_layer in measured for tensor in of_layer.values()]
+    if not tensors or tensors[0].device.type == "cpu":
+        return measured
+    parts = iter(torch.cat([tensor.flatten() for tensor in tensors]).cpu().split([tensor.numel() for tensor in tensors]))
+    return [{kind: next(parts).view(tensor.shape) for kind, tensor in of_layer.items()} for of_layer in measured]
