@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+
+Passes = Callable[[Tensor], Tensor]
 
 _MOST = 2**21  # values of a batch: with more of them the kernels take longer than their launches, and a graph keeps its memory
 
@@ -24,7 +26,7 @@ class Replayed(nn.Module):
         super().__init__()
         self.model = model
         self._weights = list(model.parameters())
-        self._graphs: dict[torch.Size, Callable[[Tensor], Tensor]] = {}
+        self._graphs: dict[torch.Size, Passes] = {}
         self._fails = False
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -43,16 +45,19 @@ class Replayed(nn.Module):
         return self._graphs[x_BCHW.shape](x_BCHW)
 
 
-def _record(model: nn.Module, x_BCHW: Tensor) -> Callable[[Tensor], Tensor]:
+def _record(model: nn.Module, x_BCHW: Tensor) -> Passes:
     """The passes over batches like `x_BCHW`, in the precision that autocast has now."""
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    # torch warns that gradients are added up on the recording's stream, and waited for there; that is all it is.
+    quieten = getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", None)  # torch >= 2.10
+    if quieten:
+        quieten(False)
     whole = nn.Sequential(model)  # gets another `forward`, and the network keeps its own
     # Without autocast's cache: a replayed pass would go on with the casts of the first step's weights.
     low, enabled = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
     with torch.random.fork_rng([x_BCHW.device]), torch.autocast("cuda", dtype=low, enabled=enabled, cache_enabled=False):
         try:
-            replayed: Any = torch.cuda.make_graphed_callables(whole, (x_BCHW.clone(),), allow_unused_input=True)
-            return replayed  # type: ignore[no-any-return]
+            return cast(Passes, torch.cuda.make_graphed_callables(whole, (x_BCHW.clone(),), allow_unused_input=True))
         finally:  # as if the passes that warm up had not been
             with torch.no_grad():
                 for name, buffer in model.named_buffers():

@@ -61,6 +61,8 @@ def test_an_unknown_name_is_named_with_the_choices() -> None:
     ("name", "image_size", "options", "message"),
     [
         ("convnet", 4, {}, r"convnet: expected image_size of at least 8, got 4"),
+        ("convnet", 32, {"depth": 6}, r"convnet: expected image_size of at least 64, got 32"),
+        ("convnet", 32, {"depth": 0}, r"convnet: expected depth of at least 1, got 0"),
         ("convnet", 32, {"norm": "layer"}, r"convnet: unknown norm 'layer'; choose from batch, instance"),
         ("resnet18_in", 8, {}, r"resnet18_in: expected image_size of at least 9, got 8"),
         ("resnet18_gn", 32, {"groups": 3}, r"resnet18_gn: expected groups to divide 64, got 3"),
@@ -117,6 +119,9 @@ def test_logits_have_the_asked_shape(name: str, image_size: int, channels: int, 
         ("convnet", 10, {}, 320_010),
         ("convnet_bn", 10, {}, 320_010),
         ("convnet", 10, {"image_size": 64}, 320_010 + 10 * (8192 - 2048)),
+        # Without its last block or two, the head sees more pixels.
+        ("convnet", 10, {"depth": 2}, 320_010 - (9 * 128 * 128 + 3 * 128) + 10 * 128 * (16**2 // 4 - 4**2)),
+        ("convnet_bn", 10, {"depth": 1}, 320_010 - 2 * (9 * 128 * 128 + 3 * 128) + 10 * 128 * (16**2 - 4**2)),
     ],
 )
 def test_parameter_counts(name: str, classes: int, options: dict[str, Any], count: int) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gvbsm.method.views import Views, ViewSettings, digest, draw_crops, draw_views, mixed_hard_labels, render
+from gvbsm.method.views import Views, ViewSettings, digest, draw_crops, draw_views, mixed_hard_labels, render, runs
 
 SETTINGS = ViewSettings(4, (0.08, 1.0), (3 / 4, 4 / 3), True, "cutmix", 1.0)
 
@@ -49,6 +49,18 @@ def test_views_do_not_depend_on_the_batch_they_are_rendered_in(mix):
     for size in (1, 3, 5):
         parts = [render(images, views, positions) for positions in torch.arange(11).split(size)]
         assert torch.equal(torch.cat(parts), whole)
+
+
+@pytest.mark.parametrize(("size", "together"), [(32, [13, 7]), (64, [3, 3, 3, 3, 3, 3, 2]), (224, [1] * 20)])
+def test_batches_are_rendered_in_runs_of_a_million_values(size, together):
+    batches = torch.arange(500).split(25)
+    found = list(runs(batches, 3 * size**2))
+    assert [len(some) for some in found] == together
+    assert torch.equal(torch.cat([batch for some in found for batch in some]), torch.arange(500))
+
+
+def test_no_batches_are_no_runs():
+    assert list(runs([], 3)) == []
 
 
 def test_views_are_the_same_everywhere():

@@ -50,6 +50,21 @@ def test_any_order_of_the_shards(made, make_artifact):
     assert forwards == backwards[::-1]
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_batches_rendered_one_by_one_or_together(accumulate, made, edit_row, make_up_to, make_artifact, monkeypatch):
+    """Students change in no byte; in labels, what networks make of larger batches may be rounded otherwise."""
+    edit_row({"evaluate": {"accumulate": accumulate}, "relabel": {"batch_size": 12, "coding": {"values": "float32"}}})
+    planned = make_up_to("evaluate")
+    students = [a for a in planned if a.stage == "evaluate" and a.spec["network"]["name"] == "convnet"]
+    labels = next(a for a in planned if a.stage == "relabel")
+    together, before = [file_hash(STORE / a.path) for a in students], load_tensors(STORE / labels.path)
+    monkeypatch.setattr("gvbsm.method.views._AT_ONCE", 1)
+    assert [file_hash(make_artifact(artifact)) for artifact in students] == together
+    after = load_tensors(make_artifact(labels))
+    assert after[1] == before[1]
+    torch.testing.assert_close(after[0]["values"], before[0]["values"], rtol=1e-4, atol=1e-5)
+
+
 def test_fewer_images_per_class_are_part_of_more(made, make_up_to):
     few, more = make_up_to("recover", ipc=2), make_up_to("recover", ipc=5)
     small, large = images_of(few), images_of(more)
