@@ -15,7 +15,7 @@ from gvbsm.data.epoch_views import epoch_views
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.rand_augment import RandAugment
 from gvbsm.method.losses import hard_loss, soft_loss
-from gvbsm.method.views import mixed_hard_labels, render, runs
+from gvbsm.method.views import grouped, mixed_hard_labels, render
 from gvbsm.runtime.devices import autocast
 from gvbsm.runtime.graphs import Replayed
 from gvbsm.runtime.training import MovingAverage, Recipe, make_optimizer
@@ -72,7 +72,7 @@ def run(device: torch.device, repeats: int) -> None:
             trained = Replayed(model) if device.type == "cuda" else model
 
             def epoch() -> None:
-                for together in runs(some, 3 * 32 * 32):
+                for together in grouped(some, 3 * 32 * 32):
                     made = (whole.split([len(batch) for batch in together]) for whole in seen(torch.cat(list(together))))
                     for x, hard, soft in zip(*made, strict=True):
                         step(trained, optimizer, x, hard, soft)

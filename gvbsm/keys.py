@@ -17,9 +17,11 @@ _IMAGES_AND_LABELS = ("prepare", "squeeze", "statistics", "select", "recover", "
 STORED = (*_IMAGES_AND_LABELS, "evaluate", "student", "features")  # their artifacts are in the store; the others' beside it
 STAGES = (*STORED, "publish", "draw")
 
-# Modules that cannot change a byte of an artifact's content; parallel only rounds otherwise, as other devices do.
+# Modules that cannot change a byte of an artifact's content; parallel and graphs only round otherwise, as other devices do.
 _COUNTED = ("stages", "method", "data", "runtime", "backbones", "pictures", "published", "folders")
-_UNCOUNTED = {"gvbsm.runtime.progress", "gvbsm.runtime.checkpoints", "gvbsm.runtime.compiler", "gvbsm.runtime.parallel"}
+_UNCOUNTED = {f"gvbsm.runtime.{name}" for name in ("progress", "checkpoints", "compiler", "parallel", "graphs")} | {
+    "gvbsm.method.transfer"
+}
 
 
 def canonical(spec: Any) -> str:

@@ -43,7 +43,7 @@ def convnet(
     if depth < 1:
         raise ValueError(f"convnet: expected depth of at least 1, got {depth}; give it a block")
     if image_size < 2**depth:
-        raise ValueError(f"convnet: expected image_size of at least {2**depth}, got {image_size}; enlarge the images")
+        raise ValueError(f"convnet: expected image_size of at least {2**depth}, got {image_size}; enlarge them or lower depth")
     return ConvNet(classes, image_size, channels, width, norm, depth)
 
 

@@ -207,10 +207,10 @@ class Spread:
         return {kind: sum(ratios) / len(ratios) for kind, ratios in found.items()}
 
 
-def class_sums(x_BCHW: Tensor) -> Moments:
+def class_sums(x_BCHW: Tensor) -> list[Tensor]:
     """What a class's moments are summed up from: every image's sums of x and of x^2 over its pixels, each (B,C), float32."""
     wide = x_BCHW.detach().to(torch.promote_types(x_BCHW.dtype, torch.float32))
-    return {"sum": wide.sum((2, 3)), "square": wide.square().sum((2, 3))}
+    return [one.sum((2, 3)) for one in (wide, wide.square())]
 
 
 class ClassAccumulator:
@@ -220,9 +220,9 @@ class ClassAccumulator:
         self.samples = torch.zeros(classes, dtype=torch.float64) if samples is None else samples  # values a channel had
         self.totals = totals or []  # of x and of x^2, each (K,C)
 
-    def add(self, sums: Moments, values: int, labels_B: Tensor) -> None:
-        """Add images whose channels have so many values each."""
-        both = [sums[name].cpu().double() for name in ("sum", "square")]
+    def add(self, sums: list[Tensor], values: int, labels_B: Tensor) -> None:
+        """Add the `class_sums` of images whose channels have so many values each."""
+        both = [one.cpu().double() for one in sums]
         self.totals = self.totals or [torch.zeros(len(self.samples), one.shape[1], dtype=torch.float64) for one in both]
         for total, one in zip(self.totals, both, strict=True):
             total.index_add_(0, labels_B, one)

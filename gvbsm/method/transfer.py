@@ -1,4 +1,4 @@
-"""Small tensors on their way to a device."""
+"""Tensors on their way to a device."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from torch import Tensor
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """A CPU tensor on a device. CUDA takes a copy in passing and is not waited for; MPS would read the original later."""
+    """A tensor of pageable memory on a device. CUDA copies that in passing and is not waited for; MPS might read it later."""
     return tensor.to(device, non_blocking=device.type == "cuda")

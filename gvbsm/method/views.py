@@ -185,8 +185,8 @@ def render(
     return x[:count]
 
 
-def runs(batches: Sequence[Tensor], values: int) -> Iterator[Sequence[Tensor]]:
-    """Batches of positions in runs of neighbours that are worth rendering together; a view has that many values.
+def grouped(batches: Sequence[Tensor], values: int) -> Iterator[Sequence[Tensor]]:
+    """Batches of positions, or parts of them, in groups of neighbours to be rendered at once; a view has that many values.
 
     RandAugment and what goes to a device cost about as much for many views as for few.
     """

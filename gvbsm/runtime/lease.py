@@ -99,29 +99,32 @@ def _acquire(pool: list[str], count: int, folder: Path, places: int) -> list[str
     if not _lock(turnstile):
         sys.stderr.write("gvbsm lease: waiting for a GPU\n")
         fcntl.flock(turnstile, fcntl.LOCK_EX)
-    # Free devices before a second place on any.
     files = {
-        (place, name): _open(folder / f"{quote(name, safe='')}{f'+{place}' if place else ''}")
-        for place in range(places)
+        name: [_open(folder / f"{quote(name, safe='')}{f'+{place}' if place else ''}") for place in range(places)]
         for name in pool
     }
     held: dict[str, int] = {}
     told = False
     while True:
-        for (_, name), file in files.items():
-            if len(held) < count and name not in held and _lock(file):
-                held[name] = file
+        free = {name: [file for file in files[name] if _lock(file)] for name in pool if name not in held}
+        # The emptiest devices first; of those as empty, in the order of the pool.
+        for name in sorted(free, key=lambda name: -len(free[name])):
+            if free[name] and len(held) < count:
+                held[name] = free[name].pop(0)
+            for file in free[name]:
+                fcntl.flock(file, fcntl.LOCK_UN)
         if len(held) == count:
             break
         if not told:
             sys.stderr.write(f"gvbsm lease: waiting for {count} of the GPUs {','.join(pool)}\n")
             told = True
         time.sleep(_POLL_SECONDS)
-    for file in files.values():
-        if file in held.values():
-            os.set_inheritable(file, True)
-        else:
-            os.close(file)
+    for name in pool:
+        for file in files[name]:
+            if held.get(name) == file:
+                os.set_inheritable(file, True)
+            else:
+                os.close(file)
     os.close(turnstile)
     return sorted(held, key=pool.index)
 

@@ -18,7 +18,7 @@ from gvbsm.data.splits import open_split
 from gvbsm.method.losses import hard_loss, soft_loss
 from gvbsm.method.soft_labels import mean_logits, teachers_see_mixed
 from gvbsm.method.transfer import sent
-from gvbsm.method.views import Images, mixed_hard_labels, render, runs
+from gvbsm.method.views import Images, grouped, mixed_hard_labels, render
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import autocast
 from gvbsm.runtime.networks import Accuracy, accuracy, build, load_teacher, logits_of
@@ -34,6 +34,13 @@ class Part(NamedTuple):
     soft_VK: Tensor | None  # None: labels are hard
 
 
+class Batch(NamedTuple):
+    """What a step is of: so many views, in parts that are made when they are asked for."""
+
+    views: int
+    parts: Iterator[Part]
+
+
 class Students:
     """Students of a spec's network, data and settings, which differ by their seeds alone."""
 
@@ -44,7 +51,6 @@ class Students:
         self._test = open_split(job, "test", device)
         image_set = load_image_set(job)
         self.images = image_set.shape[0]
-        self._values = image_set.shape[1:].numel()
         self._labels = load_labels(job, self.images, image_set.shape[-1])
         teachers = [load_teacher(*job.tensors(path), device) for path in job.spec["inputs"].get("teachers") or []]
         resident = image_set.resident(device)
@@ -64,18 +70,17 @@ class Students:
         squares, precision = self._test.squares, self._settings["precision"]
         return accuracy(model, squares, self._test.labels, self._pixels.from_bytes, precision)
 
-    def _batches(self, epoch: int, first: int) -> Iterator[list[Part]]:
-        """The steps of an epoch, each in `accumulate` parts."""
-        size = self._settings.get("batch_size") or self._labels.batch_size
-        for some in runs(split_batches(torch.arange(self.images), size)[first:], self._values):
-            cut = [split_batches(batch, -(-len(batch) // self._settings["accumulate"])) for batch in some]
-            parts = iter(self._parts.of(epoch % len(self._labels), [part for batch in cut for part in batch]))
-            yield from (list(islice(parts, len(batch))) for batch in cut)
+    def _batches(self, epoch: int, first: int) -> Iterator[Batch]:
+        """The steps of an epoch from its `first` on, each in `accumulate` parts."""
+        settings, everything = self._settings, torch.arange(self.images)
+        batches = split_batches(everything, settings.get("batch_size") or self._labels.batch_size)
+        cut = [split_batches(batch, -(-len(batch) // settings["accumulate"])) for batch in batches]
+        skipped = sum(len(parts) for parts in cut[:first])
+        parts = self._parts.of(epoch % len(self._labels), [part for parts in cut for part in parts], skipped)
+        return (Batch(sum(map(len, some)), islice(parts, len(some))) for some in cut[first:])
 
-    def _losses(self, model: nn.Module, batch: list[Part]) -> Iterator[Tensor]:
-        count = sum(len(part.hard_VK) for part in batch)
-        for part in batch:
-            yield len(part.hard_VK) / count * self._loss(model, part)
+    def _losses(self, model: nn.Module, batch: Batch) -> Iterator[Tensor]:
+        return (len(part.hard_VK) / batch.views * self._loss(model, part) for part in batch.parts)
 
     def _loss(self, model: nn.Module, part: Part) -> Tensor:
         """L = soft loss + gamma CE; with hard labels alone, CE. Processes that train together share the views."""
@@ -92,7 +97,7 @@ class Students:
 
 @dataclass(frozen=True)
 class _Parts:
-    """Makes views of labelled epochs and their labels, many at once."""
+    """Makes views of labelled epochs and their labels, many parts at once."""
 
     spec: dict[str, Any]
     images: Images | Tensor
@@ -101,21 +106,32 @@ class _Parts:
     teachers: list[nn.Module]
     pixels: Pixels
 
-    def of(self, number: int, parts: list[Tensor]) -> Iterator[Part]:
-        """The parts of an epoch's views at some positions."""
-        epoch, classes = self.labels.epoch(number), self.spec["network"]["classes"]
-        positions, counts = torch.cat(parts), [len(part) for part in parts]
+    def of(self, number: int, parts: list[Tensor], skipped: int) -> Iterator[Part]:
+        """Of an epoch's views, those at the positions of all parts but the first few.
+
+        The parts that are made together are the same wherever one begins: teachers that see more at once round otherwise.
+        """
+        epoch, before = self.labels.epoch(number), 0
+        for group in grouped(parts, self.images.shape[1:].numel()):
+            if before + len(group) > skipped:
+                yield from islice(self._see(epoch, group), max(skipped - before, 0), None)
+            before += len(group)
+
+    def _see(self, epoch: Epoch, parts: Sequence[Tensor]) -> Iterator[Part]:
+        """Parts, made at once."""
+        settings, classes = self.spec["settings"], self.spec["network"]["classes"]
+        positions, counts = torch.cat(list(parts)), [len(part) for part in parts]
         mine = [part[ranks().part(len(part))] for part in parts]
         x_PCHW = self._view(epoch, torch.cat(mine))
         x_parts = x_PCHW.split([len(part) for part in mine])
-        mixed = self.spec["settings"]["hard_label"] == "mixed"
+        mixed = settings["hard_label"] == "mixed"
         hard_VK = sent(mixed_hard_labels(self.hard_labels, epoch.views, positions, classes, mixed), x_PCHW.device)
         soft_parts: Sequence[Tensor | None] = [None] * len(parts)
         if self.teachers:
             soft_parts = self._taught(epoch, mine, counts, x_PCHW)
         elif epoch.coded is not None:
             # Logits that were not kept: the squared error needs their mean, probabilities their mass.
-            rest = "mean" if self.spec["settings"]["loss"] == "mse" else "mass"
+            rest = "mean" if settings["loss"] == "mse" else "mass"
             soft_parts = sent(epoch.logits(positions, classes, rest), x_PCHW.device).split(counts)
         return map(Part, x_parts, hard_VK.split(counts), soft_parts)
 

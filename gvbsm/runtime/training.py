@@ -79,7 +79,7 @@ def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
 
 
 class MovingAverage:
-    """m <- d m + (1 - d) w of a network's weights w, d = min(largest, (1 + t) / (10 + t)) after t steps.
+    """m <- d m + (1 - d) w of a network's weights w, d = min(largest, (1 + t) / (10 + t)) after t steps; at first m <- w.
 
     So a training of few steps forgets its beginning too: until d is at its largest, the last tenth of the steps has more than
     half of the weight (the schedule of tf.train.ExponentialMovingAverage). torch's AveragedModel, which has a place for such

@@ -20,7 +20,7 @@ from gvbsm.data.rand_augment import RandAugment
 from gvbsm.errors import UserError
 from gvbsm.method.coding import Coded, Coding, encode
 from gvbsm.method.soft_labels import mean_logits, teachers_see_mixed
-from gvbsm.method.views import digest, mixed_hard_labels, render, runs
+from gvbsm.method.views import digest, grouped, mixed_hard_labels, render
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import job_device
 from gvbsm.runtime.networks import load_teacher, logits_of
@@ -38,32 +38,32 @@ def run(job: Job) -> None:
     teachers = [load_teacher(*job.tensors(path), device) for path in job.spec["inputs"]["teachers"]]
     coding = Coding(**settings["coding"])
     checkpoint = Checkpoint.of(job)
-    state: dict[str, Any] = checkpoint.load() or {"digests": [], "runs": 0, "right": 0}
+    state: dict[str, Any] = checkpoint.load() or {"digests": [], "groups": 0, "right": 0}
     coded = {
         name: checkpoint.tensor(name, (end - first, count, *one.shape[1:]), one.dtype)
         for name, one in encode(torch.zeros(1, len(job.classes or ())), coding).items()
     }
     images, augment = image_set.resident(device), RandAugment.of(settings)
     mixed = teachers_see_mixed(settings["mix"], settings["mixup_labels"])
-    parts = [
-        torch.cat(list(some)) for some in runs(torch.arange(count).split(settings["batch_size"]), image_set.shape[1:].numel())
-    ]
+    batches = torch.arange(count).split(settings["batch_size"])
+    groups = [torch.cat(list(group)) for group in grouped(batches, image_set.shape[1:].numel())]
     progress = Progress(job.title, end - first, len(state["digests"]))
     for number in range(len(state["digests"]), end - first):
         views = epoch_views(settings, first + number, count, size)
-        for positions in parts[state["runs"] :]:
+        for positions in groups[state["groups"] :]:
             x_VCHW = render(images, views, positions, mixed, pixels.from_levels, device, augment)
             logits_TVK = logits_of(teachers, x_VCHW, settings["precision"])
-            batches = logits_TVK.split(settings["batch_size"], 1)  # whose norms rescaling takes
-            logits_VK = torch.cat([mean_logits(batch_TBK, settings["rescale_logits"]) for batch_TBK in batches]).cpu()
+            # Batch by batch, since rescaling takes its norms over one.
+            of_batches = (mean_logits(one, settings["rescale_logits"]) for one in logits_TVK.split(settings["batch_size"], 1))
+            logits_VK = torch.cat(list(of_batches)).cpu()
             truth_V = mixed_hard_labels(image_set.labels, views, positions, logits_VK.shape[1], mixed).argmax(1)
             state["right"] += int((logits_VK.argmax(1) == truth_V).sum())
             for name, values in _coded(logits_VK, coding).items():
                 coded[name][number, positions] = values
-            state["runs"] += 1
+            state["groups"] += 1
             checkpoint.tick(lambda: state)
         state["digests"].append(digest(views))
-        state["runs"] = 0
+        state["groups"] = 0
         progress.step()
     views_labelled = job.images = (end - first) * count
     summary = {"views": views_labelled, "teacher_top1_on_views": 100 * state["right"] / views_labelled}

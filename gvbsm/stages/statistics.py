@@ -6,7 +6,7 @@ every class too, of BatchNorm layers' inputs as well, and in the metadata how im
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -61,15 +61,22 @@ def run(job: Job) -> None:
     checkpoint.clear()
 
 
+class _Seen(NamedTuple):
+    """What is measured of a batch of a layer's inputs, on the device."""
+
+    layer: str
+    values: int  # of a channel of an image
+    moments: Moments
+    sums: list[Tensor]  # of classes' images, if they are asked for
+
+
 class _Measures:
     """What is known of the inputs of a teacher's layers, from every batch that it sees."""
 
     def __init__(self, teacher: nn.Module, settings: dict[str, Any], classes: int, state: dict[str, Any]) -> None:
         self._patch_size = settings["patch_size"]
         self.noise: dict[str, Moments] | None = None  # set: the next batch is noise, of which only these are kept
-        self._seen: list[
-            tuple[str, int, Moments]
-        ] = []  # of the last batch: layer, values of a channel of an image, what is measured
+        self._seen: list[_Seen] = []  # of the last batch
         conv = hooked_layers(teacher, ("conv",))
         both = hooked_layers(teacher, ("batchnorm", "conv"))
         self.found = {name: Accumulator(settings["variance"], **state["layers"].get(name, {})) for name in conv}
@@ -97,16 +104,16 @@ class _Measures:
 
     def add(self, labels_B: Tensor) -> None:
         """Add what the teacher's layers have seen of a batch."""
-        found = _fetched([found for _, _, found in self._seen])
-        for (name, values, _), of_batch in zip(self._seen, found, strict=True):
-            sums: Moments = {kind: of_batch.pop(kind) for kind in ("sum", "square") if kind in of_batch}
-            if name in self.found:
-                self.found[name].add(of_batch, len(labels_B))
-            if name in self.spreads:
-                self.spreads[name].add(of_batch, len(labels_B))
-            if name in self.by_class:
-                self.by_class[name].add(sums, values, labels_B)
-        self._seen = []
+        seen, self._seen = self._seen, []
+        fetched = iter(_fetched([tensor for one in seen for tensor in (*one.moments.values(), *one.sums)]))
+        for layer, values, of_batch, sums in seen:
+            found = {kind: next(fetched) for kind in of_batch}
+            if layer in self.found:
+                self.found[layer].add(found, len(labels_B))
+            if layer in self.spreads:
+                self.spreads[layer].add(found, len(labels_B))
+            if layer in self.by_class:
+                self.by_class[layer].add([next(fetched) for _ in sums], values, labels_B)
 
     def _see(self, name: str, x_BCHW: Tensor) -> None:
         of_batch: Moments = {}
@@ -116,15 +123,13 @@ class _Measures:
         if self.noise is not None:
             self.noise[name] = of_batch
             return
-        if name in self.by_class:
-            of_batch |= class_sums(x_BCHW)
-        self._seen.append((name, x_BCHW[0, 0].numel(), of_batch))
+        sums = class_sums(x_BCHW) if name in self.by_class else []
+        self._seen.append(_Seen(name, x_BCHW[0, 0].numel(), of_batch, sums))
 
 
-def _fetched(measured: list[Moments]) -> list[Moments]:
-    """Tensors from a device to the CPU, all at once: it is asked to finish what it does only then."""
-    tensors = [tensor for of_layer in measured for tensor in of_layer.values()]
-    if not tensors or tensors[0].device.type == "cpu":
-        return measured
-    parts = iter(torch.cat([tensor.flatten() for tensor in tensors]).cpu().split([tensor.numel() for tensor in tensors]))
-    return [{kind: next(parts).view(tensor.shape) for kind, tensor in of_layer.items()} for of_layer in measured]
+def _fetched(tensors: list[Tensor]) -> list[Tensor]:
+    """Tensors on the CPU, all fetched at once: a device is asked to finish what it does only then."""
+    if not tensors:
+        return []
+    parts = torch.cat([tensor.flatten() for tensor in tensors]).cpu().split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gvbsm.method.views import Views, ViewSettings, digest, draw_crops, draw_views, mixed_hard_labels, render, runs
+from gvbsm.method.views import Views, ViewSettings, digest, draw_crops, draw_views, grouped, mixed_hard_labels, render
 
 SETTINGS = ViewSettings(4, (0.08, 1.0), (3 / 4, 4 / 3), True, "cutmix", 1.0)
 
@@ -52,15 +52,15 @@ def test_views_do_not_depend_on_the_batch_they_are_rendered_in(mix):
 
 
 @pytest.mark.parametrize(("size", "together"), [(32, [13, 7]), (64, [3, 3, 3, 3, 3, 3, 2]), (224, [1] * 20)])
-def test_batches_are_rendered_in_runs_of_a_million_values(size, together):
+def test_batches_are_rendered_in_groups_of_a_million_values(size, together):
     batches = torch.arange(500).split(25)
-    found = list(runs(batches, 3 * size**2))
+    found = list(grouped(batches, 3 * size**2))
     assert [len(some) for some in found] == together
     assert torch.equal(torch.cat([batch for some in found for batch in some]), torch.arange(500))
 
 
-def test_no_batches_are_no_runs():
-    assert list(runs([], 3)) == []
+def test_no_batches_are_no_groups():
+    assert list(grouped([], 3)) == []
 
 
 def test_views_are_the_same_everywhere():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gvbsm.backbones import build
-from gvbsm.runtime import training
+from gvbsm.runtime import graphs, training
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import autocast
 from gvbsm.runtime.graphs import Replayed
@@ -63,52 +63,81 @@ def test_a_replayed_training_is_the_same(monkeypatch, precision, parts, close):
 
 
 @needs_cuda
-def test_passes_are_recorded_once_for_each_shape(monkeypatch):
-    recorded: list[Replayed] = []
-
-    class Watched(Replayed):
-        def __init__(self, model: nn.Module) -> None:
-            super().__init__(model)
-            recorded.append(self)
-
-    monkeypatch.setattr(training, "Replayed", Watched)
+def test_passes_are_recorded_once_for_a_shape_that_comes_again(monkeypatch):
+    recorded: list[int] = []
+    record = graphs._record
+    monkeypatch.setattr(graphs, "_record", lambda model, x: recorded.append(len(x)) or record(model, x))
     trained(network())
-    assert {shape[0] for shape in recorded[0]._graphs} == {8, 5}
+    assert recorded == [8]
+
+
+@needs_cuda
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_replayed_pass_sees_the_weights_of_now(precision):
+    """And not what autocast made of those that were recorded."""
+    model, x = Replayed(network()), torch.randn(8, 1, 16, 16, device=CUDA)
+    with autocast(CUDA, precision):
+        model(x), model(x)
+    assert len(model._graphs) == 1
+    with torch.no_grad():
+        model.model.fc.weight.mul_(2)
+    with autocast(CUDA, precision):
+        before = model.model(x)
+        torch.testing.assert_close(model(x), before, rtol=1e-2, atol=1e-2)
 
 
 @needs_cuda
 def test_dropout_is_drawn_anew_in_every_step():
-    """And from the seed, as without graphs."""
+    """From the seed, as without graphs."""
     model = Replayed(nn.Sequential(nn.Linear(32, 64), nn.Dropout(0.5)).to(CUDA))
     x = torch.ones(4, 32, device=CUDA)
 
-    def passed(seed: int) -> Tensor:
+    def passed(network: nn.Module, seed: int) -> Tensor:
         torch.manual_seed(seed)
-        return model(x).detach().clone()
+        return network(x).detach().clone()
 
-    first, second, again = passed(1), passed(2), passed(1)
+    eager, first, second, again = passed(model, 1), passed(model, 1), passed(model, 2), passed(model, 1)
+    assert len(model._graphs) == 1
     assert not torch.equal(first, second) and torch.equal(first, again)
+    assert torch.equal(eager, passed(model.model, 1)) and torch.equal(eager == 0, first == 0)
 
 
 @needs_cuda
 def test_large_batches_and_tests_are_not_recorded(monkeypatch):
-    model = Replayed(network())
-    monkeypatch.setattr("gvbsm.runtime.graphs._MOST", 1000)
-    x = torch.randn(4, 1, 16, 16, device=CUDA)
-    assert model(x).requires_grad and not model._graphs
-    monkeypatch.setattr("gvbsm.runtime.graphs._MOST", 1024)
-    with torch.no_grad():
+    model, x = Replayed(network()), torch.randn(4, 1, 16, 16, device=CUDA)
+    monkeypatch.setattr(graphs, "_MOST", 1000)
+    for _ in range(3):
         model(x)
+    monkeypatch.setattr(graphs, "_MOST", 1024)
+    with torch.no_grad():
+        for _ in range(3):
+            model(x)
     model.eval()
-    model(x)
+    for _ in range(3):
+        model(x)
     assert not model._graphs
-    model.train()
-    model(x).sum().backward()
+
+
+@needs_cuda
+def test_gradients_of_a_second_pass_are_added():
+    """It is not replayed: it would write over those of the first."""
+    model, generator = Replayed(network()), torch.Generator(CUDA).manual_seed(0)
+    one, other = (torch.randn(4, 1, 16, 16, generator=generator, device=CUDA) for _ in range(2))
+
+    def gradients(network: nn.Module, *batches: Tensor) -> list[Tensor]:
+        for weight in network.parameters():
+            weight.grad = None
+        for x in batches:
+            network(x).square().sum().backward()
+        return [weight.grad.clone() for weight in network.parameters()]
+
+    with torch.backends.cudnn.flags(deterministic=True, allow_tf32=False):
+        for _ in range(3):
+            found = gradients(model, one, other)
+        expected = gradients(model.model, one, other)
     assert len(model._graphs) == 1
-    gradients = [weight.grad.clone() for weight in model.parameters()]
-    model(x).sum().backward()  # beside gradients that are there: not replayed, and added to them
-    for weight, gradient in zip(model.parameters(), gradients, strict=True):
-        assert not torch.equal(weight.grad, gradient)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
 class Asks(nn.Module):
@@ -116,19 +145,29 @@ class Asks(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.linear, self.norm = nn.Linear(256, 10), nn.BatchNorm1d(10)
+        self.linear, self.norm, self.dropout = nn.Linear(256, 10), nn.BatchNorm1d(10), nn.Dropout(0.1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self.linear(x.flatten(1)))
+        x = self.dropout(self.norm(self.linear(x.flatten(1))))
         return x if x.sum().item() > 1e9 else 2 * x
 
 
 @needs_cuda
 def test_a_network_that_cannot_be_recorded_is_trained_without(monkeypatch):
     torch.manual_seed(0)
-    with pytest.warns(UserWarning, match="trained without CUDA graphs: "):
+    with pytest.warns(UserWarning, match="trained without CUDA graphs: .*synchroniz"):
         replayed = trained(Asks().to(CUDA))
     monkeypatch.setattr(training, "Replayed", lambda model: model)
     torch.manual_seed(0)
     for name, value in trained(Asks().to(CUDA)).items():
         torch.testing.assert_close(replayed[name], value, rtol=1e-4, atol=1e-4)
+
+
+@needs_cuda
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs a second GPU")
+def test_another_device_than_the_current_one():
+    model = Replayed(network().to("cuda:1"))
+    x = torch.randn(3, 4, 1, 16, 16, device="cuda:1")
+    found = [model(one).detach().clone() for one in x]
+    for logits, one in zip(found, x, strict=True):
+        torch.testing.assert_close(logits, model.model(one), rtol=1e-2, atol=1e-2)

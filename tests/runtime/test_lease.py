@@ -28,6 +28,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", POOL)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.delenv("GVBSM_DEVICE", raising=False)
+    monkeypatch.delenv("GVBSM_JOBS_PER_GPU", raising=False)
     return tmp_path
 
 
@@ -109,7 +110,7 @@ def test_a_request_for_all_is_not_overtaken_for_ever():
 
 
 def test_jobs_that_share_devices(monkeypatch):
-    """Each takes a free device while there is one, and no device twice."""
+    """Each takes the emptiest devices, and none twice."""
     monkeypatch.setenv("GVBSM_JOBS_PER_GPU", "2")
     held = [holder(2), holder(4), holder(1)]
     assert [process.names for process in held] == ["0,1", POOL, "GPU-5ca1ab1e"]
@@ -121,6 +122,17 @@ def test_jobs_that_share_devices(monkeypatch):
     assert out.strip() == "GPU-5ca1ab1e,3"
     kill(held[0])
     kill(held[1])
+
+
+def test_a_device_that_has_become_free_is_taken_before_half_of_another(monkeypatch):
+    monkeypatch.setenv("GVBSM_JOBS_PER_GPU", "2")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    held = [holder(1) for _ in range(4)]
+    assert [process.names for process in held] == ["0", "1", "0", "1"]
+    for number in (0, 1, 3):
+        kill(held[number])
+    assert said(1) == "1"
+    kill(held[2])
 
 
 @pytest.mark.parametrize("text", ["0", "two", "-1", "1.5"])

@@ -17,6 +17,7 @@ pytestmark = [
 def test_two_jobs_at_once_on_different_devices(made, tmp_path, running_stages, monkeypatch):
     """Two pretended devices, and more cores than jobs may run."""
     monkeypatch.setenv("GVBSM_LEASES", str(tmp_path / "leases"))
+    monkeypatch.delenv("GVBSM_JOBS_PER_GPU", raising=False)
     environment = {name: value for name, value in os.environ.items() if name != "GVBSM_DEVICE"}
     environment |= {"CUDA_VISIBLE_DEVICES": "0,1", "PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "-m", "snakemake", "--cores", "8", "--forceall", "--resources", "gpu=2"]
