@@ -15,6 +15,7 @@ from gvbsm.data.epoch_views import epoch_views
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.rand_augment import RandAugment
 from gvbsm.method.losses import hard_loss, soft_loss
+from gvbsm.method.transfer import sent
 from gvbsm.method.views import grouped, mixed_hard_labels, render
 from gvbsm.runtime.devices import autocast
 from gvbsm.runtime.graphs import Replayed
@@ -41,7 +42,7 @@ def run(device: torch.device, repeats: int) -> None:
     def seen(positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         hard_VK = mixed_hard_labels(labels_N, views, positions, 10, mixed=True)
         x_VCHW = render(images, views, positions, True, pixels.from_levels, device, augment)
-        return x_VCHW, hard_VK.to(device), soft_VK[positions].to(device)
+        return x_VCHW, sent(hard_VK, device), sent(soft_VK[positions], device)
 
     for name, precision in itertools.product(("resnet18", "convnet"), ("float32", "bfloat16")):
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import gc
 import warnings
-from collections.abc import Callable, Iterator
-from typing import cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Passes = Callable[[Tensor], Tensor]
+Passes = Callable[..., Tensor]  # of a batch, or of a batch and the weights
 
 _MOST = 2**21  # values of a batch: with more of them the kernels take longer than their launches, and a graph keeps its memory
 
@@ -20,83 +20,86 @@ class Replayed(nn.Module):
     """A network whose passes over small batches are recorded, a graph per shape, and replayed; on CUDA alone.
 
     What a step computes is the same; its launches are one for the forward and one for the backward pass. Replayed are passes
-    that train and begin a step, over a shape that came twice in a row: gradients lie where the recording put them, and another
-    pass before the next step would write over them. A branch that Python takes by chance is taken as it was recorded. Of a
-    network that waits for its own values nothing is recorded, and a warning says why.
+    that train and begin a step, over a shape that has been seen before: gradients lie where the recording put them, and
+    another pass before the next step would write over them. A branch that Python takes by chance is taken as it was recorded.
+    Of a network that waits for its own values nothing is recorded, and a warning says why.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
         self._weights = list(model.parameters())
+        self._seen: set[torch.Size] = set()
         self._graphs: dict[torch.Size, Passes] = {}
-        self._last: torch.Size | None = None
         self._fails = False
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         begins = self.training and torch.is_grad_enabled() and all(weight.grad is None for weight in self._weights)
         if self._fails or not begins or x_BCHW.numel() > _MOST:
             return self.model(x_BCHW)
-        repeated, self._last = x_BCHW.shape == self._last, x_BCHW.shape
-        if repeated and x_BCHW.shape not in self._graphs:
+        if x_BCHW.shape in self._seen and x_BCHW.shape not in self._graphs:
             try:
                 self._graphs[x_BCHW.shape] = _record(self.model, x_BCHW)
             except RuntimeError as error:
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 warnings.warn(f"trained without CUDA graphs: {reason}", stacklevel=2)
                 self._fails = True
+        self._seen.add(x_BCHW.shape)
         return self._graphs.get(x_BCHW.shape, self.model)(x_BCHW)
 
 
-class _InPrecision(nn.Module):
-    """A network's forward pass in the precision that autocast has where this is made, its backward pass outside of it.
+def passes_of(model: nn.Module) -> tuple[Passes, list[Tensor]]:
+    """The forward pass of a network, in the precision that autocast has now, as a function of a batch and its weights; and
+    other names for these, which gradients can be taken of without those of its own, whose use elsewhere would end a recording.
 
-    Without autocast's cache: a replayed pass would go on with the casts of the first step's weights.
+    Its backward pass is outside of autocast, and there is no cache of casts: a replayed pass would go on with the first step's.
     """
+    names, weights = zip(*model.named_parameters(), strict=True)
+    low, enabled = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self._low, self._enabled = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
+    def passes(x_BCHW: Tensor, *weights: Tensor) -> Any:
+        with torch.autocast("cuda", dtype=low, enabled=enabled, cache_enabled=False):
+            return torch.func.functional_call(model, dict(zip(names, weights, strict=True)), (x_BCHW,))
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        with torch.autocast("cuda", dtype=self._low, enabled=self._enabled, cache_enabled=False):
-            return cast(Tensor, self.model(x_BCHW))
+    return passes, [weight.detach().requires_grad_(weight.requires_grad) for weight in weights]
 
 
 def _record(model: nn.Module, x_BCHW: Tensor) -> Passes:
-    """The passes over batches like `x_BCHW`, in the precision that autocast has now.
+    """The passes over batches like `x_BCHW`.
 
     Raises:
         RuntimeError: if they cannot be recorded.
     """
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    passes, example = _InPrecision(model), x_BCHW.clone()
-    # torch warns of gradients that are added up, and waited for, on the stream of the recording; here that is always so.
-    quieten = getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", None)  # torch >= 2.10
-    if quieten:
-        quieten(False)
-    alone = (torch.cuda.device(x_BCHW.device), torch.random.fork_rng([x_BCHW.device]), torch.autocast("cuda", enabled=False))
-    with contextlib.ExitStack() as stack:
-        for one in (*alone, _no_garbage()):
-            stack.enter_context(one)
+    passes, aliases = passes_of(model)
+    example = x_BCHW.clone()
+    with (
+        torch.cuda.stream(torch.cuda.current_stream(x_BCHW.device)),  # and device, whatever happens
+        torch.random.fork_rng([x_BCHW.device]),
+        torch.autocast("cuda", enabled=False),
+        _no_garbage(),
+    ):
         try:
-            _try(passes, example)
-            return cast(Passes, torch.cuda.make_graphed_callables(passes, (example,), allow_unused_input=True))
+            _try(passes, example, aliases)
+            replayed: Any = torch.cuda.make_graphed_callables(passes, (example, *aliases), allow_unused_input=True)
         finally:  # as if the passes that warm up had not been
             with torch.no_grad():
                 for name, buffer in model.named_buffers():
                     buffer.copy_(before[name])
+    weights = list(model.parameters())
+    return lambda x_BCHW: replayed(x_BCHW, *weights)
 
 
-def _try(passes: nn.Module, x_BCHW: Tensor) -> None:
+def _try(passes: Passes, x_BCHW: Tensor, weights: Sequence[Tensor]) -> None:
     """Both passes once; to wait for the device is an error, which in a recording would leave random numbers unusable."""
     mode = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode")
+        torch.cuda.set_sync_debug_mode("error")
     try:
-        logits_BK = passes(x_BCHW)
-        weights = [weight for weight in passes.parameters() if weight.requires_grad]
-        torch.autograd.grad(logits_BK, weights, torch.ones_like(logits_BK), allow_unused=True)
+        logits_BK = passes(x_BCHW, *weights)
+        trained = [weight for weight in weights if weight.requires_grad]
+        torch.autograd.grad(logits_BK, trained, torch.ones_like(logits_BK), allow_unused=True)
     finally:
         torch.cuda.set_sync_debug_mode(mode)
 

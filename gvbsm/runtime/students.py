@@ -111,11 +111,11 @@ class _Parts:
 
         The parts that are made together are the same wherever one begins: teachers that see more at once round otherwise.
         """
-        epoch, before = self.labels.epoch(number), 0
+        epoch = self.labels.epoch(number)
         for group in grouped(parts, self.images.shape[1:].numel()):
-            if before + len(group) > skipped:
-                yield from islice(self._see(epoch, group), max(skipped - before, 0), None)
-            before += len(group)
+            if skipped < len(group):
+                yield from islice(self._see(epoch, group), skipped, None)
+            skipped = max(skipped - len(group), 0)
 
     def _see(self, epoch: Epoch, parts: Sequence[Tensor]) -> Iterator[Part]:
         """Parts, made at once."""

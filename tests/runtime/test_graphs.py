@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import pytest
@@ -13,12 +14,12 @@ from gvbsm.backbones import build
 from gvbsm.runtime import graphs, training
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import autocast
-from gvbsm.runtime.graphs import Replayed
+from gvbsm.runtime.graphs import Replayed, passes_of
 from gvbsm.runtime.training import Recipe, fit
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="records CUDA graphs, and no GPU is here")
 CUDA = torch.device("cuda")
-RECIPE = Recipe(epochs=3, optimizer="adamw", lr=1e-3, momentum=None, weight_decay=0.01, schedule="cosine", seed=0, ema=0.9)
+RECIPE = Recipe(epochs=3, optimizer="sgd", lr=0.05, momentum=0.9, weight_decay=0.01, schedule="cosine", seed=0, ema=0.9)
 
 
 def network() -> nn.Module:
@@ -51,13 +52,21 @@ def trained(model: nn.Module, precision: str = "float32", parts: int = 1) -> dic
     return {**model.state_dict(), **seen, "losses": torch.tensor([row["loss"] for row in history])}
 
 
+def cudnn() -> contextlib.AbstractContextManager[None]:
+    return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+
+
 @needs_cuda
 @pytest.mark.parametrize(("precision", "parts", "close"), [("float32", 1, 1e-3), ("bfloat16", 1, 5e-2), ("float32", 2, 1e-3)])
 def test_a_replayed_training_is_the_same(monkeypatch, precision, parts, close):
-    with torch.backends.cudnn.flags(deterministic=True, allow_tf32=False):
+    made: list[Replayed] = []
+    monkeypatch.setattr(training, "Replayed", lambda model: made.append(Replayed(model)) or made[0])
+    with cudnn():
         replayed = trained(network(), precision, parts)
         monkeypatch.setattr(training, "Replayed", lambda model: model)
         expected = trained(network(), precision, parts)
+    sizes = {8, 5} if parts == 1 else {4, 3}  # of the first part, which alone is replayed
+    assert {shape[0] for shape in made[0]._graphs} == sizes
     for name, value in expected.items():
         torch.testing.assert_close(replayed[name], value, rtol=close, atol=close, msg=lambda text, name=name: f"{name}: {text}")
 
@@ -68,7 +77,29 @@ def test_passes_are_recorded_once_for_a_shape_that_comes_again(monkeypatch):
     record = graphs._record
     monkeypatch.setattr(graphs, "_record", lambda model, x: recorded.append(len(x)) or record(model, x))
     trained(network())
-    assert recorded == [8]
+    assert recorded == [8, 5]
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_gradients_of_passes_are_the_networks(frozen):
+    """On any device: of the functions that are recorded, of other names for the weights."""
+    torch.manual_seed(0)
+    model, x = build("resnet10", classes=10, image_size=16, channels=1, width=4), torch.randn(5, 1, 16, 16)
+    model.conv1.requires_grad_(not frozen)
+    tensors = list(model.parameters())
+    model(x).square().sum().backward()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    passes, aliases = passes_of(model)
+    assert [one.data_ptr() for one in aliases] == [one.data_ptr() for one in tensors]
+    assert [one.requires_grad for one in aliases] == [one.requires_grad for one in tensors]
+    found = iter(torch.autograd.grad(passes(x, *aliases).square().sum(), [one for one in aliases if one.requires_grad]))
+    for weight in tensors:
+        assert (weight.grad is None) == (not weight.requires_grad)
+        if weight.requires_grad:
+            torch.testing.assert_close(next(found), weight.grad)
+    after = model.state_dict()
+    assert all(torch.equal(after[name], state[name]) for name, _ in model.named_parameters())
+    assert not torch.equal(after["bn1.running_mean"], state["bn1.running_mean"])
 
 
 @needs_cuda
@@ -131,7 +162,7 @@ def test_gradients_of_a_second_pass_are_added():
             network(x).square().sum().backward()
         return [weight.grad.clone() for weight in network.parameters()]
 
-    with torch.backends.cudnn.flags(deterministic=True, allow_tf32=False):
+    with cudnn():
         for _ in range(3):
             found = gradients(model, one, other)
         expected = gradients(model.model, one, other)
@@ -165,7 +196,8 @@ def test_a_network_that_cannot_be_recorded_is_trained_without(monkeypatch):
 
 @needs_cuda
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs a second GPU")
-def test_another_device_than_the_current_one():
+def test_another_device_than_the_current_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda.graph, "default_capture_stream", None)  # before torch 2.12 that of the first recording
     model = Replayed(network().to("cuda:1"))
     x = torch.randn(3, 4, 1, 16, 16, device="cuda:1")
     found = [model(one).detach().clone() for one in x]

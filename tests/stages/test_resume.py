@@ -40,10 +40,11 @@ def test_resumed_ends_in_the_same_bytes(stage, kind, made, monkeypatch):
     assert not (Path("results/.checkpoints") / artifact.key).exists()
 
 
-def test_students_beside_their_teachers_resume_to_the_same_bytes(made, edit_row, make_up_to, monkeypatch):
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_students_beside_their_teachers_resume_to_the_same_bytes(accumulate, made, edit_row, make_up_to, monkeypatch):
     """Wherever they begin, teachers see the same views together."""
     monkeypatch.setattr("gvbsm.method.views._AT_ONCE", 2 * 16 * 8 * 8)  # two batches
-    edit_row({"relabel": {"online": True}})
+    edit_row({"relabel": {"online": True}, "evaluate": {"accumulate": accumulate}})
     artifact = next(one for one in make_up_to("evaluate") if one.stage == "evaluate")
     expected = file_hash(STORE / artifact.path)
     run_in_pieces(artifact, "killed", monkeypatch)
