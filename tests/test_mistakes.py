@@ -66,7 +66,7 @@ ROW_MISTAKES = {
     "unknown student": ({"evaluate": {"students": ["lenet5"]}}, r"evaluate\.students\[0\]: unknown backbone 'lenet5'"),
     "unknown option": (
         {"backbones": [{"name": "convnet", "options": {"widht": 3}}]},
-        r"backbones\[0\]: unknown option 'widht' of convnet; choose from width, norm",
+        r"backbones\[0\]: unknown option 'widht' of convnet; choose from width, depth, norm",
     ),
     "misspelt override": (
         {"backbones": [{"name": "convnet", "sqeeze": {"lr": 0.1}}]},
