@@ -185,14 +185,14 @@ def render(
     return x[:count]
 
 
-def grouped(batches: Sequence[Tensor], values: int) -> Iterator[Sequence[Tensor]]:
+def grouped(batches: Sequence[Tensor], values: int) -> Iterator[list[Tensor]]:
     """Batches of positions, or parts of them, in groups of neighbours to be rendered at once; a view has that many values.
 
     RandAugment and what goes to a device cost about as much for many views as for few.
     """
     count = max(1, _AT_ONCE // (values * len(batches[0]))) if batches else 1
     for start in range(0, len(batches), count):
-        yield batches[start : start + count]
+        yield list(batches[start : start + count])
 
 
 def _with_partners(views: Views, positions: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-Passes = Callable[..., Tensor]  # of a batch, or of a batch and the weights
+Passes = Callable[..., Tensor]  # of a batch and the weights
 
 _MOST = 2**21  # values of a batch: with more of them the kernels take longer than their launches, and a graph keeps its memory
 
@@ -45,14 +45,15 @@ class Replayed(nn.Module):
                 warnings.warn(f"trained without CUDA graphs: {reason}", stacklevel=2)
                 self._fails = True
         self._seen.add(x_BCHW.shape)
-        return self._graphs.get(x_BCHW.shape, self.model)(x_BCHW)
+        replayed = self._graphs.get(x_BCHW.shape)
+        return replayed(x_BCHW, *self._weights) if replayed else self.model(x_BCHW)
 
 
 def passes_of(model: nn.Module) -> tuple[Passes, list[Tensor]]:
-    """The forward pass of a network, in the precision that autocast has now, as a function of a batch and its weights; and
-    other names for these, which gradients can be taken of without those of its own, whose use elsewhere would end a recording.
+    """A network's forward pass, in the precision that autocast has now, as a function of a batch and its weights; and aliases
+    of these, tensors of their own over the same memory: a loss that still holds on to the weights would end a recording.
 
-    Its backward pass is outside of autocast, and there is no cache of casts: a replayed pass would go on with the first step's.
+    The backward pass is outside of autocast, and there is no cache of casts: a replayed pass would go on with the first step's.
     """
     names, weights = zip(*model.named_parameters(), strict=True)
     low, enabled = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
@@ -86,8 +87,7 @@ def _record(model: nn.Module, x_BCHW: Tensor) -> Passes:
             with torch.no_grad():
                 for name, buffer in model.named_buffers():
                     buffer.copy_(before[name])
-    weights = list(model.parameters())
-    return lambda x_BCHW: replayed(x_BCHW, *weights)
+    return replayed
 
 
 def _try(passes: Passes, x_BCHW: Tensor, weights: Sequence[Tensor]) -> None:

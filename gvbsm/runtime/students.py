@@ -117,10 +117,10 @@ class _Parts:
                 yield from islice(self._see(epoch, group), skipped, None)
             skipped = max(skipped - len(group), 0)
 
-    def _see(self, epoch: Epoch, parts: Sequence[Tensor]) -> Iterator[Part]:
+    def _see(self, epoch: Epoch, parts: list[Tensor]) -> Iterator[Part]:
         """Parts, made at once."""
         settings, classes = self.spec["settings"], self.spec["network"]["classes"]
-        positions, counts = torch.cat(list(parts)), [len(part) for part in parts]
+        positions, counts = torch.cat(parts), [len(part) for part in parts]
         mine = [part[ranks().part(len(part))] for part in parts]
         x_PCHW = self._view(epoch, torch.cat(mine))
         x_parts = x_PCHW.split([len(part) for part in mine])

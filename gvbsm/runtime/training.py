@@ -69,7 +69,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum or 0.0)
 
 
-def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def _restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Load the state of an optimizer, its averages laid out as the weights are: the fused step goes through memory."""
     optimizer.load_state_dict(state)
     for weight, of_weight in optimizer.state.items():
@@ -157,7 +157,7 @@ def fit(
     state = to_device(checkpoint.load(), device) or {"epoch": 0, "step": 0, "history": []}
     if "model" in state:
         model.load_state_dict(state["model"])
-        restore(optimizer, state["optimizer"])
+        _restore(optimizer, state["optimizer"])
         if averaged:
             averaged.restore(state["averaged"])
     history: list[dict[str, Any]] = state["history"]

@@ -46,7 +46,7 @@ def run(job: Job) -> None:
     images, augment = image_set.resident(device), RandAugment.of(settings)
     mixed = teachers_see_mixed(settings["mix"], settings["mixup_labels"])
     batches = torch.arange(count).split(settings["batch_size"])
-    groups = [torch.cat(list(group)) for group in grouped(batches, image_set.shape[1:].numel())]
+    groups = [torch.cat(group) for group in grouped(batches, image_set.shape[1:].numel())]
     progress = Progress(job.title, end - first, len(state["digests"]))
     for number in range(len(state["digests"]), end - first):
         views = epoch_views(settings, first + number, count, size)

@@ -197,7 +197,7 @@ def test_a_network_that_cannot_be_recorded_is_trained_without(monkeypatch):
 @needs_cuda
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs a second GPU")
 def test_another_device_than_the_current_one(monkeypatch):
-    monkeypatch.setattr(torch.cuda.graph, "default_capture_stream", None)  # before torch 2.12 that of the first recording
+    monkeypatch.setattr(torch.cuda.graph, "default_capture_stream", None)  # which older versions keep from the first recording
     model = Replayed(network().to("cuda:1"))
     x = torch.randn(3, 4, 1, 16, 16, device="cuda:1")
     found = [model(one).detach().clone() for one in x]
