@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gvbsm.configs import load_config, parse_run
+from gvbsm.configs import comparison, load_config, parse_target
 from gvbsm.keys import PACKAGE
 from gvbsm.mistakes import SettingsError
 from gvbsm.plan import plan
@@ -86,6 +86,16 @@ def test_recorded_experiments_can_be_planned(monkeypatch):
     assert len(recipes) > 20
     for recipe in recipes:
         assert plan("cifar10_jpeg", 10, recipe)[-1].stage == "publish"
-    for run in (run for runs in load_config().comparisons.values() for run in runs):
-        dataset, name = run.split("/")
-        plan(dataset, *parse_run(name))
+    assert_comparisons_can_be_planned()
+
+
+def test_comparisons_can_be_planned(monkeypatch):
+    monkeypatch.chdir(PACKAGE.parent)
+    assert {"digits", "cifar10"} <= load_config().comparisons.keys()
+    assert_comparisons_can_be_planned()
+
+
+def assert_comparisons_can_be_planned():
+    config = load_config()
+    for target in (target for name in config.comparisons for target in comparison(config, name)):
+        assert plan(*parse_target(target))[-1].stage == "publish"
