@@ -21,7 +21,7 @@ import yaml
 from PIL import Image
 from torch.utils.data import BatchSampler, RandomSampler
 
-from gvbsm.configs import parse_target
+from gvbsm.configs import load_config, parse_target
 from gvbsm.keys import PACKAGE
 from gvbsm.plan import plan
 
@@ -113,12 +113,21 @@ def test_every_block_is_run_or_says_that_it_is_not(page):
 
 def test_installations_that_are_not_run_here_are_what_the_check_runs():
     check = (ROOT / ".ci" / "run").read_text()
-    for page in ("README.md", "docs/quickstart.md"):
-        for block in (one for one in blocks(page) if one.mark):
+    for page, installations in (("README.md", 2), ("docs/quickstart.md", 1)):
+        found = [one for one in blocks(page) if one.mark and "pip install" in one.text]
+        assert len(found) == installations
+        for block in found:
             parts = [part.strip() for part in block.text.split("&&")]
             assert parts[:2] == ["python3 -m venv .venv", ". .venv/bin/activate"]
             assert parts[2] in ("pip install -e .", 'pip install -e ".[test]"')
             assert all(re.search(rf"^\s*{re.escape(part)}", check, re.MULTILINE) for part in (*parts[:2], parts[3]))
+
+
+def test_the_commands_of_accuracies_name_recorded_comparisons(monkeypatch):
+    monkeypatch.chdir(ROOT / "benchmarks" / "accuracy")
+    named = [name for one in blocks("README.md") if one.mark for name in re.findall(r"results/(\w+)/compare\.csv", one.text)]
+    assert len(named) >= 5
+    assert set(named) <= load_config().comparisons.keys()
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if not any(one.language == "diff" for one in blocks(page))])
