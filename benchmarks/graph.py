@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 
 from benchmarks.timing import compare, report
-from gvbsm.configs import parse_target
-from gvbsm.keys import PACKAGE
-from gvbsm.plan import plan
-from gvbsm.planfiles import STORE
-from gvbsm.receipts import receipt_path
+from gvbsm.config.targets import parse_target
+from gvbsm.pipeline.graph import plan
+from gvbsm.store.code import PACKAGE
+from gvbsm.store.plans import STORE
+from gvbsm.store.receipts import receipt_path
 
 # `many` is digits with as many label shards, of distilled and of random images, as are missing to the number of jobs.
 IMAGENET = ("results/imagenet/ipc50/acc.json", "results/imagenet/ipc50-short/acc.json", "results/imagenet/ipc50-sre2l/acc.json")

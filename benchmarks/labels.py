@@ -13,9 +13,9 @@ from torch import Tensor
 from benchmarks.timing import compare, report
 from benchmarks.views import MEAN, STD, VIEWS, photographs
 from gvbsm.data.pixels import Pixels
-from gvbsm.disk import load_tensors, save_tensors
 from gvbsm.method.coding import Coding, bytes_per_view, decode, encode
 from gvbsm.method.views import draw_views, render
+from gvbsm.store.files import load_tensors, save_tensors
 
 BATCH, LABELLED = 100, 20_000  # views of a batch, of the file
 CODINGS = {"float16": Coding("float16"), "int8": Coding("int8"), "int4": Coding("int4"), "int4, top 15": Coding("int4", 15)}

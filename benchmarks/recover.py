@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from benchmarks import plain
 from benchmarks.timing import Timing, added, compare, report
-from gvbsm.backbones import build
+from gvbsm.backbones.build import build
 from gvbsm.method.densification import densification_loss
 from gvbsm.method.matching import Matching, StatisticsMatcher
-from gvbsm.runtime.devices import autocast
+from gvbsm.training.precision import autocast
 
 ALPHA, FIRST, R, TAU = 0.8, 10.0, 0.01, 4.0
 Losses = Callable[[Tensor], Tensor]

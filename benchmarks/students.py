@@ -11,16 +11,16 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from benchmarks.timing import compare, report
 from benchmarks.training import MEAN, STD
-from gvbsm.backbones import build
+from gvbsm.backbones.build import build
 from gvbsm.data.epoch_views import epoch_views
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.rand_augment import RandAugment
 from gvbsm.method.losses import hard_loss, soft_loss
 from gvbsm.method.transfer import sent
 from gvbsm.method.views import grouped, mixed_hard_labels, render
-from gvbsm.runtime.devices import autocast
-from gvbsm.runtime.graphs import Replayed
-from gvbsm.runtime.training import MovingAverage, Recipe, make_optimizer
+from gvbsm.training.fit import MovingAverage, Recipe, make_optimizer
+from gvbsm.training.graphs import Replayed
+from gvbsm.training.precision import autocast
 
 IMAGES, BATCH = 500, 25
 VIEWS: dict[str, Any] = {

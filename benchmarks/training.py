@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.timing import compare, report
-from gvbsm.backbones import build
+from gvbsm.backbones.build import build
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import PackedImages
-from gvbsm.runtime.devices import autocast
+from gvbsm.training.precision import autocast
 
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from benchmarks import plain
 from benchmarks.timing import compare, report
-from gvbsm.backbones import build
+from gvbsm.backbones.build import build
 from gvbsm.data.pixels import Pixels
 from gvbsm.method.views import ViewSettings, draw_views, render
 

@@ -27,6 +27,6 @@ def load(path: str | Path, split: Literal["train", "images", "test"] = "train", 
     Raises:
         gvbsm.errors.UserError: if anything is missing, damaged, or not of this format.
     """
-    from gvbsm.loading import load as load_here  # torch takes seconds to import; `import gvbsm` takes none
+    from gvbsm.share.load import load as load_here  # torch takes seconds to import; `import gvbsm` takes none
 
     return load_here(path, split, rest)

@@ -1,4 +1,4 @@
-"""`gvbsm <stage>` runs one stage; the other commands look after stages. Nothing heavy is imported before it is needed."""
+"""The command line: `gvbsm <stage>` runs one stage, the other commands look after runs. Heavy imports wait for their use."""
 
 from __future__ import annotations
 
@@ -7,22 +7,29 @@ import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any, NoReturn
 
-from gvbsm import keys
-from gvbsm.arguments import SHARED, parser
-from gvbsm.artifacts import Job
+from gvbsm import __version__
 from gvbsm.errors import Interrupted, UserError
-from gvbsm.locks import lock_file
-from gvbsm.progressfiles import progress_file
+from gvbsm.pipeline.registry import STAGES
+from gvbsm.pipeline.scale import images_per_step
+from gvbsm.pipeline.stage import Stage
+from gvbsm.store.job import Job
+from gvbsm.store.locks import CHECKPOINTS, lock_file
+from gvbsm.store.plans import STORE
+from gvbsm.store.progress import progress_file
+
+_RUN = "results/<dataset>/<run>, or a file of it such as acc.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; 0, 1 if verify found damage, 2 after one line for what the user got wrong, or 128 + n after signal n."""
     try:
         options = parser().parse_args(arguments)
-        return _run(options)
+        return int(options.run_command(options) or 0)
     except UserError as error:
         sys.stderr.write(f"gvbsm: {error}\n")
         return 2
@@ -39,126 +46,272 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(options: argparse.Namespace) -> int:
-    if options.command == "explain":
-        from gvbsm.explain import explain
+class _Parser(argparse.ArgumentParser):
+    """Mistakes are one line."""
 
-        sys.stdout.write(explain(options.target))
-    elif options.command == "estimate":
-        from gvbsm.estimate import estimate
+    def error(self, message: str) -> NoReturn:
+        where = self.prog.removeprefix("gvbsm").strip()
+        raise UserError(f"{where}: {message}; see {self.prog} --help" if where else f"{message}; see gvbsm --help")
 
-        sys.stdout.write(estimate(options.target))
-    elif options.command == "verify":
-        from gvbsm.verify import verify
 
-        text, damaged = verify(options.path)
-        sys.stdout.write(text)
-        return 1 if damaged else 0
-    elif options.command == "status":
-        from gvbsm.status import status, watch
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
+    whole = _Parser(prog="gvbsm", description="Dataset condensation by G-VBSM; usually run by snakemake.")
+    whole.add_argument("--version", action="version", version=f"gvbsm {__version__}")
+    commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-        if options.watch is None:
-            sys.stdout.write(status(options.targets))
-        else:
-            watch(options.targets, options.watch)
-    elif options.command == "gc":
-        from gvbsm.gc import gc
+    def command(
+        name: str, run: Callable[[argparse.Namespace], int | None], about: str, more: str = "", **how: Any
+    ) -> argparse.ArgumentParser:
+        described = f"{about[0].upper()}{about[1:]}.{more}"
+        added = commands.add_parser(name, help=about, description=described, **how)
+        added.set_defaults(run_command=run)
+        return added
 
-        sys.stdout.write(gc(options.delete))
-    elif options.command == "compare":
-        from gvbsm.compare import compare
+    for stage in STAGES.values():
+        example = (
+            f" Example: gvbsm {stage.name} --spec results/.plan/<key>.json --out <file>; `snakemake -n <target>` writes plans."
+        )
+        _add_stage_arguments(command(stage.name, _run_stage, stage.about, example), stage)
+    _add_run_commands(command)
+    _add_store_commands(command)
+    return whole
 
-        sys.stdout.write(compare(options.runs, options.csv, options.picture))
-    elif options.command == "report":
-        from gvbsm.report.page import report
 
-        sys.stdout.write(report(options.run, options.out))
-    elif options.command == "export":
-        from gvbsm.export import export
+def _add_stage_arguments(command: argparse.ArgumentParser, stage: Stage) -> None:
+    environment = os.environ
+    command.add_argument("--spec", help="required: plan file or JSON text")
+    command.add_argument("--out", type=Path, help="required: artifact to write")
+    command.add_argument("--store", type=Path, default=STORE, help="where inputs are (default: %(default)s)")
+    device = "auto, cpu, cuda[:n] or mps (default: GVBSM_DEVICE, or auto)"
+    command.add_argument("--device", default=environment.get("GVBSM_DEVICE", "auto"), help=device)
+    root = Path(environment.get("GVBSM_DATA_ROOT", "data"))
+    command.add_argument("--data-root", type=Path, default=root, help="folder of data sets (default: GVBSM_DATA_ROOT, or data)")
+    if stage.shared:
+        together = "that train together, each on a GPU (default: 1)"
+        command.add_argument("--processes", type=_count, default=1, metavar="N", help=together)
+    command.add_argument(
+        "--workers",
+        type=int,
+        default=environment.get("GVBSM_WORKERS", _usable_cores()),
+        help="processes that decode images which stay in files (default: GVBSM_WORKERS, or the usable cores, at most 16)",
+    )
+    command.add_argument("--checkpoints", type=Path, default=CHECKPOINTS, help="folder of checkpoints (default: %(default)s)")
+    seconds = "time between checkpoints (default: %(default)s)"
+    command.add_argument("--checkpoint-seconds", type=float, default=300.0, help=seconds)
 
-        sys.stdout.write(export(options.run, options.to, options.out, options.licence))
-    elif options.command == "import-fkd":
-        from gvbsm.import_fkd import import_fkd
 
-        sys.stdout.write(import_fkd(options.labels, options.images, options.out, options.seed))
-    elif options.command == "lease":
-        from gvbsm.runtime.lease import lease
+def _add_run_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Commands that take runs, made or not."""
+    about = "say which artifacts of a target are present, missing or stale, and why"
+    command("explain", _explain, about).add_argument("target", help=_RUN)
+    about = "say what a target will take: jobs, bytes, and hours at the rates of what has been run here"
+    command("estimate", _estimate, about).add_argument("target", help=_RUN)
+    status = command(
+        "status", _status, "say how far runs are: jobs made, running and to do, and what every running job says of itself"
+    )
+    which = f"{_RUN} (default: config.yaml's, and all that have been planned)"
+    status.add_argument("targets", nargs="*", metavar="TARGET", help=which)
+    about = "say it again every so many seconds (default: 2) until all is made"
+    status.add_argument("--watch", type=_seconds, nargs="?", const=2.0, metavar="SECONDS", help=about)
+    compare = command("compare", _compare, "put published runs side by side: accuracies, cost, and the settings that differ")
+    compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=_RUN)
+    compare.add_argument("--csv", type=Path, metavar="FILE", help="write the table there too")
+    about = "draw accuracy against images per class and label bytes there (.png or .svg); may be given twice"
+    compare.add_argument("--picture", type=Path, metavar="FILE", action="append", help=about)
+    about = "write a published run as one HTML page: accuracies, pictures, settings with their sources, cost, provenance"
+    report = command("report", _report, about)
+    report.add_argument("run", type=Path, metavar="RUN", help=_RUN)
+    report.add_argument("--out", type=Path, metavar="FILE", help="where to (default: report.html beside acc.json)")
+    about = "write a published run to a folder for others: lossless images, soft labels, class names, a card"
+    export = command("export", _export, about)
+    export.add_argument("run", type=Path, metavar="RUN", help=_RUN)
+    export.add_argument("--to", required=True, choices=("imagefolder", "webdataset", "huggingface"), help="who is to read it")
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder that is not there yet, or is empty")
+    about = "terms of the source, for the card (default: what is known of it, which may be nothing)"
+    export.add_argument("--licence", metavar="TEXT", help=about)
 
-        lease(options.count, options.run)
+
+def _add_store_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Commands that take files, or nothing."""
+    about = "convert published soft labels (SRe2L, G-VBSM, EDC) and their images to files of ours, without a row"
+    fkd = command("import-fkd", _import_fkd, about)
+    fkd.add_argument("labels", type=Path, metavar="DIR", help="folder of epoch_<k>/batch_<i>.tar; no code in them is executed")
+    fkd.add_argument("--images", type=Path, required=True, help="folder or archive of the images that were labelled, by class")
+    fkd.add_argument("--out", type=Path, required=True, help="folder for images.safetensors and labels-<epoch>.safetensors")
+    fkd.add_argument("--seed", type=_count, default=42, help="of the sampler when they were made (default: %(default)s)")
+    lease = command("lease", _lease, "run a command on GPUs of its own", usage="%(prog)s -n N -- COMMAND")
+    lease.add_argument("-n", dest="count", type=_count, required=True, help="how many; 0 hides all")
+    lease.add_argument("run", nargs="+", metavar="COMMAND", help="what to run, after --")
+    about = "check every artifact and receipt of the store, and say how to rebuild what is damaged"
+    verify = command("verify", _verify, about, " Exit status 1 if any is.")
+    where = "the store, a stage's folder in it, an artifact or its receipt (default: %(default)s)"
+    verify.add_argument("path", type=Path, nargs="?", default=STORE, help=where)
+    about = "list what neither config.yaml's targets nor a published acc.json or picture need, or delete it"
+    gc = command("gc", _gc, about, " What running jobs use is left.")
+    gc.add_argument("--delete", action="store_true", help="delete what is listed")
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 0:
+        raise argparse.ArgumentTypeError(f"expected at least 0, got {count}")
+    return count
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected seconds, got {text!r}; put targets before it") from None
+    if not 0.1 <= seconds <= 86400:
+        raise argparse.ArgumentTypeError(f"expected 0.1 to 86400 seconds, got {text}")
+    return seconds
+
+
+def _usable_cores() -> int:
+    """Cores this process may use, at most 16."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(cores or 1, 16)
+
+
+def _explain(options: argparse.Namespace) -> None:
+    from gvbsm.commands.explain import explain
+
+    sys.stdout.write(explain(options.target))
+
+
+def _estimate(options: argparse.Namespace) -> None:
+    from gvbsm.commands.estimate import estimate
+
+    sys.stdout.write(estimate(options.target))
+
+
+def _status(options: argparse.Namespace) -> None:
+    from gvbsm.commands.status import status, watch
+
+    if options.watch is None:
+        sys.stdout.write(status(options.targets))
     else:
-        _run_stage(options)
-    return 0
+        watch(options.targets, options.watch)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from gvbsm.commands.compare import compare
+
+    sys.stdout.write(compare(options.runs, options.csv, options.picture))
+
+
+def _report(options: argparse.Namespace) -> None:
+    from gvbsm.report.page import report
+
+    sys.stdout.write(report(options.run, options.out))
+
+
+def _export(options: argparse.Namespace) -> None:
+    from gvbsm.share.export import export
+
+    sys.stdout.write(export(options.run, options.to, options.out, options.licence))
+
+
+def _import_fkd(options: argparse.Namespace) -> None:
+    from gvbsm.share.import_fkd import import_fkd
+
+    sys.stdout.write(import_fkd(options.labels, options.images, options.out, options.seed))
+
+
+def _lease(options: argparse.Namespace) -> None:
+    from gvbsm.runtime.lease import lease
+
+    lease(options.count, options.run)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from gvbsm.commands.verify import verify
+
+    text, damaged = verify(options.path)
+    sys.stdout.write(text)
+    return 1 if damaged else 0
+
+
+def _gc(options: argparse.Namespace) -> None:
+    from gvbsm.commands.gc import gc
+
+    sys.stdout.write(gc(options.delete))
 
 
 def _run_stage(options: argparse.Namespace) -> None:
-    from gvbsm.specs import read_spec
+    from gvbsm.pipeline.specs import read_spec
 
-    stage = options.command
+    stage = STAGES[options.command]
     if options.spec is None:
-        raise UserError(f"{stage}: --spec: expected a plan file or JSON text, got none; give one")
+        raise UserError(f"{stage.name}: --spec: expected a plan file or JSON text, got none; give one")
     spec = read_spec(stage, options.spec)
     if options.out is None:
-        raise UserError(f"{stage}: --out: expected the file to write, got none; give one")
+        raise UserError(f"{stage.name}: --out: expected the file to write, got none; give one")
     if not options.checkpoint_seconds >= 0:
-        raise UserError(f"{stage}: --checkpoint-seconds: expected at least 0, got {options.checkpoint_seconds}")
+        raise UserError(f"{stage.name}: --checkpoint-seconds: expected at least 0, got {options.checkpoint_seconds}")
     if options.workers < 0:
-        raise UserError(f"{stage}: --workers: expected at least 0, got {options.workers}")
+        raise UserError(f"{stage.name}: --workers: expected at least 0, got {options.workers}")
     job = Job(
         spec=spec,
         out=options.out,
         store=options.store,
         device=options.device,
-        checkpoints=options.checkpoints / keys.key(spec),
+        checkpoints=options.checkpoints / spec.key,
         checkpoint_seconds=options.checkpoint_seconds,
         data_root=options.data_root,
         workers=options.workers,
     )
-    if stage in SHARED:
+    if stage.shared:
         group = int(os.environ.get("WORLD_SIZE", 1))  # as torchrun sets it
         job.processes = group if group > 1 else max(1, options.processes)
         job.writes = group == 1 or os.environ.get("RANK") == "0"
-    if stage not in keys.STORED:
-        importlib.import_module(f"gvbsm.stages.{stage}").run(job)
+    if stage.stored:
+        _run_alone(stage, job, lock_file(spec.key, options.checkpoints))
     else:
-        _run_alone(job, lock_file(keys.key(spec), options.checkpoints))
+        _compute(job)
 
 
-def _run_alone(job: Job, file: Path) -> None:
+def _compute(job: Job[Any]) -> None:
+    importlib.import_module(f"gvbsm.stages.{job.spec.stage}").run(job)
+
+
+def _run_alone(stage: Stage, job: Job[Any], file: Path) -> None:
     """Run a job unless another process makes the same artifact, whose end is waited for."""
     from gvbsm.runtime.checkpoints import install_signal_handlers
     from gvbsm.runtime.tracking import tracker
     from gvbsm.runtime.watching import watched
 
     tracked = tracker(job)  # what is wrong with it is said before anything is waited for or computed
-    with _together(job), _locked(job, file) as is_made:
+    with _process_group(job), _locked(job, file) as is_made:
         if is_made:
             return
-        # Without a state to save, a job simply ends; so does the test of a teacher that is not trained.
-        if not (job.spec["stage"] in ("prepare", "adopt", "features") or job.spec.get("weights")):
+        if stage.checkpoints(job.spec):  # without a state to save, a job simply ends
             install_signal_handlers()
         try:
-            with watched(job, progress_file(file.stem, file.parent), tracked):
-                importlib.import_module(f"gvbsm.stages.{job.spec['stage']}").run(job)
+            with watched(job, progress_file(file.stem, file.parent), tracked, partial(images_per_step, stage.images, job)):
+                _compute(job)
         except Interrupted:
             if job.writes:  # the others stop at the same step, and it says so for all
                 raise
 
 
-def _together(job: Job) -> contextlib.AbstractContextManager[None]:
+def _process_group(job: Job[Any]) -> contextlib.AbstractContextManager[None]:
     """The other processes of a job that several share."""
     if job.processes == 1:
         return contextlib.nullcontext()
-    from gvbsm.runtime.parallel import together
+    from gvbsm.runtime.distributed import process_group
 
-    return together(job.processes)
+    return process_group(job.processes)
 
 
 @contextlib.contextmanager
-def _locked(job: Job, file: Path) -> Iterator[bool]:
+def _locked(job: Job[Any], file: Path) -> Iterator[bool]:
     """Hold the lock of an artifact, and say whether it was made while that was waited for."""
     import filelock
 
-    from gvbsm.runtime.parallel import ranks
+    from gvbsm.runtime.distributed import ranks
 
     lock, waited = filelock.FileLock(file), False
     if job.writes:

@@ -19,11 +19,12 @@ import pytest
 import torch
 import yaml
 
-from gvbsm.artifacts import Job
-from gvbsm.keys import PACKAGE
-from gvbsm.plan import plan
-from gvbsm.planfiles import STORE, Artifact
-from gvbsm.specs import read_spec
+from gvbsm.pipeline.graph import plan
+from gvbsm.pipeline.specs import read_spec
+from gvbsm.pipeline.stage import Artifact
+from gvbsm.store.code import PACKAGE
+from gvbsm.store.job import Job
+from gvbsm.store.plans import STORE
 
 SLURM_NODE = Path(__file__).parent / "workflow" / "slurm_node.sh"
 TARGET = "results/tiny/ipc4/acc.json"

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from gvbsm.keys import PACKAGE
-from gvbsm.rows import load_row
+from gvbsm.config.load import load_row
+from gvbsm.store.code import PACKAGE
 
 METHOD = (PACKAGE.parent / "docs" / "method.md").read_text()
 

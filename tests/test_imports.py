@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gvbsm.keys import PACKAGE
+from gvbsm.store.code import PACKAGE
 
 FOUNDATION = {"artifacts", "disk", "receipts", "settings", "stage_settings", "sources", "keys", "errors", "folders"}
 PLANNING = FOUNDATION | {
@@ -127,7 +127,7 @@ def test_the_workflow_imports_only_planning():
 
 def test_planning_imports_neither_torch_nor_snakemake():
     program = (
-        "import sys; from gvbsm.plan import plan; from gvbsm import specs, explain, verify, gc, status, cli;"
+        "import sys; from gvbsm.pipeline.graph import plan; from gvbsm import specs, explain, verify, gc, status, cli;"
         "plan('digits', 10); status.Overview([]).look();"
         "print(sorted({m.split('.')[0] for m in sys.modules} & {'torch', 'snakemake', 'pandas', 'numpy', 'kornia'}))"
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gvbsm import keys
+from gvbsm.store import code, keys
 
 SOURCE = keys.PACKAGE
 
@@ -45,12 +45,12 @@ def forget() -> None:
 
 def changed_stages(package: Path, file: str, old: str, new: str) -> set[str]:
     """Stages whose fingerprint an edit changes; resnet10 stands for the networks of a spec."""
-    builders = (keys.registry("backbones", "BACKBONES")["resnet10"],)
+    builders = (code.registry("backbones", "BACKBONES")["resnet10"],)
 
     def take() -> dict[str, dict[str, str]]:
         forget()
         return {
-            stage: keys.fingerprint(stage, () if stage in ("prepare", "adopt", "convert", "publish", "draw") else builders)
+            stage: code.fingerprint(stage, () if stage in ("prepare", "adopt", "convert", "publish", "draw") else builders)
             for stage in keys.STAGES
         }
 

@@ -10,10 +10,12 @@ import pytest
 import yaml
 from PIL import Image
 
-from gvbsm import cli, disk
+from gvbsm import cli
 from gvbsm.errors import UserError
-from gvbsm.plan import plan
-from gvbsm.planfiles import STORE, plan_file, read_plan, write_plans
+from gvbsm.pipeline.graph import plan
+from gvbsm.pipeline.registry import read_plan, write_plans
+from gvbsm.store import files as disk
+from gvbsm.store.plans import STORE, plan_file
 
 TARGET = "results/tiny/ipc4/acc.json"
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gvbsm.origins import legend, sourced_settings
+from gvbsm.config.origins import legend, sourced_settings
 
 BASE = """\
 # First line,

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from gvbsm.configs import comparison, load_config, parse_target
-from gvbsm.keys import PACKAGE
-from gvbsm.mistakes import SettingsError
-from gvbsm.plan import plan
-from gvbsm.rows import load_row
+from gvbsm.config.load import load_row
+from gvbsm.config.messages import SettingsError
+from gvbsm.config.project import comparison, load_config
+from gvbsm.config.targets import parse_target
+from gvbsm.pipeline.graph import plan
+from gvbsm.store.code import PACKAGE
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
-from gvbsm import configs
-from gvbsm.keys import PACKAGE
+from gvbsm.config import targets as configs
+from gvbsm.store.code import PACKAGE
 
 ROOT = PACKAGE.parent
 SOURCES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])

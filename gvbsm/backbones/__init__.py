@@ -1,14 +1,7 @@
-"""Networks by name: ours for small images, and those of libraries. Importing this package does not import torch; `build` does.
+"""Networks by name: ours for small images, and those of libraries. A registry alone, so that planning imports it without torch.
 
-The planner reads the two dicts and the builders' keyword-only parameters from the syntax tree, so the dicts are
-literal and every option of our own networks is a named parameter with a default.
+The planner reads a builder's keyword-only parameters from its syntax tree: every option is a named parameter with a default.
 """
-
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import torch
 
 BACKBONES = {
     "convnet": "gvbsm.backbones.convnet:convnet",
@@ -29,25 +22,3 @@ LIBRARIES = {
     "timm": "gvbsm.backbones.from_timm:build",
     "torchvision": "gvbsm.backbones.from_torchvision:build",
 }
-
-
-def build(name: str, *, classes: int, image_size: int, channels: int = 3, **options: Any) -> "torch.nn.Module":
-    """A new network that maps float images (B, channels, image_size, image_size) to logits (B, classes).
-
-    Args:
-        name: a key of `BACKBONES`, or `<library>:<name of its model>` with a library of `LIBRARIES`.
-        options: keyword-only parameters of that network's builder.
-
-    Raises:
-        ValueError: for an unknown name, or an option whose value the builder cannot use.
-        TypeError: for an option the builder does not have.
-    """
-    library, colon, model = name.partition(":")
-    if colon and library in LIBRARIES:
-        builder, options = LIBRARIES[library], options | {"model": model}
-    elif name in BACKBONES:
-        builder = BACKBONES[name]
-    else:
-        raise ValueError(f"unknown backbone {name!r}; choose from {', '.join(sorted(BACKBONES))}")
-    module, _, function = builder.partition(":")
-    return getattr(import_module(module), function)(classes=classes, image_size=image_size, channels=channels, **options)

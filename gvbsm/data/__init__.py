@@ -1,6 +1,6 @@
 """Data sets by kind of source, and what every stage does with their images.
 
-A reader is `read(source: dict, form: Form, data_root: Path) -> RawDataset`; only prepare calls it.
+A reader is `read(source, form: Form, data_root: Path) -> RawDataset`; only prepare calls it.
 """
 
 DATASETS = {

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from gvbsm.config.sources import Cifar
 from gvbsm.data.download import ensure
 from gvbsm.data.files import read_entries
+from gvbsm.data.folders import is_there
 from gvbsm.data.raw import Form, RawDataset
 from gvbsm.errors import UserError
-from gvbsm.folders import is_there
 
 _PIXELS = 3 * 32 * 32  # bytes of an image: the red plane, green, blue, each row by row
 
@@ -51,14 +52,14 @@ ARCHIVES = {
 }
 
 
-def read(source: dict[str, Any], form: Form, data_root: Path) -> RawDataset:
+def read(source: Cifar, form: Form, data_root: Path) -> RawDataset:
     """50,000 training and 10,000 test images of 32 px; the archive is downloaded to the data root if it is not there.
 
     Raises:
         UserError: if the row asks for another size or for grey, the archive can neither be found nor downloaded, or is
             another one.
     """
-    kind = source["kind"]
+    kind = source.kind
     if (form.image_size, form.channels) != (32, 3):
         raise UserError(
             f"{kind}: expected image_size 32 and 3 channels, got {form.image_size} and {form.channels}; correct the row"

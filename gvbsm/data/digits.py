@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,11 +11,12 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.nn import functional as F
 
+from gvbsm.config.sources import Digits
 from gvbsm.data.raw import Form, RawDataset
 from gvbsm.errors import UserError
 
 
-def read(source: dict[str, Any], form: Form, data_root: Path) -> RawDataset:
+def read(source: Digits, form: Form, data_root: Path) -> RawDataset:
     """The digits, resized bicubically to `image_size`, split by class with the row's seed.
 
     Raises:
@@ -28,7 +28,7 @@ def read(source: dict[str, Any], form: Form, data_root: Path) -> RawDataset:
     images = _resize(torch.from_numpy(digits.images), form.image_size)
     labels = torch.from_numpy(digits.target).long()
     train, test = train_test_split(
-        np.arange(len(labels)), test_size=source["test_fraction"], stratify=digits.target, random_state=source["seed"]
+        np.arange(len(labels)), test_size=source.test_fraction, stratify=digits.target, random_state=source.seed
     )
     train, test = torch.from_numpy(np.sort(train)), torch.from_numpy(np.sort(test))
     names = [str(name) for name in digits.target_names]

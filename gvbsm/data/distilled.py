@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from gvbsm.data.files import check_one_folder, colour_mode, open_image, read_entries, square, to_tensor
+from gvbsm.data.folders import is_image
 from gvbsm.errors import UserError
-from gvbsm.folders import is_image
 
 _NUMBERED = re.compile(r"(?:new)?([0-9]{1,9})")  # SRe2L and those who build on it: new000; RDED: 00000
 

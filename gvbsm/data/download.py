@@ -10,8 +10,8 @@ import time
 from http.client import HTTPException
 from pathlib import Path
 
+from gvbsm.data.folders import is_there
 from gvbsm.errors import UserError
-from gvbsm.folders import is_there
 
 _DAY = 86_400  # seconds
 

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from gvbsm.keys import derive_seed
+from gvbsm.config.stages import ViewsOfImages
 from gvbsm.method.views import Views, ViewSettings, draw_views
+from gvbsm.store.keys import derive_seed
 
 FORMAT = 1  # of soft labels
-VIEW_SETTINGS = ("batch_size", "scale", "ratio", "cells", "flip", "rand_augment", "mix", "mix_alpha", "seed")
 
 
-def epoch_views(settings: dict[str, Any], epoch: int, images: int, size: int) -> Views:
-    """The views of one epoch, the same whoever draws them; `settings` are relabel's."""
-    augment = settings.get("rand_augment")
+def epoch_views(drawn: ViewsOfImages, epoch: int, images: int, size: int) -> Views:
+    """The views of one epoch of so many images of `size` px, the same whoever draws them."""
     how = ViewSettings(
-        batch_size=settings["batch_size"],
-        scale=tuple(settings["scale"]),
-        ratio=tuple(settings["ratio"]),
-        flip=settings["flip"],
-        mix=settings["mix"],
-        mix_alpha=settings["mix_alpha"],
-        cells=settings.get("cells") or 1,
-        operations=augment["operations"] if augment else 0,
+        batch_size=drawn.batch_size,
+        scale=(drawn.scale[0], drawn.scale[1]),
+        ratio=(drawn.ratio[0], drawn.ratio[1]),
+        flip=drawn.flip,
+        mix=drawn.mix,
+        mix_alpha=drawn.mix_alpha,
+        cells=drawn.cells or 1,
+        operations=drawn.rand_augment.operations if drawn.rand_augment else 0,
     )
-    return draw_views(images, size, how, derive_seed(settings["seed"], "views", epoch))
+    return draw_views(images, size, how, derive_seed(drawn.seed, "views", epoch))

@@ -14,8 +14,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from gvbsm.data.archives import ARCHIVES, read_members
+from gvbsm.data.folders import is_there, walk
 from gvbsm.errors import UserError, unreadable
-from gvbsm.folders import is_there, walk
 
 _LONGEST = 100  # sides; the shorter one is resized before the centre is cut out, and the longer becomes as much longer
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF", "GIF")  # of these endings; for others PIL may start programs

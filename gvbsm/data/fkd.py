@@ -25,6 +25,7 @@ from gvbsm.data.labels import STORED
 from gvbsm.errors import UserError
 from gvbsm.method.coding import Coded, Coding, encode
 from gvbsm.method.views import Views, digest, mixed_hard_labels
+from gvbsm.store.spec import Json
 
 _SCALAR = np.float64(0).__reduce__()[0]  # what makes a numpy number of its bytes; numpy 2 has given it another name
 _ALLOWED: list[Any] = [
@@ -111,7 +112,7 @@ class PublishedLabels:
                 "use the images that were labelled, and the seed of the sampler"
             )
 
-    def metadata(self, first: int, digests: list[str], coding: dict[str, Any]) -> dict[str, Any]:
+    def metadata(self, first: int, digests: list[str], coding: Json) -> Json:
         """What a file of converted labels says of itself (docs/soft-labels.md)."""
         views = {"count": len(self.labels_N), "size": self.size, "batch_size": self.batch_size, "stored": True}
         epochs = [first, first + len(digests)]

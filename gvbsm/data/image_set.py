@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gvbsm.artifacts import Job
+from gvbsm.config.shapes import RandomImages
 from gvbsm.data.splits import RESIDENT, open_split
-from gvbsm.disk import nameless_tensor
 from gvbsm.errors import UserError
-from gvbsm.keys import derive_seed
+from gvbsm.store.files import nameless_tensor
+from gvbsm.store.job import Reader
+from gvbsm.store.keys import derive_seed
 
 _READ_BATCH = 100  # images
 
@@ -44,25 +45,30 @@ class ImageSet:
         return self[torch.arange(self.shape[0])].to(device) if self.shape.numel() <= RESIDENT else self
 
 
-def load_image_set(job: Job) -> ImageSet:
-    """The images of a spec that names shards or asks for random ones.
+def open_image_set(reader: Reader, shards: Sequence[str] | None, data: str | None, random: RandomImages | None) -> ImageSet:
+    """The distilled images of some shards, or random real images of a data set if a spec asks for them.
 
     Raises:
         UserError: if a class has fewer training images than asked for.
     """
-    random = job.spec.get("random")
-    if random:
-        train = open_split(job, "train", torch.device("cpu"))
-        chosen = random_choice(train.labels, **random)
-        images = _together(train.squares(chosen.split(_READ_BATCH)), len(chosen), job.checkpoints)
-        return ImageSet([images], train.labels[chosen], torch.arange(len(chosen)))
-    shards = [job.tensors(path)[0] for path in job.spec["inputs"]["images"]]
+    if random is None:
+        return load_image_set(reader, shards or [])
+    assert data is not None
+    train = open_split(reader, data, "train", torch.device("cpu"))
+    chosen = random_choice(train.labels, random.ipc, random.seed)
+    images = _joined(train.squares(chosen.split(_READ_BATCH)), len(chosen), reader.checkpoints)
+    return ImageSet([images], train.labels[chosen], torch.arange(len(chosen)))
+
+
+def load_image_set(reader: Reader, paths: Sequence[str]) -> ImageSet:
+    """The images of some shards."""
+    shards = [reader.tensors(path)[0] for path in paths]
     labels, numbers = (torch.cat([shard[name] for shard in shards]) for name in ("labels", "numbers"))
     order = torch.argsort(labels * (int(numbers.max()) + 1) + numbers)
     return ImageSet([shard["images"] for shard in shards], labels[order], order)
 
 
-def _together(batches: Iterator[Tensor], count: int, folder: Path | None) -> Tensor:
+def _joined(batches: Iterator[Tensor], count: int, folder: Path | None) -> Tensor:
     """Batches of images in one tensor of `count`, in a nameless file if they are too many for memory."""
     images, at = torch.empty(0), 0
     for batch in batches:

@@ -9,23 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gvbsm.config.sources import ImageFolder
 from gvbsm.data.files import check_one_folder, read_entries
+from gvbsm.data.folders import is_image
 from gvbsm.data.raw import Files, Form, RawDataset
 from gvbsm.errors import UserError
-from gvbsm.folders import is_image
 
 _TEST_NAMES = ("test", "val", "valid")
 Labelled = dict[str, list[tuple[str, Any]]]  # class -> (path, image as the form takes it)
 
 
-def read(source: dict[str, Any], form: Form, data_root: Path) -> RawDataset:
+def read(source: ImageFolder, form: Form, data_root: Path) -> RawDataset:
     """Every image below train/<class> and test/<class>, at any depth, sorted by class and path.
 
     Raises:
         UserError: for a missing folder, folders train or test in several places, a class that only one split has, or a file
             that is no image.
     """
-    root = data_root / source["path"]
+    root = data_root / source.path
     splits: dict[str, Labelled] = {}
     above: dict[str, set[str]] = {}  # split -> where its folders are
     others: set[str] = set()

@@ -6,33 +6,33 @@ import csv
 import io
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
+from gvbsm.config.sources import ImageNet
 from gvbsm.data.files import Entry, read_entries, read_file
+from gvbsm.data.folders import is_image
 from gvbsm.data.imagefolder import Labelled, join_splits
 from gvbsm.data.raw import Form, RawDataset
 from gvbsm.errors import UserError
-from gvbsm.folders import is_image
 
 _TRUTH, _META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 
 
-def read(source: dict[str, Any], form: Form, data_root: Path) -> RawDataset:
+def read(source: ImageNet, form: Form, data_root: Path) -> RawDataset:
     """Training and validation images, classes in order of their WordNet id (as in torchvision's and timm's weights).
 
     Raises:
         UserError: for missing folders, a ground truth that does not fit, or classes that only one split has.
     """
-    train_root, val_root = data_root / source["train"], data_root / source["val"]
+    train_root, val_root = data_root / source.train, data_root / source.val
     train = _by_class(train_root, _images(train_root), form, data_root)
     images = _images(val_root)
     if any(len(entry.path.parts) == 1 for entry in images):
-        if source.get("ground_truth") is None:
+        if source.ground_truth is None:
             raise UserError(
                 f"{val_root}: expected a folder per class, got {len(images)} images without one; set source.ground_truth to "
                 f"the development kit (or its {_TRUTH}), or to LOC_val_solution.csv"
             )
-        val = _by_truth(val_root, images, _truth(data_root / source["ground_truth"]), form, data_root)
+        val = _by_truth(val_root, images, _truth(data_root / source.ground_truth), form, data_root)
     else:
         val = _by_class(val_root, images, form, data_root)
     found = join_splits(f"{train_root}, {val_root}", form, train, val)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
-from gvbsm.artifacts import Job
+from gvbsm.config.shapes import LabelledViews
+from gvbsm.config.stages import ViewsOfImages
 from gvbsm.data.epoch_views import FORMAT, epoch_views
 from gvbsm.data.rand_augment import RandAugment
 from gvbsm.errors import UserError
 from gvbsm.method.coding import Coded, Coding, decode
 from gvbsm.method.views import Views, digest
+from gvbsm.store.job import Reader
+from gvbsm.store.spec import Json
 
 STORED = ("image", "crop", "flip", "partner", "box", "keep")  # of views that are not drawn, in the order of `Views`
 
@@ -50,35 +53,45 @@ class Labels:
         Raises:
             UserError: if its views cannot be drawn again here, or are not as they were stored.
         """
-        one = self._epochs[number]
-        views = one.views() if one.views else epoch_views(one.drawn, one.epoch, self._images, self._size)
-        if one.digest is not None and digest(views) != one.digest:
-            here, remedy = ("stored", "make it anew") if one.views else ("drawn", "please report this")
-            raise UserError(f"{one.where}: epoch {one.epoch}: the views {here} here are not those that were labelled; {remedy}")
-        return Epoch(views, RandAugment.of(one.drawn), one.coded, one.coding)
+        source = self._epochs[number]
+        if source.drawn:
+            views = epoch_views(source.drawn, source.epoch, self._images, self._size)
+        else:
+            assert source.views
+            views = source.views()
+        if source.digest is not None and digest(views) != source.digest:
+            here, remedy = ("drawn", "please report this") if source.drawn else ("stored", "make it anew")
+            raise UserError(
+                f"{source.where}: epoch {source.epoch}: the views {here} here are not those that were labelled; {remedy}"
+            )
+        return Epoch(views, RandAugment.of(source.drawn) if source.drawn else None, source.coded, source.coding)
 
 
-def load_labels(job: Job, images: int, size: int) -> Labels:
-    """The labels of a spec, memory-mapped, or for hard labels the same views drawn again.
+def views_alone(views: LabelledViews, images: int, size: int) -> Labels:
+    """Views without stored labels, drawn as relabel would: for hard labels, or teachers beside the student."""
+    return Labels(images, size, views.batch_size, [_Source("", views, epoch) for epoch in range(views.epochs)])
+
+
+def load_labels(reader: Reader, paths: Sequence[str], images: int, size: int) -> Labels:
+    """Stored labels, memory-mapped, of so many images of `size` px.
 
     Raises:
         UserError: for labels of another format, or of other images.
     """
-    if not job.spec["inputs"]["labels"]:
-        drawn = job.spec["views"]
-        return Labels(images, size, drawn["batch_size"], [_Source("", drawn, epoch) for epoch in range(drawn["epochs"])])
     epochs: list[_Source] = []
-    for path in job.spec["inputs"]["labels"]:
-        tensors, metadata = job.tensors(path)
-        epochs += _sources(str(job.store / path), tensors, metadata, images, size)
-    return Labels(images, size, epochs[0].drawn["batch_size"], epochs)
+    batch_size = 0
+    for path in paths:
+        tensors, metadata = reader.tensors(path)
+        epochs += _sources(str(reader.store / path), tensors, metadata, images, size)
+        batch_size = batch_size or metadata["views"]["batch_size"]
+    return Labels(images, size, batch_size, epochs)
 
 
 class _Source(NamedTuple):
     """What an epoch is made of."""
 
     where: str
-    drawn: dict[str, Any]  # settings of its views
+    drawn: ViewsOfImages | None  # how its views are drawn; None: they are stored
     epoch: int
     digest: str | None = None
     coded: Coded | None = None
@@ -86,7 +99,7 @@ class _Source(NamedTuple):
     views: Callable[[], Views] | None = None  # reads those that are stored
 
 
-def _sources(where: str, tensors: Coded, metadata: dict[str, Any], images: int, size: int) -> list[_Source]:
+def _sources(where: str, tensors: Coded, metadata: Json, images: int, size: int) -> list[_Source]:
     if metadata.get("format") != FORMAT:
         raise UserError(f"{where}: expected soft labels of format {FORMAT}, got {metadata.get('format')}; make them anew")
     drawn, coding, (first, end) = metadata["views"], Coding(**metadata["coding"]), metadata["epochs"]
@@ -96,10 +109,12 @@ def _sources(where: str, tensors: Coded, metadata: dict[str, Any], images: int, 
             f"{where}: expected labels of {images} images of {size} px, got {got}; use the images that were labelled"
         )
     views = {name: tensors.pop(name) for name in STORED} if drawn.get("stored") else {}
+    how = {name: value for name, value in drawn.items() if name not in ("count", "size")}
+    settings = None if views else ViewsOfImages.model_validate(how)
     return [
         _Source(
             where,
-            drawn,
+            settings,
             epoch,
             metadata["digests"][number],
             {name: tensor[number] for name, tensor in tensors.items()},

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from gvbsm.data.files import colour_mode, open_image, read_file, square, to_tensor
 from gvbsm.errors import UserError
-from gvbsm.keys import derive_seed
+from gvbsm.store.keys import derive_seed
 
 Item = tuple[int, int | None]  # index, seed of its crop
 

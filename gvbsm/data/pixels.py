@@ -10,14 +10,17 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from gvbsm.config.shapes import PixelForm
+from gvbsm.config.stages import Augment
+
 
 class Pixels:
     """Normalisation of one data set: x = (byte / 255 - mean) / std per channel."""
 
-    def __init__(self, settings: dict[str, Any], device: torch.device) -> None:
+    def __init__(self, form: PixelForm, device: torch.device) -> None:
         self.device = device
-        self.mean = torch.tensor(settings["mean"], device=device).view(1, -1, 1, 1)
-        self.std = torch.tensor(settings["std"], device=device).view(1, -1, 1, 1)
+        self.mean = torch.tensor(form.mean, device=device).view(1, -1, 1, 1)
+        self.std = torch.tensor(form.std, device=device).view(1, -1, 1, 1)
         self._scale, self._shift = 1 / (255 * self.std), -self.mean / self.std
 
     def normalise(self, unit_BCHW: Tensor) -> Tensor:
@@ -57,7 +60,7 @@ def jpeg_round_trip(bytes_BCHW: Tensor, quality: int = 75) -> Tensor:
     return torch.stack(kept)
 
 
-def augmentation(settings: dict[str, Any], size: int, same_on_batch: bool) -> nn.Module:
+def augmentation(settings: Augment, size: int, same_on_batch: bool) -> nn.Module:
     """Crop and flip of (B,C,S,S) batches in 0..1, padded with black as training images are.
 
     Drawn from torch's global generator, one draw per image, or one for the whole batch.
@@ -65,12 +68,12 @@ def augmentation(settings: dict[str, Any], size: int, same_on_batch: bool) -> nn
     import kornia.augmentation as K  # half a second that most stages need not spend
 
     steps: list[Any] = []
-    if settings.get("pad"):
-        steps.append(K.RandomCrop((size, size), padding=settings["pad"], same_on_batch=same_on_batch, cropping_mode="slice"))
-    if settings.get("resized_crop"):
-        scale = tuple(settings["resized_crop"])
+    if settings.pad:
+        steps.append(K.RandomCrop((size, size), padding=settings.pad, same_on_batch=same_on_batch, cropping_mode="slice"))
+    if settings.resized_crop:
+        scale = (settings.resized_crop[0], settings.resized_crop[1])
         steps.append(K.RandomResizedCrop((size, size), scale=scale, same_on_batch=same_on_batch, cropping_mode="slice"))
-    if settings["flip"]:
+    if settings.flip:
         steps.append(K.RandomHorizontalFlip(same_on_batch=same_on_batch))
     return K.AugmentationSequential(*steps, data_keys=["input"]) if steps else nn.Identity()
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from gvbsm.config.stages import ViewsOfImages
 from gvbsm.method.transfer import sent
 from gvbsm.method.views import OPERATIONS
 
@@ -26,10 +26,9 @@ class RandAugment:
         self._operations = _operations(magnitude / _MOST)
 
     @staticmethod
-    def of(settings: dict[str, Any]) -> RandAugment | None:
+    def of(views: ViewsOfImages) -> RandAugment | None:
         """As the settings of views say."""
-        augment = settings.get("rand_augment")
-        return RandAugment(augment["magnitude"]) if augment else None
+        return RandAugment(views.rand_augment.magnitude) if views.rand_augment else None
 
     def __call__(self, levels_VCHW: Tensor, operation_VR: Tensor) -> Tensor:
         """Float levels, rounded before the first operation, after R operations each: `operation_VR` are the views'."""

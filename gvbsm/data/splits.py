@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from gvbsm.artifacts import Job
+from gvbsm.config.stages import Augment
+from gvbsm.data.folders import count_images, difference, is_there, is_visible, stamp, stamp_if_there
 from gvbsm.data.listed import ListedImages, changed
 from gvbsm.data.pixels import augmentation
 from gvbsm.errors import UserError
-from gvbsm.folders import count_images, difference, is_there, is_visible, stamp, stamp_if_there
 from gvbsm.method.transfer import sent
+from gvbsm.store.job import Reader
+from gvbsm.store.spec import Json
 
 RESIDENT = 4 * 2**30  # bytes of images that are kept in memory, and moved to the device, as a whole
 
@@ -39,7 +40,7 @@ class Split(ABC):
 class PackedImages(Split):
     """uint8 images (N,C,S,S) that fit into memory."""
 
-    def __init__(self, images: Tensor, labels: Tensor, augment: dict[str, Any] | None, device: torch.device) -> None:
+    def __init__(self, images: Tensor, labels: Tensor, augment: Augment | None, device: torch.device) -> None:
         self.labels = labels
         self._images = images.to(device) if images.nbytes <= RESIDENT else images
         self._augment = augmentation(augment, images.shape[-1], same_on_batch=False) if augment else None
@@ -59,12 +60,12 @@ class PackedImages(Split):
 class FileImages(Split):
     """Images that stay in their files and are decoded by worker processes."""
 
-    def __init__(self, listed: ListedImages, labels: Tensor, augment: dict[str, Any] | None, device: torch.device) -> None:
+    def __init__(self, listed: ListedImages, labels: Tensor, augment: Augment | None, device: torch.device) -> None:
         self.labels = labels
         self._listed = listed
-        self._crop = (augment or {}).get("resized_crop")
-        rest = {name: value for name, value in (augment or {}).items() if name != "resized_crop"}
-        self._augment = augmentation(rest, listed.image_size, same_on_batch=False) if augment else None
+        self._crop = augment.resized_crop if augment else None
+        rest = augment.model_copy(update={"resized_crop": None}) if augment else None
+        self._augment = augmentation(rest, listed.image_size, same_on_batch=False) if rest else None
         self._device = device
 
     def squares(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -83,15 +84,15 @@ class FileImages(Split):
             yield self._augment(unit_BCHW)[mine]
 
 
-def open_split(job: Job, split: str, device: torch.device, augment: dict[str, Any] | None = None) -> Split:
-    """The "train" or "test" images of a job's data set.
+def open_split(reader: Reader, data: str, split: str, device: torch.device, augment: Augment | None = None) -> Split:
+    """The "train" or "test" images of a data set, `data` in the store of a reader.
 
     Raises:
         UserError: if the files that the data set was prepared from are no longer those.
     """
-    tensors, metadata = job.tensors(job.spec["inputs"]["data"])
+    tensors, metadata = reader.tensors(data)
     labels = tensors[f"{split}_labels"]
-    _check_unchanged(job, split, metadata)
+    _check_unchanged(reader, data, split, metadata)
     if metadata["storage"] == "packed":
         return PackedImages(tensors[f"{split}_images"], labels, augment, device)
     paths = tensors[f"{split}_paths"]
@@ -100,27 +101,27 @@ def open_split(job: Job, split: str, device: torch.device, augment: dict[str, An
         ends=torch.cat([(paths == 0).nonzero().squeeze(1), torch.tensor([len(paths)])]),
         sizes=tensors[f"{split}_sizes"],
         times=tensors[f"{split}_times"],
-        data_root=job.data_root,
+        data_root=reader.data_root,
         image_size=metadata["image_size"],
         channels=metadata["channels"],
         resize=metadata["resize"],
-        workers=job.workers,
+        workers=reader.workers,
     )
     return FileImages(listed, labels, augment, device)
 
 
-def _check_unchanged(job: Job, split: str, metadata: dict[str, Any]) -> None:
+def _check_unchanged(reader: Reader, data: str, split: str, metadata: Json) -> None:
     """See that the files of a split are as they were; once packed they may be gone.
 
     Of images that stay in files only the number is compared here: size and time of each are, when it is read.
     """
-    receipt = job.receipt(job.spec["inputs"]["data"])
+    receipt = reader.receipt(data)
     source = receipt["summary"].get("source")
     if source is None:
         return
-    packed, root = metadata["storage"] == "packed", job.data_root / metadata["roots"][split]
+    packed, root = metadata["storage"] == "packed", reader.data_root / metadata["roots"][split]
     try:
-        odd = difference(source[split], stamp(root) if packed else {"files": count_images(root)})
+        change = difference(source[split], stamp(root) if packed else {"files": count_images(root)})
     except OSError as error:
         if packed:
             if is_there(root):
@@ -130,10 +131,10 @@ def _check_unchanged(job: Job, split: str, metadata: dict[str, Any]) -> None:
             f"{root}: expected the images of the data set, got nothing there; put them back, or set GVBSM_DATA_ROOT to where "
             "config.yaml's data_root is"
         ) from None
-    if odd:
-        raise changed(str(root), odd)
+    if change:
+        raise changed(str(root), change)
     if split == "test" and "ground_truth" in source:
-        truth, before = job.data_root / receipt["spec"]["source"]["ground_truth"], source["ground_truth"]
-        odd = difference(before, stamp_if_there(truth, is_visible) or before)
-        if odd:
-            raise changed(str(truth), odd)
+        truth, before = reader.data_root / receipt["spec"]["source"]["ground_truth"], source["ground_truth"]
+        change = difference(before, stamp_if_there(truth, is_visible) or before)
+        if change:
+            raise changed(str(truth), change)

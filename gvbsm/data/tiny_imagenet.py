@@ -7,23 +7,24 @@ from typing import Any
 
 import torch
 
+from gvbsm.config.sources import TinyImageNet
 from gvbsm.data.download import download
 from gvbsm.data.files import read_entries
+from gvbsm.data.folders import is_image, is_there
 from gvbsm.data.raw import Form, RawDataset
 from gvbsm.errors import UserError
-from gvbsm.folders import is_image, is_there
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 
 
-def read(source: dict[str, Any], form: Form, data_root: Path) -> RawDataset:
+def read(source: TinyImageNet, form: Form, data_root: Path) -> RawDataset:
     """The training and validation images, the latter labelled by val_annotations.txt; classes in order of their wnid.
 
     Raises:
         UserError: if the zip can neither be found nor downloaded, or has another layout.
     """
-    path = data_root / source["path"]
+    path = data_root / source.path
     if not is_there(path):
         download("tiny_imagenet", path, URL, MD5)
     train: list[tuple[str, str, Any]] = []  # wnid, file name, image

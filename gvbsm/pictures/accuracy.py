@@ -11,7 +11,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 
 from gvbsm.pictures.figures import COLOURS, LINES, MARKERS, new_figure
-from gvbsm.published import KINDS, kind_name
+from gvbsm.pictures.names import KINDS, kind_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from gvbsm.pictures.figures import COLOURS, LINES, MARKERS, new_figure
-from gvbsm.published import KINDS, kind_name
+from gvbsm.pictures.names import KINDS, kind_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,14 +9,15 @@ from typing import Any
 
 import yaml
 
-from gvbsm.keys import STAGES
-from gvbsm.mistakes import SettingsError
-from gvbsm.origins import Setting, legend, sourced_settings
-from gvbsm.plan import plan
-from gvbsm.planfiles import input_paths
-from gvbsm.published import Published, flat, settings_of
+from gvbsm.config.messages import SettingsError
+from gvbsm.config.origins import Setting, legend, sourced_settings
+from gvbsm.format import readable_bytes, readable_seconds
+from gvbsm.pictures.run_settings import flat, settings_of
+from gvbsm.pipeline.graph import plan
+from gvbsm.pipeline.publish import PublishSpec
+from gvbsm.pipeline.registry import STAGES
 from gvbsm.report.markup import Content, Markup, folded, joined, lines, name_of, section, table, tag, terms
-from gvbsm.wording import readable_bytes, readable_seconds
+from gvbsm.store.run import Cost, Published
 
 _HEAD = ["setting", "value", "source"]
 
@@ -60,10 +61,12 @@ def _differing(published: Published) -> list[list[Content]]:
     accuracies = published.accuracies
     planned = plan(accuracies["dataset"], accuracies["ipc"], accuracies["recipe"])
     specs = {artifact.path: artifact.spec for artifact in planned}
-    target = next(artifact.spec for artifact in planned if artifact.stage == "publish")
-    now = settings_of({path: specs[path] for path in input_paths(target)}, target["inputs"])
-    before = flat(accuracies.get("settings", {})) | {"evaluate.headline": published.spec.get("headline")}
-    after = flat(json.loads(json.dumps(now))) | {"evaluate.headline": target["headline"]}
+    target = next(artifact.spec for artifact in planned if isinstance(artifact.spec, PublishSpec))
+    needed = {path: specs[path] for path in target.input_paths()}
+    now = settings_of(needed, target.inputs.teachers, target.inputs.students)
+    headline = published.accuracies["provenance"]["spec"].get("headline")
+    before = flat(accuracies.get("settings", {})) | {"evaluate.headline": headline}
+    after = flat(json.loads(json.dumps(now))) | {"evaluate.headline": target.headline}
     names = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
     return [[name_of(name), _shown(before.get(name)), _shown(after.get(name))] for name in names]
 
@@ -107,11 +110,14 @@ def _shown(value: Any) -> str:
 def cost_section(published: Published) -> Markup:
     """What every stage took."""
     stages = published.accuracies["cost"]
-    order = sorted(stages, key=lambda name: STAGES.index(name) if name in STAGES else len(STAGES))
+    order = sorted(stages, key=lambda name: list(STAGES).index(name) if name in STAGES else len(STAGES))
     rows = [(name, *_cost(stages[name])) for name in order]
-    sums = {name: sum(stage.get(name, 0) for stage in stages.values()) for name in ("jobs", "seconds")}
+    sums: Cost = {
+        "jobs": sum(stage["jobs"] for stage in stages.values()),
+        "seconds": sum(stage["seconds"] for stage in stages.values()),
+    }
     if all("bytes" in stage for stage in stages.values()):
-        sums["bytes"] = sum(stage["bytes"] for stage in stages.values())
+        sums["bytes"] = sum(stage.get("bytes", 0) for stage in stages.values())
     caption = (
         "Over all jobs of a stage: time, images (counted as often as they went through), size of what is stored; memory is the "
         "most that one job had. Jobs that several runs share count in each."
@@ -120,14 +126,12 @@ def cost_section(published: Published) -> Markup:
     return section("cost", "Cost", table(caption, head, {"": rows}, numbers=range(1, 8), foot=["all", *_cost(sums)]))
 
 
-def _cost(stage: dict[str, Any]) -> list[Content]:
-    count = {name: f"{stage[name]:,}" if name in stage else None for name in ("jobs", "images")}
+def _cost(stage: Cost) -> list[Content]:
+    images = f"{stage['images']:,}" if "images" in stage else None
     rate = f"{stage['images_per_second']:,.0f}" if stage.get("images_per_second") else None
-    sizes = [readable_bytes(stage[name]) if stage.get(name) else None for name in ("bytes", *_PEAKS)]
-    return [count["jobs"], readable_seconds(stage["seconds"]), count["images"], rate, *sizes]
-
-
-_PEAKS = ("peak_memory_bytes", "peak_device_memory_bytes")
+    sizes = [stage.get("bytes"), stage.get("peak_memory_bytes"), stage.get("peak_device_memory_bytes")]
+    shown = [readable_bytes(size) if size else None for size in sizes]
+    return [f"{stage['jobs']:,}", readable_seconds(stage["seconds"]), images, rate, *shown]
 
 
 def provenance_section(published: Published) -> Markup:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gvbsm.disk import write_text
-from gvbsm.planfiles import run_title
-from gvbsm.published import read_published
+from gvbsm.pictures.names import run_title
 from gvbsm.report.background import cost_section, provenance_section, settings_section
 from gvbsm.report.markup import Markup, lines, tag
 from gvbsm.report.results import accuracies_section, classes_section, facts, pictures_section
 from gvbsm.report.style import STYLE
+from gvbsm.store.files import write_text
+from gvbsm.store.run import read_published
 
 _SECTIONS = {
     "accuracies": "Accuracies",
@@ -34,7 +34,8 @@ def report(run: Path, out: Path | None = None) -> str:
         UserError: if the run is not published, or a file is not what publish writes.
     """
     published = read_published(run)
-    title = run_title(published.accuracies)
+    accuracies = published.accuracies
+    title = run_title(accuracies["dataset"], accuracies["ipc"], accuracies["recipe"])
     links = lines(tag("li", tag("a", shown, href=f"#{name}")) for name, shown in _SECTIONS.items())
     about = tag(
         "p",

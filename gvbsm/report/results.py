@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-from typing import Any
 
 from gvbsm.errors import UserError
-from gvbsm.published import KINDS, Published, further_pictures, kind_name
+from gvbsm.format import readable_bytes, readable_seconds, readable_seeds, readable_spread
+from gvbsm.pictures.names import KINDS, kind_name
 from gvbsm.report.markup import Content, Markup, folded, joined, lines, picture, section, table, tag, terms
-from gvbsm.wording import readable_bytes, readable_seconds, readable_seeds, readable_spread
+from gvbsm.store.run import Published, SoftLabels, Spread, further_pictures
 
 _PICTURES = {
     "curves": (
@@ -65,7 +65,7 @@ def accuracies_section(published: Published) -> Markup:
     )
     head = ["trained on", "top-1", "margin", "top-5", "best tested epoch", "each seed"]
     parts: list[Content] = [table(caption, head, groups, numbers=range(1, 6))]
-    if published.spec.get("headline") == "best":
+    if published.accuracies["provenance"]["spec"].get("headline") == "best":
         parts.append(tag("p", "In table.csv the best tested epoch stands first, as the row asks for (evaluate.headline)."))
     teachers = [(name, f"{one['top1']:.2f}") for name, one in accuracies["teachers"].items()]
     parts.append(
@@ -74,11 +74,11 @@ def accuracies_section(published: Published) -> Markup:
     return section("accuracies", "Accuracies", *parts, tag("p", _labels(accuracies["soft_labels"])))
 
 
-def _spread(found: dict[str, Any]) -> str:
+def _spread(found: Spread) -> str:
     return readable_spread(found["mean"], found["std"])
 
 
-def _labels(labels: dict[str, Any]) -> str:
+def _labels(labels: SoftLabels) -> str:
     right = labels.get("teacher_top1_on_views")
     judged = "" if right is None else f" On the views that they label, the teachers are right in {right:.1f} %."
     if not labels["bytes"]:

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gvbsm.artifacts import Job
-from gvbsm.disk import load_tensors, mapped_tensor, save_tensors, write_text
 from gvbsm.errors import Interrupted
-from gvbsm.runtime.parallel import ranks
+from gvbsm.runtime.distributed import ranks
 from gvbsm.runtime.watching import current
+from gvbsm.store.files import load_tensors, mapped_tensor, save_tensors, write_text
+from gvbsm.store.job import Job
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 _received: list[int] = []
@@ -35,7 +35,7 @@ class Checkpoint:
     A state is dicts and lists of tensors, numbers, strings and None.
     """
 
-    def __init__(self, folder: Path | None, seconds: float, name: str = "state", job: Job | None = None) -> None:
+    def __init__(self, folder: Path | None, seconds: float, name: str = "state", job: Job[Any] | None = None) -> None:
         self.folder = folder
         self.seconds = seconds
         self.file = folder / f"{name}.safetensors" if folder else None
@@ -45,7 +45,7 @@ class Checkpoint:
         self._mapped: list[Path] = []
 
     @staticmethod
-    def of(job: Job) -> Checkpoint:
+    def of(job: Job[Any]) -> Checkpoint:
         """The checkpoint of a job, which learns how long the processes before this one took."""
         checkpoint = Checkpoint(job.checkpoints, job.checkpoint_seconds, job=job)
         if checkpoint._seconds_file:

@@ -7,11 +7,12 @@ import ctypes
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from gvbsm.artifacts import Job
 from gvbsm.errors import UserError
+from gvbsm.store.job import Job
 
 # glibc's M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD: nothing mapped by itself, nothing handed back, 256 MiB at a time.
 _MALLOC = {-4: 0, -1: -1, -2: 2**28}
@@ -48,7 +49,7 @@ def _keep_freed_memory() -> None:
             mallopt(option, value)
 
 
-def job_device(job: Job, threads: int) -> torch.device:
+def job_device(job: Job[Any], threads: int) -> torch.device:
     """The device of a job, which its receipt then names."""
     device = choose_device(job.device, threads)
     if device.type == "cuda" and job.processes > 1:
@@ -69,10 +70,3 @@ def device_name(device: torch.device) -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[None]:
-    """Convolutions and matrix products in `precision` ("float32" or "bfloat16")."""
-    if precision == "float32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=getattr(torch, precision))

@@ -8,7 +8,7 @@ from collections import deque
 
 from tqdm import tqdm
 
-from gvbsm.runtime.parallel import ranks
+from gvbsm.runtime.distributed import ranks
 from gvbsm.runtime.watching import Step, current
 
 _LOG_SECONDS = 15.0

@@ -13,9 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from gvbsm.artifacts import Job
 from gvbsm.errors import UserError
-from gvbsm.keys import key
+from gvbsm.store.job import Job
 
 VARIABLE = "GVBSM_TRACKING"
 _FLUSH_SECONDS = 10  # what a killed job's curve may lack at its end
@@ -31,7 +30,7 @@ class Tracker(Protocol):
         """Nothing more will come."""
 
 
-def tracker(job: Job) -> Tracker | None:
+def tracker(job: Job[Any]) -> Tracker | None:
     """The tracker that is asked for, None if none is, or this process is not the one that writes.
 
     Raises:
@@ -52,7 +51,7 @@ def tracker(job: Job) -> Tracker | None:
 class _Careful:
     """A tracker that is opened when there is something to log, and given up when it fails."""
 
-    def __init__(self, name: str, job: Job) -> None:
+    def __init__(self, name: str, job: Job[Any]) -> None:
         self._name, self._job = name, job
         self._tracker: Tracker | None = None
         self._failed = False
@@ -81,15 +80,15 @@ class _Careful:
             sys.stderr.write(f"tracking: {self._name} failed, the job goes on without it: {reason}\n")
 
 
-def _folder(job: Job, name: str) -> Path:
+def _folder(job: Job[Any], name: str) -> Path:
     return job.store.parent / "tracking" / name
 
 
 class _TensorBoard:
     """Event files in results/tracking/tensorboard/<stage>/<artifact>[/<part>]."""
 
-    def __init__(self, job: Job) -> None:
-        self._folder = _folder(job, "tensorboard") / job.spec["stage"] / job.out.stem
+    def __init__(self, job: Job[Any]) -> None:
+        self._folder = _folder(job, "tensorboard") / job.spec.stage / job.out.stem
         self._writers: dict[str, Any] = {}
 
     def log(self, part: str, step: int, values: dict[str, float]) -> None:
@@ -110,7 +109,7 @@ class _TensorBoard:
 class _WandB:
     """Runs in results/tracking/wandb, sent nowhere unless WANDB_MODE says so: `wandb sync` does that later."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job[Any]) -> None:
         self._job, self._part = job, ""
         self._run: Any = None
         folder = _folder(job, "wandb")
@@ -135,24 +134,24 @@ class _WandB:
         import wandb
 
         job, name = self._job, self._job.out.stem
-        told: dict[str, Any] = {
-            "id": "-".join(filter(None, (key(job.spec), part))),  # of a job that is resumed: the same
+        arguments: dict[str, Any] = {
+            "id": "-".join(filter(None, (job.spec.key, part))),  # of a job that is resumed: the same
             "name": " ".join(filter(None, (name, part))),
             "group": name,
-            "job_type": job.spec["stage"],
-            "config": {"stage": job.spec["stage"], "settings": job.spec.get("settings", {})},
+            "job_type": job.spec.stage,
+            "config": {"stage": job.spec.stage, "settings": job.spec.json_object.get("settings") or {}},
             "resume": "allow",
             "settings": wandb.Settings(console="off", disable_git=True, save_code=False),
         }
         try:
-            return wandb.init(**told)
+            return wandb.init(**arguments)
         except Exception as error:
             if os.environ["WANDB_MODE"] == "offline":
                 raise
             reason = UserError(f"{type(error).__name__}: {error}")
             sys.stderr.write(f"tracking: wandb cannot be reached, its files stay here for `wandb sync`: {reason}\n")
             wandb.teardown()  # or the run that did not begin would be in the way
-            return wandb.init(**told, mode="offline")
+            return wandb.init(**arguments, mode="offline")
 
 
-_TRACKERS: dict[str, Callable[[Job], Tracker]] = {"tensorboard": _TensorBoard, "wandb": _WandB}
+_TRACKERS: dict[str, Callable[[Job[Any]], Tracker]] = {"tensorboard": _TensorBoard, "wandb": _WandB}

@@ -10,18 +10,20 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gvbsm.artifacts import Job
 from gvbsm.errors import Interrupted, UserError
-from gvbsm.keys import key
-from gvbsm.progressfiles import Record, delete_progress, write_progress
-from gvbsm.receipts import KEYED
 from gvbsm.runtime.tracking import Tracker
+from gvbsm.store.job import Job
+from gvbsm.store.progress import Record, delete_progress, write_progress
+from gvbsm.store.receipts import KEYED
+
+# Images that go through the stage in one of so many steps, on average; None if that cannot be told.
+ImagesPerStep = Callable[[int], float | None]
 
 _WRITE_SECONDS = 1.0  # between two writes of a progress file
 _current: ContextVar[Watch | None] = ContextVar("watch", default=None)
@@ -42,14 +44,15 @@ class Step:
 class Watch:
     """One running job. Some count more than once, evaluate for every seed: each count is a part of the whole."""
 
-    def __init__(self, job: Job, file: Path, tracker: Tracker | None = None) -> None:
+    def __init__(self, job: Job[Any], file: Path, tracker: Tracker | None, images_per_step: ImagesPerStep) -> None:
         self._job, self._file, self._tracker = job, file, tracker
-        self._part, self._parts = 0, len(job.spec.get("seeds") or [None])
+        self.images_per_step = images_per_step
+        self._part, self._parts = 0, len(getattr(job.spec, "seeds", [None]))
         now, named = time.time(), KEYED.fullmatch(job.out.stem)
         self._record = Record(
-            stage=job.spec["stage"],
+            stage=job.spec.stage,
             name=named["name"] if named else job.out.stem,
-            key=key(job.spec),
+            key=job.spec.key,
             host=socket.gethostname(),
             pid=os.getpid(),
             slurm_job=os.environ.get("SLURM_JOB_ID"),
@@ -58,13 +61,6 @@ class Watch:
         )
         self._written = 0.0
         self._write()
-
-    def images_per_step(self, steps: int) -> float | None:
-        """Images that go through the stage in one of so many steps, on average; None if that cannot be told."""
-        try:
-            return _images_per_step(self._job, steps)
-        except (KeyError, TypeError, ZeroDivisionError):
-            return None
 
     def began(self, done: int, total: int) -> None:
         """A count begins, at `done` of `total`."""
@@ -120,12 +116,14 @@ def current() -> Watch | None:
 
 
 @contextlib.contextmanager
-def watched(job: Job, file: Path, tracker: Tracker | None = None) -> Iterator[None]:
+def watched(
+    job: Job[Any], file: Path, tracker: Tracker | None = None, images_per_step: ImagesPerStep = lambda steps: None
+) -> Iterator[None]:
     """Watch a job while the block runs; of processes that train together, the first is."""
     if not job.writes:
         yield
         return
-    watch = Watch(job, file, tracker)
+    watch = Watch(job, file, tracker, images_per_step)
     token = _current.set(watch)
     try:
         yield
@@ -144,23 +142,3 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "stopped by SIGINT"
     return f"failed: {error}" if isinstance(error, UserError) else f"failed: {type(error).__name__}"
-
-
-def _images_per_step(job: Job, steps: int) -> float | None:
-    """As stages count them for their receipts. Read from the spec and the receipts of inputs, which have been verified: if
-    stages said it themselves, their code, and so every artifact, would be another."""
-    spec, stage = job.spec, job.spec["stage"]
-    if stage in ("squeeze", "statistics"):
-        images = job.receipts[spec["inputs"]["data"]]["summary"]["train_images"]
-        return float(images if stage == "squeeze" else images / steps)
-    if stage in ("select", "recover"):
-        places = sum(end - first for batch in spec["batches"] for _, first, end in batch)
-        if stage == "recover":
-            return places / len(spec["batches"])
-        return float(places * spec["settings"]["cells"] ** 2 * spec["settings"]["candidates"] / steps)
-    if stage not in ("relabel", "convert", "evaluate"):
-        return None
-    if spec.get("random"):
-        return float(spec["random"]["ipc"] * len(job.classes or ())) or None
-    paths = spec["inputs"]["images"]
-    return float(sum(job.receipts[path]["summary"]["images"] for path in ([paths] if isinstance(paths, str) else paths)))

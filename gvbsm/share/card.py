@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import Any
 
 import yaml
 
+from gvbsm.format import readable_seeds, readable_spread
+from gvbsm.pipeline.convert import ConvertSpec
+from gvbsm.pipeline.recover import RecoverSpec
+from gvbsm.pipeline.registry import STAGES
+from gvbsm.pipeline.relabel import RelabelSpec
 from gvbsm.share.folder import CLASSES, SHARD, ExportedClass, Manifest, unique_names
 from gvbsm.share.licences import Source
 from gvbsm.share.run import PublishedRun
-from gvbsm.wording import readable_seeds, readable_spread
+from gvbsm.store.spec import Json
 
 _LISTED = 100  # classes that the card names; of more it says where they stand
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
-_MADE = {
-    "recover": "synthetic: optimised by gvbsm, so that teachers' statistics on them come near those on the training images",
-    "select": "real images of the source or crops of them, chosen by gvbsm",
-    "adopt": "distilled by others and taken over as they were; their authors' licence and citation, not stated here, apply too",
-}
 _KINDS = {
     "distilled": "these images, soft labels",
     "random_soft": "random real images, soft labels",
@@ -45,7 +44,7 @@ image, label = images[0]["image"], images[0]["label"]
 }
 _TRAINING = """import gvbsm
 import torch
-from gvbsm.backbones import build
+from gvbsm.backbones.build import build
 from gvbsm.method.losses import hard_loss, soft_loss
 from torch.utils.data import DataLoader
 
@@ -100,8 +99,8 @@ def card(run: PublishedRun, manifest: Manifest, classes: list[ExportedClass], so
 
 
 def _front(manifest: Manifest, classes: list[ExportedClass], source: Source, title: str) -> str:
-    files: dict[str, Any] = {"split": "train", "path": "train-*.tar" if manifest.form == "webdataset" else "train/**"}
-    config: dict[str, Any] = {"config_name": "default", "data_files": [files]}
+    files = {"split": "train", "path": "train-*.tar" if manifest.form == "webdataset" else "train/**"}
+    config: Json = {"config_name": "default", "data_files": [files]}
     if manifest.form == "huggingface":
         # Without it the labels of metadata.jsonl are mere integers.
         names = {str(one.label): name for one, name in zip(classes, unique_names(classes), strict=True)}
@@ -131,21 +130,24 @@ _Dumper.add_representer(str, _quoted)
 
 def _made(run: PublishedRun) -> str:
     """How the images came to be."""
-    spec = run.specs("images")[0]
-    return _MADE[spec["stage"]] + ("; begun from real images of the source" if spec["inputs"].get("start") else "")
+    spec = run.spec(run.inputs.images[0])
+    origin = STAGES[spec.stage].origin or f"made by gvbsm, in the stage {spec.stage}"
+    is_begun = isinstance(spec, RecoverSpec) and spec.inputs.start
+    return origin + ("; begun from real images of the source" if is_begun else "")
 
 
 def _labels(run: PublishedRun, manifest: Manifest) -> str:
     if not manifest.labels:
         return "Soft labels: none. The teachers ran beside the students (`relabel.online`), and nothing of it was stored."
-    specs = run.specs("labels")
-    coding = specs[0].get("settings", specs[0])["coding"]
-    top = f", the {coding['top']} largest of a view" if coding.get("top") else ""
-    teachers = run.accuracies["teachers"]
-    who = f"of {', '.join(map(_plain, teachers))}" if specs[0]["stage"] == "relabel" else "published with the images by others"
-    epochs, size = max(one["epochs"][1] for one in specs), run.accuracies["soft_labels"]["bytes"]
+    specs = [spec for path in run.inputs.labels if isinstance(spec := run.spec(path), (RelabelSpec, ConvertSpec))]
+    first = specs[0]
+    is_ours = isinstance(first, RelabelSpec)
+    coding = first.settings.coding if isinstance(first, RelabelSpec) else first.coding
+    top = f", the {coding.top} largest of a view" if coding.top else ""
+    who = f"of {', '.join(map(_plain, run.accuracies['teachers']))}" if is_ours else "published with the images by others"
+    epochs, size = max(spec.epochs[1] for spec in specs), run.accuracies["soft_labels"]["bytes"]
     return (
-        f"Soft labels: `labels/`, mean logits ({coding['values']}{top}) {who} on {epochs} epochs of views, one view of each "
+        f"Soft labels: `labels/`, mean logits ({coding.values}{top}) {who} on {epochs} epochs of views, one view of each "
         f"image an epoch; {size:,} bytes. The format is docs/soft-labels.md of gvbsm; examples/read_soft_labels.py there reads "
         "it with numpy and torch alone."
     )
@@ -176,7 +178,7 @@ def _training(run: PublishedRun, manifest: Manifest) -> str:
     return f"## Training on it\n\n{how}\n\n{_code(_training_code(first))}\n{told}"
 
 
-def _training_code(training: dict[str, Any]) -> str:
+def _training_code(training: Json) -> str:
     network, settings = training["network"], training["settings"]
     shape = {name: network[name] for name in ("classes", "image_size", "channels")}
     arguments = ", ".join(
@@ -204,7 +206,7 @@ def _training_code(training: dict[str, Any]) -> str:
     )
 
 
-def _settings(training: dict[str, Any]) -> str:
+def _settings(training: Json) -> str:
     network = training["network"]
     options = [f"{name} {value}" for name, value in network["options"].items()]
     told = [f"{name} {value}" for name, value in training["settings"].items() if value is not None and name not in _UNSAID]

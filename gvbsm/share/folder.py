@@ -10,21 +10,23 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
 
-from gvbsm.artifacts import Job
+from gvbsm.config.messages import describe
+from gvbsm.config.sources import Strict
 from gvbsm.data.archives import read_members
 from gvbsm.data.files import colour_mode, open_image, read_file, to_tensor
+from gvbsm.data.folders import is_image
 from gvbsm.data.splits import RESIDENT
-from gvbsm.disk import file_hash, nameless_tensor
 from gvbsm.errors import UserError
-from gvbsm.folders import is_image
-from gvbsm.mistakes import describe
-from gvbsm.sources import Strict
+from gvbsm.store.files import file_hash, nameless_tensor
+from gvbsm.store.job import Reader
+from gvbsm.store.receipts import Receipt
+from gvbsm.store.spec import Json
 
 FORMAT = 1
 FORMS = ("imagefolder", "webdataset", "huggingface")
@@ -58,9 +60,9 @@ class Manifest(Strict):
     mean: list[float]  # per channel, of values in 0..1
     std: list[Annotated[float, Field(gt=0)]]
     labels: list[LabelFile]
-    accuracies: dict[str, Any]  # as in acc.json: students, baselines, teachers
-    training: dict[str, Any]  # by student: network, settings
-    provenance: dict[str, Any]
+    accuracies: Json  # as in acc.json: students, baselines, teachers
+    training: Json  # by student: network, settings
+    provenance: Json
 
 
 class ExportedClass(Strict):
@@ -79,7 +81,7 @@ class Exported(NamedTuple):
     classes: list[ExportedClass]
     images: Tensor  # uint8 (N,C,S,S), by class and number
     labels: Tensor  # int64 (N,)
-    job: Job  # reads the soft labels
+    reader: Reader  # of the soft labels
 
 
 def list_classes(classes: list[str], class_names: list[str]) -> list[ExportedClass]:
@@ -150,10 +152,9 @@ def read_folder(root: Path) -> Exported:
         if found != expected:
             raise UserError(f"{root / file}: damaged: its content is not what {MANIFEST} says; fetch the folder again")
     # Checked here, and known to be: these files have no receipts.
-    receipts: dict[str, dict[str, Any]] = {file: {"sha256": found, "inputs": {}} for file, found in paths.items()}
-    job = Job(spec={"inputs": {"labels": list(paths)}}, out=root / MANIFEST, store=root, receipts=receipts)
-    job.classes = [one.identity for one in classes]
-    return Exported(manifest, classes, images, labels, job)
+    receipts = {file: cast(Receipt, {"sha256": found, "inputs": {}}) for file, found in paths.items()}
+    reader = Reader(store=root, receipts=receipts, classes=[one.identity for one in classes])
+    return Exported(manifest, classes, images, labels, reader)
 
 
 def _parse(file: Path, adapter: TypeAdapter[Any]) -> Any:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from gvbsm.artifacts import Job
+from pydantic import ValidationError
+
+from gvbsm.config.shapes import PixelForm
 from gvbsm.errors import UserError
-from gvbsm.published import read_published
-from gvbsm.receipts import read_receipt, verify
+from gvbsm.pipeline.evaluate import StudentSpec
+from gvbsm.pipeline.publish import PublishInputs, PublishSpec
+from gvbsm.pipeline.registry import parse_spec
+from gvbsm.store.job import Reader
+from gvbsm.store.receipts import read_receipt, verify
+from gvbsm.store.run import Accuracies, Published, read_published
+from gvbsm.store.spec import Spec
 
 
 @dataclass(frozen=True)
@@ -18,50 +24,58 @@ class PublishedRun:
     """A run's folder, its accuracies, and how its students were trained."""
 
     folder: Path
-    accuracies: dict[str, Any]  # what acc.json holds
-    job: Job  # reads data, images and labels
-    students: dict[str, dict[str, Any]]  # by name: the spec of its training on the distilled images
+    accuracies: Accuracies
+    inputs: PublishInputs  # paths of the run's artifacts
+    reader: Reader  # of data, images and labels
+    students: dict[str, StudentSpec]  # by name: the training on the distilled images
     classes: list[str]  # what identifies the classes, by label
     class_names: list[str]
 
     @property
-    def inputs(self) -> dict[str, Any]:
-        """Paths of the run's artifacts, relative to the store."""
-        inputs: dict[str, Any] = self.job.spec["inputs"]
-        return inputs
+    def pixels(self) -> PixelForm:
+        """The form in which networks saw the images."""
+        return next(iter(self.students.values())).pixels
 
-    @property
-    def pixels(self) -> dict[str, Any]:
-        """image_size (px), and mean and std per channel, by which networks saw the images."""
-        pixels: dict[str, Any] = next(iter(self.students.values()))["pixels"]
-        return pixels
-
-    def specs(self, stage_inputs: str) -> list[dict[str, Any]]:
-        """The specs of the artifacts of one kind ("images", "labels", "data"), which are not read for it."""
-        paths = self.inputs[stage_inputs]
-        return [read_receipt(self.job.store / path)["spec"] for path in ([paths] if isinstance(paths, str) else paths)]
+    def spec(self, path: str) -> Spec:
+        """The spec of an artifact, which is not read for it."""
+        return parse_spec(read_receipt(self.reader.store / path)["spec"])
 
 
 def read_run(path: Path) -> PublishedRun:
-    """The run of a folder `results/<dataset>/<run>`, or of the acc.json in it.
+    """The run of a folder `results/<dataset>/<run>`, or of a file in it.
 
     Raises:
         UserError: if it is not published, or an artifact is damaged, gone, or another than was published.
     """
     published = read_published(path)
-    file, accuracies, spec = published.file, published.accuracies, published.spec
+    file, accuracies, inputs = published.file, published.accuracies, _inputs(published)
     store = _store(published.folder)
-    job = Job(spec=spec, out=file, store=store, data_root=Path(os.environ.get("GVBSM_DATA_ROOT", "data")))
-    inputs = spec["inputs"]
-    for artifact in (inputs["data"], *inputs["images"], *inputs["labels"]):
-        if accuracies["provenance"]["artifacts"].get(artifact) != job.receipt(artifact)["sha256"]:
+    reader = Reader(store=store, data_root=Path(os.environ.get("GVBSM_DATA_ROOT", "data")))
+    for artifact in (inputs.data, *inputs.images, *inputs.labels):
+        if accuracies["provenance"]["artifacts"].get(artifact) != reader.receipt(artifact)["sha256"]:
             raise UserError(
                 f"{file}: expected {store / artifact} as it was published, got one made anew since; publish again with: "
                 f"rm {file} && snakemake --cores all {file}"
             )
-    students = {name: verify(store / kinds["distilled"])["spec"] for name, kinds in inputs["students"].items()}
-    _, metadata = job.tensors(inputs["data"])
-    return PublishedRun(published.folder, accuracies, job, students, metadata["classes"], metadata["class_names"])
+    students: dict[str, StudentSpec] = {}
+    for name, kinds in inputs.students.items():
+        spec = parse_spec(verify(store / kinds["distilled"])["spec"])
+        assert isinstance(spec, StudentSpec)
+        students[name] = spec
+    _, metadata = reader.tensors(inputs.data)
+    return PublishedRun(published.folder, accuracies, inputs, reader, students, metadata["classes"], metadata["class_names"])
+
+
+def _inputs(published: Published) -> PublishInputs:
+    """What the run was published from.
+
+    Raises:
+        UserError: if acc.json was written by another version of this package.
+    """
+    try:
+        return PublishSpec.model_validate(published.accuracies["provenance"]["spec"]).inputs
+    except ValidationError:
+        raise UserError(f"{published.file}: expected what publish writes, got something else; make it again") from None
 
 
 def _store(folder: Path) -> Path:

@@ -11,25 +11,26 @@ import sys
 
 import torch
 
-from gvbsm.adopted import stamp_of
-from gvbsm.artifacts import Job
 from gvbsm.data.distilled import list_images, pack
+from gvbsm.data.folders import stamp_if_there
+from gvbsm.pipeline.adopt import AdoptSpec
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import job_device
+from gvbsm.store.job import Job
 
 
-def run(job: Job) -> None:
+def run(job: Job[AdoptSpec]) -> None:
     """Adopt the images of a spec."""
     spec = job.spec
     job.device = "cpu"
     job_device(job, 1)
-    job.tensors(spec["inputs"]["data"])
-    root = job.data_root / spec["path"]
-    listing = list_images(root, job.classes, spec["ipc"])
-    source = stamp_of("adopt", root)
-    count, size = len(listing.labels), spec["image_size"]
+    job.tensors(spec.inputs.data)
+    root = job.data_root / spec.path
+    listing = list_images(root, job.classes, spec.ipc)
+    source = stamp_if_there(root)
+    count, size = len(listing.labels), spec.image_size
     checkpoint = Checkpoint.of(job)
-    images = checkpoint.tensor("images", (count, spec["channels"], size, size), torch.uint8)
+    images = checkpoint.tensor("images", (count, spec.channels, size, size), torch.uint8)
     resized = pack(listing, images)
     if resized:
         sys.stderr.write(f"adopt: {resized} of {count} images are not {size} x {size} px: resized and cut\n")

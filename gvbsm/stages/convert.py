@@ -8,35 +8,36 @@ from __future__ import annotations
 
 from typing import Any
 
-from gvbsm.adopted import stamp_of
-from gvbsm.artifacts import Job
 from gvbsm.data.distilled import imagefolder_order
 from gvbsm.data.fkd import PublishedLabels, one_view
+from gvbsm.data.folders import is_visible, stamp_if_there
 from gvbsm.errors import UserError
 from gvbsm.method.coding import Coding
+from gvbsm.pipeline.convert import ConvertSpec
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import job_device
 from gvbsm.runtime.progress import Progress
+from gvbsm.store.job import Job
 
 
-def run(job: Job) -> None:
+def run(job: Job[ConvertSpec]) -> None:
     """Convert the epochs of a spec."""
-    spec, (first, end) = job.spec, job.spec["epochs"]
+    spec, (first, end) = job.spec, job.spec.epochs
     job.device = "cpu"
     job_device(job, 1)
-    images, metadata = job.tensors(spec["inputs"]["images"])
+    images, metadata = job.tensors(spec.inputs.images)
     labels, size = images["labels"], images["images"].shape[-1]
-    root = job.data_root / spec["path"]
-    resized = job.receipt(spec["inputs"]["images"])["summary"]["resized"]
+    root = job.data_root / spec.path
+    resized = job.receipt(spec.inputs.images)["summary"]["resized"]
     if resized:
         raise UserError(
             f"{root}: expected labels of images of {size} px, got {resized} that were resized; set image_size to theirs"
         )
     order = imagefolder_order(metadata["folders"], labels)
-    published = PublishedLabels(root, labels, order, size, len(job.classes or ()), spec["seed"])
-    coding = Coding(**spec["coding"])
+    published = PublishedLabels(root, labels, order, size, len(job.classes or ()), spec.seed)
+    coding = Coding(**spec.coding.model_dump())
     checkpoint = Checkpoint.of(job)
-    state: dict[str, Any] = checkpoint.load() or {"digests": [], "right": 0, "source": stamp_of("convert", root)}
+    state: dict[str, Any] = checkpoint.load() or {"digests": [], "right": 0, "source": stamp_if_there(root, is_visible)}
     done, views = len(state["digests"]), (end - first) * len(labels)
     tensors = {
         name: checkpoint.tensor(name, (end - first, len(labels), *one.shape[1:]), one.dtype)
@@ -59,5 +60,5 @@ def run(job: Job) -> None:
     job.images = views
     summary = {"views": views, "teacher_top1_on_views": 100 * state["right"] / views, "source": state["source"]}
     summary["bytes_per_view"] = sum(one[0, 0].nbytes for one in tensors.values())
-    job.write_tensors(tensors, published.metadata(first, state["digests"], spec["coding"]), summary)
+    job.write_tensors(tensors, published.metadata(first, state["digests"], spec.coding.model_dump()), summary)
     checkpoint.clear()

@@ -13,38 +13,42 @@ from typing import Any
 import pandas as pd
 import torch
 
-from gvbsm.artifacts import Job, provenance
-from gvbsm.disk import write_bytes, write_text
-from gvbsm.keys import key
 from gvbsm.pictures.figures import save
-from gvbsm.planfiles import input_paths, run_title
+from gvbsm.pictures.names import run_title
+from gvbsm.pipeline.draw import DrawSpec
+from gvbsm.pipeline.recover import RecoverSpec
+from gvbsm.pipeline.registry import parse_spec
+from gvbsm.store.files import write_bytes, write_text
+from gvbsm.store.job import Job, provenance
+from gvbsm.store.run import Picture
 
 
-def run(job: Job) -> None:
+def run(job: Job[DrawSpec]) -> None:
     """Draw the picture of a spec."""
-    spec, picture = job.spec, job.spec["picture"]
-    _, metadata = job.tensors(spec["inputs"]["data"])
-    shown = _SHOWN[picture](job, metadata["class_names"])
+    spec = job.spec
+    _, metadata = job.tensors(spec.inputs.data)
+    shown = _SHOWN[spec.picture](job, metadata["class_names"])
+    title = run_title(spec.dataset, spec.ipc, spec.recipe)
     # Not imported above: a picture does not depend on the code of the others.
-    figure = import_module(f"gvbsm.pictures.{picture}").draw(title=run_title(spec), **shown)
+    figure = import_module(f"gvbsm.pictures.{spec.picture}").draw(title=title, **shown)
     for form in ("png", "svg"):
         write_bytes(job.out.with_suffix(f".{form}"), save(figure, form))
-    artifacts = {path: job.receipt(path)["sha256"] for path in input_paths(spec)}
-    drawn = {"key": key(spec), "provenance": {**provenance(), "spec": spec, "artifacts": artifacts}}
+    artifacts = {path: job.receipt(path)["sha256"] for path in spec.input_paths()}
+    drawn = {"key": spec.key, "provenance": {**provenance(), "spec": spec.json_object, "artifacts": artifacts}}
     write_text(job.out, json.dumps(drawn, indent=1, sort_keys=True))
 
 
-def _curves(job: Job, _names: list[str]) -> dict[str, Any]:
+def _curves(job: Job[DrawSpec], _names: list[str]) -> dict[str, Any]:
     tables = []
-    for student, sets in job.spec["inputs"]["students"].items():
+    for student, sets in (job.spec.inputs.students or {}).items():
         for kind, path in sets.items():
             job.receipt(path)
             tables.append(pd.read_csv(job.store / path).assign(student=student, kind=kind))
     return {"table": pd.concat(tables, ignore_index=True)}
 
 
-def _classes(job: Job, names: list[str]) -> dict[str, Any]:
-    seen = [job.tensors(path)[0] for path in job.spec["inputs"]["networks"].values()]
+def _classes(job: Job[DrawSpec], names: list[str]) -> dict[str, Any]:
+    seen = [job.tensors(path)[0] for path in (job.spec.inputs.networks or {}).values()]
     columns: dict[str, Any] = {"name": names}
     for kind in ("distilled", "real"):
         # The same images for every teacher.
@@ -56,35 +60,38 @@ def _classes(job: Job, names: list[str]) -> dict[str, Any]:
     return {"table": pd.DataFrame(columns), "teachers": len(seen)}
 
 
-def _features(job: Job, names: list[str]) -> dict[str, Any]:
+def _features(job: Job[DrawSpec], names: list[str]) -> dict[str, Any]:
     seen_type = import_module("gvbsm.pictures.features").Seen
     networks: dict[str, Any] = {}
     labels: set[int] = set()
-    for network, path in sorted(job.spec["inputs"]["networks"].items(), reverse=True):  # the teacher, then the student
+    for network, path in sorted((job.spec.inputs.networks or {}).items(), reverse=True):  # the teacher, then the student
         seen = {name: tensor.numpy() for name, tensor in job.tensors(path)[0].items()}
         parts = {kind: (seen[f"{kind}_shown"], seen[f"{kind}_shown_labels"]) for kind in ("distilled", "real")}
         networks[network] = seen_type(*parts["distilled"], *parts["real"])
         labels |= set(seen["real_shown_labels"].tolist())
     named = {label: names[label] for label in sorted(labels)}
-    return {"networks": networks, "names": named, "classes": len(names), **job.spec["settings"]}
+    settings = job.spec.settings.model_dump() if job.spec.settings else {}
+    return {"networks": networks, "names": named, "classes": len(names), **settings}
 
 
-def _evolution(job: Job, names: list[str]) -> dict[str, Any]:
-    found: dict[int, torch.Tensor] = {}
+def _evolution(job: Job[DrawSpec], names: list[str]) -> dict[str, Any]:
+    by_label: dict[int, torch.Tensor] = {}
     iterations: list[int] = []
-    for path in job.spec["inputs"]["images"]:
+    for path in job.spec.inputs.images or []:
         tensors, metadata = job.tensors(path)
         is_first = (tensors["numbers"] == 0) & torch.isin(tensors["labels"], torch.tensor(metadata["snapshots"]["labels"]))
         at_M = is_first.nonzero().squeeze(1)
         images = torch.cat([tensors["snapshots"], tensors["images"][at_M].unsqueeze(1)], 1)
-        found |= dict(zip(tensors["labels"][at_M].tolist(), images, strict=True))
-        iterations = [*metadata["snapshots"]["iterations"], job.receipt(path)["spec"]["settings"]["iterations"]]
-    labels = sorted(found)
+        by_label |= dict(zip(tensors["labels"][at_M].tolist(), images, strict=True))
+        recovered = parse_spec(job.receipt(path)["spec"])
+        assert isinstance(recovered, RecoverSpec)
+        iterations = [*metadata["snapshots"]["iterations"], recovered.settings.iterations]
+    labels = sorted(by_label)
     named = {"names": [names[label] for label in labels], "classes": len(names)}
-    return {"images": torch.stack([found[label] for label in labels]).numpy(), "iterations": iterations, **named}
+    return {"images": torch.stack([by_label[label] for label in labels]).numpy(), "iterations": iterations, **named}
 
 
-_SHOWN: dict[str, Callable[[Job, list[str]], dict[str, Any]]] = {
+_SHOWN: dict[Picture, Callable[[Job[DrawSpec], list[str]], dict[str, Any]]] = {
     "curves": _curves,
     "classes": _classes,
     "features": _features,

@@ -12,20 +12,21 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from gvbsm.artifacts import Job
+from gvbsm.pipeline.evaluate import EvaluateSpec, HardEvaluateSpec
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import job_device
-from gvbsm.runtime.students import Students
+from gvbsm.store.job import Job
+from gvbsm.training.students import Students
 
 
-def run(job: Job) -> None:
+def run(job: Job[EvaluateSpec | HardEvaluateSpec]) -> None:
     """Train and test the students of a spec."""
-    settings = job.spec["settings"]
-    students = Students(job, job_device(job, settings["threads"]))
+    settings = job.spec.settings
+    students = Students(job, job_device(job, settings.threads))
 
     def test_now(model: nn.Module, epoch: int) -> dict[str, Any]:
-        is_last = epoch + 1 == settings["epochs"]
-        if (epoch + 1) % settings["test_every"] and not is_last:
+        is_last = epoch + 1 == settings.epochs
+        if (epoch + 1) % settings.test_every and not is_last:
             return {}
         found = students.test(model)
         return {"top1": found.top1, "top5": found.top5} | ({"by_class": found.by_class} if is_last else {})
@@ -33,12 +34,12 @@ def run(job: Job) -> None:
     checkpoint = Checkpoint.of(job)
     rows: list[dict[str, float]] = []
     by_class: list[list[float]] = []
-    for seed in job.spec["seeds"]:
+    for seed in job.spec.seeds:
         history = students.train(seed, checkpoint.named(f"seed{seed}"), test_now)
         by_class.append(history[-1].pop("by_class"))
         rows += [{"seed": seed, **row} for row in history]
     job.images = len(rows) * students.images
-    tested = {"ema": settings["ema"]} if settings.get("ema") else {}
+    tested = {"ema": settings.ema} if settings.ema else {}
     summary = _summary(rows) | tested | {"top1_by_class": [statistics.fmean(runs) for runs in zip(*by_class, strict=True)]}
     job.write_table(pd.DataFrame(rows).to_csv(index=False), summary)
     checkpoint.clear()

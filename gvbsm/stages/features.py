@@ -13,29 +13,30 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from gvbsm.artifacts import Job
 from gvbsm.data.image_set import load_image_set, random_choice
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import open_split
 from gvbsm.method.diversity import mean_cosine_distance
+from gvbsm.pipeline.features import FeaturesSpec
 from gvbsm.runtime.devices import job_device
-from gvbsm.runtime.networks import features_of, load_teacher
 from gvbsm.runtime.progress import Progress
+from gvbsm.store.job import Job
+from gvbsm.training.networks import features_of, load_teacher
 
 _AT_ONCE = 100  # images
 
 
 @torch.inference_mode()
-def run(job: Job) -> None:
+def run(job: Job[FeaturesSpec]) -> None:
     """Look at the images of a spec."""
-    spec, precision = job.spec, job.spec["settings"]["precision"]
-    device = job_device(job, spec["settings"]["threads"])
-    pixels = Pixels(spec["pixels"], device)
-    distilled = load_image_set(job)
-    train = open_split(job, "train", torch.device("cpu"))
+    spec, precision = job.spec, job.spec.settings.precision
+    device = job_device(job, spec.settings.threads)
+    pixels = Pixels(spec.pixels, device)
+    distilled = load_image_set(job, spec.inputs.images)
+    train = open_split(job, spec.inputs.data, "train", torch.device("cpu"))
     least = int(torch.bincount(train.labels).min())
-    chosen = random_choice(train.labels, min(spec["real"]["per_class"], least), spec["real"]["seed"])
-    network = load_teacher(*job.tensors(spec["inputs"]["network"]), device)
+    chosen = random_choice(train.labels, min(spec.real.per_class, least), spec.real.seed)
+    network = load_teacher(*job.tensors(spec.inputs.network), device)
     index = torch.arange(len(distilled.labels)).split(_AT_ONCE)
     sets = {
         "distilled": (distilled.labels, (distilled[part] for part in index)),
@@ -45,7 +46,7 @@ def run(job: Job) -> None:
     progress = Progress(job.title, -(-len(distilled.labels) // _AT_ONCE) + -(-len(chosen) // _AT_ONCE))
     tensors: dict[str, Tensor] = {}
     for kind, (labels, batches) in sets.items():
-        seen = _look(network, labels, batches, pixels, precision, len(job.classes or ()), spec["shown"], progress)
+        seen = _look(network, labels, batches, pixels, precision, len(job.classes or ()), spec.shown, progress)
         tensors |= {f"{kind}_{name}": tensor for name, tensor in seen.items()}
     summary = {kind: {"images": len(labels)} for kind, (labels, _) in sets.items()}
     job.write_tensors(tensors, {}, summary)

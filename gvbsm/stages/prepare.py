@@ -10,54 +10,55 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from gvbsm.artifacts import Job
 from gvbsm.data import DATASETS
+from gvbsm.data.folders import Stamp, is_image, is_visible, stamp_if_there
 from gvbsm.data.raw import Files, Form
 from gvbsm.errors import UserError
-from gvbsm.folders import is_image, is_visible, stamp_if_there
+from gvbsm.pipeline.prepare import PrepareSpec
 from gvbsm.runtime.devices import job_device
+from gvbsm.store.job import Job
+from gvbsm.store.spec import Json
 
 _ENDINGS = 5  # that are named
 
 
-def run(job: Job) -> None:
+def run(job: Job[PrepareSpec]) -> None:
     """Prepare the data set of a spec."""
-    spec, source = job.spec, job.spec["source"]
+    spec, source = job.spec, job.spec.source.model_dump()
     job.device = "cpu"
     job_device(job, 1)
-    form = Form(**{name: spec[name] for name in ("image_size", "channels", "resize", "storage")})
-    module, _, function = DATASETS[source["kind"]].partition(":")
+    form = Form(spec.image_size, spec.channels, spec.resize, spec.storage)
+    module, _, function = DATASETS[spec.source.kind].partition(":")
     roots = {"train": source.get("train", source.get("path")), "test": source.get("val", source.get("path"))}
     watched = roots | {"ground_truth": source.get("ground_truth")}
     before = _stamps(job, watched)
-    raw = getattr(import_module(module), function)(source, form, job.data_root)
+    raw = getattr(import_module(module), function)(spec.source, form, job.data_root)
     if raw.left_out:
         endings = ", ".join(raw.left_out[:_ENDINGS])
         sys.stderr.write(f"prepare: {job.data_root / source['path']}: left out, by their endings no images: {endings}\n")
-    raw.check(", ".join(dict.fromkeys(filter(None, roots.values()))) or source["kind"], spec["classes"])
+    raw.check(", ".join(dict.fromkeys(filter(None, roots.values()))) or spec.source.kind, spec.classes)
     tensors = {
         "train_labels": raw.train_labels,
         "test_labels": raw.test_labels,
         **_images("train", raw.train_images),
         **_images("test", raw.test_images),
     }
-    summary: dict[str, Any] = {"train_images": len(raw.train_labels), "test_images": len(raw.test_labels)}
+    summary: Json = {"train_images": len(raw.train_labels), "test_images": len(raw.test_labels)}
     job.images = len(raw.train_labels) + len(raw.test_labels)
     if roots["train"]:
         summary["source"] = _stamps(job, watched)
         for part, now in summary["source"].items():
             if before.get(part, now) != now:
-                raise UserError(f"{job.data_root / watched[part]}: changed while it was read; run the same command again")
+                raise UserError(f"{job.data_root / str(watched[part])}: changed while it was read; run the same command again")
     job.classes = raw.classes
     job.write_tensors(tensors, {"class_names": raw.class_names, "roots": roots, **vars(form)}, summary)
 
 
-def _stamps(job: Job, watched: dict[str, str | None]) -> dict[str, dict[str, Any]]:
+def _stamps(job: Job[PrepareSpec], watched: dict[str, str | None]) -> dict[str, Stamp]:
     """The stamp of each split's folder or archive and of the ground truth, of those that are there."""
     files = {root: is_visible if part == "ground_truth" else is_image for part, root in watched.items() if root}
     # Each once: most folders hold both splits.

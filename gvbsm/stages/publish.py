@@ -9,68 +9,74 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import pandas as pd
 
-from gvbsm.artifacts import Job, provenance
 from gvbsm.data.image_set import load_image_set
-from gvbsm.data.picture import draw_grid
-from gvbsm.disk import write_bytes, write_text
-from gvbsm.keys import key
-from gvbsm.planfiles import input_paths, run_title
-from gvbsm.published import KINDS, settings_of
+from gvbsm.pictures.grid import draw_grid
+from gvbsm.pictures.names import KINDS, run_title
+from gvbsm.pictures.run_settings import settings_of
+from gvbsm.pipeline.publish import PublishSpec
+from gvbsm.pipeline.registry import parse_spec
+from gvbsm.store.files import write_bytes, write_text
+from gvbsm.store.job import Job, provenance
+from gvbsm.store.receipts import Receipt
+from gvbsm.store.run import Accuracies, Cost, Result, SoftLabels
 
 
-def run(job: Job) -> None:
+def run(job: Job[PublishSpec]) -> None:
     """Publish the run of a spec."""
     spec = job.spec
-    inputs = spec["inputs"]
-    receipts = {path: job.receipt(path) for path in input_paths(spec)}
+    inputs, title = spec.inputs, run_title(spec.dataset, spec.ipc, spec.recipe)
+    receipts = {path: job.receipt(path) for path in spec.input_paths()}
     by_class: dict[str, list[float]] = {}
-    runs: dict[str, dict[str, dict[str, Any]]] = {}
-    for student, sets in inputs["students"].items():
-        runs[student] = {kind: dict(receipts[path]["summary"]) for kind, path in sets.items()}
-        by_class |= {f"{student} {kind}": one.pop("top1_by_class") for kind, one in runs[student].items()}
-    labels = [receipts[path] for path in inputs["labels"]]
-    accuracies = {
-        "dataset": spec["dataset"],
-        "ipc": spec["ipc"],
-        "recipe": spec.get("recipe"),
-        "images": sum(receipts[path]["summary"]["images"] for path in inputs["images"]),
-        "key": key(spec),
+    runs: dict[str, dict[str, Result]] = {}
+    for student, sets in inputs.students.items():
+        summaries = {kind: dict(receipts[path]["summary"]) for kind, path in sets.items()}
+        by_class |= {f"{student} {kind}": summary.pop("top1_by_class") for kind, summary in summaries.items()}
+        runs[student] = {kind: cast(Result, summary) for kind, summary in summaries.items()}
+    labels = [receipts[path] for path in inputs.labels]
+    accuracies: Accuracies = {
+        "dataset": spec.dataset,
+        "ipc": spec.ipc,
+        "recipe": spec.recipe,
+        "images": sum(receipts[path]["summary"]["images"] for path in inputs.images),
+        "key": spec.key,
         "students": {student: sets["distilled"] for student, sets in runs.items()},
         "baselines": _by_kind(runs, "distilled"),
-        "teachers": {label: {"top1": receipts[path]["summary"]["top1"]} for label, path in inputs["teachers"].items()},
+        "teachers": {label: {"top1": receipts[path]["summary"]["top1"]} for label, path in inputs.teachers.items()},
         "soft_labels": _soft_labels(labels),
         "cost": _cost(receipts),
-        "settings": settings_of({path: receipt["spec"] for path, receipt in receipts.items()}, inputs),
+        "settings": settings_of(
+            {path: parse_spec(receipt["spec"]) for path, receipt in receipts.items()}, inputs.teachers, inputs.students
+        ),
         "provenance": {
-            **provenance(),
-            "spec": spec,
+            **provenance(),  # type: ignore[typeddict-item]
+            "spec": spec.json_object,
             "artifacts": {path: receipt["sha256"] for path, receipt in receipts.items()},
             "devices": sorted({receipt["device"] for receipt in receipts.values()}),
         },
     }
-    table = _table(runs, spec["headline"])
-    data, metadata = job.tensors(inputs["data"])
-    picture = draw_grid(load_image_set(job), metadata["class_names"], run_title(spec))
+    table = _table(runs, spec.headline)
+    data, metadata = job.tensors(inputs.data)
+    picture = draw_grid(load_image_set(job, inputs.images), metadata["class_names"], title)
     write_bytes(job.out.with_name("images.png"), picture)
     write_text(job.out.with_name("table.csv"), table.to_csv(index=False))
     classes = pd.DataFrame({"class": metadata["classes"], "name": metadata["class_names"], **by_class})
     write_text(job.out.with_name("classes.csv"), classes.to_csv(index_label="label"))
     write_text(job.out, json.dumps(accuracies, indent=1, sort_keys=True))
-    sys.stdout.write(f"\n{run_title(spec)}: top-1 accuracy on {len(data['test_labels'])} test images, %\n")
+    sys.stdout.write(f"\n{title}: top-1 accuracy on {len(data['test_labels'])} test images, %\n")
     sys.stdout.write(table.round(2).to_string(index=False) + f"\n{job.out}\n")
 
 
-def _by_kind(runs: dict[str, dict[str, dict[str, Any]]], without: str) -> dict[str, dict[str, dict[str, Any]]]:
+def _by_kind(runs: dict[str, dict[str, Result]], without: str) -> dict[str, dict[str, Result]]:
     """The runs of every student, by image set and kind of label first."""
     kinds = [kind for sets in runs.values() for kind in sets if kind != without]
     return {kind: {student: sets[kind] for student, sets in runs.items()} for kind in kinds}
 
 
-def _soft_labels(receipts: list[dict[str, Any]]) -> dict[str, Any]:
+def _soft_labels(receipts: list[Receipt]) -> SoftLabels:
     """Size of the stored labels of the distilled images and how often the teachers are right on these views, in percent; if
     none are stored, since they are made online, nothing is known of that."""
     views = sum(one["summary"]["views"] for one in receipts)
@@ -78,26 +84,31 @@ def _soft_labels(receipts: list[dict[str, Any]]) -> dict[str, Any]:
     return {"bytes": sum(one["bytes"] for one in receipts), "teacher_top1_on_views": right / views if views else None}
 
 
-def _cost(receipts: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+def _cost(receipts: dict[str, Receipt]) -> dict[str, Cost]:
     """What every stage took, over the artifacts of the run: jobs, seconds, images that went through (times iterations or
     epochs), bytes that it left, and the largest memory of a job, resident and on its device."""
-    peaks = ("peak_memory_bytes", "peak_device_memory_bytes")
-    nothing = dict.fromkeys(("jobs", "images", "bytes", *peaks), 0)
-    cost: dict[str, dict[str, float]] = {}
+    by_stage: dict[str, list[Receipt]] = {}
     for path, receipt in receipts.items():
-        stage = cost.setdefault(Path(path).parts[0], {"seconds": 0.0, **nothing})
-        stage["seconds"] = round(stage["seconds"] + receipt["seconds"], 3)
-        stage["jobs"] += 1
-        stage["images"] += receipt["images"]
-        stage["bytes"] += receipt["bytes"]
-        for peak in peaks:
-            stage[peak] = max(stage[peak], receipt.get(peak, 0))
-    for stage in cost.values():
-        stage["images_per_second"] = round(stage["images"] / stage["seconds"], 1)
-    return cost
+        by_stage.setdefault(Path(path).parts[0], []).append(receipt)
+    return {stage: _stage_cost(of_stage) for stage, of_stage in by_stage.items()}
 
 
-def _table(runs: dict[str, dict[str, dict[str, Any]]], headline: str) -> pd.DataFrame:
+def _stage_cost(receipts: list[Receipt]) -> Cost:
+    seconds, images = 0.0, sum(receipt["images"] for receipt in receipts)
+    for receipt in receipts:
+        seconds = round(seconds + receipt["seconds"], 3)
+    return {
+        "jobs": len(receipts),
+        "seconds": seconds,
+        "images": images,
+        "images_per_second": round(images / seconds, 1),
+        "bytes": sum(receipt["bytes"] for receipt in receipts),
+        "peak_memory_bytes": max(receipt.get("peak_memory_bytes", 0) for receipt in receipts),
+        "peak_device_memory_bytes": max(receipt.get("peak_device_memory_bytes", 0) for receipt in receipts),
+    }
+
+
+def _table(runs: dict[str, dict[str, Result]], headline: str) -> pd.DataFrame:
     """One row per student, image set and kind of label; `top1` is the last epoch's, or the best if the headline says so."""
     rows = []
     for student, sets in runs.items():

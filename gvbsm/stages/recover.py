@@ -15,36 +15,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gvbsm.artifacts import Job
+from gvbsm.config.stages import RecoverShard
 from gvbsm.data.epoch_views import epoch_views
 from gvbsm.data.pixels import Pixels, augmentation, jpeg_round_trip, roll
 from gvbsm.errors import UserError
-from gvbsm.keys import derive_seed
 from gvbsm.method.layers import most_important
 from gvbsm.method.matching import NO_MATCHING, Matching, StatisticsMatcher
 from gvbsm.method.moments import Moments
 from gvbsm.method.recovery import Recovery, RecoverySettings
 from gvbsm.method.views import mixed_hard_labels, render
+from gvbsm.pipeline.recover import RecoverSpec
 from gvbsm.runtime.checkpoints import Checkpoint, to_device
 from gvbsm.runtime.compiler import set_up_compiler
-from gvbsm.runtime.devices import autocast, job_device
-from gvbsm.runtime.networks import load_teacher
+from gvbsm.runtime.devices import job_device
 from gvbsm.runtime.progress import Progress
+from gvbsm.store.job import Job
+from gvbsm.store.keys import derive_seed
+from gvbsm.training.networks import load_teacher
+from gvbsm.training.precision import autocast
 
 
-def run(job: Job) -> None:
+def run(job: Job[RecoverSpec]) -> None:
     """Recover the shard of images of a spec."""
-    settings, batches = job.spec["settings"], job.spec["batches"]
-    device = job_device(job, settings["threads"])
-    pixels = Pixels(job.spec["pixels"], device)
-    if settings["compile"]:  # one graph per teacher and number of images in a batch
+    settings, batches = job.spec.settings, job.spec.batches
+    device = job_device(job, settings.threads)
+    pixels = Pixels(job.spec.pixels, device)
+    if settings.compile:  # one graph per teacher and number of images in a batch
         sizes = {sum(end - first for _, first, end in batch) for batch in batches}
-        set_up_compiler(job.store.parent / ".compiled", len(job.spec["inputs"]["teachers"]) * len(sizes))
+        set_up_compiler(job.store.parent / ".compiled", len(job.spec.inputs.teachers) * len(sizes))
     checkpoint = Checkpoint.of(job)
     state = to_device(checkpoint.load(), device)
     state = state or {"images": [], "snapshots": [], "last": {}, "recovery": None, "compiled": True}
-    kept: dict[str, Any] = job.spec.get("snapshots") or {"iterations": [], "labels": []}
-    progress = Progress(job.title, settings["iterations"] * len(batches), settings["iterations"] * len(state["images"]))
+    snapshots = job.spec.snapshots
+    at, shown = (snapshots.iterations, snapshots.labels) if snapshots else ([], [])
+    progress = Progress(job.title, settings.iterations * len(batches), settings.iterations * len(state["images"]))
     with contextlib.ExitStack() as stack:
         matchers = [stack.enter_context(matcher) for matcher in _matchers(job, device)]
         for batch in batches[len(state["images"]) :]:
@@ -52,27 +56,27 @@ def run(job: Job) -> None:
             if state["recovery"] is not None:
                 recovery.restore(state["recovery"])
                 progress.done += recovery.iteration
-            watched = _firsts(batch, kept["labels"])
-            while recovery.iteration < settings["iterations"]:
-                if watched and recovery.iteration in kept["iterations"]:
-                    state["snapshots"].append(pixels.to_bytes(recovery.x_BCHW.detach()[watched], settings["quantise"]))
+            watched = _firsts(batch, shown)
+            while recovery.iteration < settings.iterations:
+                if watched and recovery.iteration in at:
+                    state["snapshots"].append(pixels.to_bytes(recovery.x_BCHW.detach()[watched], settings.quantise))
                 state["last"] = recovery.step()
                 state["compiled"] = state["compiled"] and all(matcher.compiled for matcher in matchers)
                 checkpoint.tick(lambda: state | {"recovery": recovery.state()})  # noqa: B023 (called at once)
                 progress.step(**state["last"])
             if not torch.isfinite(recovery.x_BCHW).all():
                 raise UserError(f"recover: expected finite images, got a loss of {state['last']['loss']}; lower recover.lr")
-            stored = pixels.to_bytes(recovery.x_BCHW.detach(), settings["quantise"])
-            state["images"].append(jpeg_round_trip(stored) if settings["encoding"] == "jpeg" else stored)
+            stored = pixels.to_bytes(recovery.x_BCHW.detach(), settings.quantise)
+            state["images"].append(jpeg_round_trip(stored) if settings.encoding == "jpeg" else stored)
             state["recovery"] = None
     tensors = {"images": torch.cat([images.cpu() for images in state["images"]])}
     tensors["labels"], tensors["numbers"] = (torch.cat(parts) for parts in zip(*map(_members, batches), strict=True))
-    job.images = len(tensors["labels"]) * settings["iterations"]
+    job.images = len(tensors["labels"]) * settings.iterations
     summary = {"images": len(tensors["labels"]), "last_iteration": state["last"]}
     summary["compiled"] = state["compiled"]
     if state["snapshots"]:
-        tensors["snapshots"] = _by_image(state["snapshots"], len(kept["iterations"]))
-    job.write_tensors(tensors, {"snapshots": job.spec.get("snapshots")}, summary)
+        tensors["snapshots"] = _by_image(state["snapshots"], len(at))
+    job.write_tensors(tensors, {"snapshots": snapshots.model_dump() if snapshots else None}, summary)
     checkpoint.clear()
 
 
@@ -94,36 +98,36 @@ def _by_image(taken: list[Tensor], times: int) -> Tensor:
     return torch.cat([torch.stack(taken[at : at + times], 1).cpu() for at in range(0, len(taken), times)])
 
 
-def _chosen(job: Job, labels_B: Tensor, numbers_B: Tensor) -> Tensor:
+def _chosen(job: Job[RecoverSpec], start: str, labels_B: Tensor, numbers_B: Tensor) -> Tensor:
     """The real images (uint8) that take the places of a batch."""
-    tensors, _ = job.tensors(job.spec["inputs"]["start"])
+    tensors, _ = job.tensors(start)
     places = {place: i for i, place in enumerate(zip(tensors["labels"].tolist(), tensors["numbers"].tolist(), strict=True))}
     return tensors["images"][[places[place] for place in zip(labels_B.tolist(), numbers_B.tolist(), strict=True)]]
 
 
-def _matchers(job: Job, device: torch.device) -> list[StatisticsMatcher]:
+def _matchers(job: Job[RecoverSpec], device: torch.device) -> list[StatisticsMatcher]:
     """One per teacher, with the targets that were measured in it."""
-    settings, inputs = job.spec["settings"], job.spec["inputs"]
-    precisions = job.spec.get("precisions") or [settings["precision"]] * len(inputs["teachers"])
+    settings, inputs = job.spec.settings, job.spec.inputs
+    precisions = job.spec.precisions or [settings.precision] * len(inputs.teachers)
     found = []
-    for i, (teacher_path, precision) in enumerate(zip(inputs["teachers"], precisions, strict=True)):
+    for i, (teacher_path, precision) in enumerate(zip(inputs.teachers, precisions, strict=True)):
         teacher = load_teacher(*job.tensors(teacher_path), device)
-        matching, targets = _matching(job, inputs["statistics"][i] if inputs["statistics"] else None)
+        matching, targets = _matching(job, inputs.statistics[i] if inputs.statistics else None)
         low = partial(autocast, device, precision)
-        matcher = StatisticsMatcher(teacher, targets, matching, settings["compile"], autocast=low)
-        if settings["statistics_weight"] and not matcher.layers:
+        matcher = StatisticsMatcher(teacher, targets, matching, settings.compile, autocast=low)
+        if settings.statistics_weight and not matcher.layers:
             raise UserError(
-                f"recover: {teacher_path}: expected layers of {', '.join(settings['layers'])} to match, got none; add the kind "
+                f"recover: {teacher_path}: expected layers of {', '.join(settings.layers)} to match, got none; add the kind "
                 "it has to recover.layers, or leave this teacher out"
             )
         found.append(matcher)
     return found
 
 
-def _matching(job: Job, path: str | None) -> tuple[Matching, dict[str, Moments]]:
+def _matching(job: Job[RecoverSpec], path: str | None) -> tuple[Matching, dict[str, Moments]]:
     """What is matched in a teacher, and the targets by layer, of its statistics; without them, BatchNorm's own moments."""
-    settings, ema = job.spec["settings"], job.spec["settings"]["ema"]
-    if not settings["statistics_weight"]:
+    settings, ema = job.spec.settings, job.spec.settings.ema
+    if not settings.statistics_weight:
         return NO_MATCHING, {}
     tensors, metadata = job.tensors(path) if path else ({}, {"patch_size": 1})
     targets: dict[str, Moments] = {}
@@ -132,79 +136,81 @@ def _matching(job: Job, path: str | None) -> tuple[Matching, dict[str, Moments]]
         targets.setdefault(layer, {})[kind] = value
     matching = Matching(
         patch_size=metadata["patch_size"],
-        momentum=ema["momentum"],
-        first_layer_weight=settings["first_layer_weight"],
-        start=ema["start"],
-        dropped=ema["dropped"],
-        layers=tuple(settings["layers"]),
-        conv_statistics=tuple(settings["conv_statistics"]),
-        class_statistics=settings.get("class_statistics") or 0.0,
+        momentum=ema.momentum,
+        first_layer_weight=settings.first_layer_weight,
+        start=ema.start,
+        dropped=ema.dropped,
+        layers=tuple(settings.layers),
+        conv_statistics=tuple(settings.conv_statistics),
+        class_statistics=settings.class_statistics or 0.0,
         kept=_kept(settings, path, metadata),
     )
     return matching, targets
 
 
-def _kept(settings: dict[str, Any], path: str | None, metadata: dict[str, Any]) -> frozenset[tuple[str, str]] | None:
+def _kept(settings: RecoverShard, path: str | None, metadata: dict[str, Any]) -> frozenset[tuple[str, str]] | None:
     """Which of a teacher's statistics are matched; None: all."""
-    keep = settings.get("keep")
+    keep = settings.keep
     if not keep:
         return None
     importance: dict[str, dict[str, float]] = metadata["importance"]
     used = {
-        layer: {kind: value for kind, value in of.items() if "patch" not in of or kind in settings["conv_statistics"]}
+        layer: {kind: value for kind, value in of.items() if "patch" not in of or kind in settings.conv_statistics}
         for layer, of in importance.items()
-        if ("conv" if "patch" in of else "batchnorm") in settings["layers"]
+        if ("conv" if "patch" in of else "batchnorm") in settings.layers
     }
-    if keep["by"] == "random":
+    if keep.by == "random":
         for layer, of in used.items():
-            used[layer] = {kind: float(derive_seed(settings["seed"], "keep", path, layer, kind)) for kind in of}
-    return most_important(used, keep["share"])
+            used[layer] = {kind: float(derive_seed(settings.seed, "keep", path, layer, kind)) for kind in of}
+    return most_important(used, keep.share)
 
 
 def _start(
-    job: Job, batch: list[list[int]], matchers: list[StatisticsMatcher], pixels: Pixels, device: torch.device
+    job: Job[RecoverSpec], batch: list[list[int]], matchers: list[StatisticsMatcher], pixels: Pixels, device: torch.device
 ) -> Recovery:
     """A batch as noise or as its real images; its random numbers depend on what is in it alone, not on how the work is cut."""
-    settings, shape = job.spec["settings"], job.spec["pixels"]
-    if settings["ema"]["reset"] == "batch":
+    settings, pixel_form = job.spec.settings, job.spec.pixels
+    if settings.ema.reset == "batch":
         for matcher in matchers:
             matcher.averages = {}
     labels_B, numbers_B = _members(batch)
-    size = shape["image_size"]
-    if job.spec["inputs"].get("start"):
-        x_BCHW = pixels.from_bytes(_chosen(job, labels_B, numbers_B).to(device))
+    size = pixel_form.image_size
+    start = job.spec.inputs.start
+    if start:
+        x_BCHW = pixels.from_bytes(_chosen(job, start, labels_B, numbers_B).to(device))
     else:
-        generator = torch.Generator().manual_seed(derive_seed(settings["seed"], "noise", batch))
-        x_BCHW = torch.randn(len(labels_B), len(shape["mean"]), size, size, generator=generator).to(device)
-    density = settings["densification"]
-    names: dict[str, Any] = {
-        name: settings[name] for name in ("iterations", "lr", "statistics_weight", "conv_drop", "backbone_order")
-    }
+        generator = torch.Generator().manual_seed(derive_seed(settings.seed, "noise", batch))
+        x_BCHW = torch.randn(len(labels_B), len(pixel_form.mean), size, size, generator=generator).to(device)
+    density = settings.densification
     return Recovery(
         x_BCHW,
         labels_B.to(device),
         matchers,
         RecoverySettings(
-            **names,
-            betas=tuple(settings["betas"]),
-            densification_weight=density["weight"],
-            tau=density["tau"],
-            normalise=density["normalise"],
+            iterations=settings.iterations,
+            lr=settings.lr,
+            statistics_weight=settings.statistics_weight,
+            conv_drop=settings.conv_drop,
+            backbone_order=settings.backbone_order,
+            betas=(settings.betas[0], settings.betas[1]),
+            densification_weight=density.weight,
+            tau=density.tau,
+            normalise=density.normalise,
         ),
         augment=_augmentation(job, labels_B.to(device), pixels),
         limits=pixels.limits(),
-        seed_of=lambda iteration: derive_seed(settings["seed"], "iteration", batch, iteration),
+        seed_of=lambda iteration: derive_seed(settings.seed, "iteration", batch, iteration),
     )
 
 
-def _augmentation(job: Job, labels_B: Tensor, pixels: Pixels) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+def _augmentation(job: Job[RecoverSpec], labels_B: Tensor, pixels: Pixels) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """What an iteration makes of a batch: published, one crop, flip and roll of it all; or views as students will see."""
-    size, drawn = job.spec["pixels"]["image_size"], job.spec.get("views")
+    size, drawn = job.spec.pixels.image_size, job.spec.views
     if not drawn:
-        crop_and_flip = augmentation(job.spec["augment"], size, same_on_batch=True)
-        most = job.spec["settings"]["roll"]
+        crop_and_flip = augmentation(job.spec.augment, size, same_on_batch=True)
+        most = job.spec.settings.roll
         return lambda x_BCHW: (roll(pixels.normalise(crop_and_flip(pixels.unit(x_BCHW))), most), labels_B)
-    classes = job.tensors(job.spec["inputs"]["teachers"][0])[1]["network"]["classes"]
+    classes = job.tensors(job.spec.inputs.teachers[0])[1]["network"]["classes"]
 
     def see(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         views = epoch_views(drawn, int(torch.randint(2**31, ())), len(x_BCHW), size)

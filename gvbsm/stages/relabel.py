@@ -12,31 +12,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gvbsm.artifacts import Job
-from gvbsm.data.epoch_views import FORMAT, VIEW_SETTINGS, epoch_views
-from gvbsm.data.image_set import load_image_set
+from gvbsm.config.stages import ViewsOfImages
+from gvbsm.data.epoch_views import FORMAT, epoch_views
+from gvbsm.data.image_set import open_image_set
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.rand_augment import RandAugment
 from gvbsm.errors import UserError
 from gvbsm.method.coding import Coded, Coding, encode
 from gvbsm.method.soft_labels import mean_logits, teachers_see_mixed
 from gvbsm.method.views import digest, grouped, mixed_hard_labels, render
+from gvbsm.pipeline.relabel import RelabelSpec
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import job_device
-from gvbsm.runtime.networks import load_teacher, logits_of
 from gvbsm.runtime.progress import Progress
+from gvbsm.store.job import Job
+from gvbsm.training.networks import load_teacher, logits_of
 
 
 @torch.inference_mode()
-def run(job: Job) -> None:
+def run(job: Job[RelabelSpec]) -> None:
     """Label the epochs of a spec."""
-    settings, (first, end) = job.spec["settings"], job.spec["epochs"]
-    device = job_device(job, settings["threads"])
-    pixels = Pixels(job.spec["pixels"], device)
-    image_set = load_image_set(job)
+    spec, settings, (first, end) = job.spec, job.spec.settings, job.spec.epochs
+    device = job_device(job, settings.threads)
+    pixels = Pixels(spec.pixels, device)
+    image_set = open_image_set(job, spec.inputs.images, spec.inputs.data, spec.random)
     count, size = image_set.shape[0], image_set.shape[-1]
-    teachers = [load_teacher(*job.tensors(path), device) for path in job.spec["inputs"]["teachers"]]
-    coding = Coding(**settings["coding"])
+    teachers = [load_teacher(*job.tensors(path), device) for path in spec.inputs.teachers]
+    coding = Coding(**settings.coding.model_dump())
     checkpoint = Checkpoint.of(job)
     state: dict[str, Any] = checkpoint.load() or {"digests": [], "groups": 0, "right": 0}
     coded = {
@@ -44,17 +46,17 @@ def run(job: Job) -> None:
         for name, one in encode(torch.zeros(1, len(job.classes or ())), coding).items()
     }
     images, augment = image_set.resident(device), RandAugment.of(settings)
-    mixed = teachers_see_mixed(settings["mix"], settings["mixup_labels"])
-    batches = torch.arange(count).split(settings["batch_size"])
+    mixed = teachers_see_mixed(settings.mix, settings.mixup_labels)
+    batches = torch.arange(count).split(settings.batch_size)
     groups = [torch.cat(group) for group in grouped(batches, image_set.shape[1:].numel())]
     progress = Progress(job.title, end - first, len(state["digests"]))
     for number in range(len(state["digests"]), end - first):
         views = epoch_views(settings, first + number, count, size)
         for positions in groups[state["groups"] :]:
             x_VCHW = render(images, views, positions, mixed, pixels.from_levels, device, augment)
-            logits_TVK = logits_of(teachers, x_VCHW, settings["precision"])
+            logits_TVK = logits_of(teachers, x_VCHW, settings.precision)
             # Batch by batch, since rescaling takes its norms over one.
-            of_batches = (mean_logits(one, settings["rescale_logits"]) for one in logits_TVK.split(settings["batch_size"], 1))
+            of_batches = (mean_logits(one, settings.rescale_logits) for one in logits_TVK.split(settings.batch_size, 1))
             logits_VK = torch.cat(list(of_batches)).cpu()
             truth_V = mixed_hard_labels(image_set.labels, views, positions, logits_VK.shape[1], mixed).argmax(1)
             state["right"] += int((logits_VK.argmax(1) == truth_V).sum())
@@ -67,7 +69,7 @@ def run(job: Job) -> None:
         progress.step()
     views_labelled = job.images = (end - first) * count
     summary = {"views": views_labelled, "teacher_top1_on_views": 100 * state["right"] / views_labelled}
-    drawn = {"count": count, "size": size, **{name: settings.get(name) for name in VIEW_SETTINGS}}
+    drawn = {"count": count, "size": size, **settings.model_dump(include=set(ViewsOfImages.model_fields))}
     labels = {"format": FORMAT, "epochs": [first, end], "views": drawn, "digests": state["digests"], "coding": asdict(coding)}
     job.write_tensors(coded, labels, summary | {"bytes_per_view": sum(one[0, 0].nbytes for one in coded.values())})
     checkpoint.clear()

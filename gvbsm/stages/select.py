@@ -12,63 +12,65 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gvbsm.artifacts import Job
+from gvbsm.config.stages import Select
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import Split, open_split
 from gvbsm.errors import UserError
-from gvbsm.keys import derive_seed
 from gvbsm.method.selection import cross_entropy, enlarge, joined_features, nearest, pack, shrink
 from gvbsm.method.views import crop_and_resize, draw_crops
+from gvbsm.pipeline.select import SelectSpec
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import job_device
-from gvbsm.runtime.networks import features_of, load_teacher
 from gvbsm.runtime.progress import Progress
+from gvbsm.store.job import Job
+from gvbsm.store.keys import derive_seed
+from gvbsm.training.networks import features_of, load_teacher
 
 _AT_ONCE = 100  # real images
 _RATIO = (3 / 4, 4 / 3)  # width / height of crops, as those of views
 
 
 @torch.inference_mode()
-def run(job: Job) -> None:
+def run(job: Job[SelectSpec]) -> None:
     """Choose the images of a spec."""
-    settings = job.spec["settings"]
-    device = job_device(job, settings["threads"])
-    train = open_split(job, "train", torch.device("cpu"))
-    teachers = [load_teacher(*job.tensors(path), device) for path in job.spec["inputs"]["teachers"]]
-    pixels = Pixels(job.spec["pixels"], device)
-    groups = [group for batch in job.spec["batches"] for group in batch]
+    settings = job.spec.settings
+    device = job_device(job, settings.threads)
+    train = open_split(job, job.spec.inputs.data, "train", torch.device("cpu"))
+    teachers = [load_teacher(*job.tensors(path), device) for path in job.spec.inputs.teachers]
+    pixels = Pixels(job.spec.pixels, device)
+    groups = [group for batch in job.spec.batches for group in batch]
     checkpoint = Checkpoint.of(job)
     state: dict[str, Any] = checkpoint.load() or {"images": [], "sources": []}
     progress = Progress(job.title, len(groups), len(state["images"]))
     for label, first, end in groups[len(state["images"]) :]:
         candidates = _candidates(train.labels, label, first, end, settings)
-        small, sources = _choose(candidates, label, (end - first) * settings["cells"] ** 2, train, teachers, pixels, settings)
-        state["images"].append(pack(small, settings["cells"]))
+        small, sources = _choose(candidates, label, (end - first) * settings.cells**2, train, teachers, pixels, settings)
+        state["images"].append(pack(small, settings.cells))
         state["sources"].append(sources.view(end - first, -1))
         checkpoint.tick(lambda: state)
         progress.step()
     tensors = {name: torch.cat(parts) for name, parts in state.items()}
     tensors["labels"] = torch.cat([torch.full((end - first,), label) for label, first, end in groups])
     tensors["numbers"] = torch.cat([torch.arange(first, end) for _, first, end in groups])
-    job.images = sum(end - first for _, first, end in groups) * settings["cells"] ** 2 * settings["candidates"]
+    job.images = sum(end - first for _, first, end in groups) * settings.cells**2 * settings.candidates
     job.write_tensors(tensors, {}, {"images": len(tensors["labels"])})
     checkpoint.clear()
 
 
-def _candidates(labels_N: Tensor, label: int, first: int, end: int, settings: dict[str, Any]) -> Tensor:
+def _candidates(labels_N: Tensor, label: int, first: int, end: int, settings: Select) -> Tensor:
     """Indices of the training images among which those of the places `first` to `end` of a class are chosen: of no others'.
 
     Raises:
         UserError: if the class has too few.
     """
     members = (labels_N == label).nonzero().squeeze(1)
-    each = settings["cells"] ** 2 * settings["candidates"]
+    each = settings.cells**2 * settings.candidates
     if len(members) < end * each:
         raise UserError(
             f"select: expected at least {end * each} training images in every class, {each} for each of {end}, got "
             f"{len(members)} in class {label}; lower select.candidates or select.cells"
         )
-    generator = torch.Generator().manual_seed(derive_seed(settings["seed"], "candidates", label))
+    generator = torch.Generator().manual_seed(derive_seed(settings.seed, "candidates", label))
     return members[torch.randperm(len(members), generator=generator)][first * each : end * each]
 
 
@@ -79,18 +81,18 @@ def _choose(
     train: Split,
     teachers: list[nn.Module],
     pixels: Pixels,
-    settings: dict[str, Any],
+    settings: Select,
 ) -> tuple[Tensor, Tensor]:
     """`count` small crops (uint8) of a class, and which training images they are of."""
     parts: list[tuple[Tensor, Tensor, list[Tensor]]] = []
     batches = candidates.split(_AT_ONCE)
     for number, squares in enumerate(train.squares(batches)):
-        seed = derive_seed(settings["seed"], "crops", label, int(candidates[0]), number)
+        seed = derive_seed(settings.seed, "crops", label, int(candidates[0]), number)
         parts.append(_best_crops(squares, seed, label, teachers, pixels, settings))
     small, loss_N = torch.cat([one for one, _, _ in parts]), torch.cat([losses for _, losses, _ in parts])
-    if settings["choose"] == "confidence":
+    if settings.choose == "confidence":
         chosen = loss_N.argsort(stable=True)[:count]
-    elif settings["choose"] == "clusters":
+    elif settings.choose == "clusters":
         by_teacher = zip(*(features for _, _, features in parts), strict=True)
         features_NF = joined_features([torch.cat(seen) for seen in by_teacher])
         chosen = nearest(features_NF, _centres(features_NF, count, settings))
@@ -100,27 +102,27 @@ def _choose(
 
 
 def _best_crops(
-    squares_NCHW: Tensor, seed: int, label: int, teachers: list[nn.Module], pixels: Pixels, settings: dict[str, Any]
+    squares_NCHW: Tensor, seed: int, label: int, teachers: list[nn.Module], pixels: Pixels, settings: Select
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Of every image the surest crop: uint8 (N,C,s,s), its cross-entropy (N,), and what each teacher sees in it, (N,F)."""
-    count, size, crops = len(squares_NCHW), squares_NCHW.shape[-1], settings["crops"]
+    count, size, crops = len(squares_NCHW), squares_NCHW.shape[-1], settings.crops
     whole = squares_NCHW.repeat_interleave(crops, 0).float()
-    drawn = draw_crops(len(whole), size, tuple(settings["scale"]), _RATIO, seed)
-    small = shrink(crop_and_resize(whole, drawn, torch.zeros(len(whole), dtype=torch.bool)), settings["cells"])
+    drawn = draw_crops(len(whole), size, (settings.scale[0], settings.scale[1]), _RATIO, seed)
+    small = shrink(crop_and_resize(whole, drawn, torch.zeros(len(whole), dtype=torch.bool)), settings.cells)
     if not teachers:
         return small, torch.zeros(count), []
     x_BCHW = pixels.from_levels(enlarge(small, size).to(pixels.device)).contiguous(memory_format=torch.channels_last)
-    seen = [features_of(teacher, x_BCHW, settings["precision"]) for teacher in teachers]
+    seen = [features_of(teacher, x_BCHW, settings.precision) for teacher in teachers]
     loss_NR = cross_entropy(torch.stack([logits_BK for logits_BK, _ in seen]), label).view(count, crops).cpu()
     best = torch.arange(count) * crops + loss_NR.argmin(1)
     return small[best], loss_NR.amin(1), [features_BF.cpu()[best] for _, features_BF in seen]
 
 
-def _centres(features_NF: Tensor, count: int, settings: dict[str, Any]) -> Tensor:
+def _centres(features_NF: Tensor, count: int, settings: Select) -> Tensor:
     """Centres (count,F) of the clusters of a class."""
     from sklearn.cluster import KMeans  # a second that most choices need not spend
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(settings["threads"]):  # they change the order of sums
-        found = KMeans(count, n_init=1, random_state=settings["seed"] % 2**32).fit(features_NF.double().numpy())
+    with threadpool_limits(settings.threads):  # they change the order of sums
+        found = KMeans(count, n_init=1, random_state=settings.seed % 2**32).fit(features_NF.double().numpy())
     return torch.from_numpy(found.cluster_centers_).to(features_NF.dtype)

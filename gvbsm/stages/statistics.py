@@ -11,35 +11,37 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gvbsm.artifacts import Job
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import open_split
-from gvbsm.keys import derive_seed
 from gvbsm.method.layers import hooked_layers
 from gvbsm.method.moments import KINDS, Accumulator, ClassAccumulator, Moments, Spread, class_sums, moments
+from gvbsm.pipeline.statistics import MoreStatistics, StatisticsSpec
 from gvbsm.runtime.checkpoints import Checkpoint
-from gvbsm.runtime.devices import autocast, job_device
-from gvbsm.runtime.networks import load_teacher
+from gvbsm.runtime.devices import job_device
 from gvbsm.runtime.progress import Progress
+from gvbsm.store.job import Job
+from gvbsm.store.keys import derive_seed
+from gvbsm.training.networks import load_teacher
+from gvbsm.training.precision import autocast
 
 
 @torch.inference_mode()
-def run(job: Job) -> None:
+def run(job: Job[StatisticsSpec]) -> None:
     """Measure the statistics of a spec."""
-    settings = job.spec["settings"]
-    device = job_device(job, settings["threads"])
-    train = open_split(job, "train", device, job.spec["augment"])
-    teacher = load_teacher(*job.tensors(job.spec["inputs"]["teacher"]), device)
-    pixels = Pixels(job.spec["pixels"], device)
+    spec, settings = job.spec, job.spec.settings
+    device = job_device(job, settings.threads)
+    train = open_split(job, spec.inputs.data, "train", device, spec.augment)
+    teacher = load_teacher(*job.tensors(spec.inputs.teacher), device)
+    pixels = Pixels(spec.pixels, device)
     checkpoint = Checkpoint.of(job)
     state: dict[str, Any] = checkpoint.load() or {"batches": 0, "layers": {}, "classes": {}, "spreads": {}}
     measures = _Measures(teacher, settings, len(job.classes or ()), state)
-    batches = torch.arange(len(train.labels)).split(settings["batch_size"])
-    todo = [(index, derive_seed(settings["seed"], "step", step)) for step, index in enumerate(batches)]
+    batches = torch.arange(len(train.labels)).split(settings.batch_size)
+    todo = [(index, derive_seed(settings.seed, "step", step)) for step, index in enumerate(batches)]
     progress = Progress(job.title, len(batches), state["batches"])
 
     def see(x_BCHW: Tensor) -> None:
-        with autocast(device, settings["precision"]):
+        with autocast(device, settings.precision):
             teacher(x_BCHW.contiguous(memory_format=torch.channels_last))
 
     for unit_BCHW in train.augmented(todo[state["batches"] :]):
@@ -48,11 +50,11 @@ def run(job: Job) -> None:
         state["batches"] += 1
         checkpoint.tick(lambda: {"batches": state["batches"], **measures.state()})
         progress.step()
-    metadata: dict[str, Any] = {"patch_size": settings["patch_size"]}
+    metadata: dict[str, Any] = {"patch_size": settings.patch_size}
     if measures.spreads:
-        torch.manual_seed(derive_seed(settings["seed"], "noise"))
-        size = job.spec["pixels"]["image_size"]
-        shape = (settings["batch_size"], len(job.spec["pixels"]["mean"]), size, size)
+        torch.manual_seed(derive_seed(settings.seed, "noise"))
+        size = spec.pixels.image_size
+        shape = (settings.batch_size, len(spec.pixels.mean), size, size)
         measures.noise = {}
         see(torch.randn(shape, device=device))
         metadata["importance"] = measures.importance()
@@ -73,14 +75,14 @@ class _Seen(NamedTuple):
 class _Measures:
     """What is known of the inputs of a teacher's layers, from every batch that it sees."""
 
-    def __init__(self, teacher: nn.Module, settings: dict[str, Any], classes: int, state: dict[str, Any]) -> None:
-        self._patch_size = settings["patch_size"]
+    def __init__(self, teacher: nn.Module, settings: MoreStatistics, classes: int, state: dict[str, Any]) -> None:
+        self._patch_size = settings.patch_size
         self.noise: dict[str, Moments] | None = None  # set: the next batch is noise, of which only these are kept
         self._seen: list[_Seen] = []  # of the last batch
         conv = hooked_layers(teacher, ("conv",))
         both = hooked_layers(teacher, ("batchnorm", "conv"))
-        self.found = {name: Accumulator(settings["variance"], **state["layers"].get(name, {})) for name in conv}
-        of_classes, spread = (both if settings.get(name) else {} for name in ("by_class", "importance"))
+        self.found = {name: Accumulator(settings.variance, **state["layers"].get(name, {})) for name in conv}
+        of_classes, spread = (both if is_asked else {} for is_asked in (settings.by_class, settings.importance))
         self.by_class = {name: ClassAccumulator(classes, **state["classes"].get(name, {})) for name in of_classes}
         self.spreads = {name: Spread(**state["spreads"].get(name, {})) for name in spread}
         for name in conv | of_classes | spread:

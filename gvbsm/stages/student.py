@@ -10,23 +10,24 @@ from typing import Any
 
 from torch import nn
 
-from gvbsm.artifacts import Job
+from gvbsm.pipeline.student import KeptHardStudentSpec, KeptStudentSpec
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import job_device
-from gvbsm.runtime.students import Students
+from gvbsm.store.job import Job
+from gvbsm.training.students import Students
 
 
-def run(job: Job) -> None:
+def run(job: Job[KeptStudentSpec | KeptHardStudentSpec]) -> None:
     """Train the student of a spec."""
-    settings, seed = job.spec["settings"], job.spec["seed"]
-    students = Students(job, job_device(job, settings["threads"]))
+    settings, seed = job.spec.settings, job.spec.seed
+    students = Students(job, job_device(job, settings.threads))
     checkpoint = Checkpoint.of(job)
     # Of its own: what is tested at the end is not what the training goes on from, if it is an average.
     end = checkpoint.named("end")
     trained: dict[str, Any] = end.load() or {}
 
     def keep(model: nn.Module, epoch: int) -> dict[str, Any]:
-        if epoch + 1 == settings["epochs"]:
+        if epoch + 1 == settings.epochs:
             found = students.test(model)
             trained.update(weights=model.state_dict(), top1=found.top1, top5=found.top5)
             end.save(trained)
@@ -35,5 +36,5 @@ def run(job: Job) -> None:
     history = students.train(seed, checkpoint.named(f"seed{seed}"), keep)
     job.images = len(history) * students.images
     summary = {"seed": seed, "loss": history[-1]["loss"], "top1": trained["top1"], "top5": trained["top5"]}
-    job.write_tensors(trained["weights"], {"network": job.spec["network"]}, summary)
+    job.write_tensors(trained["weights"], {"network": job.spec.network.model_dump()}, summary)
     checkpoint.clear()

@@ -5,12 +5,12 @@ import timm
 import torch
 import torchvision
 
-from gvbsm import network_names
-from gvbsm.backbones import build
-from gvbsm.disk import load_tensors
+from gvbsm.backbones.build import build
+from gvbsm.config import networks as network_names
 from gvbsm.errors import UserError
-from gvbsm.planfiles import STORE
 from gvbsm.runtime import networks
+from gvbsm.store.files import load_tensors
+from gvbsm.store.plans import STORE
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "efficientnet_b0", "shufflenet_v2_x0_5"])

@@ -7,7 +7,7 @@ Read in shaoshitong/G_VBSM_Dataset_Condensation (`networks.py`, `models/ShuffleN
 import pytest
 import torch
 
-from gvbsm.backbones import build
+from gvbsm.backbones.build import build
 
 Shapes = list[tuple[int, ...]]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gvbsm.backbones import build
+from gvbsm.backbones.build import build
 from gvbsm.backbones.weights import load_by_order
 
 COUNTER = "num_batches_tracked"

@@ -13,11 +13,12 @@ from pathlib import Path
 import filelock
 
 from gvbsm import cli
-from gvbsm.artifacts import Job
-from gvbsm.disk import load_tensors
-from gvbsm.plan import plan
-from gvbsm.planfiles import STORE, write_plans
-from gvbsm.receipts import read_receipt
+from gvbsm.pipeline.graph import plan
+from gvbsm.pipeline.registry import write_plans
+from gvbsm.store.files import load_tensors
+from gvbsm.store.job import Job
+from gvbsm.store.plans import STORE
+from gvbsm.store.receipts import read_receipt
 
 
 def gvbsm(*arguments: str) -> str:

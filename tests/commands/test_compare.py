@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from gvbsm import cli
-from gvbsm.configs import load_config, runs_of
-from gvbsm.mistakes import SettingsError
-from gvbsm.plan import plan
-from gvbsm.published import settings_of
+from gvbsm.config.messages import SettingsError
+from gvbsm.config.project import load_config, runs_of
+from gvbsm.pictures.run_settings import settings_of
+from gvbsm.pipeline.graph import plan
 
 RUN = Path("results/tiny/ipc4")
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from gvbsm.cli import main
-from gvbsm.keys import PACKAGE
+from gvbsm.store.code import PACKAGE
 
 # Instead of CIFAR-10, which is not here; of the teachers' release; and of hours.
 STAND_IN = """

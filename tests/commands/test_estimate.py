@@ -2,10 +2,10 @@
 
 import pytest
 
-from gvbsm import estimate as estimating
 from gvbsm.cli import main
-from gvbsm.planfiles import STORE
-from gvbsm.receipts import read_receipt
+from gvbsm.commands import estimate as estimating
+from gvbsm.store.plans import STORE
+from gvbsm.store.receipts import read_receipt
 
 TARGET = "results/tiny/ipc4/acc.json"
 

@@ -18,17 +18,18 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 import gvbsm
-from gvbsm import cli, export
-from gvbsm.artifacts import Job
-from gvbsm.backbones import build
-from gvbsm.disk import file_hash
+from gvbsm import cli
+from gvbsm.backbones.build import build
 from gvbsm.errors import UserError
-from gvbsm.planfiles import STORE
-from gvbsm.runtime.training import Recipe, make_optimizer
+from gvbsm.share import export
 from gvbsm.share.card import _training_code
 from gvbsm.share.folder import FORMS, list_classes, unique_names
 from gvbsm.share.licences import source_of
 from gvbsm.stages import publish
+from gvbsm.store.files import file_hash
+from gvbsm.store.job import Job
+from gvbsm.store.plans import STORE
+from gvbsm.training.fit import Recipe, make_optimizer
 
 RUN, OUT = Path("results/tiny/ipc4"), Path("shared/tiny")
 # Ten, as tiny has. Two are the same, and so are two folders on a disk that takes upper for lower case.

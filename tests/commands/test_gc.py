@@ -13,13 +13,15 @@ import pytest
 import yaml
 
 from gvbsm import cli
-from gvbsm.artifacts import Job
-from gvbsm.keys import PACKAGE
-from gvbsm.locks import lock_file
-from gvbsm.plan import plan
-from gvbsm.planfiles import PLANS, STORE, Artifact, input_paths, plan_file, target_file, write_plans
-from gvbsm.progressfiles import progress_file
-from gvbsm.receipts import receipt_path
+from gvbsm.pipeline.graph import plan
+from gvbsm.pipeline.registry import write_plans
+from gvbsm.pipeline.stage import Artifact
+from gvbsm.store.code import PACKAGE
+from gvbsm.store.job import Job
+from gvbsm.store.locks import lock_file
+from gvbsm.store.plans import PLANS, STORE, input_paths, plan_file, target_file
+from gvbsm.store.progress import progress_file
+from gvbsm.store.receipts import receipt_path
 
 CHECKPOINTS = Path("results/.checkpoints")
 

@@ -12,16 +12,16 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 import gvbsm
-from gvbsm.artifacts import Job
 from gvbsm.data.image_set import load_image_set
 from gvbsm.data.labels import load_labels
 from gvbsm.data.pixels import Pixels
 from gvbsm.errors import UserError
 from gvbsm.method.views import mixed_hard_labels, render
-from gvbsm.planfiles import STORE
-from gvbsm.runtime.networks import accuracy, build
-from gvbsm.runtime.training import Recipe, learning_rate, make_optimizer
 from gvbsm.stages import publish
+from gvbsm.store.job import Job
+from gvbsm.store.plans import STORE
+from gvbsm.training.fit import Recipe, learning_rate, make_optimizer
+from gvbsm.training.networks import accuracy, build
 
 RUN = Path("results/tiny/ipc4")
 CPU = torch.device("cpu")

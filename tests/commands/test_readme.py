@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from gvbsm import cli
-from gvbsm.keys import PACKAGE
-from gvbsm.rows import load_row
+from gvbsm.config.load import load_row
+from gvbsm.store.code import PACKAGE
 
 README = (PACKAGE.parent / "README.md").read_text()
 (PYTHON,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)

@@ -18,13 +18,15 @@ import pytest
 import yaml
 
 from gvbsm import cli
-from gvbsm.keys import PACKAGE
-from gvbsm.locks import lock_file
-from gvbsm.plan import plan
-from gvbsm.planfiles import STORE, Artifact, target_file, write_plans
-from gvbsm.progressfiles import Record, progress_file, read_progress, write_progress
-from gvbsm.receipts import receipt_path
-from gvbsm.status import status
+from gvbsm.commands.status import status
+from gvbsm.pipeline.graph import plan
+from gvbsm.pipeline.registry import write_plans
+from gvbsm.pipeline.stage import Artifact
+from gvbsm.store.code import PACKAGE
+from gvbsm.store.locks import lock_file
+from gvbsm.store.plans import STORE, target_file
+from gvbsm.store.progress import Record, progress_file, read_progress, write_progress
+from gvbsm.store.receipts import receipt_path
 
 TARGET = "results/tiny/ipc4/acc.json"
 

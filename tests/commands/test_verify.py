@@ -11,12 +11,12 @@ import filelock
 import pytest
 
 from gvbsm import cli
-from gvbsm.artifacts import Job
+from gvbsm.commands.verify import verify
 from gvbsm.errors import UserError
-from gvbsm.keys import PACKAGE
-from gvbsm.planfiles import STORE
-from gvbsm.receipts import read_receipt, rebuild, receipt_path
-from gvbsm.verify import verify
+from gvbsm.store.code import PACKAGE
+from gvbsm.store.job import Job
+from gvbsm.store.plans import STORE
+from gvbsm.store.receipts import read_receipt, rebuild, receipt_path
 
 
 def run(capsys, *arguments: str) -> tuple[int, list[str]]:
@@ -123,7 +123,7 @@ def test_a_receipt_that_is_none(content, expected, made, capsys):
 
 def test_a_whole_receipt_that_lacks_an_entry(workspace, monkeypatch):
     """Of another version, say."""
-    monkeypatch.setattr("gvbsm.receipts._RECEIPT", {"spec": dict, "colour": str})
+    monkeypatch.setattr("gvbsm.store.receipts._RECEIPT", {"spec": dict, "colour": str})
     with pytest.raises(UserError, match="damaged receipt: colour: expected str, got NoneType; rebuild"):
         read_receipt(STORE / write("a.csv"))
 

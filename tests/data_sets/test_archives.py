@@ -17,13 +17,13 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from gvbsm.artifacts import Job
 from gvbsm.data import archives, imagefolder, tiny_imagenet
 from gvbsm.data.files import open_image, read_entries, square, to_tensor
 from gvbsm.data.raw import Form
-from gvbsm.disk import load_tensors
 from gvbsm.errors import UserError
 from gvbsm.stages import prepare
+from gvbsm.store.files import load_tensors
+from gvbsm.store.job import Job
 
 COLOUR = Form(image_size=8, channels=3, resize=8, storage="packed")
 

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
-from gvbsm.artifacts import Job
 from gvbsm.data import imagenet
 from gvbsm.data.raw import Files, Form
 from gvbsm.data.splits import open_split
 from gvbsm.errors import UserError
 from gvbsm.stages import prepare
+from gvbsm.store.job import Job
 
 FORM = Form(image_size=8, channels=3, resize=9, storage="packed")
 GOLDFISH, TENCH, SHARK = "n01443537", "n01440764", "n01484850"

@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from gvbsm.artifacts import Job
 from gvbsm.data import imagefolder
 from gvbsm.data.splits import Split, open_split
 from gvbsm.errors import UserError
-from gvbsm.runtime.parallel import Ranks
+from gvbsm.runtime.distributed import Ranks
 from gvbsm.stages import prepare
+from gvbsm.store.job import Job
 
 CPU = torch.device("cpu")
 AUGMENT = {"resized_crop": [0.2, 0.6], "flip": True}

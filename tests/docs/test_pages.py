@@ -21,9 +21,10 @@ import yaml
 from PIL import Image
 from torch.utils.data import BatchSampler, RandomSampler
 
-from gvbsm.configs import load_config, parse_target
-from gvbsm.keys import PACKAGE
-from gvbsm.plan import plan
+from gvbsm.config.project import load_config
+from gvbsm.config.targets import parse_target
+from gvbsm.pipeline.graph import plan
+from gvbsm.store.code import PACKAGE
 
 ROOT = PACKAGE.parent
 PAGES = {

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from gvbsm import cli
-from gvbsm.published import flat
+from gvbsm.pictures.run_settings import flat
 
 RUN = Path("results/tiny/ipc4")
 PAGE = RUN / "report.html"

@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from gvbsm import plan_pictures, published
 from gvbsm.pictures import accuracy, classes, curves, evolution, features
 from gvbsm.pictures.figures import CLASS_COLOURS, DISTILLED, save
+from gvbsm.pipeline import pictures as plan_pictures
 from gvbsm.report import results
 from gvbsm.stages import draw
+from gvbsm.store import run as published
 
 
 def texts(figure: Figure) -> str:

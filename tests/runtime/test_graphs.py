@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gvbsm.backbones import build
-from gvbsm.runtime import graphs, training
+from gvbsm.backbones.build import build
 from gvbsm.runtime.checkpoints import Checkpoint
-from gvbsm.runtime.devices import autocast
-from gvbsm.runtime.graphs import Replayed, passes_of
-from gvbsm.runtime.training import Recipe, fit
+from gvbsm.training import fit as training
+from gvbsm.training import graphs
+from gvbsm.training.fit import Recipe, fit
+from gvbsm.training.graphs import Replayed, passes_of
+from gvbsm.training.precision import autocast
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="records CUDA graphs, and no GPU is here")
 CUDA = torch.device("cuda")

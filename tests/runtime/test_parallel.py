@@ -12,11 +12,12 @@ import pandas as pd
 import pytest
 import torch
 
-from gvbsm.disk import load_tensors
-from gvbsm.plan import plan
-from gvbsm.planfiles import STORE, write_plans
-from gvbsm.receipts import read_receipt
-from gvbsm.runtime.parallel import Ranks
+from gvbsm.pipeline.graph import plan
+from gvbsm.pipeline.registry import write_plans
+from gvbsm.runtime.distributed import Ranks
+from gvbsm.store.files import load_tensors
+from gvbsm.store.plans import STORE
+from gvbsm.store.receipts import read_receipt
 
 RUN = [sys.executable, "-m", "gvbsm"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "gvbsm"]
@@ -67,8 +68,8 @@ STEP = """
 import sys
 import torch
 from torch.nn import functional as F
-from gvbsm.backbones import build
-from gvbsm.runtime.parallel import ranks, synchronised, together
+from gvbsm.backbones.build import build
+from gvbsm.runtime.distributed import ranks, synchronised, together
 
 def step(batch):
     torch.manual_seed(0)

@@ -12,8 +12,8 @@ from torchvision import models
 
 from gvbsm.data.imagenet import _names
 from gvbsm.errors import UserError
-from gvbsm.runtime.networks import build
-from gvbsm.runtime.pretrained import load_pretrained
+from gvbsm.training.networks import build
+from gvbsm.training.pretrained import load_pretrained
 
 CPU = torch.device("cpu")
 NETWORK = {"name": "torchvision:shufflenet_v2_x0_5", "classes": 1000, "image_size": 224, "channels": 3, "options": {}}

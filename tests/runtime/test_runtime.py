@@ -13,13 +13,14 @@ import pytest
 import torch
 from torch import nn
 
-from gvbsm.disk import save_tensors
 from gvbsm.errors import Interrupted, UserError
 from gvbsm.runtime import checkpoints
 from gvbsm.runtime.checkpoints import Checkpoint
-from gvbsm.runtime.devices import autocast, choose_device
+from gvbsm.runtime.devices import choose_device
 from gvbsm.runtime.progress import Progress
-from gvbsm.runtime.training import Recipe, fit, learning_rate, make_optimizer, split_batches
+from gvbsm.store.files import save_tensors
+from gvbsm.training.fit import Recipe, fit, learning_rate, make_optimizer, split_batches
+from gvbsm.training.precision import autocast
 
 RECIPE = Recipe(epochs=3, optimizer="sgd", lr=0.1, momentum=0.9, weight_decay=0.01, schedule="cosine", seed=0)
 

@@ -12,14 +12,16 @@ from pathlib import Path
 import pytest
 
 from gvbsm import cli
-from gvbsm.artifacts import Job
-from gvbsm.disk import file_hash
-from gvbsm.keys import PACKAGE
-from gvbsm.plan import plan
-from gvbsm.planfiles import STORE, Artifact, write_plans
+from gvbsm.pipeline.graph import plan
+from gvbsm.pipeline.registry import write_plans
+from gvbsm.pipeline.stage import Artifact
 from gvbsm.runtime import checkpoints, tracking, watching
 from gvbsm.runtime.progress import Progress
 from gvbsm.runtime.watching import watched
+from gvbsm.store.code import PACKAGE
+from gvbsm.store.files import file_hash
+from gvbsm.store.job import Job
+from gvbsm.store.plans import STORE
 
 TARGET = Path("results/tiny/ipc4/acc.json")
 

@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 
 from gvbsm import cli
-from gvbsm.artifacts import Job
 from gvbsm.errors import Interrupted, UserError
-from gvbsm.planfiles import STORE, write_plans
-from gvbsm.progressfiles import read_progress
-from gvbsm.receipts import read_receipt
+from gvbsm.pipeline.registry import write_plans
 from gvbsm.runtime import checkpoints, watching
 from gvbsm.runtime.progress import Progress
 from gvbsm.runtime.watching import watched
+from gvbsm.store.job import Job
+from gvbsm.store.plans import STORE
+from gvbsm.store.progress import read_progress
+from gvbsm.store.receipts import read_receipt
 
 TARGET = Path("results/tiny/ipc4/acc.json")
 
@@ -127,7 +128,7 @@ def test_a_full_disk_stops_nothing(workspace, make_up_to, monkeypatch, command_o
         calls.append(arguments)
         raise UserError("cannot be written: No space left on device")
 
-    monkeypatch.setattr("gvbsm.progressfiles.write_text", full)
+    monkeypatch.setattr("gvbsm.store.progress.write_text", full)
     assert cli.main(command_of(squeeze)) == 0
     assert calls and read_receipt(STORE / squeeze.path)["images"] > 0
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from gvbsm.disk import file_hash, load_tensors
-from gvbsm.plan import plan
-from gvbsm.planfiles import STORE
+from gvbsm.pipeline.graph import plan
+from gvbsm.store.files import file_hash, load_tensors
+from gvbsm.store.plans import STORE
 
 
 def images_of(planned) -> dict[tuple[int, int], torch.Tensor]:

@@ -19,21 +19,21 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as F
 
 from gvbsm import cli
-from gvbsm.adopted import check_adopted
-from gvbsm.artifacts import Job
+from gvbsm.commands.estimate import estimate
+from gvbsm.commands.explain import explain
 from gvbsm.data.distilled import list_images, pack
 from gvbsm.data.image_set import load_image_set
 from gvbsm.data.labels import load_labels
-from gvbsm.disk import load_tensors
 from gvbsm.errors import Interrupted, UserError
-from gvbsm.estimate import estimate
-from gvbsm.explain import explain
-from gvbsm.keys import PACKAGE
 from gvbsm.method.views import mixed_hard_labels, render
-from gvbsm.plan import plan
-from gvbsm.planfiles import STORE
+from gvbsm.pipeline.adopt import check_adopted
+from gvbsm.pipeline.graph import plan
+from gvbsm.pipeline.specs import read_spec
 from gvbsm.runtime import checkpoints
-from gvbsm.specs import read_spec
+from gvbsm.store.code import PACKAGE
+from gvbsm.store.files import load_tensors
+from gvbsm.store.job import Job
+from gvbsm.store.plans import STORE
 
 SIZE, CLASSES, IPC, BATCH, EPOCHS = 8, 10, 4, 16, 4
 IMAGES, LABELS = Path("data/theirs"), Path("data/fkd")
@@ -300,7 +300,7 @@ def test_other_views_than_those_that_were_stored(workspace, reader):
 
 
 def test_import_by_hand(workspace, capsys, reader, monkeypatch):
-    monkeypatch.setattr("gvbsm.import_fkd._EPOCHS", 3)
+    monkeypatch.setattr("gvbsm.share.import_fkd._EPOCHS", 3)
     save_images()
     expected = save_labels("cutmix")
     assert import_fkd() == 0

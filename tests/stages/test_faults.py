@@ -8,17 +8,18 @@ import json
 import pytest
 import torch
 
-from gvbsm import backbones
-from gvbsm.cuts import image_batches
+from gvbsm.backbones import build as backbones
 from gvbsm.data.pixels import Pixels, jpeg_round_trip
-from gvbsm.disk import load_tensors
 from gvbsm.errors import UserError
-from gvbsm.keys import key
 from gvbsm.method.coding import Coding
-from gvbsm.plan import plan
-from gvbsm.planfiles import STORE, Artifact
-from gvbsm.receipts import read_receipt
+from gvbsm.pipeline.graph import plan
+from gvbsm.pipeline.shards import image_batches
+from gvbsm.pipeline.stage import Artifact
 from gvbsm.stages.relabel import _coded
+from gvbsm.store.files import load_tensors
+from gvbsm.store.keys import key
+from gvbsm.store.plans import STORE
+from gvbsm.store.receipts import read_receipt
 
 
 def planned(stage: str, recipe: str | None = None) -> list[Artifact]:

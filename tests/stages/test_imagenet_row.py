@@ -13,10 +13,12 @@ from sklearn.datasets import load_sample_images
 from torchvision import models
 
 from gvbsm import cli
-from gvbsm.disk import load_tensors
-from gvbsm.plan import plan
-from gvbsm.planfiles import STORE, Artifact, plan_file, target_file, write_plans
-from gvbsm.receipts import read_receipt
+from gvbsm.pipeline.graph import plan
+from gvbsm.pipeline.registry import write_plans
+from gvbsm.pipeline.stage import Artifact
+from gvbsm.store.files import load_tensors
+from gvbsm.store.plans import STORE, plan_file, target_file
+from gvbsm.store.receipts import read_receipt
 
 TEACHERS = ["resnet18", "mobilenet_v2", "efficientnet_b0", "shufflenet_v2_x0_5"]
 STUDENTS = [

@@ -2,10 +2,10 @@
 
 import pytest
 
-from gvbsm.artifacts import Job
-from gvbsm.disk import load_tensors
 from gvbsm.errors import UserError
-from gvbsm.planfiles import STORE
+from gvbsm.store.files import load_tensors
+from gvbsm.store.job import Job
+from gvbsm.store.plans import STORE
 
 
 def job(out, **inputs: str) -> Job:

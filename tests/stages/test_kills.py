@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from gvbsm.disk import file_hash
-from gvbsm.planfiles import STORE, write_plans
+from gvbsm.pipeline.registry import write_plans
+from gvbsm.store.files import file_hash
+from gvbsm.store.plans import STORE
 
 pytestmark = pytest.mark.slow
 

@@ -6,11 +6,12 @@ import json
 import pytest
 import torch
 
-from gvbsm.disk import load_tensors
 from gvbsm.errors import UserError
-from gvbsm.plan import plan
-from gvbsm.planfiles import STORE, Artifact
-from gvbsm.specs import read_spec
+from gvbsm.pipeline.graph import plan
+from gvbsm.pipeline.specs import read_spec
+from gvbsm.pipeline.stage import Artifact
+from gvbsm.store.files import load_tensors
+from gvbsm.store.plans import STORE
 
 LOW = {"precision": "bfloat16"}
 

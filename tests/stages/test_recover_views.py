@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from gvbsm.artifacts import Job
 from gvbsm.data.pixels import Pixels
-from gvbsm.disk import load_tensors
-from gvbsm.plan import plan
-from gvbsm.planfiles import STORE, Artifact
+from gvbsm.pipeline.graph import plan
+from gvbsm.pipeline.stage import Artifact
 from gvbsm.stages.recover import _augmentation
+from gvbsm.store.files import load_tensors
+from gvbsm.store.job import Job
+from gvbsm.store.plans import STORE
 
 
 def recovered() -> list[Artifact]:

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from gvbsm.artifacts import Job
-from gvbsm.disk import file_hash
 from gvbsm.errors import Interrupted
-from gvbsm.plan import plan
-from gvbsm.planfiles import STORE, write_plans
-from gvbsm.receipts import read_receipt
+from gvbsm.pipeline.graph import plan
+from gvbsm.pipeline.registry import write_plans
 from gvbsm.runtime import checkpoints
+from gvbsm.store.files import file_hash
+from gvbsm.store.job import Job
+from gvbsm.store.plans import STORE
+from gvbsm.store.receipts import read_receipt
 
 STAGES = ["squeeze", "statistics", "recover", "relabel", "evaluate"]
 

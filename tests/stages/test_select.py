@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gvbsm.artifacts import Job
-from gvbsm.disk import file_hash, load_tensors
+from gvbsm.config.load import load_row
+from gvbsm.config.messages import SettingsError
 from gvbsm.errors import UserError
-from gvbsm.mistakes import SettingsError
-from gvbsm.plan import plan
-from gvbsm.planfiles import STORE
-from gvbsm.rows import load_row
+from gvbsm.pipeline.graph import plan
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.stages import select
+from gvbsm.store.files import file_hash, load_tensors
+from gvbsm.store.job import Job
+from gvbsm.store.plans import STORE
 
 RANDOM = {"choose": "random", "candidates": 1, "crops": 1, "scale": [1.0, 1.0], "cells": 1, "seed": 0}
 RANDOM |= {"threads": 1, "precision": "float32"}
@@ -79,7 +79,7 @@ def test_teachers_choose_among_the_candidates_of_a_place(choose, made, edit_row,
 def test_confidence_prefers_what_the_teachers_know(made, edit_row, make_up_to):
     """The teachers' cross-entropy of chosen images is below that of random ones, and rises within a group."""
     from gvbsm.data.pixels import Pixels
-    from gvbsm.runtime.networks import load_teacher, logits_of
+    from gvbsm.training.networks import load_teacher, logits_of
 
     edit_row({"select": RANDOM | {"candidates": 6, "choose": "confidence"}})
     planned = make_up_to("select")

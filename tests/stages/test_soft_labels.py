@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from gvbsm.artifacts import Job
 from gvbsm.data.image_set import load_image_set
 from gvbsm.data.labels import load_labels
-from gvbsm.keys import PACKAGE
 from gvbsm.method.views import mixed_hard_labels, render
-from gvbsm.planfiles import STORE
+from gvbsm.store.code import PACKAGE
+from gvbsm.store.job import Job
+from gvbsm.store.plans import STORE
 
 READER = PACKAGE.parent / "examples" / "read_soft_labels.py"
 CODINGS = [("float16", None), ("float32", None), ("int8", None), ("int4", None), ("float16", 3), ("int8", 4), ("int4", 3)]

@@ -6,12 +6,12 @@ import json
 import pytest
 import torch
 
-from gvbsm.disk import load_tensors
+from gvbsm.config.load import load_row
 from gvbsm.errors import UserError
-from gvbsm.planfiles import STORE
-from gvbsm.rows import load_row
-from gvbsm.specs import read_spec
+from gvbsm.pipeline.specs import read_spec
 from gvbsm.stages import recover
+from gvbsm.store.files import load_tensors
+from gvbsm.store.plans import STORE
 
 
 def statistics_of(planned) -> list:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from gvbsm.keys import STAGES
+from gvbsm.store.keys import STAGES
 
 
 class Running(NamedTuple):

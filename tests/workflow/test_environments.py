@@ -12,7 +12,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from gvbsm.keys import PACKAGE
+from gvbsm.store.code import PACKAGE
 
 ROOT = PACKAGE.parent
 ENVIRONMENTS = ROOT / "workflow" / "envs"

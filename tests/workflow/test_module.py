@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gvbsm.keys import PACKAGE
-from gvbsm.planfiles import STORE
+from gvbsm.store.code import PACKAGE
+from gvbsm.store.plans import STORE
 
 ROOT = PACKAGE.parent
 PAGE = (ROOT / "docs" / "module.md").read_text()

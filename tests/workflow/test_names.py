@@ -14,15 +14,16 @@ import torch
 from PIL import Image
 
 from gvbsm import cli
-from gvbsm.configs import load_config
+from gvbsm.config.messages import SettingsError
+from gvbsm.config.project import load_config
 from gvbsm.data.image_set import ImageSet
-from gvbsm.data.picture import draw_grid
-from gvbsm.disk import load_tensors
 from gvbsm.errors import UserError
-from gvbsm.keys import PACKAGE
-from gvbsm.mistakes import SettingsError
-from gvbsm.plan import plan
-from gvbsm.planfiles import STORE, plan_file, write_plans
+from gvbsm.pictures.grid import draw_grid
+from gvbsm.pipeline.graph import plan
+from gvbsm.pipeline.registry import write_plans
+from gvbsm.store.code import PACKAGE
+from gvbsm.store.files import load_tensors
+from gvbsm.store.plans import STORE, plan_file
 
 # Each would touch the file `pwned`, leave its folder, or begin another line.
 NAMES = [

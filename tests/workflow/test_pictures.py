@@ -10,17 +10,17 @@ import torch
 from PIL import Image
 
 from gvbsm import cli
-from gvbsm.configs import load_config
+from gvbsm.config.messages import SettingsError
+from gvbsm.config.project import load_config
 from gvbsm.data.pixels import Pixels
-from gvbsm.disk import load_tensors
-from gvbsm.keys import derive_seed
 from gvbsm.method.diversity import mean_cosine_distance
-from gvbsm.mistakes import SettingsError
-from gvbsm.plan import plan
-from gvbsm.plan_pictures import pictures_of, plan_picture, plan_target
-from gvbsm.planfiles import STORE
-from gvbsm.receipts import read_receipt, verify
-from gvbsm.specs import read_spec
+from gvbsm.pipeline.graph import plan
+from gvbsm.pipeline.pictures import pictures_of, plan_picture, plan_target
+from gvbsm.pipeline.specs import read_spec
+from gvbsm.store.files import load_tensors
+from gvbsm.store.keys import derive_seed
+from gvbsm.store.plans import STORE
+from gvbsm.store.receipts import read_receipt, verify
 
 SETTINGS = load_config().pictures
 FOLDER = Path("results/tiny/ipc4/pictures")

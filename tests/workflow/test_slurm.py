@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from gvbsm.keys import PACKAGE
+from gvbsm.store.code import PACKAGE
 
 pytestmark = pytest.mark.slow
 

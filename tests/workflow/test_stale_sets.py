@@ -100,7 +100,7 @@ CODE_CHANGES = {
     "another network": ("gvbsm/backbones/shufflenet_v2.py", "width: float = 0.5", "width: float = 1.0", {}),
     "a new network": ("gvbsm/backbones/__init__.py", "BACKBONES = {", 'BACKBONES = {"new": "gvbsm.backbones.wrn:wrn16_2",', {}),
     "a new setting": (
-        "gvbsm/sources.py",
+        "gvbsm/config/sources.py",
         "    seed: Seed  # of the stratified",
         "    x: int | None = None\n    seed: Seed  # of the stratified",
         {},

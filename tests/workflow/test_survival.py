@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gvbsm.disk import file_hash
-from gvbsm.planfiles import STORE
+from gvbsm.store.files import file_hash
+from gvbsm.store.plans import STORE
 
 TARGET = "results/tiny/ipc4/acc.json"
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gvbsm.keys import PACKAGE
-from gvbsm.receipts import verify
+from gvbsm.store.code import PACKAGE
+from gvbsm.store.receipts import verify
 
 ROOT = PACKAGE.parent
 

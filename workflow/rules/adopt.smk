@@ -1,6 +1,6 @@
 rule adopt:
     input:
-        planned_inputs,
+        data=planned("data"),
     output:
         artifact="results/store/adopt/{name}-{key}.safetensors",
         receipt="results/store/adopt/{name}-{key}.json",

@@ -5,10 +5,14 @@ import os
 import sys
 from pathlib import Path
 
-from gvbsm.configs import config_folder, load_config
+from gvbsm.config.project import load_config
+from gvbsm.config.yaml_files import config_folder
 from gvbsm.errors import UserError
-from gvbsm.keys import PACKAGE
-from gvbsm.planfiles import STORE, input_paths, read_plan
+from gvbsm.pipeline.registry import read_plan
+from gvbsm.store.code import PACKAGE
+from gvbsm.store.plans import STORE
+from gvbsm.store.run import PICTURES
+from gvbsm.store.spec import flat_paths
 
 # A graph is many objects that all stay: looking through them for garbage every 700 takes a tenth of the planning.
 gc.set_threshold(200_000, 50, 50)
@@ -25,7 +29,7 @@ wildcard_constraints:
     key=r"[0-9a-f]{10}",
     dataset=r"(?!store/)[^/.][^/]*",
     run=r"[^/]+",
-    picture=r"curves|classes|features|evolution",
+    picture="|".join(PICTURES),
 
 
 def checked(function, *arguments):
@@ -51,9 +55,9 @@ def environment(settings):
     return found | ({"GVBSM_TRACKING": settings.tracking} if settings.tracking else {})
 
 
-def stored(spec):
-    """The store artifacts a job reads. Ancient: their paths already say what is inside."""
-    return [ancient(str(STORE / path)) for path in input_paths(spec)]
+def stored(paths):
+    """Artifacts of the store. Ancient: their paths already say what is inside."""
+    return [ancient(str(STORE / path)) for path in flat_paths(paths)]
 
 
 @functools.cache
@@ -62,14 +66,19 @@ def planned_spec(key):
     return checked(read_plan, key).spec
 
 
-def planned_inputs(wildcards):
-    """What a job of the store reads."""
-    return stored(planned_spec(wildcards.key))
+def planned(name):
+    """The artifacts that a job of the store reads under one name of its spec's inputs."""
+
+    def inputs(wildcards):
+        value = getattr(planned_spec(wildcards.key).inputs, name)
+        return stored(list(value.values()) if isinstance(value, dict) else value)
+
+    return inputs
 
 
 def planned_threads(wildcards):
     """CPU threads, which are part of the spec."""
-    return planned_spec(wildcards.key)["settings"]["threads"]
+    return planned_spec(wildcards.key).threads()
 
 
 include: "targets.smk"

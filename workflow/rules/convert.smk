@@ -1,6 +1,6 @@
 rule convert:
     input:
-        planned_inputs,
+        images=planned("images"),
     output:
         artifact="results/store/convert/{name}-{key}.safetensors",
         receipt="results/store/convert/{name}-{key}.json",

@@ -1,6 +1,9 @@
 rule evaluate:
     input:
-        planned_inputs,
+        data=planned("data"),
+        images=planned("images"),
+        labels=planned("labels"),
+        teachers=planned("teachers"),
     output:
         artifact="results/store/evaluate/{name}-{key}.csv",
         receipt="results/store/evaluate/{name}-{key}.json",

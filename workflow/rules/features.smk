@@ -1,6 +1,8 @@
 rule features:
     input:
-        planned_inputs,
+        data=planned("data"),
+        network=planned("network"),
+        images=planned("images"),
     output:
         artifact="results/store/features/{name}-{key}.safetensors",
         receipt="results/store/features/{name}-{key}.json",

@@ -1,6 +1,4 @@
 rule prepare:
-    input:
-        planned_inputs,
     output:
         artifact="results/store/prepare/{name}-{key}.safetensors",
         receipt="results/store/prepare/{name}-{key}.json",

@@ -1,6 +1,8 @@
 rule recover:
     input:
-        planned_inputs,
+        teachers=planned("teachers"),
+        statistics=planned("statistics"),
+        start=planned("start"),
     output:
         artifact="results/store/recover/{name}-{key}.safetensors",
         receipt="results/store/recover/{name}-{key}.json",

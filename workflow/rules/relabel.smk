@@ -1,6 +1,8 @@
 rule relabel:
     input:
-        planned_inputs,
+        teachers=planned("teachers"),
+        data=planned("data"),
+        images=planned("images"),
     output:
         artifact="results/store/relabel/{name}-{key}.safetensors",
         receipt="results/store/relabel/{name}-{key}.json",

@@ -1,6 +1,7 @@
 rule select:
     input:
-        planned_inputs,
+        data=planned("data"),
+        teachers=planned("teachers"),
     output:
         artifact="results/store/select/{name}-{key}.safetensors",
         receipt="results/store/select/{name}-{key}.json",

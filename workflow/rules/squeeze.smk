@@ -1,6 +1,6 @@
 rule squeeze:
     input:
-        planned_inputs,
+        data=planned("data"),
     output:
         artifact="results/store/squeeze/{name}-{key}.safetensors",
         receipt="results/store/squeeze/{name}-{key}.json",

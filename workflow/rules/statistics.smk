@@ -1,6 +1,7 @@
 rule statistics:
     input:
-        planned_inputs,
+        data=planned("data"),
+        teacher=planned("teacher"),
     output:
         artifact="results/store/statistics/{name}-{key}.safetensors",
         receipt="results/store/statistics/{name}-{key}.json",

@@ -1,6 +1,9 @@
 rule student:
     input:
-        planned_inputs,
+        data=planned("data"),
+        images=planned("images"),
+        labels=planned("labels"),
+        teachers=planned("teachers"),
     output:
         artifact="results/store/student/{name}-{key}.safetensors",
         receipt="results/store/student/{name}-{key}.json",

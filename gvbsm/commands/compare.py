@@ -1,0 +1,100 @@
+"""Published runs side by side: their accuracies, their cost, and the settings in which they differ."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gvbsm.config.messages import short
+from gvbsm.errors import UserError
+from gvbsm.format import readable_spread
+from gvbsm.pictures.names import KINDS
+from gvbsm.pictures.run_settings import flat
+from gvbsm.store.files import write_bytes, write_text
+from gvbsm.store.run import Published, read_published
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SHOWN = ("run", "student", "weights", *KINDS, "margin", "label_bytes", "hours")
+
+
+def compare(runs: list[Path], csv: Path | None = None, pictures: list[Path] | None = None) -> str:
+    """A table of accuracies (percent, mean +- standard deviation over seeds, last epoch) and the settings that differ; with
+    `csv` the table is written there in full, and `pictures` (.png, .svg) show it.
+
+    `margin` is what distilled images are worth beyond random real ones with the same labels, schedule and budget, in points;
+    its deviation is that of the difference of two students that vary independently.
+
+    Raises:
+        UserError: if a run is not published, or there is none.
+    """
+    import pandas as pd
+
+    published = [read_published(run) for run in runs]
+    if not published:
+        raise UserError("compare: expected runs, got none; name acc.json files or their folders")
+    table = _table(published)
+    if csv:
+        write_text(csv, table.to_csv(index=False))
+    for picture in pictures or []:
+        _draw(table, picture)
+    shown = table.astype(object)
+    for kind in [kind for kind in (*KINDS, "margin") if kind in table]:
+        both = zip(table[kind], table[f"{kind}_std"], strict=True)
+        sign = "+" if kind == "margin" else ""
+        shown[kind] = ["" if pd.isna(mean) else readable_spread(mean, std, sign) for mean, std in both]
+    columns = [column for column in _SHOWN if column in shown]
+    return shown[columns].to_string(index=False, na_rep="", float_format="{:.2f}".format) + "\n" + _differences(published)
+
+
+def _table(published: list[Published]) -> pd.DataFrame:
+    """One row per run and student; a baseline that was not trained is empty."""
+    import pandas as pd  # half a second that other commands need not spend
+
+    rows = []
+    for run in published:
+        by_kind, accuracies = run.by_kind, run.accuracies
+        for student, found in by_kind["distilled"].items():
+            row: dict[str, Any] = {
+                "run": run.name,
+                **{name: accuracies[name] for name in ("dataset", "ipc", "recipe")},
+                "student": student,
+            }
+            ema = found.get("ema")
+            row |= {"weights": f"EMA {ema:g}" if ema else "last", "seeds": len(found["top1"]["runs"])}
+            for kind in [kind for kind in KINDS if kind in by_kind]:
+                top1 = by_kind[kind][student]["top1"]
+                row |= {kind: top1["mean"], f"{kind}_std": math.nan if top1["std"] is None else top1["std"]}
+            if "random_soft" in row:
+                row["margin"] = row["distilled"] - row["random_soft"]
+                row["margin_std"] = math.hypot(row["distilled_std"], row["random_soft_std"])  # of a difference of two runs
+            seconds = sum(stage["seconds"] for stage in accuracies["cost"].values())
+            rows.append(row | {"label_bytes": accuracies["soft_labels"]["bytes"], "hours": round(seconds / 3600, 3)})
+    table = pd.DataFrame(rows)
+    order = [name for kind in KINDS for name in (kind, f"{kind}_std") if name in table]
+    before = ["run", "dataset", "ipc", "recipe", "student", "weights", "seeds"]
+    return table[[*before, *order, *(["margin", "margin_std"] if "margin" in table else []), "label_bytes", "hours"]]
+
+
+def _draw(table: pd.DataFrame, file: Path) -> None:
+    from gvbsm.pictures.accuracy import draw_accuracies
+    from gvbsm.pictures.figures import save
+
+    if file.suffix not in (".png", ".svg"):
+        raise UserError(f"--picture: expected a file that ends in .png or .svg, got {file}; rename it")
+    write_bytes(file, save(draw_accuracies(table), file.suffix[1:]))
+
+
+def _differences(published: list[Published]) -> str:
+    """The settings that are not the same in all runs, a line each."""
+    if len(published) < 2:
+        return ""
+    settings = [flat(run.accuracies.get("settings", {})) for run in published]
+    names = sorted({name for one in settings for name in one})
+    differing = [name for name in names if len({json.dumps(one.get(name)) for one in settings}) > 1]
+    lines = [f"  {name}: {' | '.join(short(one.get(name)) for one in settings)}" for name in differing]
+    head = "settings that differ (" + " | ".join(run.name for run in published) + "):"
+    return "\n".join(["", head, *lines] if lines else ["", "no setting differs"]) + "\n"

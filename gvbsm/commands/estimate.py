@@ -1,0 +1,161 @@
+"""What a target will take before anything is run: jobs, bytes, and hours at the rates of jobs that have been run here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gvbsm.config.targets import parse_target
+from gvbsm.errors import UserError
+from gvbsm.format import readable_bytes
+from gvbsm.pipeline.graph import plan
+from gvbsm.pipeline.prepare import PrepareSpec
+from gvbsm.pipeline.registry import STAGES, STORED
+from gvbsm.pipeline.scale import Scale
+from gvbsm.pipeline.stage import Artifact
+from gvbsm.store.keys import canonical
+from gvbsm.store.plans import STORE, files_in
+from gvbsm.store.receipts import KEYED, Receipt, read_receipt, receipt_path
+from gvbsm.store.spec import Json
+
+
+@dataclass
+class _Sum:
+    """A sum of what is known."""
+
+    value: float = 0
+    known: int = 0
+    unknown: int = 0
+
+    def add(self, value: float | None) -> None:
+        self.value += value or 0
+        self.known += value is not None
+        self.unknown += value is None
+
+    def __add__(self, other: _Sum) -> _Sum:
+        return _Sum(self.value + other.value, self.known + other.known, self.unknown + other.unknown)
+
+    def text(self, readable: Callable[[float], str]) -> str:
+        if not self.known:
+            return "unknown"
+        return ("> " if self.unknown else "") + readable(self.value)
+
+
+@dataclass
+class _Stage:
+    """The jobs of a stage; all their bytes, and the seconds of those that are still to run."""
+
+    jobs: int = 0
+    to_run: int = 0
+    bytes: _Sum = field(default_factory=_Sum)
+    seconds: _Sum = field(default_factory=_Sum)
+
+
+def estimate(target: str) -> str:
+    """A line per stage, and a last one for all; jobs count one after another, on one device.
+
+    Bytes of images and soft labels follow from the settings. Other files are taken to be as large, and all jobs to be as
+    fast, as those of the same kind in the store: the same stage, networks and image size, and if there are any, the same
+    precision, threads and compilation.
+    """
+    run = parse_target(target)
+    artifacts = plan(run.dataset, run.ipc, run.recipe)
+    scale, known = _scale(artifacts, run.ipc), _Known()
+    stages: dict[str, _Stage] = {}
+    for artifact in artifacts:
+        if STAGES[artifact.stage].stored:
+            stage = stages.setdefault(artifact.stage, _Stage())
+            stage.jobs += 1
+            _add(stage, artifact, scale, known)
+    return _table(stages)
+
+
+def _add(stage: _Stage, artifact: Artifact, scale: Scale, known: _Known) -> None:
+    """Add a job's bytes and, if it is still to run, its seconds."""
+    receipt = _receipt(STORE / artifact.path)
+    if receipt:
+        stage.bytes.add(receipt["bytes"])
+        stage.seconds.add(0)
+        return
+    stage.to_run += 1
+    record, like = STAGES[artifact.stage], known.like(artifact)
+    images, size = record.images(artifact.spec, scale), record.bytes(artifact.spec, scale)
+    if size is None and like and record.bytes_as_before:
+        size = like["bytes"]
+    rate = like["images"] / like["seconds"] if like and like["images"] and like["seconds"] else None
+    stage.bytes.add(size)
+    stage.seconds.add(images / rate if images and rate else None)
+
+
+class _Known:
+    """The receipts of the store by what their jobs computed."""
+
+    def __init__(self) -> None:
+        self._by_kind: dict[str, Receipt] = {}
+        for stage in STORED:
+            for file in files_in(STORE / stage):
+                receipt = _receipt(file) if file.suffix != ".json" else None
+                if receipt:
+                    for exactly in (False, True):
+                        self._by_kind[_kind(stage, file.stem, receipt["spec"], exactly)] = receipt
+
+    def like(self, artifact: Artifact) -> Receipt | None:
+        """The receipt of a job of the same kind, or of nearly the same."""
+        kinds = (_kind(artifact.stage, artifact.name, artifact.spec.json_object, exactly) for exactly in (True, False))
+        return next((self._by_kind[kind] for kind in kinds if kind in self._by_kind), None)
+
+
+def _kind(stage: str, name: str, raw: Json, exactly: bool) -> str:
+    """What decides the speed of a job, as text; without what decides it less, unless `exactly`. `raw` is a spec's JSON."""
+    settings, inputs, is_sharded = raw.get("settings") or {}, raw.get("inputs") or {}, STAGES[stage].sharded
+    how = {name: settings.get(name) for name in ("precision", "threads", "compile")} | {"own": raw.get("precisions")}
+    named = KEYED.fullmatch(name)
+    kind: dict[str, Any] = {
+        "stage": stage,
+        "source": raw.get("source"),
+        "network": raw.get("network") or (None if is_sharded else named["name"] if named else name),
+        "teachers": [Path(path).stem[:-11] for path in inputs.get("teachers") or []],
+        "size": (raw.get("pixels") or {}).get("image_size"),
+        "random": is_sharded and bool(raw.get("random")),
+        "how": how if exactly else None,
+    }
+    return canonical(kind)
+
+
+def _receipt(artifact: Path) -> Receipt | None:
+    """The receipt of an artifact that is there with it."""
+    try:
+        return read_receipt(artifact) if receipt_path(artifact).is_file() else None
+    except UserError:
+        return None
+
+
+def _scale(artifacts: list[Artifact], ipc: int) -> Scale:
+    """How much a planned run has."""
+    data = next(artifact.spec for artifact in artifacts if isinstance(artifact.spec, PrepareSpec))
+    return Scale(data.classes, _training_images(data), data.classes * ipc)
+
+
+def _training_images(data: PrepareSpec) -> int | None:
+    """As many as a prepared data set of the same source has, in whatever form; or, of a known one, as it has."""
+    source = canonical(data.source.model_dump())
+    for file in files_in(STORE / "prepare"):
+        receipt = _receipt(file) if file.suffix != ".json" else None
+        if receipt and canonical(receipt["spec"]["source"]) == source:
+            return int(receipt["summary"]["train_images"])
+    return data.known_training_images
+
+
+def _table(stages: dict[str, _Stage]) -> str:
+    total = _Stage()
+    for stage in stages.values():
+        total = _Stage(*(getattr(total, name) + getattr(stage, name) for name in ("jobs", "to_run", "bytes", "seconds")))
+    lines = [f"{'stage':<11}{'jobs':>6}{'to run':>8}{'size':>12}{'hours to run':>14}"]
+    for name, stage in [*stages.items(), ("all", total)]:
+        hours = stage.seconds.text(lambda seconds: f"{seconds / 3600:.2f}")
+        lines.append(f"{name:<11}{stage.jobs:>6}{stage.to_run:>8}{stage.bytes.text(readable_bytes):>12}{hours:>14}")
+    if total.seconds.unknown:
+        lines.append("unknown: nothing of the kind has been run here; a recipe with few epochs would show its speed")
+    return "\n".join(lines) + "\n"

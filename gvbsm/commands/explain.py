@@ -1,0 +1,134 @@
+"""Which artifacts of a target are present or stale, and which setting, input or module made them so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gvbsm.config.targets import parse_target
+from gvbsm.errors import UserError
+from gvbsm.pipeline.graph import plan
+from gvbsm.pipeline.stage import Artifact
+from gvbsm.store.plans import STORE
+from gvbsm.store.receipts import read_receipt, receipt_path
+from gvbsm.store.spec import Json
+
+_SHOWN_REASONS = 4
+_COMPARED = 20  # artifacts of one name, the newest
+
+
+def explain(target: str) -> str:
+    """One line per artifact of the target, in the order of the chain, and a last line that counts.
+
+    A stale artifact is compared with the one that the published acc.json was made from, or else with the one of its name that
+    differs least: the line names the settings that differ, the inputs that are themselves stale, and the modules that changed.
+    """
+    run = parse_target(target)
+    planned = plan(run.dataset, run.ipc, run.recipe)
+    published = _published(run.accuracies)
+    lines, stale = [], 0
+    for artifact in planned:
+        is_publish = artifact.stage == "publish"
+        before = _published_spec(published) if is_publish else _previous_spec(artifact, published)
+        damage = None if is_publish else _damage(STORE / artifact.path)
+        if published.get("key") == artifact.key if is_publish else damage == "":
+            lines.append(_line("present", artifact))
+            continue
+        stale += 1
+        lines.append(_line("damaged" if damage else "missing" if before is None else "stale", artifact))
+        lines.append(" " * 9 + (damage or _reasons(before, artifact.spec.json_object)))
+    return "\n".join([*lines, f"{len(planned) - stale} present, {stale} stale, damaged or missing"]) + "\n"
+
+
+def _line(state: str, artifact: Artifact) -> str:
+    return f"{state:<7}  {artifact.stage:<10}  {artifact.name}-{artifact.key}"
+
+
+def _damage(artifact: Path) -> str | None:
+    """What is wrong with an artifact that is there, "" if nothing; None if nothing of it is there.
+
+    Its size is compared with the receipt's, its content is not: stages do that when they read it.
+    """
+    there = [file.is_file() for file in (artifact, receipt_path(artifact))]
+    if not any(there):
+        return None
+    if not all(there):
+        return f"its {'receipt' if there[0] else 'file'} is missing; when it is needed, both are made again"
+    try:
+        size = read_receipt(artifact)["bytes"]
+    except UserError as error:
+        return str(error)
+    return "" if artifact.stat().st_size == size else f"{artifact} has not the {size} bytes of its receipt; delete it"
+
+
+def _published(target: Path) -> Json:
+    """The acc.json that is there, or {}."""
+    try:
+        published = json.loads(target.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return published if isinstance(published, dict) else {}
+
+
+def _published_spec(published: Json) -> Json | None:
+    return published.get("provenance", {}).get("spec")
+
+
+def _previous_spec(artifact: Artifact, published: Json) -> Json | None:
+    """The spec of the artifact of this stage and name that was published, or else of the one that differs least."""
+    start = f"{artifact.stage}/{artifact.name}-"
+    used = [STORE / path for path in published.get("provenance", {}).get("artifacts", {}) if path.startswith(start)]
+    before = next((spec for path in used if (spec := _spec_of(path.with_suffix(".json")))), None)
+    if before is not None:
+        return before
+    there = sorted((STORE / artifact.stage).glob(f"{artifact.name}-*.json"), key=lambda path: path.stat().st_mtime)
+    newest = [spec for path in there[: -_COMPARED - 1 : -1] if (spec := _spec_of(path))]
+    return min(newest, key=lambda spec: len(list(_differences(spec, artifact.spec.json_object, ""))), default=None)
+
+
+def _spec_of(receipt: Path) -> Json | None:
+    """The spec in a receipt, if it can be read."""
+    try:
+        spec = json.loads(receipt.read_text(encoding="utf-8"))["spec"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return spec if isinstance(spec, dict) else None
+
+
+def _reasons(before: Json | None, now: Json) -> str:
+    if before is None:
+        return "never made"
+    # Inputs that only changed follow from what their own lines say: last.
+    found = sorted(_differences(before, now, ""), key=lambda text: text.startswith("input") and text.endswith("changed"))
+    more = f"; and {len(found) - _SHOWN_REASONS} more" if len(found) > _SHOWN_REASONS else ""
+    return "because " + "; ".join(found[:_SHOWN_REASONS]) + more if found else "deleted; nothing else changed"
+
+
+def _differences(before: Any, now: Any, at: str) -> Iterator[str]:
+    """What differs between two specs, one text per setting, input or module."""
+    if before == now:
+        return
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in sorted(before.keys() | now.keys()):
+            yield from _differences(before.get(name), now.get(name), f"{at}.{name}" if at else name)
+    elif at.startswith("code."):
+        change = "is new" if before is None else "is no longer used" if now is None else "changed"
+        yield f"module {at.removeprefix('code.')} {change}"
+    elif at.startswith("inputs"):
+        yield from _changed_inputs(before, now)
+    else:
+        yield f"setting {at.removeprefix('settings.')} changed from {json.dumps(before)} to {json.dumps(now)}"
+
+
+def _changed_inputs(before: Any, now: Any) -> Iterator[str]:
+    def names(paths: Any) -> dict[str, str]:
+        listed = [paths] if isinstance(paths, str) else paths or []
+        return {path.rpartition("-")[0]: path for path in listed}
+
+    old, new = names(before), names(now)
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name):
+            change = "added" if name not in old else "removed" if name not in new else "changed"
+            yield f"input {name} {change}"

@@ -1,0 +1,227 @@
+"""What no target needs any more: listed with its size and age, or deleted.
+
+Needed is what a target in config.yaml plans, what a published acc.json or a picture was made from, what a running job makes
+and reads, and everything these were made from. Jobs are seen by their locks in results/.checkpoints, a snakemake by its lock
+of the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gvbsm.config.project import load_config, runs_of
+from gvbsm.errors import UserError
+from gvbsm.pipeline.pictures import plan_target
+from gvbsm.pipeline.registry import read_plan, stored
+from gvbsm.store import keys
+from gvbsm.store.locks import CHECKPOINTS, delete_lock, is_held, lock_file
+from gvbsm.store.plans import PLANS, STORE, TARGETS, files_in
+from gvbsm.store.progress import SUFFIX, key_of
+from gvbsm.store.receipts import read_receipt, receipt_path
+from gvbsm.store.spec import flat_paths
+
+_RESULTS = STORE.parent
+_SNAKEMAKE_LOCKS = Path(".snakemake/locks")
+
+
+@dataclass
+class _Needed:
+    """What must stay, and what keeps it from being known."""
+
+    paths: set[str] = field(default_factory=set)  # artifacts, relative to the store
+    making: list[str] = field(default_factory=list)  # keys of those that jobs make now
+    obstacles: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """Files that are listed, and deleted, together; a folder comes after what is in it."""
+
+    title: str
+    files: list[Path]
+    bytes: int
+    changed: float  # when the newest of them did, seconds since 1970
+
+    @staticmethod
+    def of(title: str, files: list[Path]) -> _Entry:
+        states = []
+        for file in files:
+            with contextlib.suppress(FileNotFoundError):  # a job that has just ended may have deleted it
+                states.append((file.is_dir(), file.lstat()))
+        size = sum(state.st_size for is_folder, state in states if not is_folder)
+        return _Entry(title, files, size, max((state.st_mtime for _, state in states), default=time.time()))
+
+
+def gc(delete: bool) -> str:
+    """One line per entry that nothing needs, sorted, and a last line that counts; with `delete` they are deleted.
+
+    Raises:
+        UserError: if a configured target is wrong, a file cannot be deleted, or, with `delete`, what is needed cannot be told:
+            a snakemake runs here, an acc.json cannot be read, or a job runs without a plan file.
+    """
+    needed = _needed()
+    if delete and needed.obstacles:
+        raise UserError(f"gc: nothing deleted: {needed.obstacles[0]}")
+    now = time.time()
+    entries = sorted(_unneeded(needed), key=lambda entry: entry.title)
+    lines = [f"{one.bytes:>15,} bytes  {max(now - one.changed, 0) / 86400:>7.1f} days  {one.title}" for one in entries]
+    lines += [f"note: --delete refuses: {obstacle}" for obstacle in needed.obstacles]
+    total = f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}, {sum(one.bytes for one in entries):,} bytes"
+    if delete:
+        for entry in entries:
+            _delete(entry)
+        lines.append(f"{total} deleted")
+    else:
+        lines.append(f"{total} that nothing needs" + ("; delete them with: gvbsm gc --delete" if entries else ""))
+    return "\n".join(lines) + "\n"
+
+
+def _needed() -> _Needed:
+    needed = _Needed()
+    config = load_config()
+    for configured in [*config.targets, *(f"results/{name}/compare.csv" for name in config.comparisons or {})]:
+        for target in runs_of(config, configured):
+            needed.paths.update(artifact.path for artifact in plan_target(target, config.pictures))
+    if files_in(_SNAKEMAKE_LOCKS):  # nothing reaches what it has made of a target that is neither configured nor published
+        remedy = "wait for its end, or, if it is dead: snakemake --unlock"
+        needed.obstacles.append(f"{_SNAKEMAKE_LOCKS}: a snakemake runs in this folder; {remedy}")
+    for file in sorted([*_RESULTS.glob("*/*/acc.json"), *_RESULTS.glob("*/*/pictures/*.json")]):
+        try:
+            needed.paths.update(_published(file))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            remedy = f"make it again with: rm {file} && snakemake --cores all {file}; or only delete it"
+            got = f"{type(error).__name__}: {error}"
+            needed.obstacles.append(f"{file}: expected what publish wrote, got {got}; {remedy}")
+    locks = [file for file in files_in(CHECKPOINTS) if file.suffix == ".lock"]
+    needed.making = [file.stem for file in locks if is_held(file)]
+    for key in needed.making:
+        try:
+            artifact = read_plan(key)
+            needed.paths.update([artifact.path, *artifact.spec.input_paths()])
+        except UserError:
+            got = "held by a job without a plan file, which would say what it reads"
+            needed.obstacles.append(f"{lock_file(key)}: {got}; wait for its end")
+    _add_inputs(needed.paths)
+    return needed
+
+
+def _published(file: Path) -> list[str]:
+    """What an acc.json or a picture was made from, and its own plan."""
+    published = json.loads(file.read_text(encoding="utf-8"))
+    spec, key = published["provenance"]["spec"], published["key"]
+    if key != keys.key(spec):  # a wrong letter in a path would leave the right one unneeded
+        raise ValueError(f"key: expected {keys.key(spec)}, got {key}")
+    return [*flat_paths(spec["inputs"]), *published["provenance"]["artifacts"], f"{spec['stage']}/{key}"]
+
+
+def _add_inputs(paths: set[str]) -> None:
+    """Add everything that artifacts were made from: a teacher of which only the statistics are used, say."""
+    queue = list(paths)
+    while queue:
+        new = set(_inputs(queue.pop())) - paths
+        paths |= new
+        queue += new
+
+
+def _inputs(path: str) -> list[str]:
+    try:
+        return read_plan(Path(path).stem[-10:]).spec.input_paths()
+    except UserError:
+        try:
+            return flat_paths(read_receipt(STORE / path)["spec"].get("inputs"))
+        except UserError:
+            return []  # not there, or damaged, which is for `gvbsm verify` to say
+
+
+def _unneeded(needed: _Needed) -> Iterator[_Entry]:
+    keys_needed = {Path(path).stem[-10:] for path in needed.paths} | set(needed.making)
+    yield from _unneeded_artifacts(needed)
+    yield from _unneeded_checkpoints(keys_needed, needed.making)
+    for folder, suffix, kind in ((CHECKPOINTS, ".lock", "lock"), (PLANS, ".json", "plan")):
+        named = [file for file in files_in(folder) if file.suffix == suffix and _is_key(file.stem)]
+        yield from _together(folder, [file for file in named if file.stem not in keys_needed], kind)
+    yield from _unneeded_progress(needed)
+    yield from _unneeded_folders(TARGETS, keys_needed)
+
+
+def _unneeded_artifacts(needed: _Needed) -> Iterator[_Entry]:
+    for path in stored(STORE):
+        if path not in needed.paths:
+            # A stop between the two leaves what a job leaves that is stopped before its receipt: half an artifact, whichever
+            # goes first, which `gvbsm verify` calls damaged, a job makes again, and the next gc deletes.
+            pair = (receipt_path(STORE / path), STORE / path)
+            yield _Entry.of(str(STORE / path), [file for file in pair if file.exists() or file.is_symlink()])
+
+
+def _unneeded_checkpoints(keys_needed: set[str], making: list[str]) -> Iterator[_Entry]:
+    """Folders of checkpoints, and temporary files that are in none of them."""
+    entries = list(_unneeded_folders(CHECKPOINTS, keys_needed))
+    yield from entries
+    listed = {file for entry in entries for file in entry.files}
+    yield from (_Entry.of(str(file), [file]) for file in _abandoned(making) if file not in listed)
+
+
+def _unneeded_folders(parent: Path, keys_needed: set[str]) -> Iterator[_Entry]:
+    """Folders that are named by a key which nothing needs."""
+    for folder in files_in(parent):
+        if folder.is_dir() and _is_key(folder.name) and folder.name not in keys_needed:
+            yield _Entry.of(str(folder), [*files_in(folder), folder])
+
+
+def _unneeded_progress(needed: _Needed) -> Iterator[_Entry]:
+    """Of a job that was killed: `gvbsm status` shows it as long as there is something to go on with."""
+    to_do = {Path(path).stem[-10:] for path in needed.paths if not (STORE / path).exists()} | set(needed.making)
+    files = [file for file in files_in(CHECKPOINTS) if file.name.endswith(SUFFIX) and _is_key(key_of(file))]
+    yield from _together(CHECKPOINTS, [file for file in files if key_of(file) not in to_do], "progress")
+
+
+def _together(folder: Path, files: list[Path], kind: str) -> Iterator[_Entry]:
+    """One entry for many small files; none for none."""
+    if files:
+        yield _Entry.of(f"{folder}: {len(files)} {kind} {'file' if len(files) == 1 else 'files'}", files)
+
+
+def _abandoned(making: list[str]) -> Iterator[Path]:
+    """Temporary files, named `.<file>.<process>.tmp`, of processes that are gone.
+
+    A job on another machine is seen by its lock, if the file system passes locks on; its process is not.
+    """
+    for file in sorted([*_RESULTS.glob("*/.*.tmp"), *_RESULTS.glob("*/*/.*.tmp")]):
+        process = re.fullmatch(r"\..+\.(\d+)\.tmp", file.name)
+        being_made = any(key in file.parts or file.name.startswith(f".{key}.") or f"-{key}." in file.name for key in making)
+        if process and not being_made and not _is_running(int(process[1])):
+            yield file
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+def _is_key(text: str) -> bool:
+    return re.fullmatch("[0-9a-f]{10}", text) is not None
+
+
+def _delete(entry: _Entry) -> None:
+    for file in entry.files:
+        try:
+            if file.suffix == ".lock":
+                delete_lock(file)
+            elif file.is_dir():
+                file.rmdir()
+            else:
+                file.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"{file}: cannot be deleted: {error.strerror}; make its folder writable") from None

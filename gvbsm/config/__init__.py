@@ -1,0 +1,1 @@
+"""What users write: rows, recipes, config.yaml, and messages about them."""

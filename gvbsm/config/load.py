@@ -1,0 +1,124 @@
+"""Rows: a data set's file and a recipe's, what they extend, and the settings of every network in them."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from gvbsm.config.messages import Place, SettingsError, one_line, short
+from gvbsm.config.networks import label
+from gvbsm.config.row import Evaluate, Row
+from gvbsm.config.stages import Training
+from gvbsm.config.targets import check_name
+from gvbsm.config.yaml_files import read_yaml, rows_folder
+
+
+def load_row(dataset: str, recipe: str | None = None) -> Row:
+    """The row `config/datasets/<dataset>.yaml` with the recipe laid over it, `extends` followed in both.
+
+    Dicts merge, lists replace. A backbone may be a name or {name, label, options, squeeze: {...}}, a student a name or
+    {name, label, options, evaluate: {...}}; the inner settings are laid over the row's. A recipe's name of a backbone is
+    first looked for among the labels of the row's.
+
+    Raises:
+        SettingsError: for an unknown name, a file that is not YAML, or any setting that is wrong.
+    """
+    raw, origin = read_row(dataset, recipe)
+    raw["backbones"] = _expand(raw.get("backbones"), "squeeze", raw.get("squeeze"))
+    evaluate = raw.get("evaluate")
+    if isinstance(evaluate, dict):
+        of_all = Evaluate.model_fields.keys() - Training.model_fields.keys()
+        shared = {key: value for key, value in evaluate.items() if key not in of_all}
+        raw["evaluate"] = evaluate | {"students": _expand(evaluate.get("students"), "evaluate", shared)}
+    try:
+        return Row.model_validate(raw)
+    except ValidationError as error:
+        raise SettingsError(one_line(error, Row, origin)) from None
+
+
+def read_row(dataset: str, recipe: str | None = None) -> tuple[dict[str, Any], dict[Place, Path]]:
+    """What the files of a row and a recipe say together, not checked yet, and which file each part of it is from.
+
+    Raises:
+        SettingsError: for an unknown name, or a file that is not YAML.
+    """
+    origin: dict[Place, Path] = {}
+    raw: dict[str, Any] = {}
+    for path, part in _read_chain("datasets", dataset, "data set"):
+        raw = _merge(raw, part, path, origin)
+    if recipe is not None:
+        row_backbones = raw.get("backbones")
+        for path, part in _read_chain("recipes", recipe, "recipe"):
+            raw = _merge(raw, part, path, origin)
+        raw["backbones"] = _by_label(raw.get("backbones"), row_backbones)
+    return raw, origin
+
+
+def _named(folder: str, name: str, what: str, asked_by: str = "") -> Path:
+    """<name>.yaml of the data sets or of the recipes."""
+    check_name(name, what, asked_by)
+    known = sorted(path.stem for path in rows_folder(folder).glob("*.yaml"))
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        choices = ", ".join(known) or f"none yet, write config/{folder}/{name}.yaml"
+        raise SettingsError(f"{asked_by}unknown {what} {name!r}; {hint}choose from {choices}")
+    return rows_folder(folder) / f"{name}.yaml"
+
+
+def _read_chain(folder: str, name: str, what: str) -> list[tuple[Path, dict[str, Any]]]:
+    """config/<folder>/<name>.yaml after what it extends, that after what it extends itself, and so on."""
+    chain: list[tuple[Path, dict[str, Any]]] = []
+    base: Any = name
+    while base is not None:
+        asked_by = f"{chain[-1][0]}: extends: " if chain else ""
+        path = _named(folder, base, what, asked_by)
+        above = [one.stem for one, _ in chain]
+        if base in above:
+            raise SettingsError(f"{path}: extends itself by way of {' -> '.join((*above, base))}; remove one extends")
+        raw = read_yaml(path)
+        chain.append((path, raw))
+        base = raw.pop("extends", None)
+        if base is not None and not isinstance(base, str):
+            raise SettingsError(f"{path}: extends: expected the name of a {what}, got {short(base)}; write a name")
+    return chain[::-1]
+
+
+def _merge(base: Any, over: Any, path: Path, origin: dict[Place, Path], at: Place = ()) -> Any:
+    """`over` laid over `base`, noting in `origin` which file each part came from."""
+    if isinstance(base, dict) and isinstance(over, dict):
+        # A source of another kind shares nothing with the one it replaces.
+        if at == ("source",) and over.get("kind", base.get("kind")) != base.get("kind"):
+            base = {}
+        merged = dict(base)
+        for name, value in over.items():
+            merged[name] = _merge(base.get(name, {} if isinstance(value, dict) else None), value, path, origin, (*at, name))
+            origin[(*at, name)] = path
+        return merged
+    return over
+
+
+def _by_label(names: Any, entries: Any) -> Any:
+    """A recipe's names of backbones as the row's entries of these labels, so that it fits rows of any size."""
+    if not isinstance(names, list) or not isinstance(entries, list):
+        return names
+    full = [entry if isinstance(entry, dict) else {"name": entry} for entry in entries]
+    labelled = {entry.get("label", label(str(entry.get("name")))): entry for entry in full}
+    return [labelled.get(name, name) if isinstance(name, str) else name for name in names]
+
+
+def _expand(entries: Any, inner: str, shared: Any) -> Any:
+    """Names to full entries; whatever is not well-formed is left for the typed settings to refuse."""
+    if not isinstance(entries, list):
+        return entries
+    full = []
+    for entry in entries:
+        if not isinstance(entry, dict):
+            entry = {"name": entry}
+        own = entry.get(inner, {})
+        settings = _merge(shared, own, Path(), {}) if isinstance(own, dict) else own
+        full.append({"label": label(str(entry.get("name"))), "options": {}} | entry | {inner: settings})
+    return full

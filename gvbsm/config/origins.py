@@ -1,0 +1,119 @@
+"""Where the settings of a row come from: of every value the file, the line, and the comment that says why it is so."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gvbsm.config.load import read_row
+from gvbsm.config.messages import Place
+
+_COMMENT = re.compile(r"(\s*)#\s?(.*?)\s*")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One value of a row with its recipe laid over it."""
+
+    name: str  # dotted, entries of lists as in backbones[0]
+    value: Any
+    file: Path
+    line: int  # from 1; 0 if it is not known
+    comment: str  # at the end of its line, or of a network without any, of the line that the list begins with
+
+
+@dataclass(frozen=True)
+class _Note:
+    line: int
+    comment: str
+
+
+def sourced_settings(dataset: str, recipe: str | None = None) -> list[Setting]:
+    """Every setting of a row as it stands in its files, in their order; optional ones that are not there are off.
+
+    Raises:
+        SettingsError: if a file is missing or is not YAML.
+    """
+    raw, origin = read_row(dataset, recipe)
+    notes = {file: _notes(file.read_text(encoding="utf-8")) for file in set(origin.values())}
+    found = []
+    for place, value in _leaves(raw):
+        file = next(origin[place[:length]] for length in range(len(place), 0, -1) if place[:length] in origin)
+        own = notes[file].get(place) or _Note(0, "")
+        if not own.comment and isinstance(place[-1], int):  # of an entry, what is said where its list begins
+            own = _Note(own.line, notes[file].get(place[:-1], own).comment)
+        found.append(Setting(_dotted(place), value, file, own.line, own.comment))
+    return found
+
+
+def legend(file: Path) -> str:
+    """The comment that a file begins with, which says what the words in its other comments mean."""
+    lines = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.lstrip("# ").rstrip())
+    return " ".join(lines)
+
+
+def _leaves(value: Any, at: Place = ()) -> list[tuple[Place, Any]]:
+    """Values by their place. A list of networks is taken apart, a network is not: what it says belongs together."""
+    if isinstance(value, dict) and value:
+        return [leaf for name, item in value.items() for leaf in _leaves(item, (*at, name))]
+    if isinstance(value, list) and at[-1:] in (("backbones",), ("students",)):
+        return [((*at, index), item) for index, item in enumerate(value)]
+    return [(at, value)]
+
+
+def _dotted(place: Place) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
+
+
+def _notes(text: str) -> dict[Place, _Note]:
+    """The line and the comment of every key and list entry of a YAML text."""
+    comments = _comments(text)
+    notes: dict[Place, _Note] = {}
+
+    def walk(node: yaml.Node | None, at: Place) -> None:
+        children: list[tuple[Any, yaml.Node, yaml.Node]] = []
+        if isinstance(node, yaml.MappingNode):
+            children = [(key.value, key, value) for key, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            children = [(index, item, item) for index, item in enumerate(node.value)]
+        for part, start, value in children:
+            line = start.start_mark.line
+            ends_on = value.end_mark.line if isinstance(value, yaml.ScalarNode) or getattr(value, "flow_style", False) else line
+            notes[*at, part] = _Note(line + 1, comments.get(line) or comments.get(ends_on, ""))
+            walk(value, (*at, part))
+
+    walk(yaml.compose(text, Loader=yaml.SafeLoader), ())
+    return notes
+
+
+def _comments(text: str) -> dict[int, str]:
+    """Comments at the ends of lines, by line from 0; one that goes on below, in the same column, is joined."""
+    of_file = text.splitlines()
+    ends: dict[int, int] = {}  # by line, the column after its last token
+    inside: set[int] = set()  # lines on which a text of several lines begins or goes on: a # there need be no comment
+    for token in yaml.scan(text, Loader=yaml.SafeLoader):
+        start, end = token.start_mark, token.end_mark
+        if (start.line, start.column) != (end.line, end.column):
+            if end.column and of_file[end.line][: end.column].strip():  # a text in lines ends where the next begins
+                ends[end.line] = max(ends.get(end.line, 0), end.column)
+            inside.update(range(start.line, end.line))
+    found: dict[int, str] = {}
+    owner, column = None, -1  # of the comment that may go on
+    for number, line in enumerate(of_file):
+        comment = _COMMENT.fullmatch(line, ends.get(number, 0)) if number not in inside else None
+        at = comment.end(1) if comment else -1
+        if comment and number in ends:
+            found[number], owner, column = comment[2], number, at
+        elif comment and owner is not None and at == column:
+            found[owner] += f" {comment[2]}"
+        else:
+            owner = None
+    return found

@@ -1,0 +1,82 @@
+"""config.yaml: what a bare `snakemake` makes, where data sets are, and which runs are compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from gvbsm.config.messages import SettingsError, one_line
+from gvbsm.config.sources import DataPath, Seed, Strict
+from gvbsm.config.targets import Target, check_name, parse_target
+from gvbsm.config.yaml_files import config_folder, read_yaml
+
+
+class Pictures(Strict):
+    """What the pictures of a run show beside its own images."""
+
+    real: Annotated[int, Field(ge=2, le=100_000)]  # random real images per class that the distilled ones are compared with
+    seed: Seed  # which ones, and of t-SNE
+    perplexity: Annotated[float, Field(ge=1, le=1000)]  # of t-SNE: about how many neighbours an image has
+
+
+class Config(Strict):
+    """config/config.yaml."""
+
+    targets: Annotated[list[str], Field(min_length=1)]  # what a bare `snakemake` builds
+    data_root: DataPath  # folder of downloaded or own data sets
+    tracking: Literal["none", "tensorboard", "wandb"] | None = None  # of every job's values; off: none
+    comparisons: dict[str, Annotated[list[str], Field(min_length=1)]] | None = None  # what results/<name>/compare.csv compares
+    pictures: Pictures | None = None  # of results/<dataset>/<run>/pictures; off: those that need none of it
+
+
+def load_config(values: dict[str, Any] | None = None) -> Config:
+    """config.yaml as typed settings; `values` are Snakemake's, when it has read the file and --config already.
+
+    Raises:
+        SettingsError: for anything wrong in it.
+    """
+    path = config_folder() / "config.yaml"
+    raw = read_yaml(path) if values is None else values
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        raise SettingsError(one_line(error, Config, {(): path})) from None
+    named = {f"targets[{index}]": target for index, target in enumerate(config.targets)}
+    for name in config.comparisons or {}:
+        check_name(name, "comparison", f"{path}: comparisons: ")
+        named[f"comparisons.{name}"] = f"results/{name}/compare.csv"
+    for where, target in named.items():
+        try:
+            runs_of(config, target)
+        except SettingsError as error:
+            raise SettingsError(f"{path}: {where}: {error}") from None
+    return config
+
+
+def runs_of(config: Config, target: str) -> list[Target]:
+    """The run that a target names, or those that it compares.
+
+    Raises:
+        SettingsError: if it has neither form, or nothing is said to be compared there.
+    """
+    path = Path(target)
+    if path.name == "compare.csv" and len(path.parts) > 1:
+        return comparison(config, path.parent.name)
+    return [parse_target(target)]
+
+
+def comparison(config: Config, name: str) -> list[Target]:
+    """Every run that results/<name>/compare.csv puts side by side.
+
+    Raises:
+        SettingsError: if there are none, or one has another form.
+    """
+    runs = (config.comparisons or {}).get(name)
+    if not runs:
+        raise SettingsError(
+            f"results/{name}/compare.csv: expected the runs to compare, got none; add comparisons: {{{name}: [ipc10, "
+            f"ipc10-<recipe>]}} to {config_folder() / 'config.yaml'}"
+        )
+    return [parse_target(f"results/{run if '/' in run else f'{name}/{run}'}") for run in runs]

@@ -1,0 +1,48 @@
+"""What specs of several stages say alike: the shape of a network, the form of images, and which images and views are meant."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from gvbsm.config.sources import Seed
+from gvbsm.config.stages import Count, Epochs, PerChannel, ViewsOfImages
+from gvbsm.store.spec import Strict
+
+Batch = Annotated[list[Annotated[list[int], Field(min_length=3, max_length=3)]], Field(min_length=1)]
+"""Images that are optimised together: for every class [label, first image, end]."""
+
+Span = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]
+"""[first, end) of a range of epochs."""
+
+
+class NetworkShape(Strict):
+    """A network by name, and the shapes it maps."""
+
+    name: str
+    options: dict[str, bool | int | float | str]
+    classes: Count
+    image_size: Count  # px
+    channels: Count
+
+
+class PixelForm(Strict):
+    """Size and normalisation of images."""
+
+    image_size: Count  # px
+    mean: PerChannel
+    std: PerChannel
+
+
+class RandomImages(Strict):
+    """Which random real images are taken."""
+
+    ipc: Count
+    seed: Seed
+
+
+class LabelledViews(ViewsOfImages):
+    """The views of a training that reads no stored labels."""
+
+    epochs: Epochs

@@ -1,0 +1,78 @@
+"""The names of runs and targets: `results/<dataset>/ipc<N>[-<recipe>]`, and the files in it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from gvbsm.config.messages import SettingsError
+from gvbsm.store.run import ACCURACIES, RUN_FILES
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # of data sets and recipes: they become folders, and stand in commands
+_RESULTS = "results"
+_FORM = f"{_RESULTS}/<dataset>/ipc<N>[-<recipe>]"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A run, and the file of it that is asked for."""
+
+    dataset: str
+    ipc: int
+    recipe: str | None = None
+    file: str = ACCURACIES
+
+    @property
+    def run(self) -> str:
+        """The folder's name: ipc10, ipc10-edc."""
+        return f"ipc{self.ipc}" + (f"-{self.recipe}" if self.recipe else "")
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is published, relative to the working folder."""
+        return Path(_RESULTS) / self.dataset / self.run
+
+    @property
+    def accuracies(self) -> Path:
+        """Its acc.json."""
+        return self.folder / ACCURACIES
+
+
+def parse_target(target: str) -> Target:
+    """The run that a path names: its folder, with or without a slash, or any file in it.
+
+    Raises:
+        SettingsError: if it has another form or IPC is not at least 1.
+    """
+    parts = Path(target).parts
+    is_named = ".." not in parts and _RESULTS in parts[:-2]
+    dataset, run, *rest = parts[len(parts) - parts[::-1].index(_RESULTS) :] if is_named else ("", "")
+    is_file = rest[:1] == ["pictures"] or (len(rest) == 1 and rest[0] in RUN_FILES)
+    if not is_named or (rest and not is_file):
+        raise SettingsError(f"target {target!r}: expected {_FORM} or a file of it, such as {ACCURACIES}; correct the path")
+    check_name(dataset, "data set")
+    return Target(dataset, *parse_run(run), rest[-1] if len(rest) == 1 else ACCURACIES)
+
+
+def parse_run(run: str) -> tuple[int, str | None]:
+    """IPC and recipe of `ipc<N>` or `ipc<N>-<recipe>`.
+
+    Raises:
+        SettingsError: if it has another form or IPC is not at least 1.
+    """
+    match = re.fullmatch(r"ipc(0|-?[1-9]\d*)(?:-([A-Za-z0-9][A-Za-z0-9_.-]*))?", run)
+    if match is None:
+        raise SettingsError(f"run {run!r}: expected ipc<N> or ipc<N>-<recipe>, such as ipc10; correct the target")
+    ipc = int(match[1])
+    if not 1 <= ipc <= 100_000:
+        raise SettingsError(f"run {run!r}: expected 1 to 100000 images per class, got {ipc}; correct the target")
+    return ipc, match[2]
+
+
+def check_name(name: str, what: str, asked_by: str = "") -> None:
+    """Refuse a name that could not become a folder or stand in a command."""
+    if not _NAME.fullmatch(name):
+        raise SettingsError(
+            f"{asked_by}{what} {name!r}: expected letters, digits, '_', '.' and '-', a letter or digit first; correct the name"
+        )

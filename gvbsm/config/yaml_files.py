@@ -1,0 +1,61 @@
+"""The folder of what users write, and YAML files in it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gvbsm.config.messages import SettingsError, short
+from gvbsm.store.code import PACKAGE
+
+
+def config_folder() -> Path:
+    """`config/` of the working directory, or else the one beside the package."""
+    here = Path("config")
+    return here if here.is_dir() else PACKAGE.parent / "config"
+
+
+def rows_folder(kind: str) -> Path:
+    """`config/<kind>/` ("datasets" or "recipes") of the working directory, or else the one beside the package: another workflow
+    that uses this one as a module has a `config/` of its own."""
+    here = Path("config") / kind
+    return here if here.is_dir() else PACKAGE.parent / "config" / kind
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number and a key that stands twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if isinstance(key_node, yaml.ScalarNode) and key_node.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key_node.value!r} stands twice", problem_mark=key_node.start_mark)
+            seen.add(str(key_node.value))
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)$"), list("-+.0123456789")
+)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The settings in a file.
+
+    Raises:
+        SettingsError: if it cannot be read, is not YAML, or holds anything else.
+    """
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise SettingsError(f"{path}{line}: not valid YAML: {error.problem}; correct this line") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise SettingsError(f"{path}: cannot be read: {reason}; restore the file") from None
+    if not isinstance(raw, dict):
+        raise SettingsError(f"{path}: expected settings (key: value), got {short(raw)}; write them or restore the file")
+    return raw

@@ -1,0 +1,98 @@
+"""adopt: distilled images by others, and whether the files are still those that were taken over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from gvbsm.config.row import Row
+from gvbsm.config.sources import DataPath
+from gvbsm.config.stages import Count, Distilled
+from gvbsm.data.folders import Stamp, difference, is_image, is_visible, stamp_if_there
+from gvbsm.errors import UserError
+from gvbsm.pipeline.convert import ConvertSpec
+from gvbsm.pipeline.scale import Scale
+from gvbsm.pipeline.stage import Artifact, Stage, planned, prefix
+from gvbsm.store.plans import STORE
+from gvbsm.store.receipts import read_receipt
+from gvbsm.store.spec import Inputs, Spec
+
+
+class AdoptInputs(Inputs):
+    """The data set."""
+
+    data: str
+
+
+class AdoptSpec(Spec):
+    """Images by others."""
+
+    stage: Literal["adopt"] = "adopt"
+    inputs: AdoptInputs
+    path: DataPath
+    version: int | None = None
+    ipc: Count
+    image_size: Count  # px
+    channels: Count
+
+
+def plan_adopt(row: Row, distilled: Distilled, ipc: int, data: Artifact) -> Artifact:
+    """The images that a recipe takes over."""
+    return planned(
+        AdoptSpec,
+        f"{prefix(row)}-ipc{ipc}",
+        inputs=AdoptInputs(data=data.path),
+        path=distilled.images,
+        version=distilled.version,
+        ipc=ipc,
+        image_size=row.image_size,
+        channels=len(row.mean),
+    )
+
+
+def check_adopted(planned: Iterable[Artifact], data_root: Path) -> None:
+    """See that what was taken over is as it was, or gone: who makes new images in the same folder wants new accuracies.
+
+    Raises:
+        UserError: if files have changed since.
+    """
+    stamps: dict[tuple[str, Path], Stamp | None] = {}  # many shards of labels are of one folder
+    for artifact in planned:
+        if not isinstance(artifact.spec, (AdoptSpec, ConvertSpec)):
+            continue
+        try:
+            before = read_receipt(STORE / artifact.path)["summary"]["source"]
+        except UserError:
+            continue  # missing, and yet to be made; or damaged, as the job that reads it says
+        root = data_root / artifact.spec.path
+        at = artifact.stage, root
+        if at not in stamps:
+            stamps[at] = stamp_if_there(root, is_image if isinstance(artifact.spec, AdoptSpec) else is_visible)
+        change = difference(before, stamps[at] or before)
+        if change:
+            raise UserError(
+                f"{root}: changed since {artifact.stage} read it: {change}; restore it, or set distilled.version (2, 3, ...) "
+                "in the recipe to take what is there now"
+            )
+
+
+def _images(_spec: AdoptSpec, scale: Scale) -> int | None:
+    return scale.distilled_images
+
+
+def _bytes(spec: AdoptSpec, scale: Scale) -> int:
+    label_and_number = 16
+    return scale.classes * spec.ipc * (spec.channels * spec.image_size**2 + label_and_number)
+
+
+STAGE = Stage(
+    name="adopt",
+    about="take distilled images by others",
+    spec=AdoptSpec,
+    checkpoints=lambda spec: False,
+    sharded=True,
+    images=_images,
+    bytes=_bytes,
+    origin="distilled by others and taken over as they were; their authors' licence and citation, not stated here, apply too",
+)

@@ -1,0 +1,46 @@
+"""draw: one picture of a run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from gvbsm.config.sources import Seed
+from gvbsm.config.stages import Count
+from gvbsm.pipeline.stage import Stage
+from gvbsm.store.run import Picture
+from gvbsm.store.spec import Inputs, Spec, Strict
+
+
+class DrawInputs(Inputs):
+    """The data set, and what each picture shows of a run."""
+
+    data: str
+    students: dict[str, dict[str, str]] | None = None  # curves: evaluate's tables by student and kind
+    networks: dict[str, str] | None = None  # classes, features: what the networks of these names see
+    images: Annotated[list[str], Field(min_length=1)] | None = None  # evolution: shards with snapshots
+
+
+class Embedding(Strict):
+    """t-SNE."""
+
+    perplexity: Annotated[float, Field(ge=1)]
+    seed: Seed
+
+
+class DrawSpec(Spec):
+    """A picture."""
+
+    suffix = ".json"
+
+    stage: Literal["draw"] = "draw"
+    picture: Picture
+    dataset: str
+    ipc: Count
+    recipe: str | None = None
+    inputs: DrawInputs
+    settings: Embedding | None = None  # features alone
+
+
+STAGE = Stage(name="draw", about="draw one picture of a run as PNG and SVG", spec=DrawSpec, stored=False)

@@ -1,0 +1,143 @@
+"""From settings to the artifacts of one target: every spec, and so every key and path, before anything runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gvbsm.config.load import load_row
+from gvbsm.config.row import Backbone, Row
+from gvbsm.config.shapes import RandomImages
+from gvbsm.config.targets import Target
+from gvbsm.pipeline.adopt import plan_adopt
+from gvbsm.pipeline.convert import plan_convert
+from gvbsm.pipeline.evaluate import plan_evaluate
+from gvbsm.pipeline.prepare import plan_prepare
+from gvbsm.pipeline.publish import PublishInputs, PublishSpec
+from gvbsm.pipeline.recover import plan_recover
+from gvbsm.pipeline.relabel import plan_relabel
+from gvbsm.pipeline.select import plan_select
+from gvbsm.pipeline.squeeze import plan_squeeze
+from gvbsm.pipeline.stage import Artifact, paths_of, planned
+from gvbsm.pipeline.statistics import plan_statistics
+
+
+@dataclass
+class _Graph:
+    """The artifacts of a run by what they are to it."""
+
+    row: Row
+    data: Artifact
+    twins: list[Artifact] = field(default_factory=list)  # teachers in which statistics alone are measured
+    teachers: list[Artifact] = field(default_factory=list)
+    statistics: list[Artifact] = field(default_factory=list)
+    selected: list[Artifact] = field(default_factory=list)
+    images: list[Artifact] = field(default_factory=list)
+    labels: list[Artifact] = field(default_factory=list)
+    random_labels: list[Artifact] = field(default_factory=list)
+    students: dict[str, dict[str, Artifact]] = field(default_factory=dict)  # by label, and by what they are trained on
+
+    def in_order(self) -> list[Artifact]:
+        """Each after its inputs."""
+        trained = [run for runs in self.students.values() for run in runs.values()]
+        parts = (self.twins, self.teachers, self.statistics, self.selected, self.images, self.labels, self.random_labels)
+        return [self.data, *(artifact for of_one in parts for artifact in of_one), *trained]
+
+
+def plan(dataset: str, ipc: int, recipe: str | None = None) -> list[Artifact]:
+    """Every artifact of `results/<dataset>/ipc<ipc>[-<recipe>]`, each after its inputs, publish last.
+
+    Raises:
+        SettingsError: if the row or the recipe is wrong.
+    """
+    row = load_row(dataset, recipe)
+    graph = _Graph(row, plan_prepare(row))
+    _add_teachers(graph)
+    random = RandomImages(ipc=ipc, seed=row.evaluate.random_seed)
+    _add_images(graph, ipc)
+    _add_labels(graph, random)
+    _add_students(graph, random)
+    artifacts = [*graph.in_order(), _publish(graph, Target(dataset, ipc, recipe))]
+    return list({artifact.path: artifact for artifact in artifacts}.values())
+
+
+def _add_teachers(graph: _Graph) -> None:
+    """Teachers, and their statistics if recover needs any."""
+    row, data = graph.row, graph.data
+    needs_statistics = row.recover.needs_statistics and not row.distilled
+    for backbone in row.backbones:
+        teacher = plan_squeeze(row, backbone, data, backbone.squeeze.seed)
+        graph.teachers.append(teacher)
+        if needs_statistics:
+            measured = _measured_in(graph, backbone, teacher)
+            graph.statistics.append(plan_statistics(row, backbone, data, measured))
+
+
+def _measured_in(graph: _Graph, backbone: Backbone, teacher: Artifact) -> Artifact:
+    """The teacher in which the statistics of a backbone are measured: itself, or a twin from another seed."""
+    if graph.row.statistics.measured_in == "own" or backbone.weights is not None:
+        return teacher
+    graph.twins.append(plan_squeeze(graph.row, backbone, graph.data, backbone.squeeze.seed + 1))
+    return graph.twins[-1]
+
+
+def _add_images(graph: _Graph, ipc: int) -> None:
+    """Distilled images: by others, recovered, or selected real ones as they are."""
+    row = graph.row
+    if row.distilled:
+        graph.images = [plan_adopt(row, row.distilled, ipc, graph.data)]
+        return
+    if row.select:
+        graph.selected = plan_select(row, row.select, ipc, graph.data, graph.teachers)
+    graph.images = graph.selected
+    if row.recover.iterations:
+        graph.images = plan_recover(row, ipc, graph.teachers, graph.statistics, graph.selected)
+
+
+def _add_labels(graph: _Graph, random: RandomImages) -> None:
+    """Soft labels of the distilled images, and of random real ones if a baseline needs them."""
+    row = graph.row
+    if row.distilled and row.distilled.labels:
+        graph.labels = plan_convert(row, row.distilled, graph.images[0])
+    else:
+        graph.labels = plan_relabel(row, graph.teachers, graph.images, None, graph.data)
+    if "random_soft" in row.evaluate.baselines:
+        graph.random_labels = plan_relabel(row, graph.teachers, None, random, graph.data)
+
+
+def _add_students(graph: _Graph, random: RandomImages) -> None:
+    """Every student on the distilled images, and on what it is compared with."""
+    row = graph.row
+    beside = graph.teachers if row.relabel.online else []
+    sets: dict[str, tuple[list[Artifact], list[Artifact], list[Artifact], RandomImages | None]] = {
+        "distilled": (graph.images, graph.labels, beside, None),
+        "random_soft": ([], graph.random_labels, beside, random),
+        "random_hard": ([], [], [], random),
+        "distilled_hard": (graph.images, [], [], None),
+    }
+    for student in row.evaluate.students:
+        kinds = ["distilled", *row.evaluate.baselines]
+        graph.students[student.label] = {kind: plan_evaluate(row, student, kind, graph.data, *sets[kind]) for kind in kinds}
+
+
+def _publish(graph: _Graph, target: Target) -> Artifact:
+    """acc.json."""
+    row, is_recovered = graph.row, graph.selected != graph.images
+    inputs = PublishInputs(
+        data=graph.data.path,
+        teachers={backbone.label: teacher.path for backbone, teacher in zip(row.backbones, graph.teachers, strict=True)},
+        statistics=paths_of(graph.statistics),
+        selected=(paths_of(graph.selected) or None) if is_recovered else None,
+        images=paths_of(graph.images),
+        labels=paths_of(graph.labels),
+        random_labels=paths_of(graph.random_labels),
+        students={label: {kind: run.path for kind, run in runs.items()} for label, runs in graph.students.items()},
+    )
+    return planned(
+        PublishSpec,
+        f"{target.dataset}-{target.run}",
+        dataset=target.dataset,
+        ipc=target.ipc,
+        recipe=target.recipe,
+        headline=row.evaluate.headline,
+        inputs=inputs,
+    )

@@ -1,0 +1,172 @@
+"""From settings to the pictures of a run: what they show, and what has to be made for them beside the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from gvbsm.config.load import load_row
+from gvbsm.config.messages import SettingsError
+from gvbsm.config.project import Pictures
+from gvbsm.config.row import Network, Row
+from gvbsm.config.targets import Target
+from gvbsm.config.yaml_files import config_folder
+from gvbsm.pipeline.draw import DrawInputs, DrawSpec, Embedding
+from gvbsm.pipeline.features import RealImages, plan_features
+from gvbsm.pipeline.graph import plan
+from gvbsm.pipeline.publish import PublishInputs, PublishSpec
+from gvbsm.pipeline.stage import Artifact, planned
+from gvbsm.pipeline.student import plan_student
+from gvbsm.store.run import PICTURES_LIST, Picture
+
+_WITH_SETTINGS = ("classes", "features")  # of config.yaml
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run whose pictures are planned, with the artifacts of its own that they are made from."""
+
+    row: Row
+    artifacts: list[Artifact]
+    settings: Pictures | None
+
+    @property
+    def inputs(self) -> PublishInputs:
+        """Paths of the run's artifacts, as publish reads them."""
+        spec = self.artifacts[-1].spec
+        assert isinstance(spec, PublishSpec)
+        return spec.inputs
+
+    def needed_settings(self) -> Pictures:
+        """The settings. Raises SettingsError if there are none."""
+        if self.settings is None:
+            raise SettingsError(
+                f"{config_folder() / 'config.yaml'}: expected pictures: with its settings, got none; add "
+                "pictures: {real: 50, seed: 0, perplexity: 30}"
+            )
+        return self.settings
+
+    def at(self, path: str) -> Artifact:
+        return next(artifact for artifact in self.artifacts if artifact.path == path)
+
+    def seen_by_teachers(self) -> dict[str, Artifact]:
+        """What every teacher sees, by its label."""
+        paths = self.inputs.teachers
+        return {backbone.label: self._seen(backbone, self.at(paths[backbone.label])) for backbone in self.row.backbones}
+
+    def first_student(self) -> Artifact:
+        student = self.row.evaluate.students[0]
+        return plan_student(self.row, student, self.at(self.inputs.students[student.label]["distilled"]))
+
+    def seen_by(self, student: Artifact) -> Artifact:
+        return self._seen(self.row.evaluate.students[0], student)
+
+    def _seen(self, network: Network, weights: Artifact) -> Artifact:
+        settings = self.needed_settings()
+        real = RealImages(per_class=settings.real, seed=settings.seed)
+        return plan_features(self.row, network, weights, self.inputs.data, self.inputs.images, real)
+
+
+def plan_picture(dataset: str, ipc: int, recipe: str | None, picture: Picture, settings: Pictures | None) -> list[Artifact]:
+    """Every artifact of the run, what the picture needs beside them, and last its drawing.
+
+    Raises:
+        SettingsError: if the row, the recipe or the settings are wrong, or the run has no such picture.
+    """
+    run = _Run(load_row(dataset, recipe), plan(dataset, ipc, recipe), settings)
+    shown = _PICTURES[picture](run)
+    drawing = planned(
+        DrawSpec,
+        f"{run.artifacts[-1].name}-{picture}",
+        [f"gvbsm.pictures.{picture}:draw"],
+        picture=picture,
+        dataset=dataset,
+        ipc=ipc,
+        recipe=recipe,
+        inputs=DrawInputs(data=run.inputs.data, **shown.inputs),
+        settings=shown.settings,
+    )
+    return [*run.artifacts[:-1], *shown.beside, drawing]
+
+
+def pictures_of(dataset: str, recipe: str | None) -> list[Picture]:
+    """The pictures that a run has: of images that were not recovered, or not watched meanwhile, there is no evolution.
+
+    Raises:
+        SettingsError: if the row or the recipe is wrong.
+    """
+    row = load_row(dataset, recipe)
+    return [name for name in get_args(Picture) if name != "evolution" or _is_watched(row)]
+
+
+def pictures_that_can_be_drawn(dataset: str, recipe: str | None, settings: Pictures | None) -> list[Picture]:
+    """Those of `pictures_of` whose settings, if they need any, are there.
+
+    Raises:
+        SettingsError: if the row or the recipe is wrong.
+    """
+    return [name for name in pictures_of(dataset, recipe) if settings or name not in _WITH_SETTINGS]
+
+
+def plan_target(target: Target, settings: Pictures | None) -> list[Artifact]:
+    """Every artifact of a run and, if the target is its pictures.txt, of its pictures.
+
+    Raises:
+        SettingsError: if the row, the recipe or the settings are wrong.
+    """
+    dataset, ipc, recipe = target.dataset, target.ipc, target.recipe
+    if target.file != PICTURES_LIST:
+        return plan(dataset, ipc, recipe)
+    drawn = [plan_picture(dataset, ipc, recipe, picture, settings) for picture in pictures_of(dataset, recipe)]
+    return list({artifact.path: artifact for artifacts in drawn for artifact in artifacts}.values())
+
+
+def _is_watched(row: Row) -> bool:
+    return bool(row.recover.snapshots and row.recover.iterations and not row.distilled)
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What a picture is drawn from."""
+
+    beside: list[Artifact]  # made for it, beside the run
+    inputs: dict[str, Any]  # of draw
+    settings: Embedding | None = None
+
+
+def _curves(run: _Run) -> _Shown:
+    return _Shown([], {"students": run.inputs.students})
+
+
+def _classes(run: _Run) -> _Shown:
+    seen = run.seen_by_teachers()
+    return _Shown(list(seen.values()), {"networks": {label: artifact.path for label, artifact in seen.items()}})
+
+
+def _features(run: _Run) -> _Shown:
+    label, teacher = next(iter(run.seen_by_teachers().items()))
+    student = run.first_student()
+    of_student = run.seen_by(student)
+    shown = {f"teacher {label}": teacher.path, f"student {run.row.evaluate.students[0].label}": of_student.path}
+    settings = run.needed_settings()
+    embedding = Embedding(perplexity=settings.perplexity, seed=settings.seed)
+    return _Shown([teacher, student, of_student], {"networks": shown}, embedding)
+
+
+def _evolution(run: _Run) -> _Shown:
+    if not _is_watched(run.row):
+        raise SettingsError(
+            "picture evolution: expected images that were recovered with recover.snapshots, got others; add "
+            "snapshots: [0, 0.01, 0.05, 0.2, 0.5] to the row's recover, or ask for another picture"
+        )
+    recovered = [artifact for artifact in run.artifacts if getattr(artifact.spec, "snapshots", None)]
+    return _Shown([], {"images": [artifact.path for artifact in recovered]})
+
+
+_PICTURES: dict[Picture, Callable[[_Run], _Shown]] = {
+    "curves": _curves,
+    "classes": _classes,
+    "features": _features,
+    "evolution": _evolution,
+}

@@ -1,0 +1,45 @@
+"""publish: a run's receipts gathered into acc.json, tables and a picture."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from gvbsm.config.stages import Count
+from gvbsm.pipeline.stage import Stage
+from gvbsm.store.spec import Inputs, Spec
+
+
+class PublishInputs(Inputs):
+    """Every artifact of a run."""
+
+    data: str
+    teachers: dict[str, str]  # by label
+    statistics: list[str]  # none, if images are not recovered, or without them
+    selected: list[str] | None = None  # the real images that recover began with
+    images: Annotated[list[str], Field(min_length=1)]
+    labels: list[str]  # none, if they are made online
+    random_labels: list[str]  # none, if they are not asked for or made online
+    students: dict[str, dict[str, str]]  # by label and kind of what they were trained on
+
+
+class PublishSpec(Spec):
+    """A run."""
+
+    suffix = ".json"
+
+    stage: Literal["publish"] = "publish"
+    dataset: str
+    ipc: Count
+    recipe: str | None = None
+    headline: Literal["best", "last"]
+    inputs: PublishInputs
+
+
+STAGE = Stage(
+    name="publish",
+    about="gather a run into acc.json, table.csv, classes.csv and images.png",
+    spec=PublishSpec,
+    stored=False,
+)

@@ -1,0 +1,116 @@
+"""recover: the synthetic images, optimised shard by shard."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from gvbsm.config.row import Row
+from gvbsm.config.shapes import Batch, PixelForm
+from gvbsm.config.stages import Augment, Precision, RecoverShard, ViewsOfImages
+from gvbsm.pipeline.scale import Scale
+from gvbsm.pipeline.shards import row_shards, shown_classes
+from gvbsm.pipeline.stage import Artifact, Stage, builders_of, count_images, part, paths_of, pixel_form, planned
+from gvbsm.store.spec import Inputs, Spec, Strict
+
+
+class RecoverInputs(Inputs):
+    """Teachers, their statistics, and the images to start from."""
+
+    teachers: Annotated[list[str], Field(min_length=1)]
+    statistics: list[str]  # none, if they have no weight
+    start: str | None = None  # select's images; none: noise
+
+
+class Snapshots(Strict):
+    """Before which iterations the first image of which classes is kept."""
+
+    iterations: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    labels: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+
+class RecoverSpec(Spec):
+    """One shard of synthetic images."""
+
+    stage: Literal["recover"] = "recover"
+    inputs: RecoverInputs
+    batches: Annotated[list[Batch], Field(min_length=1)]
+    pixels: PixelForm
+    augment: Augment
+    views: ViewsOfImages | None = None  # instead of augment and roll
+    settings: RecoverShard
+    snapshots: Snapshots | None = None
+    precisions: list[Precision] | None = None  # one per teacher, where they differ from the settings
+
+    @model_validator(mode="after")
+    def _one_of_each_per_teacher(self) -> RecoverSpec:
+        teachers, statistics, settings = len(self.inputs.teachers), len(self.inputs.statistics), self.settings
+        if self.precisions and len(self.precisions) != teachers:
+            raise ValueError(f"precisions: expected one per teacher ({teachers}), got {len(self.precisions)}; correct the spec")
+        expected = teachers if settings.needs_statistics else 0
+        if statistics != expected:
+            raise ValueError(
+                f"inputs.statistics: expected {expected} of {teachers} teachers at a statistics_weight of "
+                f"{settings.statistics_weight:g} with layers {', '.join(settings.layers)}, got {statistics}; correct the spec"
+            )
+        return self
+
+
+def plan_recover(
+    row: Row, ipc: int, teachers: list[Artifact], statistics: list[Artifact], start: list[Artifact]
+) -> list[Artifact]:
+    """One job per shard of a row, from noise, or from the real images that were selected for it (`start`, one per shard)."""
+    settings = row.recover
+    # Operations of RandAugment have no gradient to pixels.
+    views = part(ViewsOfImages, row.relabel, seed=settings.seed, rand_augment=None) if settings.views else None
+    precisions = [one.recover.precision if one.recover else settings.precision for one in row.backbones]
+    shards = row_shards(row, ipc)
+    starts = [images.path for images in start] if start else [None] * len(shards)
+    shard_settings, builders = part(RecoverShard, settings), builders_of(row.backbones)
+    return [
+        planned(
+            RecoverSpec,
+            name,
+            builders,
+            inputs=RecoverInputs(teachers=paths_of(teachers), statistics=paths_of(statistics), start=begin),
+            batches=batches,
+            pixels=pixel_form(row),
+            augment=row.augment,
+            views=views,
+            settings=shard_settings,
+            snapshots=_snapshots(row, batches),
+            precisions=None if set(precisions) == {settings.precision} else precisions,
+        )
+        for (name, batches), begin in zip(shards, starts, strict=True)
+    ]
+
+
+def _snapshots(row: Row, batches: list[Batch]) -> Snapshots | None:
+    """Before which iterations a shard keeps the first image of which classes."""
+    shares, iterations, shown = row.recover.snapshots, row.recover.iterations, shown_classes(row.classes)
+    labels = sorted({label for batch in batches for label, first, _ in batch if first == 0 and label in shown})
+    if not shares or not labels:
+        return None
+    return Snapshots(iterations=sorted({int(share * iterations) for share in shares}), labels=labels)
+
+
+def _images(spec: RecoverSpec, _scale: Scale) -> int:
+    return count_images(spec.batches) * spec.settings.iterations
+
+
+def _bytes(spec: RecoverSpec, _scale: Scale) -> int:
+    image, label_and_number = len(spec.pixels.mean) * spec.pixels.image_size**2, 16
+    kept = len(spec.snapshots.labels) * len(spec.snapshots.iterations) if spec.snapshots else 0
+    return count_images(spec.batches) * (image + label_and_number) + kept * image
+
+
+STAGE = Stage(
+    name="recover",
+    about="optimise a shard of synthetic images",
+    spec=RecoverSpec,
+    sharded=True,
+    images=_images,
+    bytes=_bytes,
+    origin="synthetic: optimised by gvbsm, so that teachers' statistics on them come near those on the training images",
+)

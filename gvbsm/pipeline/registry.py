@@ -1,0 +1,106 @@
+"""The stages: what everything that knows of stages asks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from gvbsm.errors import UserError
+from gvbsm.pipeline import (
+    adopt,
+    convert,
+    draw,
+    evaluate,
+    features,
+    prepare,
+    publish,
+    recover,
+    relabel,
+    select,
+    squeeze,
+    statistics,
+    student,
+)
+from gvbsm.pipeline.stage import Artifact, Stage
+from gvbsm.store.plans import date_target, files_in, plan_file, read_plan_file, target_file, write_plan
+from gvbsm.store.receipts import KEYED
+from gvbsm.store.spec import Json, Spec
+
+# In the order of the chain. A stage is added here, with a file in pipeline/, one in stages/, a rule, and a place in graph.py.
+STAGES: dict[str, Stage] = {
+    module.STAGE.name: module.STAGE
+    for module in (
+        prepare,
+        squeeze,
+        statistics,
+        select,
+        recover,
+        adopt,
+        relabel,
+        convert,
+        evaluate,
+        student,
+        features,
+        publish,
+        draw,
+    )
+}
+STORED = [stage.name for stage in STAGES.values() if stage.stored]
+
+
+def parse_spec(raw: Json) -> Spec:
+    """The spec in a plan file or a receipt.
+
+    Raises:
+        KeyError: for an unknown stage.
+        pydantic.ValidationError: if it is not what the stage takes.
+    """
+    return STAGES[raw["stage"]].spec_type(raw).model_validate(raw)
+
+
+def read_plan(key: str) -> Artifact:
+    """The artifact of a key, from its plan file.
+
+    Raises:
+        UserError: if the file is missing or is not what the key says.
+    """
+    file = plan_file(key)
+    try:
+        name, raw = read_plan_file(file)
+        artifact = Artifact(name, parse_spec(raw))
+    except (OSError, ValueError, TypeError, KeyError, ValidationError):
+        raise UserError(f"{file}: missing or damaged plan; ask Snakemake for the acc.json it belongs to") from None
+    if artifact.key != key:
+        raise UserError(f"{file}: expected the plan of {key}, got that of {artifact.key}; delete the file and plan again")
+    return artifact
+
+
+def write_plans(artifacts: list[Artifact], published: Path) -> Artifact:
+    """Write the plan file of every artifact of a target, and return the last, that of publish or draw.
+
+    `published` is the JSON that it writes; see `date_target`.
+
+    Raises:
+        UserError: if a file cannot be written.
+    """
+    *made, last = artifacts
+    for artifact in made:
+        write_plan(artifact.name, artifact.spec, plan_file(artifact.key))
+    write_plan(last.name, last.spec, target_file(last.key))
+    date_target(last.key, published)
+    return last
+
+
+def artifact_of(file: Path) -> str | None:
+    """The artifact, relative to the store, that a file is or has the receipt of, by its folder and name; None if neither."""
+    stage = file.parent.name
+    if stage not in STORED or file.suffix not in (STAGES[stage].suffix, ".json") or not KEYED.fullmatch(file.stem):
+        return None
+    return f"{stage}/{file.stem}{STAGES[stage].suffix}"
+
+
+def stored(store: Path) -> list[str]:
+    """Every artifact that the store has, or has half of (it or its receipt), relative to it, in the order of the chain."""
+    named = [artifact_of(file) for stage in STORED for file in files_in(store / stage)]
+    return list(dict.fromkeys(path for path in named if path))

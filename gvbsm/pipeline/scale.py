@@ -1,0 +1,46 @@
+"""How much a run, or a job of one, has of what jobs count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gvbsm.store.job import Job
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Numbers from which the work of a job follows; None: not known."""
+
+    classes: int
+    training_images: int | None
+    distilled_images: int | None  # of all classes together
+
+
+def times(count: int | None, factor: int) -> int | None:
+    """A product that is not known if the count is not."""
+    return None if count is None else count * factor
+
+
+def scale_of(job: Job[Any]) -> Scale:
+    """The scale of a running job, from the receipts of the inputs that it has read."""
+    classes, inputs = len(job.classes or ()), getattr(job.spec, "inputs", None)
+    data, random = getattr(inputs, "data", None), getattr(job.spec, "random", None)
+    images = getattr(inputs, "images", None) or []
+    training = job.receipts[data]["summary"]["train_images"] if data in job.receipts else None
+    if random:
+        return Scale(classes, training, random.ipc * classes or None)
+    paths = [images] if isinstance(images, str) else images
+    read = [job.receipts[path]["summary"]["images"] for path in paths if path in job.receipts]
+    return Scale(classes, training, sum(read) if len(read) == len(paths) > 0 else None)
+
+
+def images_per_step(images: Callable[[Any, Scale], int | None], job: Job[Any], steps: int) -> float | None:
+    """Images that go through a job in one of its steps, on average; None if that cannot be told.
+
+    `images` is the stage's (`Stage.images`); `steps` are those of one of the job's trainings, of which evaluate has several.
+    """
+    count = images(job.spec, scale_of(job))
+    trainings = len(getattr(job.spec, "seeds", [None]))
+    return count / (steps * trainings) if count and steps else None

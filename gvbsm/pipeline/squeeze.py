@@ -1,0 +1,82 @@
+"""squeeze: the teachers, trained or with the weights that they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from gvbsm.config.row import Backbone, Row, Weights
+from gvbsm.config.shapes import NetworkShape, PixelForm
+from gvbsm.config.stages import Augment, Compute, Squeeze
+from gvbsm.pipeline.scale import Scale, times
+from gvbsm.pipeline.stage import Artifact, Stage, builders_of, network_shape, part, pixel_form, planned, prefix
+from gvbsm.store.spec import Inputs, Spec
+
+
+class SqueezeInputs(Inputs):
+    """The data set."""
+
+    data: str
+
+
+class _Teacher(Spec):
+    stage: Literal["squeeze"] = "squeeze"
+    inputs: SqueezeInputs
+    network: NetworkShape
+    pixels: PixelForm
+
+
+class SqueezeSpec(_Teacher):
+    """A teacher that is trained."""
+
+    augment: Augment
+    settings: Squeeze
+
+
+class GivenTeacherSpec(_Teacher):
+    """A teacher with weights from elsewhere, which is tested alone."""
+
+    weights: Weights
+    settings: Compute
+
+
+def plan_squeeze(row: Row, backbone: Backbone, data: Artifact, seed: int) -> Artifact:
+    """A teacher of a row; `seed` counts if it is trained."""
+    name, builders = f"{prefix(row)}-{backbone.label}", builders_of([backbone])
+    inputs, network, pixels = SqueezeInputs(data=data.path), network_shape(row, backbone), pixel_form(row)
+    if backbone.weights:
+        return planned(
+            GivenTeacherSpec,
+            name,
+            [*builders, "gvbsm.training.pretrained:load_pretrained"],
+            inputs=inputs,
+            network=network,
+            pixels=pixels,
+            weights=backbone.weights,
+            settings=part(Compute, backbone.squeeze),
+        )
+    settings = part(Squeeze, backbone.squeeze, seed=seed)
+    return planned(
+        SqueezeSpec, name, builders, inputs=inputs, network=network, pixels=pixels, augment=row.augment, settings=settings
+    )
+
+
+def _spec_for(raw: Mapping[str, Any]) -> type[Spec]:
+    return GivenTeacherSpec if raw.get("weights") else SqueezeSpec
+
+
+def _images(spec: SqueezeSpec | GivenTeacherSpec, scale: Scale) -> int | None:
+    if isinstance(spec, GivenTeacherSpec):
+        return None
+    return times(scale.training_images, spec.settings.keep_epoch or spec.settings.epochs)
+
+
+STAGE = Stage(
+    name="squeeze",
+    about="train one teacher",
+    spec=SqueezeSpec,
+    spec_for=_spec_for,
+    checkpoints=lambda spec: isinstance(spec, SqueezeSpec),
+    shared=True,
+    images=_images,
+)

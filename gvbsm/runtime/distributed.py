@@ -1,0 +1,210 @@
+"""Several processes that train one network together, each on its part of every batch.
+
+The process that was started is rank 0: it alone writes, says its progress and answers signals, and starts the others. By hand,
+`torchrun --nproc-per-node 2 -m gvbsm squeeze ...` starts them all. Every rank draws what a single process would draw and keeps
+its part, BatchNorm sees the whole batch, and so does the loss: the result differs from one process's by rounding alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from gvbsm.errors import UserError
+
+_PATIENCE = timedelta(days=1)  # for the slowest rank, which may be decoding images
+_STORE, _PARENT = "GVBSM_STORE", "GVBSM_PARENT"  # for the ranks that rank 0 starts: the port to meet at, and its process
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that train together, seen from one of them; alone, nothing is sent anywhere."""
+
+    rank: int = 0
+    size: int = 1
+
+    def part(self, count: int) -> slice:
+        """This rank's part of `count` things: a run of neighbours, perhaps empty."""
+        return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
+
+    def whole(self, part_PK: Tensor, count: int) -> Tensor:
+        """The rows of all ranks (B,K), of which this rank's own part carries its gradient."""
+        if self.size == 1:
+            return part_PK
+        mine = self.part(count)
+        all_BK = part_PK.new_zeros(count, *part_PK.shape[1:])
+        all_BK[mine] = part_PK.detach()
+        distributed.all_reduce(all_BK)
+        return torch.cat([all_BK[: mine.start], part_PK, all_BK[mine.stop :]])
+
+    def add(self, tensors: Sequence[Tensor]) -> None:
+        """Replace every tensor by its sum over the ranks, in place."""
+        if self.size > 1 and tensors:
+            flat = torch.cat([tensor.flatten() for tensor in tensors])
+            distributed.all_reduce(flat)
+            for tensor, summed in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+                tensor.copy_(summed.view_as(tensor))
+
+    def any(self, *flags: bool) -> list[bool]:
+        """For each flag, whether it is set on some rank: the same answer on all."""
+        if self.size == 1:
+            return list(flags)
+        counts = torch.tensor(flags, dtype=torch.int32)  # on the CPU, where waiting for it stalls no device
+        distributed.all_reduce(counts)
+        return [count > 0 for count in counts.tolist()]
+
+
+def ranks() -> Ranks:
+    """The processes this one trains with."""
+    if distributed.is_available() and distributed.is_initialized():
+        return Ranks(distributed.get_rank(), distributed.get_world_size())
+    return Ranks()
+
+
+@contextlib.contextmanager
+def process_group(processes: int) -> Iterator[None]:
+    """Start the other ranks, meet them, and end them with the block; under torchrun, or as one of them, meet the rest.
+
+    Raises:
+        UserError: if torch was built without what processes meet through.
+    """
+    if not distributed.is_available():
+        raise UserError("--processes: expected a torch with torch.distributed, got one without; use --processes 1")
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    children = _Children()
+    if _STORE in os.environ:
+        _die_with_parent()
+        size, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
+        store = distributed.TCPStore("127.0.0.1", int(os.environ[_STORE]), size, is_master=False)
+        distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+    elif int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        distributed.init_process_group(backend, timeout=_PATIENCE)
+    else:
+        store = distributed.TCPStore("127.0.0.1", 0, processes, is_master=True, wait_for_workers=False)
+        children.start(processes, store.port)
+        distributed.init_process_group(backend, store=store, rank=0, world_size=processes, timeout=_PATIENCE)
+    try:
+        yield
+    finally:
+        children.end()  # they have nothing left to do, or rank 0 failed
+        distributed.destroy_process_group()
+
+
+def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model with BatchNorm over the batches of all ranks; names and shapes of its state stay.
+
+    Raises:
+        UserError: for a network that cannot be synchronised on the CPU.
+    """
+    if ranks().size == 1:
+        return model
+    if device.type == "cuda":
+        from timm.layers import convert_sync_batchnorm  # also knows timm's own layers
+
+        return convert_sync_batchnorm(model)
+    for module in model.modules():
+        if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
+            module.__class__ = _SynchronisedBatchNorm
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise UserError(f"--processes: {type(module).__name__} can be synchronised on CUDA alone; use --processes 1")
+    return model
+
+
+class _SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """BatchNorm over all ranks on any device; PyTorch's own needs CUDA."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        others = [axis for axis in range(x.ndim) if axis != 1]
+        shape = [-1 if axis == 1 else 1 for axis in range(x.ndim)]
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        count = x.numel() / x.shape[1] * wide.new_ones(1)
+        # Two sums and not one: the mean of squares less the square of the mean loses digits.
+        mean, total = _sum(torch.cat([wide.sum(others), count])).split([x.shape[1], 1])
+        mean = mean / total
+        centred = wide - mean.view(shape)
+        var = _sum(centred.square().sum(others)) / total
+        if self.track_running_stats:
+            with torch.no_grad():
+                assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+                self.num_batches_tracked += 1
+                weight = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+                self.running_mean.lerp_(mean, float(weight))
+                self.running_var.lerp_(var * total / (total - 1).clamp_min(1), float(weight))
+        y = centred * torch.rsqrt(var + self.eps).view(shape)
+        if self.affine:
+            y = y * self.weight.view(shape) + self.bias.view(shape)
+        return y.to(x.dtype)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all ranks, each of which uses it: the gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(_ctx: Any, x: Tensor) -> Tensor:
+        summed = x.clone()
+        distributed.all_reduce(summed)
+        return summed
+
+    @staticmethod
+    def backward(_ctx: Any, *gradients: Tensor) -> Tensor:
+        summed = gradients[0].clone()
+        distributed.all_reduce(summed)
+        return summed
+
+
+_sum: Callable[[Tensor], Tensor] = _Sum.apply  # type: ignore[assignment]
+
+
+class _Children:
+    """Ranks 1 and on, which run this very command. If one of them fails, all do: it would be waited for in vain."""
+
+    def __init__(self) -> None:
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._ending = threading.Event()
+
+    def start(self, processes: int, port: int) -> None:
+        shared = {_STORE: str(port), _PARENT: str(os.getpid()), "WORLD_SIZE": str(processes)}
+        for rank in range(1, processes):
+            environment = os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            command = [sys.executable, "-m", "gvbsm", *sys.argv[1:]]
+            self._processes.append(subprocess.Popen(command, env=environment))
+            threading.Thread(target=self._watch, args=(rank,), daemon=True).start()
+
+    def end(self) -> None:
+        self._ending.set()
+        for process in self._processes:
+            process.kill()
+
+    def _watch(self, rank: int) -> None:
+        status = self._processes[rank - 1].wait()
+        if status and not self._ending.is_set():
+            self.end()
+            if status != 2:  # after which it said what the user got wrong
+                sys.stderr.write(f"gvbsm: rank {rank} ended with status {status}; run the same command to go on\n")
+            sys.stderr.flush()
+            os._exit(2 if status == 2 else 1)
+
+
+def _die_with_parent() -> None:
+    """Be killed with rank 0 (on Linux), instead of waiting for it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != int(os.environ[_PARENT]):  # it died before that
+            os._exit(1)

@@ -1,0 +1,102 @@
+"""Hashes of the code that decides an artifact's bytes, and the literal registries that planning reads without importing torch.
+
+Standard library only: planning calls this for every artifact of a target.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).resolve().parent.parent
+# Whole rooms are counted, and nothing else: a function that can change a byte belongs in one of them.
+COUNTED = ("stages", "method", "backbones", "data", "training", "pictures")
+
+
+def fingerprint(stage: str, builders: tuple[str, ...] = ()) -> dict[str, str]:
+    """Hashes of the code that decides the bytes of a stage's artifact: {module: 10 hex digits}.
+
+    Counted are `gvbsm.stages.<stage>`, each of `builders` under its own name ("module:function"), and what these import from
+    the rooms of `COUNTED`. A room's `__init__` file holds a registry at most, whose entries are the builders. The hash is over
+    the syntax tree without positions, comments, docstrings and empty fields.
+    """
+    return dict(_fingerprint(stage, builders))
+
+
+@cache
+def _fingerprint(stage: str, builders: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    digests: dict[str, str] = {}
+    queue = [f"gvbsm.stages.{stage}", *builders]
+    while queue:
+        name = queue.pop()
+        if name not in digests:
+            digests[name], imports = _read_module(_module_file(name))
+            queue.extend(imports)
+    return tuple(sorted(digests.items()))
+
+
+def module_digest(name: str) -> str | None:
+    """The hash of the code of "module" or "module:function", None if there is no such module."""
+    path = _module_file(name)
+    return _read_module(path)[0] if path.is_file() else None
+
+
+@cache
+def builder_options(builder: str) -> tuple[str, ...]:
+    """The keyword-only parameters of "module:function", read from its syntax tree."""
+    module, _, function = builder.partition(":")
+    for node in ast.parse(_module_file(module).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and node.name == function:
+            return tuple(argument.arg for argument in node.args.kwonlyargs)
+    raise LookupError(f"{module} has no function {function}")
+
+
+def _module_file(module: str) -> Path:
+    path = PACKAGE.joinpath(*module.partition(":")[0].split(".")[1:])
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+@cache
+def _read_module(path: Path) -> tuple[str, tuple[str, ...]]:
+    """A module's hash and the counted modules of this package that it imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    digest = hashlib.sha256(json.dumps(_shape(tree)).encode()).hexdigest()[:10]
+    package = ["gvbsm", *path.relative_to(PACKAGE).parts[:-1]]
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            names.update(f"{base}.{alias.name}" for alias in node.names)
+            names.add(base)
+    return digest, tuple(sorted(name for name in names if _is_counted(name)))
+
+
+def _is_counted(name: str) -> bool:
+    parts = name.split(".")
+    if parts[0] != "gvbsm" or len(parts) < 2 or parts[1] not in COUNTED:
+        return False
+    return _module_file(name).is_file() and _module_file(name).name != "__init__.py"
+
+
+def _shape(node: Any) -> Any:
+    """A syntax tree as lists and strings, the same for every Python from 3.11."""
+    if isinstance(node, ast.Constant):
+        return [type(node.value).__name__, repr(node.value)]
+    if isinstance(node, list):
+        return [_shape(item) for item in node]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = dict(ast.iter_fields(node))
+    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+        first = node.body[0] if node.body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            fields["body"] = node.body[1:]
+    kept = {name: value for name, value in fields.items() if value is not None and value != [] and name != "type_comment"}
+    return [type(node).__name__, *([name, _shape(value)] for name, value in kept.items())]

@@ -1,0 +1,128 @@
+"""Files written whole or not at all, and tensors in files. No pickle: tensors are safetensors."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gvbsm.errors import UserError
+from gvbsm.store.keys import canonical
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@contextlib.contextmanager
+def _replacing(out: Path, durable: bool = True) -> Iterator[Path]:
+    """A temporary name beside `out` that becomes `out` only when the block ends well, and on the disk if `durable`.
+
+    Raises:
+        UserError: if the folder cannot be written or the disk is full.
+    """
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if durable:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+        temporary.replace(out)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"{out}: cannot be written: {reason}; free space or make the folder writable") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def write_text(out: Path, text: str, durable: bool = True) -> None:
+    """Write a text file (UTF-8) atomically. Raises UserError if that is impossible."""
+    write_bytes(out, text.encode(), durable)
+
+
+def write_bytes(out: Path, content: bytes, durable: bool = True) -> None:
+    """Write a file atomically, not waiting for the disk unless `durable`. Raises UserError if that is impossible."""
+    with _replacing(out, durable) as temporary:
+        temporary.write_bytes(content)
+
+
+def save_tensors(out: Path, tensors: dict[str, Tensor], metadata: Any) -> None:
+    """Write tensors and JSON-able metadata as one safetensors file, atomically."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with _replacing(out) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as every file's here; the library's own is for the user's eyes alone
+        try:
+            # One metadata entry: the library does not promise an order for several, and files must repeat exactly.
+            save_file({name: t.contiguous() for name, t in tensors.items()}, temporary, {"gvbsm": canonical(metadata)})
+        except SafetensorError as error:
+            raise OSError(str(error)) from None
+        temporary.chmod(mode)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
+    """Tensors (memory-mapped) and metadata of a file that `save_tensors` wrote."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        return tensors, json.loads((file.metadata() or {}).get("gvbsm", "null"))
+
+
+def mapped_tensor(file: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A tensor that is the content of a raw file, as it is there or zeros; what is written into one is in the other.
+
+    Raises:
+        UserError: if the file cannot be written or the disk is full.
+    """
+    import torch
+
+    count = math.prod(shape)
+    size = count * dtype.itemsize
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("ab") as opened:
+            opened.truncate(size)
+            if hasattr(os, "posix_fallocate") and size:
+                os.posix_fallocate(opened.fileno(), 0, size)  # a full disk would be a crash later
+        return torch.from_file(str(file), shared=True, size=count, dtype=dtype).view(shape)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(
+            f"{file}: {size} bytes cannot be kept there: {reason}; free space or make the folder writable"
+        ) from None
+
+
+def nameless_tensor(folder: Path | None, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Zeros in a new file in `folder` (or the system's for such) that has lost its name: gone with the process.
+
+    Raises:
+        UserError: if no file can be made there or the disk is full.
+    """
+    try:
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(suffix=".raw", dir=folder)
+        os.close(descriptor)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror}; free space or make the folder writable") from None
+    try:
+        return mapped_tensor(Path(name), shape, dtype)
+    finally:
+        Path(name).unlink(missing_ok=True)  # the mapping outlives the name
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,170 @@
+"""A job: one artifact of the store being made, from inputs that are verified whenever they are read.
+
+Tensors are safetensors, tables CSV, the rest JSON, and every one has a receipt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import itertools
+import platform
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from gvbsm.errors import UserError
+from gvbsm.store.code import PACKAGE
+from gvbsm.store.files import load_tensors, save_tensors, write_text
+from gvbsm.store.keys import canonical
+from gvbsm.store.receipts import Receipt, rebuild, verify, write_receipt
+from gvbsm.store.spec import Json, Spec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_PACKAGES = ("gvbsm", "torch", "torchvision", "kornia", "numpy", "safetensors", "pillow", "scikit-learn", "timm")
+
+
+S = TypeVar("S", bound=Spec)
+
+
+@dataclass(kw_only=True)
+class Reader:
+    """Verified reads of artifacts, and what is known of them meanwhile."""
+
+    store: Path
+    data_root: Path = Path("data")
+    workers: int = 0  # processes that decode images
+    checkpoints: Path | None = None  # folder for what is too large for memory, and of a job's checkpoints
+    receipts: dict[str, Receipt] = field(default_factory=dict)  # of the inputs read so far, each verified once
+    # SHA-256 of the inputs and of what they were made from, and by which input's receipt.
+    _contents: dict[str, tuple[str, str]] = field(default_factory=dict)
+    classes: list[str] | None = None  # what identifies the classes, in the order of their labels: the same in all inputs
+
+    def receipt(self, path: str) -> Receipt:
+        """The verified receipt of an input, `path` relative to the store.
+
+        Raises:
+            UserError: if the input is damaged, or it and another were made from different contents of one artifact.
+        """
+        if path not in self.receipts:
+            receipt = verify(self.store / path)
+            for name, content in {**receipt["inputs"], path: receipt["sha256"]}.items():
+                known, said_by = self._contents.setdefault(name, (content, path))
+                if known != content:
+                    stale = self.store / (said_by if name == path else path)
+                    raise UserError(
+                        f"{stale}: made from another {self.store / name} than other inputs or the one there now; rebuild it "
+                        f"with: {rebuild(stale)}"
+                    )
+            self.receipts[path] = receipt
+        return self.receipts[path]
+
+    def tensors(self, path: str) -> tuple[dict[str, Tensor], Any]:
+        """Tensors and metadata of an input, verified first.
+
+        Raises:
+            UserError: if it is damaged, or its classes are not those of the inputs read before it.
+        """
+        self.receipt(path)
+        tensors, metadata = load_tensors(self.store / path)
+        self.classes = self.classes or metadata["classes"]
+        if metadata["classes"] != self.classes:
+            pairs = enumerate(itertools.zip_longest(self.classes, metadata["classes"]))
+            label, (expected, got) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
+            raise UserError(
+                f"{self.store / path}: expected class {label} to be {expected!r}, got {got!r}; use inputs of one data set"
+            )
+        return tensors, metadata
+
+
+@dataclass(kw_only=True)
+class Job(Reader, Generic[S]):
+    """One artifact being made: its spec, verified reads of its inputs, and the one write with its receipt."""
+
+    spec: S
+    out: Path
+    device: str = "auto"
+    checkpoint_seconds: float = 300.0
+    processes: int = 1  # that train together
+    writes: bool = True  # of those, the first does
+    images: int = 0  # how many went through the stage, counted as often as they did
+    started: float = field(default_factory=time.perf_counter)
+    seconds_before: float = 0.0  # of the processes whose checkpoint this one goes on from
+
+    @property
+    def title(self) -> str:
+        """What progress is shown under."""
+        return f"{self.spec.stage} {self.out.stem}"
+
+    def write_tensors(self, tensors: dict[str, Tensor], metadata: Json, summary: Json) -> None:
+        """Write the artifact, with the classes of its inputs, then its receipt with `summary` in it."""
+        if self.writes:
+            save_tensors(self.out, tensors, {"classes": self.classes, **metadata})
+            self._write_receipt(summary)
+
+    def write_table(self, text: str, summary: Json) -> None:
+        """Write a CSV artifact, then its receipt with `summary` in it."""
+        if self.writes:
+            write_text(self.out, text)
+            self._write_receipt(summary)
+
+    def seconds(self) -> float:
+        """Time spent on the artifact so far, in the processes before this one up to their last checkpoint."""
+        return self.seconds_before + time.perf_counter() - self.started
+
+    def is_made(self) -> bool:
+        """Whether the artifact is there, whole, and made from this spec."""
+        try:
+            return canonical(verify(self.out)["spec"]) == canonical(self.spec.json_object)
+        except UserError:
+            return False
+
+    def _write_receipt(self, summary: Json) -> None:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        receipt = {
+            "spec": self.spec.json_object,
+            "inputs": {path: receipt["sha256"] for path, receipt in self.receipts.items()},
+            "summary": summary,
+            "seconds": round(self.seconds(), 3),
+            "images": self.images,
+            "peak_memory_bytes": peak if sys.platform == "darwin" else peak * 1024,
+            "peak_device_memory_bytes": _peak_device_memory(),
+            "device": self.device,
+            "processes": self.processes,
+            **provenance(),
+        }
+        write_receipt(self.out, receipt)
+
+
+def provenance() -> Json:
+    """Git revision of the package, versions of what computed, machine."""
+    versions = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return {
+        "git": _git_revision(),
+        "packages": versions,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
+
+
+def _git_revision() -> str | None:
+    command = ["git", "-C", str(PACKAGE.parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _peak_device_memory() -> int:
+    """Bytes that tensors held at most on a CUDA device; 0 if this process used none."""
+    torch = sys.modules.get("torch")  # what used a device has loaded it
+    return int(torch.cuda.max_memory_allocated()) if torch and torch.cuda.is_initialized() else 0

@@ -1,0 +1,163 @@
+"""A run on disk: the files in its folder, what acc.json holds, and a published run read back."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NotRequired, TypedDict, get_args, get_type_hints
+
+from gvbsm.errors import UserError
+from gvbsm.store.keys import key
+from gvbsm.store.spec import Json
+
+ACCURACIES = "acc.json"
+REPORT = "report.html"
+PICTURES_LIST = "pictures.txt"
+PUBLISHED_FILES = (ACCURACIES, "table.csv", "classes.csv", "images.png")  # what publish writes
+RUN_FILES = (*PUBLISHED_FILES, PICTURES_LIST, REPORT)  # in results/<dataset>/<run>/; further pictures are in pictures/
+Picture = Literal["curves", "evolution", "features", "classes"]  # in pictures/, as .png and .svg, in the order of pages
+PICTURES: tuple[Picture, ...] = get_args(Picture)
+
+
+class Spread(TypedDict):
+    """An accuracy over seeds, in percent."""
+
+    mean: float
+    std: float | None  # None of one seed
+    runs: list[float]
+
+
+class Result(TypedDict):
+    """What a student reached."""
+
+    top1: Spread  # after the last epoch
+    top5: NotRequired[Spread]
+    best_top1: NotRequired[Spread]  # of the best tested epoch of each seed
+    ema: NotRequired[float]  # decay of the average of its weights, if that was tested
+
+
+class TeacherResult(TypedDict):
+    """What a teacher reached."""
+
+    top1: float  # percent of the test images
+
+
+class SoftLabels(TypedDict):
+    """The soft labels of the distilled images."""
+
+    bytes: int  # as stored; 0 if they are made online
+    teacher_top1_on_views: float | None  # percent of the labelled views
+
+
+class Cost(TypedDict):
+    """What a stage took, over its jobs."""
+
+    jobs: int
+    seconds: float
+    images: NotRequired[int]  # counted as often as they went through
+    images_per_second: NotRequired[float]
+    bytes: NotRequired[int]
+    peak_memory_bytes: NotRequired[int]  # of one job
+    peak_device_memory_bytes: NotRequired[int]
+
+
+class Provenance(TypedDict):
+    """What a run was made from, and by what."""
+
+    spec: Json  # publish's
+    artifacts: dict[str, str]  # SHA-256 by path in the store
+    devices: NotRequired[list[str]]
+    git: NotRequired[str | None]
+    packages: dict[str, str]
+    python: NotRequired[str]
+    machine: NotRequired[str]
+
+
+class Accuracies(TypedDict):
+    """acc.json: the one list of its keys."""
+
+    dataset: str
+    ipc: int
+    recipe: str | None
+    images: int
+    key: str
+    students: dict[str, Result]  # on the distilled images, by student
+    baselines: dict[str, dict[str, Result]]  # by kind of images and labels (pictures.names.KINDS), and by student
+    teachers: dict[str, TeacherResult]
+    soft_labels: SoftLabels
+    cost: dict[str, Cost]  # by stage
+    settings: NotRequired[Json]  # by stage
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class Published:
+    """The acc.json of a run."""
+
+    file: Path
+    accuracies: Accuracies
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies, with what else is published of the run."""
+        return self.file.parent
+
+    @property
+    def name(self) -> str:
+        """Data set and the folder's name, as in digits/ipc10."""
+        return f"{self.accuracies['dataset']}/{Path(os.path.abspath(self.folder)).name}"  # noqa: PTH100 (a link keeps its name)
+
+    @property
+    def target(self) -> str:
+        """What Snakemake is asked for to make it."""
+        recipe = f"-{self.accuracies['recipe']}" if self.accuracies["recipe"] else ""
+        return f"results/{self.accuracies['dataset']}/ipc{self.accuracies['ipc']}{recipe}/{ACCURACIES}"
+
+    @property
+    def by_kind(self) -> dict[str, dict[str, Result]]:
+        """Students by the images and labels that they were trained on, the distilled ones first."""
+        return {"distilled": self.accuracies["students"], **self.accuracies["baselines"]}
+
+
+def read_published(run: Path) -> Published:
+    """The run of a folder `results/<dataset>/<run>`, or of a file in it; nothing of the store is looked at.
+
+    Raises:
+        UserError: if it is not published, or its acc.json is not what publish writes.
+    """
+    file = run if run.suffix == ".json" else run_folder(run) / ACCURACIES
+    try:
+        accuracies = json.loads(file.read_text(encoding="utf-8"))
+        if key(accuracies["provenance"]["spec"]) != accuracies["key"]:
+            raise ValueError("of another key")
+        if not all(isinstance(accuracies[name], kind) for name, kind in _PARTS.items()):
+            raise TypeError("of another form")
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}; make it with: snakemake --cores all {file}") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{file}: expected what publish writes, got something else; make it again") from None
+    return Published(file, accuracies)
+
+
+# Those that every acc.json has had, and that are of one type.
+_PARTS: dict[str, type] = {
+    name: getattr(kind, "__origin__", dict if hasattr(kind, "__required_keys__") else kind)
+    for name, kind in get_type_hints(Accuracies).items()
+    if name in Accuracies.__required_keys__ and name != "recipe"
+}
+
+
+def run_folder(path: Path) -> Path:
+    """The folder of a run that is named by it or by one of its files."""
+    if path.name in RUN_FILES:
+        return path.parent
+    return path.parent.parent if path.parent.name == "pictures" else path
+
+
+def further_pictures(folder: Path) -> dict[Picture, list[Path]]:
+    """The files of a run's pictures beyond images.png, by name; of those that are there."""
+    files = {name: [folder / "pictures" / f"{name}{suffix}" for suffix in (".png", ".svg")] for name in PICTURES}
+    there = {name: [file for file in forms if file.is_file()] for name, forms in files.items()}
+    return {name: forms for name, forms in there.items() if forms}

@@ -1,0 +1,197 @@
+"""The one training loop that squeeze and evaluate share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from gvbsm.config.stages import HardTraining, Squeeze
+from gvbsm.errors import UserError
+from gvbsm.runtime.checkpoints import Checkpoint, to_device
+from gvbsm.runtime.distributed import ranks, synchronised
+from gvbsm.runtime.progress import Progress
+from gvbsm.store.keys import derive_seed
+from gvbsm.training.graphs import Replayed
+
+Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and with what step sizes a network is trained; the field names are the settings'."""
+
+    epochs: int
+    optimizer: str  # "sgd" or "adamw"
+    lr: float
+    momentum: float | None
+    weight_decay: float
+    schedule: str  # "constant" or "cosine"
+    seed: int
+    stop_after: int | None = None  # epochs, if fewer than the schedule's are trained
+    stretch: float = 1.0  # cosine: where it reaches 0, in numbers of `epochs`
+    ema: float | None = None  # largest decay per step of the average of weights that is measured; None: the weights are
+
+    @staticmethod
+    def from_settings(settings: Squeeze | HardTraining, seed: int, stop_after: int | None = None) -> Recipe:
+        """The entries of a spec's settings that a training loop needs."""
+        names = ("epochs", "optimizer", "lr", "momentum", "weight_decay", "schedule")
+        shared: dict[str, Any] = {name: getattr(settings, name) for name in names}
+        if isinstance(settings, HardTraining):
+            shared |= {"stretch": settings.stretch or 1.0, "ema": settings.ema}
+        return Recipe(**shared, seed=seed, stop_after=stop_after)
+
+
+def learning_rate(recipe: Recipe, epoch: int) -> float:
+    """Step size of an epoch; cosine is lr / 2 (1 + cos(pi e / (stretch E)))."""
+    if recipe.schedule == "constant":
+        return recipe.lr
+    return recipe.lr / 2 * (1 + math.cos(math.pi * epoch / (recipe.stretch * recipe.epochs)))
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """SGD or AdamW, without weight decay on biases and one-dimensional weights."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum or 0.0)
+
+
+def _restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load the state of an optimizer, its averages laid out as the weights are: the fused step goes through memory."""
+    optimizer.load_state_dict(state)
+    for weight, of_weight in optimizer.state.items():
+        for name, value in of_weight.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape:
+                of_weight[name] = torch.empty_like(weight).copy_(value)
+
+
+class MovingAverage:
+    """m <- d m + (1 - d) w of a network's weights w, d = min(largest, (1 + t) / (10 + t)) after t steps; at first m <- w.
+
+    So a training of few steps forgets its beginning too: until d is at its largest, the last tenth of the steps has more than
+    half of the weight (the schedule of tf.train.ExponentialMovingAverage). torch's AveragedModel, which has a place for such
+    a schedule, asks the device at every step how many there have been, and waits for its answer.
+    """
+
+    def __init__(self, model: nn.Module, largest: float) -> None:
+        self._largest = largest
+        self._model, self._module = model, deepcopy(model)
+        self._weights = list(model.parameters()), list(self._module.parameters())
+        self._steps = 0
+
+    def update(self) -> None:
+        """Add the weights after a step."""
+        decay = min(self._largest, (1 + self._steps) / (10 + self._steps)) if self._steps else 0.0
+        weights, averaged = self._weights
+        get_ema_multi_avg_fn(decay)(averaged, weights, None)
+        self._steps += 1
+
+    def module(self) -> nn.Module:
+        """The network with averaged weights. Its buffers are the trained one's: BatchNorm's statistics are averages already,
+        averaged again they lag behind the weights (benchmarks/RESULTS.md)."""
+        with torch.no_grad():
+            for mine, theirs in zip(self._module.buffers(), self._model.buffers(), strict=True):
+                mine.copy_(theirs)
+        return self._module
+
+    def state(self) -> dict[str, Any]:
+        """What another process goes on from."""
+        return {"steps": self._steps, "module": self._module.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self._steps = state["steps"]
+        self._module.load_state_dict(state["module"])
+
+
+def split_batches(indices: Tensor, size: int) -> list[Tensor]:
+    """`indices` in batches of `size`, the ragged last one kept; if that is a single image, it joins the batch before.
+
+    BatchNorm cannot train on one value per channel.
+    """
+    batches = list(indices.split(size))
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
+
+
+def fit(
+    model: nn.Module,
+    recipe: Recipe,
+    batches: Callable[[int, int], Iterable[Batch]],
+    losses: Callable[[nn.Module, Batch], Iterable[Tensor]],
+    checkpoint: Checkpoint,
+    title: str,
+    after_epoch: Callable[[nn.Module, int], dict[str, Any]] = lambda model, epoch: {},
+) -> list[dict[str, Any]]:
+    """Train `model` in place and return one row per epoch: epoch, loss, and what `after_epoch` measured in eval mode, of the
+    model or, if the recipe says so, of the moving average of its weights, with its own buffers.
+
+    `batches(epoch, first)` are the epoch's batches from its `first` on, in any process the same; `losses(model, batch)`
+    yields the losses whose gradients one step sums. Where several processes train together, the losses are those of the whole
+    batch on every rank, whose gradients each has a share of.
+    torch's global generator is seeded anew for every step, so a resumed training draws what an uninterrupted one does.
+
+    Raises:
+        Interrupted: after a signal, the state saved.
+        UserError: if the loss of an epoch is not finite.
+    """
+    device, together = next(model.parameters()).device, ranks()
+    model = synchronised(model, device)
+    optimizer = make_optimizer(model, recipe)
+    averaged = MovingAverage(model, recipe.ema) if recipe.ema else None
+    trained = Replayed(model) if device.type == "cuda" and together.size == 1 else model
+    state = to_device(checkpoint.load(), device) or {"epoch": 0, "step": 0, "history": []}
+    if "model" in state:
+        model.load_state_dict(state["model"])
+        _restore(optimizer, state["optimizer"])
+        if averaged:
+            averaged.restore(state["averaged"])
+    history: list[dict[str, Any]] = state["history"]
+    total = torch.as_tensor(state.get("loss", 0.0), dtype=torch.float32, device=device)
+    epochs, first_step = recipe.stop_after or recipe.epochs, state["step"]
+
+    def saved(epoch: int, step: int) -> dict[str, Any]:
+        moving = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "loss": total}
+        if averaged:
+            moving["averaged"] = averaged.state()
+        return {"epoch": epoch, "step": step, "history": history, **moving}
+
+    progress = Progress(title, epochs, state["epoch"])
+    for epoch in range(state["epoch"], epochs):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(recipe, epoch)
+        trained.train()
+        steps = first_step
+        for steps, batch in enumerate(batches(epoch, first_step), first_step + 1):
+            # Rank 0 draws what a single process would; the others' dropout is theirs.
+            torch.manual_seed(derive_seed(recipe.seed, "step", epoch, steps - 1, *([together.rank] if together.rank else [])))
+            optimizer.zero_grad(set_to_none=True)
+            for loss in losses(trained, batch):
+                loss.backward()  # type: ignore[no-untyped-call]
+                total = total + loss.detach()
+            together.add([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
+            optimizer.step()
+            if averaged:
+                averaged.update()
+            checkpoint.tick(lambda epoch=epoch, steps=steps: saved(epoch, steps))  # type: ignore[misc]
+        trained.eval()
+        mean_loss = total.item() / steps
+        if not math.isfinite(mean_loss):
+            raise UserError(f"{title}: epoch {epoch + 1}: expected a finite loss, got {mean_loss}; lower lr ({recipe.lr})")
+        measured = averaged.module().eval() if averaged else model
+        history.append({"epoch": epoch + 1, "loss": mean_loss, **after_epoch(measured, epoch)})
+        total, first_step = torch.zeros_like(total), 0
+        progress.step(**{name: value for name, value in history[-1].items() if isinstance(value, float)})
+    if state["epoch"] < epochs:
+        checkpoint.save(saved(epochs, 0))  # an artifact may hold several trainings: this one is not done again
+    return history

@@ -1,0 +1,96 @@
+"""Networks from their specs, teachers from their artifacts, and the accuracy of either."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gvbsm.backbones.build import build as build_network
+from gvbsm.config.shapes import NetworkShape
+from gvbsm.errors import UserError
+from gvbsm.runtime.distributed import ranks
+from gvbsm.store.keys import derive_seed
+from gvbsm.store.spec import Json
+from gvbsm.training.precision import autocast
+
+_TEST_BATCH = 500  # images that are tested together
+
+
+class Accuracy(NamedTuple):
+    """Percent of test images."""
+
+    top1: float  # right at the first guess
+    top5: float  # right within five guesses
+    by_class: list[float]  # top-1 of the images of every class
+
+
+def build(network: NetworkShape, seed: int, device: torch.device) -> nn.Module:
+    """A fresh network of a spec's `network` entry, its weights drawn from `seed`, in channels-last layout.
+
+    Raises:
+        UserError: if the network cannot have those options or that image size.
+    """
+    torch.manual_seed(derive_seed(seed, "weights"))
+    arguments: dict[str, Any] = network.model_dump(exclude={"name"})
+    options = arguments.pop("options")
+    try:
+        model = build_network(network.name, **arguments, **options)
+    except (ValueError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"network {network.name} with options {network.options}: {reason}; correct the row") from None
+    return model.to(device).to(memory_format=torch.channels_last)
+
+
+def load_teacher(tensors: dict[str, Tensor], metadata: Json, device: torch.device) -> nn.Module:
+    """A teacher from squeeze's artifact: eval mode, no gradients to its weights."""
+    model = build(NetworkShape.model_validate(metadata["network"]), 0, device)
+    model.load_state_dict(tensors)
+    return model.eval().requires_grad_(False)
+
+
+def logits_of(teachers: Sequence[nn.Module], x_BCHW: Tensor, precision: str) -> Tensor:
+    """What every teacher makes of a batch: float32 (T,B,K)."""
+    with autocast(x_BCHW.device, precision):
+        return torch.stack([teacher(x_BCHW).float() for teacher in teachers])
+
+
+def features_of(model: nn.Module, x_BCHW: Tensor, precision: str) -> tuple[Tensor, Tensor]:
+    """Logits (B,K) of a batch and what the head makes them of, the input of the last linear layer (B,F); float32."""
+    seen: list[Tensor] = []
+    head = [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]
+    hooks = [module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) for module in head]
+    try:
+        logits_BK = logits_of([model], x_BCHW, precision)[0]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return logits_BK, seen[-1].float().flatten(1) if seen else logits_BK
+
+
+@torch.inference_mode()
+def accuracy(
+    model: nn.Module,
+    read: Callable[[Iterable[Tensor]], Iterable[Tensor]],
+    labels_N: Tensor,
+    prepare: Callable[[Tensor], Tensor],
+    precision: str,
+) -> Accuracy:
+    """Accuracy of a model in eval mode on N images, which `read` reads by batches of indices, uint8 (B,C,S,S), and `prepare`
+    makes network inputs. Processes that train together share the batches."""
+    device, together = next(model.parameters()).device, ranks()
+    batches = torch.arange(len(labels_N)).split(_TEST_BATCH)[together.rank :: together.size]
+    images_K = torch.bincount(labels_N)
+    right_2K = torch.zeros(2, len(images_K), dtype=torch.int64)  # by class: at the first guess, within five
+    for index, images_BCHW in zip(batches, read(batches), strict=True):
+        x_BCHW = prepare(images_BCHW.to(device)).contiguous(memory_format=torch.channels_last)
+        with autocast(device, precision):
+            logits_BK = model(x_BCHW).float()
+        hits_B5 = logits_BK.topk(min(5, logits_BK.shape[1])).indices.cpu() == labels_N[index].unsqueeze(1)
+        for right_K, hits_B in zip(right_2K, (hits_B5[:, 0], hits_B5.any(1)), strict=True):
+            right_K += torch.bincount(labels_N[index][hits_B], minlength=len(images_K))
+    together.add([right_2K])
+    top1, top5 = (100 * right / len(labels_N) for right in right_2K.sum(1).tolist())
+    return Accuracy(top1, top5, [100 * right / n for right, n in zip(right_2K[0].tolist(), images_K.tolist(), strict=True)])
