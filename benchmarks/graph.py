@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.timing import compare, report
 from gvbsm.config.targets import parse_target
-from gvbsm.pipeline.graph import plan
+from gvbsm.pipeline.graph import plan_run
 from gvbsm.store.code import PACKAGE
 from gvbsm.store.plans import STORE
 from gvbsm.store.receipts import receipt_path
@@ -50,7 +50,7 @@ def _measure(title: str, targets: tuple[str, ...], repeats: int) -> None:
         assert expected in done.stdout + done.stderr, done.stdout + done.stderr
 
     timings = compare({"nothing made": lambda: dry_run("Job stats")}, repeats, torch.device("cpu"))
-    artifacts = {artifact.path for target in targets for artifact in plan(*parse_target(target))}
+    artifacts = {artifact.path for target in targets for artifact in plan_run(parse_target(target))}
     _pretend_made(targets)
     timings |= compare({"all made": lambda: dry_run("Nothing to be done")}, repeats, torch.device("cpu"))
     report(f"snakemake -n, {title}: {len(artifacts)} jobs", timings, "nothing made")
@@ -59,7 +59,7 @@ def _measure(title: str, targets: tuple[str, ...], repeats: int) -> None:
 def _pretend_made(targets: tuple[str, ...]) -> None:
     """Empty files wherever a run would leave one."""
     for target in targets:
-        planned = plan(*parse_target(target))
+        planned = plan_run(parse_target(target))
         for artifact in planned[:-1]:
             file = STORE / artifact.path
             file.parent.mkdir(parents=True, exist_ok=True)

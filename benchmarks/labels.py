@@ -12,8 +12,9 @@ from torch import Tensor
 
 from benchmarks.timing import compare, report
 from benchmarks.views import MEAN, STD, VIEWS, photographs
+from gvbsm.config.shapes import PixelForm
 from gvbsm.data.pixels import Pixels
-from gvbsm.method.coding import Coding, bytes_per_view, decode, encode
+from gvbsm.method.coding import Coding, decode, encode
 from gvbsm.method.views import draw_views, render
 from gvbsm.store.files import load_tensors, save_tensors
 
@@ -26,7 +27,7 @@ def run(device: torch.device, repeats: int) -> None:
     torch.manual_seed(0)
     for size, classes in ((32, 10), (224, 1000)):
         images = photographs(BATCH, size).to(device)
-        pixels = Pixels({"mean": MEAN, "std": STD, "image_size": size}, device)
+        pixels = Pixels(PixelForm(image_size=size, mean=MEAN, std=STD), device)
         views = draw_views(BATCH, size, VIEWS, 0)
         positions = torch.arange(BATCH)
 
@@ -42,10 +43,14 @@ def run(device: torch.device, repeats: int) -> None:
                 file = Path(folder) / name
                 save_tensors(file, encode(logits, coding), {})
                 for state in ("cold", "warm"):
-                    title = f"labels read, {name} ({bytes_per_view(coding, classes)} B), {state}"
+                    title = f"labels read, {name} ({_bytes_per_view(coding, classes)} B), {state}"
                     alternatives[title] = _reader(file, coding, classes, state == "cold")
             timings = compare(alternatives, repeats, device)
         report(f"views and labels, {size} px, {classes} classes", timings, "view rendered", BATCH, "views/s")
+
+
+def _bytes_per_view(coding: Coding, classes: int) -> int:
+    return sum(tensor.nbytes for tensor in encode(torch.zeros(1, classes), coding).values())
 
 
 def _reader(file: Path, coding: Coding, classes: int, cold: bool) -> Callable[[], Tensor]:

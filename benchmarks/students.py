@@ -12,6 +12,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from benchmarks.timing import compare, report
 from benchmarks.training import MEAN, STD
 from gvbsm.backbones.build import build
+from gvbsm.config.shapes import PixelForm
+from gvbsm.config.stages import RandAugment as RandAugmentSettings
+from gvbsm.config.stages import ViewsOfImages
 from gvbsm.data.epoch_views import epoch_views
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.rand_augment import RandAugment
@@ -23,10 +26,16 @@ from gvbsm.training.graphs import Replayed
 from gvbsm.training.precision import autocast
 
 IMAGES, BATCH = 500, 25
-VIEWS: dict[str, Any] = {
-    "batch_size": BATCH, "scale": [0.5, 1.0], "ratio": [0.75, 1.3333333], "flip": True, "mix": "cutmix", "mix_alpha": 1.0,
-    "rand_augment": {"operations": 2, "magnitude": 9}, "seed": 0,
-}  # fmt: skip
+VIEWS = ViewsOfImages(
+    batch_size=BATCH,
+    scale=[0.5, 1.0],
+    ratio=[0.75, 1.3333333],
+    flip=True,
+    mix="cutmix",
+    mix_alpha=1.0,
+    rand_augment=RandAugmentSettings(operations=2, magnitude=9),
+    seed=0,
+)
 RECIPE = Recipe(epochs=1, optimizer="adamw", lr=1e-3, momentum=None, weight_decay=0.0, schedule="cosine", seed=0, ema=0.99)
 
 
@@ -35,7 +44,8 @@ def run(device: torch.device, repeats: int) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8, generator=generator).to(device)
     soft_VK = torch.randn(IMAGES, 10, generator=generator)
-    labels_N, pixels, augment = torch.arange(IMAGES) % 10, Pixels({"mean": MEAN, "std": STD}, device), RandAugment.of(VIEWS)
+    labels_N, augment = torch.arange(IMAGES) % 10, RandAugment.of(VIEWS)
+    pixels = Pixels(PixelForm(image_size=32, mean=MEAN, std=STD), device)
     views, batches = epoch_views(VIEWS, 0, IMAGES, 32), torch.arange(IMAGES).split(BATCH)
     some = batches if device.type == "cuda" else batches[:4]  # all of them take a CPU a quarter of a minute
 

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from benchmarks.timing import compare, report
 from gvbsm.backbones.build import build
+from gvbsm.config.shapes import PixelForm
+from gvbsm.config.stages import Augment
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import PackedImages
 from gvbsm.training.precision import autocast
@@ -21,8 +23,8 @@ def run(device: torch.device, repeats: int) -> None:
     """Steps of 64 images of 32 px, as the CIFAR rows train their teachers."""
     images = torch.randint(0, 256, (5000, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(5000) % 10
-    train = PackedImages(images, labels, {"pad": 4, "flip": True}, device)
-    pixels = Pixels({"mean": MEAN, "std": STD}, device)
+    train = PackedImages(images, labels, Augment(pad=4, flip=True), device)
+    pixels = Pixels(PixelForm(image_size=32, mean=MEAN, std=STD), device)
     x = torch.randn(64, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
     for name, precision in itertools.product(("resnet18", "convnet", "wrn16_2"), ("float32", "bfloat16")):
         model: nn.Module = build(name, classes=10, image_size=32).to(device, memory_format=torch.channels_last)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from benchmarks import plain
 from benchmarks.timing import compare, report
 from gvbsm.backbones.build import build
+from gvbsm.config.shapes import PixelForm
 from gvbsm.data.pixels import Pixels
 from gvbsm.method.views import ViewSettings, draw_views, render
 
@@ -20,7 +21,7 @@ VIEWS = ViewSettings(batch_size=BATCH, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), 
 
 def run(device: torch.device, repeats: int) -> None:
     """Batches of 100 views at 32, 64 and 224 px, and the share that ours takes of a ResNet18 training step in bfloat16."""
-    pixels, positions = Pixels({"mean": MEAN, "std": STD}, device), torch.arange(BATCH)
+    pixels, positions = Pixels(PixelForm(image_size=32, mean=MEAN, std=STD), device), torch.arange(BATCH)
     for size, name in ((32, "resnet18"), (64, "resnet18"), (224, "torchvision:resnet18")):
         images = photographs(BATCH, size)
         one_by_one = plain.image_by_image(images, MEAN, STD)

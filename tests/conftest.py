@@ -20,6 +20,7 @@ import torch
 import yaml
 
 from gvbsm.pipeline.graph import plan
+from gvbsm.pipeline.registry import STAGES
 from gvbsm.pipeline.specs import read_spec
 from gvbsm.pipeline.stage import Artifact
 from gvbsm.store.code import PACKAGE
@@ -127,7 +128,7 @@ def make(artifact: Artifact, seconds: float = 1e9) -> Path:
     """Run one stage in this process, its spec checked as the command checks it, and return its artifact."""
     out = STORE / artifact.path
     job = Job(
-        spec=read_spec(artifact.stage, json.dumps(artifact.spec)),
+        spec=read_spec(STAGES[artifact.stage], json.dumps(artifact.spec.json_object)),
         out=out,
         store=STORE,
         device="cpu",

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from gvbsm.backbones import BACKBONES
+from gvbsm.pipeline.registry import STAGES
 from gvbsm.store import code, keys
 
-SOURCE = keys.PACKAGE
+SOURCE = code.PACKAGE
 
 
 def test_canonical_ignores_order_and_what_is_off():
@@ -31,7 +33,7 @@ def test_seeds_differ_by_every_part_and_repeat():
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the package that fingerprints are taken from."""
     shutil.copytree(SOURCE, tmp_path / "gvbsm", ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(keys, "PACKAGE", tmp_path / "gvbsm")
+    monkeypatch.setattr(code, "PACKAGE", tmp_path / "gvbsm")
     forget()
     yield tmp_path / "gvbsm"
     forget()
@@ -39,19 +41,19 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def forget() -> None:
     """Read the sources again."""
-    keys._read_module.cache_clear()
-    keys._fingerprint.cache_clear()
+    code._read_module.cache_clear()
+    code._fingerprint.cache_clear()
 
 
 def changed_stages(package: Path, file: str, old: str, new: str) -> set[str]:
     """Stages whose fingerprint an edit changes; resnet10 stands for the networks of a spec."""
-    builders = (code.registry("backbones", "BACKBONES")["resnet10"],)
+    builders = (BACKBONES["resnet10"],)
 
     def take() -> dict[str, dict[str, str]]:
         forget()
         return {
             stage: code.fingerprint(stage, () if stage in ("prepare", "adopt", "convert", "publish", "draw") else builders)
-            for stage in keys.STAGES
+            for stage in STAGES
         }
 
     before = take()
@@ -59,7 +61,7 @@ def changed_stages(package: Path, file: str, old: str, new: str) -> set[str]:
     assert old in text
     (package / file).write_text(text.replace(old, new, 1))
     after = take()
-    return {stage for stage in keys.STAGES if before[stage] != after[stage]}
+    return {stage for stage in STAGES if before[stage] != after[stage]}
 
 
 @pytest.mark.parametrize(
@@ -71,12 +73,12 @@ def changed_stages(package: Path, file: str, old: str, new: str) -> set[str]:
         ("method/losses.py", "beta: float = 2.0", "beta: float = 3.0", {"evaluate", "student"}),
         ("method/views.py", "tries = 10", "tries = 9", {"select", "recover", "relabel", "convert", "evaluate", "student"}),
         ("method/selection.py", "avg_pool2d", "max_pool2d", {"select"}),
-        ("runtime/training.py", "math.pi * epoch", "math.pi * (epoch + 1)", {"squeeze", "evaluate", "student"}),
+        ("training/fit.py", "math.pi * epoch", "math.pi * (epoch + 1)", {"squeeze", "evaluate", "student"}),
         ("method/diversity.py", "1 - cosine", "2 - cosine", {"features"}),
         ("pictures/figures.py", "dpi=120", "dpi=90", {"draw"}),
         ("pictures/curves.py", "_MANY = 25", "_MANY = 30", set()),  # the builder of one picture, as networks are
         ("stages/prepare.py", '"train_images": len', '"images": len', {"prepare"}),
-        ("folders.py", '".tiff", ".gif"', '".tiff"', set(keys.STAGES) - {"recover", "draw"}),  # which files are images
+        ("data/folders.py", '".tiff", ".gif"', '".tiff"', set(STAGES) - {"recover", "draw"}),  # which files are images
         (
             "backbones/resnet.py",
             "channels: int = 3",
@@ -84,8 +86,8 @@ def changed_stages(package: Path, file: str, old: str, new: str) -> set[str]:
             {"squeeze", "statistics", "select", "recover", "relabel", "evaluate", "student", "features"},
         ),
         ("backbones/mobilenet_v2.py", "width: float = 0.5", "width: float = 1.0", set()),
-        ("stage_settings.py", "le=100_000", "le=200_000", set()),
-        ("artifacts.py", '"git": ', '"revision": ', set()),
+        ("config/stages.py", "le=100_000", "le=200_000", set()),
+        ("store/job.py", '"git": ', '"revision": ', set()),
         ("cli.py", "return 2", "return 3", set()),
         ("runtime/progress.py", "15.0", "30.0", set()),
         ("backbones/__init__.py", "BACKBONES = {", 'BACKBONES = {"another": "gvbsm.backbones.wrn:wrn16_2", ', set()),
@@ -104,10 +106,10 @@ def test_every_python_takes_the_same_fingerprints(version, tmp_path):
     if python is None:
         pytest.skip(f"no Python {version} on this machine to compare fingerprints with")
     program = (
-        "import importlib.util as u, json, sys; s = u.spec_from_file_location('keys', sys.argv[1]); "
-        "k = u.module_from_spec(s); s.loader.exec_module(k); print(json.dumps([k.fingerprint(x) for x in k.STAGES]))"
+        "import importlib.util as u, json, sys; s = u.spec_from_file_location('code', sys.argv[1]); "
+        "k = u.module_from_spec(s); s.loader.exec_module(k); print(json.dumps([k.fingerprint(x) for x in sys.argv[2:]]))"
     )
-    command = [python, "-c", program, str(SOURCE / "keys.py")]
+    command = [python, "-c", program, str(SOURCE / "store" / "code.py"), *STAGES]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     own = subprocess.run([sys.executable, *command[1:]], capture_output=True, text=True, check=True).stdout
     assert printed == own

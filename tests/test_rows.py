@@ -8,7 +8,7 @@ from gvbsm.config.load import load_row
 from gvbsm.config.messages import SettingsError
 from gvbsm.config.project import comparison, load_config
 from gvbsm.config.targets import parse_target
-from gvbsm.pipeline.graph import plan
+from gvbsm.pipeline.graph import plan, plan_run
 from gvbsm.store.code import PACKAGE
 
 
@@ -37,7 +37,7 @@ def test_no_more_epochs_are_labelled_than_a_student_trains_for(recipe):
     recipe("own", "relabel: {epochs: null}\n")
     found = [load_row("tiny", name).labelled_epochs for name in (None, "short_training", "long_one", "own")]
     assert found == [4, 3, 4, 4]
-    labelled = [one.spec["epochs"] for one in plan("tiny", 4, "short_training") if one.stage == "relabel"]
+    labelled = [one.spec.epochs for one in plan("tiny", 4, "short_training") if one.stage == "relabel"]
     assert set(map(tuple, labelled)) == {(0, 2), (2, 3)}
 
 
@@ -99,4 +99,4 @@ def test_comparisons_can_be_planned(monkeypatch):
 def assert_comparisons_can_be_planned():
     config = load_config()
     for target in (target for name in config.comparisons for target in comparison(config, name)):
-        assert plan(*parse_target(target))[-1].stage == "publish"
+        assert plan_run(parse_target(target))[-1].stage == "publish"

@@ -10,7 +10,7 @@ from typing import Any
 from gvbsm.config.targets import parse_target
 from gvbsm.errors import UserError
 from gvbsm.format import readable_bytes
-from gvbsm.pipeline.graph import plan
+from gvbsm.pipeline.graph import plan_run
 from gvbsm.pipeline.prepare import PrepareSpec
 from gvbsm.pipeline.registry import STAGES, STORED
 from gvbsm.pipeline.scale import Scale
@@ -61,7 +61,7 @@ def estimate(target: str) -> str:
     precision, threads and compilation.
     """
     run = parse_target(target)
-    artifacts = plan(run.dataset, run.ipc, run.recipe)
+    artifacts = plan_run(run)
     scale, known = _scale(artifacts, run.ipc), _Known()
     stages: dict[str, _Stage] = {}
     for artifact in artifacts:

@@ -9,7 +9,7 @@ from typing import Any
 
 from gvbsm.config.targets import parse_target
 from gvbsm.errors import UserError
-from gvbsm.pipeline.graph import plan
+from gvbsm.pipeline.graph import plan_run
 from gvbsm.pipeline.stage import Artifact
 from gvbsm.store.plans import STORE
 from gvbsm.store.receipts import read_receipt, receipt_path
@@ -26,7 +26,7 @@ def explain(target: str) -> str:
     differs least: the line names the settings that differ, the inputs that are themselves stale, and the modules that changed.
     """
     run = parse_target(target)
-    planned = plan(run.dataset, run.ipc, run.recipe)
+    planned = plan_run(run)
     published = _published(run.accuracies)
     lines, stale = [], 0
     for artifact in planned:

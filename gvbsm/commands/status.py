@@ -21,7 +21,7 @@ from gvbsm.config.project import load_config, runs_of
 from gvbsm.config.targets import Target
 from gvbsm.errors import UserError
 from gvbsm.format import readable_seconds
-from gvbsm.pipeline.graph import plan
+from gvbsm.pipeline.graph import plan_run
 from gvbsm.pipeline.stage import Artifact
 from gvbsm.store.locks import CHECKPOINTS, is_held, lock_file
 from gvbsm.store.plans import STORE, TARGETS, files_in, read_plan_file
@@ -53,12 +53,12 @@ class Overview:
         """
         config = load_config()
         runs = [run for target in targets or config.targets for run in runs_of(config, target)]
-        self._planned: dict[str, list[Artifact]] = {str(run.accuracies): _plan(run) for run in runs}
+        self._planned: dict[str, list[Artifact]] = {str(run.accuracies): plan_run(run) for run in runs}
         self._all = not targets
         for run in [] if targets else _planned_before():
             if str(run.accuracies) not in self._planned:
                 with contextlib.suppress(UserError):  # of a row that is no more
-                    self._planned[str(run.accuracies)] = _plan(run)
+                    self._planned[str(run.accuracies)] = plan_run(run)
         self._seconds: dict[str, float] = {}  # that artifacts took, from their receipts
 
     def look(self, tables: bool = True) -> tuple[list[str], bool]:
@@ -153,10 +153,6 @@ def watch(targets: Sequence[str], seconds: float) -> None:
                 return
             before = lines
             time.sleep(seconds)
-
-
-def _plan(run: Target) -> list[Artifact]:
-    return plan(run.dataset, run.ipc, run.recipe)
 
 
 def _planned_before() -> list[Target]:

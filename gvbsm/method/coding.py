@@ -62,11 +62,6 @@ def decode(coded: Coded, coding: Coding, classes: int, rest: str) -> Tensor:
     return same_V1.repeat(1, classes).scatter(1, index_Vk, values.float())
 
 
-def bytes_per_view(coding: Coding, classes: int) -> int:
-    """Bytes of a view's logits as they are stored."""
-    return sum(one.nbytes for one in encode(torch.zeros(1, classes), coding).values())
-
-
 def _packed(codes_VK: Tensor) -> Tensor:
     """Two codes of four bits in a byte, the first in the lower ones."""
     if codes_VK.shape[1] % 2:

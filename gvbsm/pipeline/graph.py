@@ -60,6 +60,11 @@ def plan(dataset: str, ipc: int, recipe: str | None = None) -> list[Artifact]:
     return list({artifact.path: artifact for artifact in artifacts}.values())
 
 
+def plan_run(run: Target) -> list[Artifact]:
+    """`plan` of a run that is named by a path."""
+    return plan(run.dataset, run.ipc, run.recipe)
+
+
 def _add_teachers(graph: _Graph) -> None:
     """Teachers, and their statistics if recover needs any."""
     row, data = graph.row, graph.data

@@ -14,7 +14,7 @@ from gvbsm.config.targets import Target
 from gvbsm.config.yaml_files import config_folder
 from gvbsm.pipeline.draw import DrawInputs, DrawSpec, Embedding
 from gvbsm.pipeline.features import RealImages, plan_features
-from gvbsm.pipeline.graph import plan
+from gvbsm.pipeline.graph import plan, plan_run
 from gvbsm.pipeline.publish import PublishInputs, PublishSpec
 from gvbsm.pipeline.stage import Artifact, planned
 from gvbsm.pipeline.student import plan_student
@@ -115,10 +115,12 @@ def plan_target(target: Target, settings: Pictures | None) -> list[Artifact]:
     Raises:
         SettingsError: if the row, the recipe or the settings are wrong.
     """
-    dataset, ipc, recipe = target.dataset, target.ipc, target.recipe
     if target.file != PICTURES_LIST:
-        return plan(dataset, ipc, recipe)
-    drawn = [plan_picture(dataset, ipc, recipe, picture, settings) for picture in pictures_of(dataset, recipe)]
+        return plan_run(target)
+    drawn = [
+        plan_picture(target.dataset, target.ipc, target.recipe, picture, settings)
+        for picture in pictures_of(target.dataset, target.recipe)
+    ]
     return list({artifact.path: artifact for artifacts in drawn for artifact in artifacts}.values())
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from gvbsm import backbones
+from gvbsm.backbones.build import build
 
 PACKAGE = Path(backbones.__file__).parent
 NAMES = tuple(backbones.BACKBONES)
@@ -23,7 +24,7 @@ NAMES = tuple(backbones.BACKBONES)
 
 def on_meta(name: str, classes: int = 10, image_size: int = 32, channels: int = 3, **options: Any) -> nn.Module:
     with torch.device("meta"):
-        return backbones.build(name, classes=classes, image_size=image_size, channels=channels, **options)
+        return build(name, classes=classes, image_size=image_size, channels=channels, **options)
 
 
 def parameters(net: nn.Module) -> int:
@@ -54,7 +55,7 @@ def test_importing_the_registry_does_not_import_torch() -> None:
 
 def test_an_unknown_name_is_named_with_the_choices() -> None:
     with pytest.raises(ValueError, match=r"^unknown backbone 'resent18'; choose from convnet, .*wrn16_2$"):
-        backbones.build("resent18", classes=10, image_size=32)
+        build("resent18", classes=10, image_size=32)
 
 
 @pytest.mark.parametrize(

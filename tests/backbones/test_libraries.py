@@ -8,9 +8,9 @@ import torchvision
 from gvbsm.backbones.build import build
 from gvbsm.config import networks as network_names
 from gvbsm.errors import UserError
-from gvbsm.runtime import networks
 from gvbsm.store.files import load_tensors
 from gvbsm.store.plans import STORE
+from gvbsm.training import networks
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "efficientnet_b0", "shufflenet_v2_x0_5"])

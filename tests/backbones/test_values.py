@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gvbsm import backbones
+from gvbsm.backbones.build import build
 from gvbsm.backbones.shufflenet_v2 import channel_shuffle
 from gvbsm.backbones.weights import load_by_order
 
@@ -16,7 +17,7 @@ NAMES = tuple(name for name in backbones.BACKBONES if name not in ("resnet50", "
 def small(name: str) -> nn.Module:
     """A 16 px network for running, with non-trivial norm parameters and running statistics, in eval mode."""
     torch.manual_seed(0)
-    net = backbones.build(name, classes=5, image_size=16)
+    net = build(name, classes=5, image_size=16)
     with torch.no_grad():
         for module in net.modules():
             if isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)):
@@ -31,7 +32,7 @@ def small(name: str) -> nn.Module:
 @torch.no_grad()
 def test_resnet_is_torchvisions_with_another_stem() -> None:
     with torch.device("meta"):
-        meta = backbones.build("resnet50", classes=1000, image_size=32)
+        meta = build("resnet50", classes=1000, image_size=32)
     reference = torchvision.models.resnet18(num_classes=5)
     reference.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     reference.maxpool = nn.Identity()

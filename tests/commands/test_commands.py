@@ -87,7 +87,7 @@ def test_a_second_process_waits_and_does_not_make_the_artifact_again(made, edit_
     with filelock.FileLock(f"results/.checkpoints/{squeeze.key}.lock"):
         second = subprocess.Popen([*command, "--device", "cpu"], stderr=subprocess.PIPE, text=True)
         assert second.stderr.readline().startswith(f"waiting for another process that makes {out.name}")
-        importlib.import_module("gvbsm.stages.squeeze").run(Job(squeeze.spec, out, STORE, "cpu"))
+        importlib.import_module("gvbsm.stages.squeeze").run(Job(spec=squeeze.spec, out=out, store=STORE, device="cpu"))
         made_at = out.stat().st_mtime_ns
     assert second.wait(60) == 0
     second.stderr.close()
@@ -119,7 +119,7 @@ def test_planning_imagenet_reads_nothing(workspace):
     assert counts["recover"] == 160 and counts["relabel"] == 76 and sum(counts.values()) == 264
     shards = [{one.path for one in planned if one.stage == "recover"} for planned in (few, many)]
     assert len(shards[0]) == 32 and shards[0] < shards[1]
-    assert sum(len(batch) for one in many if one.stage == "recover" for batch in one.spec["batches"]) == 5000
+    assert sum(len(batch) for one in many if one.stage == "recover" for batch in one.spec.batches) == 5000
     assert not Path("results").exists()
 
 

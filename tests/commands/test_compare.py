@@ -105,7 +105,8 @@ def test_the_workflow_makes_it_of_the_runs_in_the_config(made, run_snakemake, st
 
 def settings_in_acc_json(row: str) -> dict[str, Any]:
     *artifacts, publish = plan(row, 4)
-    return settings_of({one.path: one.spec for one in artifacts}, publish.spec["inputs"])
+    inputs = publish.spec.inputs
+    return settings_of({one.path: one.spec for one in artifacts}, inputs.teachers, inputs.students)
 
 
 def test_acc_json_tells_of_views_that_are_labelled_online_and_of_the_draw_of_random_images(workspace, edit_row):
@@ -120,7 +121,7 @@ def test_acc_json_tells_of_views_that_are_labelled_online_and_of_the_draw_of_ran
 
 def test_mistakes(workspace, capsys):
     config = load_config()
-    assert runs_of(config, "results/digits/compare.csv")[0] == "results/digits/ipc10/acc.json"
+    assert str(runs_of(config, "results/digits/compare.csv")[0].accuracies) == "results/digits/ipc10/acc.json"
     values = {"targets": ["results/x/compare.csv"], "comparisons": {}, "data_root": "data"}
     with pytest.raises(SettingsError, match=r"targets\[0\]: results/x/compare.csv: expected the runs to compare, got none"):
         load_config(values)

@@ -4,6 +4,7 @@ import pytest
 
 from gvbsm.cli import main
 from gvbsm.commands import estimate as estimating
+from gvbsm.pipeline.registry import STAGES
 from gvbsm.store.plans import STORE
 from gvbsm.store.receipts import read_receipt
 
@@ -49,8 +50,10 @@ def test_what_is_to_run_is_as_large_as_said_and_as_slow_as_its_like(made, edit_r
     assert all(found[stage][3] not in ("unknown", "") for stage in found if stage != "all")
     planned = make_up_to("relabel")
     one = next(one for one in planned if one.stage == "select")
-    assert estimating._images(one.spec, planned, 4) == read_receipt(STORE / one.path)["images"]
-    assert estimating._bytes(one.spec, planned, 4) == read_receipt(STORE / one.path)["bytes"] - header(one.path)
+    assert STAGES["select"].images(one.spec, estimating._scale(planned, 4)) == read_receipt(STORE / one.path)["images"]
+    assert STAGES["select"].bytes(one.spec, estimating._scale(planned, 4)) == read_receipt(STORE / one.path)["bytes"] - header(
+        one.path
+    )
     for stage in ("recover", "relabel"):
         paths = [one.path for one in planned if one.stage == stage]
         made_bytes = sum(read_receipt(STORE / path)["bytes"] - header(path) for path in paths)
@@ -67,7 +70,7 @@ def test_seconds_are_those_of_the_same_work(made, edit_row, monkeypatch):
     seconds = sum(read_receipt(STORE / one.path)["seconds"] for one in made if one.stage == "recover")
     for one in made[:-1]:
         counted = read_receipt(STORE / one.path)["images"]
-        assert one.stage == "prepare" or estimating._images(one.spec, made, 4) == counted, one.path
+        assert one.stage == "prepare" or STAGES[one.stage].images(one.spec, estimating._scale(made, 4)) == counted, one.path
     edit_row({"recover": {"iterations": 18}})
 
     def slower(path):

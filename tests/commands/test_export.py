@@ -282,7 +282,7 @@ def test_damaged_and_changed_inputs_are_refused(made, capsys):
 def test_without_stored_labels_images_alone_are_written(made, edit_row, make_up_to):
     edit_row({"relabel": {"online": True}})
     planned = make_up_to("evaluate")
-    publish.run(Job(planned[-1].spec, RUN / "acc.json", STORE))
+    publish.run(Job(spec=planned[-1].spec, out=RUN / "acc.json", store=STORE))
     assert cli.main(["export", str(RUN), "--to", "imagefolder", "--out", str(OUT)]) == 0
     card = (OUT / "README.md").read_text()
     assert "Soft labels: none" in card and "relabel.online" in card and "gvbsm.load" not in card

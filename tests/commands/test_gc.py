@@ -19,7 +19,7 @@ from gvbsm.pipeline.stage import Artifact
 from gvbsm.store.code import PACKAGE
 from gvbsm.store.job import Job
 from gvbsm.store.locks import lock_file
-from gvbsm.store.plans import PLANS, STORE, input_paths, plan_file, target_file
+from gvbsm.store.plans import PLANS, STORE, plan_file, target_file
 from gvbsm.store.progress import progress_file
 from gvbsm.store.receipts import receipt_path
 
@@ -35,9 +35,9 @@ def made_up(workspace) -> Callable[..., list[Artifact]]:
         planned = plan("tiny", ipc, recipe)
         write_plans(planned, published(ipc, recipe))
         for artifact in planned[:-1]:
-            job = Job(artifact.spec, STORE / artifact.path, STORE)
+            job = Job(spec=artifact.spec, out=STORE / artifact.path, store=STORE)
             if not job.out.exists():
-                for path in input_paths(artifact.spec):
+                for path in artifact.spec.input_paths():
                     job.receipt(path)
                 job.write_table(artifact.key, {})
         return planned
@@ -56,8 +56,8 @@ def published(ipc: int = 4, recipe: str | None = None) -> Path:
 def publish(planned: list[Artifact]) -> Path:
     """What gc reads of an acc.json."""
     spec = planned[-1].spec
-    provenance = {"spec": spec, "artifacts": dict.fromkeys(input_paths(spec), "")}
-    file = published(spec["ipc"], spec["recipe"])
+    provenance = {"spec": spec.json_object, "artifacts": dict.fromkeys(spec.input_paths(), "")}
+    file = published(spec.ipc, spec.recipe)
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps({"key": planned[-1].key, "provenance": provenance}))
     return file
@@ -109,7 +109,7 @@ def test_needed_by_a_published_run(planned_for, made_up, edit_row, capsys):
     """Of the twins nothing but the statistics is published: what artifacts were made from is found in plans or receipts."""
     edit_row({"statistics": {"measured_in": "twin"}})
     planned = made_up()
-    twins = {one.path for one in planned if one.stage == "squeeze"} - set(input_paths(planned[-1].spec))
+    twins = {one.path for one in planned if one.stage == "squeeze"} - set(planned[-1].spec.input_paths())
     assert len(twins) == 3
     publish(planned)
     edit_row({"statistics": {"measured_in": "teacher"}, "recover": {"iterations": 7}})

@@ -18,7 +18,7 @@ from gvbsm.data.pixels import Pixels
 from gvbsm.errors import UserError
 from gvbsm.method.views import mixed_hard_labels, render
 from gvbsm.stages import publish
-from gvbsm.store.job import Job
+from gvbsm.store.job import Job, Reader
 from gvbsm.store.plans import STORE
 from gvbsm.training.fit import Recipe, learning_rate, make_optimizer
 from gvbsm.training.networks import accuracy, build
@@ -49,11 +49,11 @@ def test_importing_the_package_imports_no_torch():
 def test_items_are_what_evaluate_trains_on(how, made, edit_row, make_up_to):
     edit_row({"relabel": how})
     planned = make_up_to("evaluate")
-    publish.run(Job(planned[-1].spec, RUN / "acc.json", STORE))
+    publish.run(Job(spec=planned[-1].spec, out=RUN / "acc.json", store=STORE))
     evaluate = next(one for one in planned if one.stage == "evaluate" and "distilled" in one.name)
-    job = Job(evaluate.spec, STORE / evaluate.path, STORE)
-    images, at = load_image_set(job), torch.arange(40)
-    labels, pixels = load_labels(job, 40, 8), Pixels(evaluate.spec["pixels"], CPU)
+    reader, inputs = Reader(store=STORE), evaluate.spec.inputs
+    images, at = load_image_set(reader, inputs.images), torch.arange(40)
+    labels, pixels = load_labels(reader, inputs.labels, 40, 8), Pixels(evaluate.spec.pixels, CPU)
     for rest in ("mean", "mass"):
         data = gvbsm.load(RUN, rest=rest)
         epochs = [labels.epoch(number) for number in range(4)]

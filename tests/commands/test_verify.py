@@ -14,9 +14,10 @@ from gvbsm import cli
 from gvbsm.commands.verify import verify
 from gvbsm.errors import UserError
 from gvbsm.store.code import PACKAGE
-from gvbsm.store.job import Job
+from gvbsm.store.job import Job, Reader
 from gvbsm.store.plans import STORE
 from gvbsm.store.receipts import read_receipt, rebuild, receipt_path
+from gvbsm.store.spec import Spec
 
 
 def run(capsys, *arguments: str) -> tuple[int, list[str]]:
@@ -28,7 +29,7 @@ def run(capsys, *arguments: str) -> tuple[int, list[str]]:
 
 
 def read_as_input(path: str) -> None:
-    job = Job({"stage": "publish"}, Path("out.json"), STORE)
+    job = Reader(store=STORE)
     job.tensors(path) if path.endswith(".safetensors") else job.receipt(path)
 
 
@@ -70,7 +71,7 @@ def test_every_harm_to_every_file_is_noticed(made, capsys):
 
 def write(name: str, summary: dict | None = None, content: str = "x", **inputs: str) -> str:
     """An artifact of no key, made by hand."""
-    job = Job({"stage": "evaluate", "inputs": inputs, "views": None}, STORE / name, STORE)
+    job = Job(spec=Spec(stage="evaluate"), out=STORE / name, store=STORE)
     for path in inputs.values():
         job.receipt(path)
     job.write_table(content, summary or {})
@@ -165,9 +166,9 @@ def test_missing_halves(made, capsys):
 def test_an_input_that_changed_or_is_gone(made, capsys):
     """Prepare made other bytes: all that were made from the first ones are stale. Removed inputs are only noted."""
     data = STORE / made[0].path
-    direct = [one for one in made if one.spec.get("inputs", {}).get("data") == made[0].path and one.stage != "publish"]
+    direct = [one for one in made if made[0].path in one.spec.input_paths()[:1] and one.stage != "publish"]
     assert len(direct) > 6
-    Job(made[0].spec, data, STORE).write_table("other", {})
+    Job(spec=made[0].spec, out=data, store=STORE).write_table("other", {})
     status, said = run(capsys)
     assert status == 1 and said[-1].endswith(f" {len(direct)} damaged")
     stale = f"{STORE / direct[0].path}: made from another {data} than the one there now; rebuild it with: "

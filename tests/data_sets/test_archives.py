@@ -21,6 +21,7 @@ from gvbsm.data import archives, imagefolder, tiny_imagenet
 from gvbsm.data.files import open_image, read_entries, square, to_tensor
 from gvbsm.data.raw import Form
 from gvbsm.errors import UserError
+from gvbsm.pipeline.prepare import PrepareSpec
 from gvbsm.stages import prepare
 from gvbsm.store.files import load_tensors
 from gvbsm.store.job import Job
@@ -294,7 +295,8 @@ def test_other_files_are_left_out_with_a_word(tmp_path, capsys):
     }
     write_zip(tmp_path / "x.zip", files | {"__MACOSX/top/train/a/._0.png": b""})
     spec = {"stage": "prepare", "source": {"kind": "imagefolder", "path": "x.zip"}, "classes": 2, "code": {}} | vars(COLOUR)
-    prepare.run(Job(spec, tmp_path / "x.safetensors", tmp_path, data_root=tmp_path))
+    job = Job(spec=PrepareSpec.model_validate(spec), out=tmp_path / "x.safetensors", store=tmp_path, data_root=tmp_path)
+    prepare.run(job)
     assert load_tensors(tmp_path / "x.safetensors")[0]["train_labels"].tolist() == [0, 0, 0, 1, 1]
     assert capsys.readouterr().err.splitlines() == [f"prepare: {tmp_path}/x.zip: left out, by their endings no images: .heic"]
 

@@ -27,8 +27,8 @@ def shards():
 
 
 def load(shards) -> ImageSet:
-    job = SimpleNamespace(spec={"inputs": {"images": list(shards)}}, tensors=lambda name: (shards[name], {}))
-    return load_image_set(job)
+    reader = SimpleNamespace(tensors=lambda name: (shards[name], {}))
+    return load_image_set(reader, list(shards))
 
 
 def test_images_come_by_class_and_number(shards):
@@ -53,6 +53,6 @@ def test_too_many_to_be_resident_are_read_as_they_are_needed(shards, monkeypatch
 def test_random_images_too_many_for_memory_lie_in_a_nameless_file(monkeypatch, tmp_path):
     monkeypatch.setattr(image_set, "RESIDENT", 50)
     batches = [torch.randint(256, (count, 3, 4, 4), dtype=torch.uint8) for count in (3, 3, 1)]
-    together = image_set._together(iter(batches), 7, tmp_path / "checks")
+    together = image_set._joined(iter(batches), 7, tmp_path / "checks")
     assert torch.equal(together, torch.cat(batches))
     assert list((tmp_path / "checks").iterdir()) == []

@@ -16,8 +16,9 @@ from gvbsm.data import imagenet
 from gvbsm.data.raw import Files, Form
 from gvbsm.data.splits import open_split
 from gvbsm.errors import UserError
+from gvbsm.pipeline.prepare import PrepareSpec
 from gvbsm.stages import prepare
-from gvbsm.store.job import Job
+from gvbsm.store.job import Job, Reader
 
 FORM = Form(image_size=8, channels=3, resize=9, storage="packed")
 GOLDFISH, TENCH, SHARK = "n01443537", "n01440764", "n01484850"
@@ -159,14 +160,15 @@ def test_a_corrected_ground_truth_is_noticed(storage, root):
     source = {"kind": "imagenet", "train": "train", "val": "flat", "ground_truth": "kit"}
     spec = {"source": source, "classes": 3, "storage": storage, "image_size": 12, "channels": 3, "resize": 12, "code": {}}
     store = root / "store"
-    prepare.run(Job(spec | {"stage": "prepare"}, store / "data.safetensors", store, data_root=root))
-    job = Job({"inputs": {"data": "data.safetensors"}}, root / "out.safetensors", store, data_root=root)
+    planned = PrepareSpec.model_validate(spec)
+    prepare.run(Job(spec=planned, out=store / "data.safetensors", store=store, data_root=root))
+    job = Reader(store=store, data_root=root)
     device = torch.device("cpu")
-    open_split(job, "test", device)
+    open_split(job, "data.safetensors", "test", device)
     truth = root / "kit" / "ILSVRC2012_validation_ground_truth.txt"
     truth.write_text("".join(reversed(truth.read_text().splitlines(keepends=True))))
-    open_split(job, "train", device)
+    open_split(job, "data.safetensors", "train", device)
     with pytest.raises(UserError, match=r"kit: changed since it was prepared: expected the same .*or set source\.version"):
-        open_split(job, "test", device)
+        open_split(job, "data.safetensors", "test", device)
     shutil.rmtree(root / "kit")
-    open_split(job, "test", device)
+    open_split(job, "data.safetensors", "test", device)

@@ -3,15 +3,17 @@
 import pytest
 import torch
 
+from gvbsm.config.shapes import PixelForm
+from gvbsm.config.stages import Augment
 from gvbsm.data.image_set import random_choice
 from gvbsm.data.pixels import Pixels, augmentation, roll
 from gvbsm.errors import UserError
 
-SETTINGS = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
+FORM = PixelForm(image_size=16, mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.4])
 
 
 def test_bytes_survive_normalisation():
-    pixels = Pixels(SETTINGS, torch.device("cpu"))
+    pixels = Pixels(FORM, torch.device("cpu"))
     images = torch.arange(256, dtype=torch.uint8).repeat(3).view(1, 3, 16, 16)
     assert torch.equal(pixels.to_bytes(pixels.from_bytes(images), "round"), images)
     low, high = pixels.limits()
@@ -19,7 +21,7 @@ def test_bytes_survive_normalisation():
     torch.testing.assert_close(pixels.from_bytes(torch.full_like(images, 255)).amax((2, 3)), high.flatten(1))
 
 
-@pytest.mark.parametrize("settings", [{"pad": 2, "flip": True}, {"resized_crop": [0.5, 1.0], "flip": True}])
+@pytest.mark.parametrize("settings", [Augment(pad=2, flip=True), Augment(resized_crop=[0.5, 1.0], flip=True)])
 def test_one_draw_for_the_batch_or_one_per_image(settings):
     x = torch.rand(1, 3, 16, 16).expand(40, -1, -1, -1).contiguous()
     together = augmentation(settings, 16, same_on_batch=True)(x)
@@ -32,7 +34,7 @@ def test_one_draw_for_the_batch_or_one_per_image(settings):
 def test_padded_crops_are_shifts_with_a_black_border():
     torch.manual_seed(0)
     x = torch.rand(64, 1, 8, 8) * 0.5 + 0.5
-    y = augmentation({"pad": 1, "flip": False}, 8, same_on_batch=False)(x)
+    y = augmentation(Augment(pad=1, flip=False), 8, same_on_batch=False)(x)
     padded = torch.nn.functional.pad(x, (1, 1, 1, 1))
     shifts = {(r, c): padded[:, :, r : r + 8, c : c + 8] for r in range(3) for c in range(3)}
     seen = {key for i in range(64) for key, shifted in shifts.items() if torch.equal(shifted[i], y[i])}
@@ -41,7 +43,7 @@ def test_padded_crops_are_shifts_with_a_black_border():
 
 
 def test_augmentation_passes_gradients_and_repeats_with_the_seed():
-    augment = augmentation({"pad": 2, "flip": True}, 8, same_on_batch=True)
+    augment = augmentation(Augment(pad=2, flip=True), 8, same_on_batch=True)
     x = torch.rand(3, 1, 8, 8, requires_grad=True)
     torch.manual_seed(1)
     first = augment(x)
@@ -53,7 +55,7 @@ def test_augmentation_passes_gradients_and_repeats_with_the_seed():
 
 def test_no_augmentation_is_the_image():
     x = torch.rand(2, 1, 8, 8)
-    assert augmentation({"pad": 0, "flip": False}, 8, same_on_batch=True)(x) is x
+    assert augmentation(Augment(pad=0, flip=False), 8, same_on_batch=True)(x) is x
 
 
 def test_roll_moves_by_at_most_the_setting():

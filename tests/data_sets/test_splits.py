@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +14,17 @@ import pytest
 import torch
 from PIL import Image
 
+from gvbsm.config.stages import Augment
 from gvbsm.data import imagefolder
 from gvbsm.data.splits import Split, open_split
 from gvbsm.errors import UserError
+from gvbsm.pipeline.prepare import PrepareSpec
 from gvbsm.runtime.distributed import Ranks
 from gvbsm.stages import prepare
-from gvbsm.store.job import Job
+from gvbsm.store.job import Job, Reader
 
 CPU = torch.device("cpu")
-AUGMENT = {"resized_crop": [0.2, 0.6], "flip": True}
+AUGMENT = Augment(resized_crop=[0.2, 0.6], flip=True)
 SPEC = {
     "stage": "prepare",
     "source": {"kind": "imagefolder", "path": "mine"},
@@ -45,25 +48,26 @@ def mine(tmp_path: Path) -> Path:
     return tmp_path / "mine"
 
 
-def prepared(root: Path, storage: str, workers: int = 0) -> Job:
-    """A job that reads the data set of `root`."""
+def prepared(root: Path, storage: str, workers: int = 0) -> Callable[..., Split]:
+    """What opens a split of the data set of `root`, prepared now."""
     store = root / "store"
-    prepare.run(Job(SPEC | {"storage": storage}, store / f"{storage}.safetensors", store, data_root=root))
-    return reader(root, storage, workers)
+    spec = PrepareSpec.model_validate(SPEC | {"storage": storage})
+    prepare.run(Job(spec=spec, out=store / f"{storage}.safetensors", store=store, data_root=root))
+    return opener(root, storage, workers)
 
 
 def everything(split: Split) -> torch.Tensor:
     return torch.cat(list(split.squares(torch.arange(len(split.labels)).split(500))))
 
 
-def reader(root: Path, storage: str, workers: int = 0) -> Job:
-    spec = {"inputs": {"data": f"{storage}.safetensors"}}
-    return Job(spec, root / "out.safetensors", root / "store", data_root=root, workers=workers)
+def opener(root: Path, storage: str, workers: int = 0) -> Callable[..., Split]:
+    reader = Reader(store=root / "store", data_root=root, workers=workers)
+    return lambda split, augment=None: open_split(reader, f"{storage}.safetensors", split, CPU, augment)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_files_are_what_is_packed(split, mine):
-    packed, files = (open_split(prepared(mine.parent, storage), split, CPU) for storage in ("packed", "files"))
+    packed, files = (prepared(mine.parent, storage)(split) for storage in ("packed", "files"))
     assert torch.equal(packed.labels, files.labels)
     assert torch.equal(everything(packed), everything(files))
     index = torch.tensor([3, 0])
@@ -74,7 +78,7 @@ def test_neither_workers_nor_batches_before_change_a_crop(mine):
     prepared(mine.parent, "files")
     todo = [(torch.tensor([0, 1, 2]), 11), (torch.tensor([3, 4]), 12), (torch.tensor([0, 1, 2]), 13)]
     found = [
-        list(open_split(reader(mine.parent, "files", workers), "train", CPU, AUGMENT).augmented(batches))
+        list(opener(mine.parent, "files", workers)("train", AUGMENT).augmented(batches))
         for workers, batches in ((0, todo), (2, todo), (1, todo[1:]))
     ]
     assert all(torch.equal(a, b) for a, b in zip(found[0], found[1], strict=True))
@@ -87,7 +91,7 @@ def test_a_signal_to_all_processes_of_a_job_ends_no_worker(mine):
     """As a scheduler sends it: the job saves its state first, for which it needs no error out of the loader."""
     prepared(mine.parent, "files")
     todo = [(torch.tensor([0, 1]), seed) for seed in range(12)]
-    quiet, signalled = (open_split(reader(mine.parent, "files", workers), "train", CPU, AUGMENT) for workers in (0, 2))
+    quiet, signalled = (opener(mine.parent, "files", workers)("train", AUGMENT) for workers in (0, 2))
     found = []
     for batch in signalled.augmented(todo):
         found.append(batch)
@@ -107,8 +111,8 @@ def test_a_signal_to_all_processes_of_a_job_ends_no_worker(mine):
 @pytest.mark.parametrize("storage", ["packed", "files"])
 def test_a_part_of_a_batch_is_that_of_the_whole(storage, mine):
     """What processes that train together read; a part may be empty."""
-    augment = {"pad": 2, "flip": True} | ({"resized_crop": [0.2, 0.6]} if storage == "files" else {})
-    split = open_split(prepared(mine.parent, storage), "train", CPU, augment)
+    augment = AUGMENT if storage == "files" else Augment(pad=2, flip=True)
+    split = prepared(mine.parent, storage)("train", augment)
     todo = [(torch.tensor([0, 1, 2]), 11), (torch.tensor([3, 4]), 12)]
     whole = list(split.augmented(todo))
     parts = [list(split.augmented(todo, Ranks(rank, 3).part)) for rank in range(3)]
@@ -120,7 +124,7 @@ def test_a_part_of_a_batch_is_that_of_the_whole(storage, mine):
 def test_crops_come_from_the_image_in_its_own_size(mine):
     """A crop of 20 to 60 % of 20 x 30 px keeps more detail than one of the 12 x 12 px square would."""
     Image.fromarray(np.indices((40, 60)).sum(0).astype(np.uint8)).save(mine / "train" / "a" / "0.png")
-    split = open_split(prepared(mine.parent, "files"), "train", CPU, AUGMENT | {"flip": False})
+    split = prepared(mine.parent, "files")("train", Augment(resized_crop=[0.2, 0.6], flip=False))
     crops = torch.cat(list(split.augmented([(torch.tensor([0]), seed) for seed in range(20)]))) * 255
     steps = (crops[:, 0, 0, -1] - crops[:, 0, 0, 0]).abs()
     assert steps.min() > 12 and steps.max() < 60, "px of the original across a crop"
@@ -164,21 +168,21 @@ CHANGES = {
 @pytest.mark.parametrize("storage", ["packed", "files"])
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_folder_is_noticed(change, storage, mine):
-    job = prepared(mine.parent, storage, workers=1)
+    open_part = prepared(mine.parent, storage, workers=1)
     change, said = CHANGES[change]
     change(mine)
     with pytest.raises(UserError, match=f"(?s){said}.*; restore it, or set source.version") as caught:
-        everything(open_split(job, "test", CPU))
+        everything(open_part("test"))
     assert "\n" not in str(caught.value)
 
 
 def test_an_image_of_which_only_the_link_is_left_is_a_change(mine):
     """Packed data sets may be gone, but not in part: nothing could tell what else has changed."""
-    job = prepared(mine.parent, "packed")
+    open_part = prepared(mine.parent, "packed")
     remove(mine)
     (mine / "test" / "b" / "1.png").symlink_to("nowhere")
     with pytest.raises(UserError, match=r"1\.png: changed since it was prepared: cannot be read now: No such file"):
-        open_split(job, "test", CPU)
+        open_part("test")
 
 
 def test_a_change_while_it_is_read_is_noticed(mine, monkeypatch):
@@ -208,27 +212,28 @@ def test_a_folder_that_cannot_be_read_is_named(mine, monkeypatch):
 
 @pytest.mark.parametrize("storage", ["packed", "files"])
 def test_a_folder_that_is_gone_is_missed_only_where_its_images_are_needed(storage, mine):
-    job = prepared(mine.parent, storage)
+    open_part = prepared(mine.parent, storage)
     mine.rename(mine.parent / "elsewhere")
     if storage == "packed":
-        assert len(everything(open_split(job, "test", CPU))) == 4
+        assert len(everything(open_part("test"))) == 4
     else:
         with pytest.raises(UserError, match="got nothing there; put them back, or set GVBSM_DATA_ROOT"):
-            open_split(job, "test", CPU)
+            open_part("test")
 
 
 def test_an_image_that_cannot_be_read_is_named_by_a_worker(mine):
-    job = prepared(mine.parent, "files", workers=2)
+    open_part = prepared(mine.parent, "files", workers=2)
     file = mine / "train" / "b" / "3.png"
     times, size = file.stat(), file.stat().st_size
     file.write_bytes(b"x" * size)
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
     with pytest.raises(UserError, match=r"^\S*b/3\.png: expected an image, got no format that is known; replace or remove"):
-        everything(open_split(job, "train", CPU))
+        everything(open_part("train"))
 
 
 def test_an_archive_cannot_stay_files(mine, tmp_path):
     shutil.make_archive(str(tmp_path / "packed"), "zip", mine)
     spec = SPEC | {"storage": "files", "source": {"kind": "imagefolder", "path": "packed.zip"}}
     with pytest.raises(UserError, match="storage: files: expected a folder, got an archive; unpack it, or set storage: packed"):
-        prepare.run(Job(spec, tmp_path / "x.safetensors", tmp_path, data_root=tmp_path))
+        planned = PrepareSpec.model_validate(spec)
+        prepare.run(Job(spec=planned, out=tmp_path / "x.safetensors", store=tmp_path, data_root=tmp_path))

@@ -23,7 +23,7 @@ from torch.utils.data import BatchSampler, RandomSampler
 
 from gvbsm.config.project import load_config
 from gvbsm.config.targets import parse_target
-from gvbsm.pipeline.graph import plan
+from gvbsm.pipeline.graph import plan, plan_run
 from gvbsm.store.code import PACKAGE
 
 ROOT = PACKAGE.parent
@@ -138,7 +138,7 @@ def test_targets_can_be_planned(page, workspace):
         if block.file and block.language == "yaml" and "gvbsm:" not in block.text:
             Path(block.file).write_text(block.text)
     for target in sorted({target for block in blocks(page) for target in TARGET.findall(block.text)}):
-        assert plan(*parse_target(target))[-1].stage == "publish"
+        assert plan_run(parse_target(target))[-1].stage == "publish"
 
 
 def test_what_the_files_of_the_pages_ask_for(workspace):
@@ -150,8 +150,8 @@ def test_what_the_files_of_the_pages_ask_for(workspace):
     labels = [one.spec for one in plan("imagenet", 10, "whole") if one.stage == "relabel"]
     assert labels and all(one["settings"]["coding"] == {"values": "float16", "top": None} for one in labels)
     assert max(one["epochs"][1] for one in labels) == 300
-    assert {one.spec["source"]["path"] for one in plan("mine", 10) if one.stage == "prepare"} == {"mine"}
-    (weights,) = [one.spec["weights"] for one in plan("photographs", 10) if one.stage == "squeeze"]
+    assert {one.spec.source.path for one in plan("mine", 10) if one.stage == "prepare"} == {"mine"}
+    (weights,) = [one.spec.weights for one in plan("photographs", 10) if one.stage == "squeeze"]
     assert weights == "mine.pth"
 
 

@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
-from gvbsm.method.coding import Coding, bytes_per_view, decode, encode
+from gvbsm.config.stages import Coding as CodingSettings
+from gvbsm.method.coding import Coding, decode, encode
+from gvbsm.pipeline.relabel import bytes_per_view
 
 
 def logits(count: int = 50, classes: int = 13) -> torch.Tensor:
@@ -44,8 +46,15 @@ def test_the_last_class_is_kept_among_any_number_of_classes(classes, size):
 def test_bytes_of_a_view(values):
     coded = encode(logits(classes=1000), Coding(values, top=20))
     size = sum(tensor[0].nbytes for tensor in coded.values())
-    assert size == bytes_per_view(Coding(values, top=20), 1000)
     assert size == {"float16": 40, "int8": 20 + 4, "int4": 10 + 4}[values] + 40 + 4
+
+
+@pytest.mark.parametrize("values", ["float32", "float16", "int8", "int4"])
+@pytest.mark.parametrize(("classes", "top"), [(10, None), (7, None), (7, 9), (7, 3), (256, 4), (257, 4), (40_000, 5)])
+def test_bytes_are_known_before_anything_is_coded(values, classes, top):
+    coded = encode(logits(2, classes), Coding(values, top))
+    expected = sum(tensor[0].nbytes for tensor in coded.values())
+    assert bytes_per_view(CodingSettings(values=values, top=top), classes) == expected
 
 
 def test_equal_logits_stay_equal():

@@ -22,12 +22,14 @@ from gvbsm.store.code import PACKAGE
 from gvbsm.store.files import file_hash
 from gvbsm.store.job import Job
 from gvbsm.store.plans import STORE
+from gvbsm.store.spec import Spec
 
 TARGET = Path("results/tiny/ipc4/acc.json")
 
 
 def some_job(tmp_path: Path) -> Job:
-    return Job({"stage": "squeeze"}, Path("results/store/squeeze/digits-net-0123456789.safetensors"), tmp_path / "store")
+    out = Path("results/store/squeeze/digits-net-0123456789.safetensors")
+    return Job(spec=Spec(stage="squeeze"), out=out, store=tmp_path / "store")
 
 
 def curve(folder: Path, name: str) -> dict[int, float]:

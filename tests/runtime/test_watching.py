@@ -17,13 +17,20 @@ from gvbsm.store.job import Job
 from gvbsm.store.plans import STORE
 from gvbsm.store.progress import read_progress
 from gvbsm.store.receipts import read_receipt
+from gvbsm.store.spec import Spec
 
 TARGET = Path("results/tiny/ipc4/acc.json")
 
 
+class SomeSpec(Spec):
+    """Of a stage that has several seeds."""
+
+    seeds: tuple[int, ...] = (0,)
+
+
 def squeeze_job(**changes) -> Job:
-    spec = {"stage": "squeeze", "inputs": {"data": "prepare/x.safetensors"}, **changes}
-    job = Job(spec, Path("results/store/squeeze/digits-net-0123456789.safetensors"), STORE)
+    out = Path("results/store/squeeze/digits-net-0123456789.safetensors")
+    job = Job(spec=SomeSpec(stage="squeeze", **changes), out=out, store=STORE)
     job.receipts["prepare/x.safetensors"] = {"summary": {"train_images": 50}}
     return job
 
@@ -145,7 +152,7 @@ def test_images_per_second_are_those_of_the_receipts(made, monkeypatch, command_
     monkeypatch.setattr(Progress, "__init__", begin)
     stages = {}
     for artifact in made[1:-1]:
-        stages.setdefault((artifact.stage, bool(artifact.spec.get("random"))), artifact)
+        stages.setdefault((artifact.stage, bool(getattr(artifact.spec, "random", None))), artifact)
     for artifact in stages.values():
         (STORE / artifact.path).unlink()
         assert cli.main(command_of(artifact)) == 0

@@ -55,7 +55,7 @@ def test_batches_rendered_one_by_one_or_together(accumulate, made, edit_row, mak
     """Students change in no byte; in labels, what networks make of larger batches may be rounded otherwise."""
     edit_row({"evaluate": {"accumulate": accumulate}, "relabel": {"batch_size": 12, "coding": {"values": "float32"}}})
     planned = make_up_to("evaluate")
-    students = [a for a in planned if a.stage == "evaluate" and a.spec["network"]["name"] == "convnet"]
+    students = [a for a in planned if a.stage == "evaluate" and a.spec.network.name == "convnet"]
     labels = next(a for a in planned if a.stage == "relabel")
     together, before = [file_hash(STORE / a.path) for a in students], load_tensors(STORE / labels.path)
     monkeypatch.setattr("gvbsm.method.views._AT_ONCE", 1)

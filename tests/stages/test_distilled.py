@@ -32,8 +32,9 @@ from gvbsm.pipeline.specs import read_spec
 from gvbsm.runtime import checkpoints
 from gvbsm.store.code import PACKAGE
 from gvbsm.store.files import load_tensors
-from gvbsm.store.job import Job
+from gvbsm.store.job import Job, Reader
 from gvbsm.store.plans import STORE
+from gvbsm.store.spec import Spec
 
 SIZE, CLASSES, IPC, BATCH, EPOCHS = 8, 10, 4, 16, 4
 IMAGES, LABELS = Path("data/theirs"), Path("data/fkd")
@@ -139,9 +140,9 @@ def test_views_are_those_of_the_published_loader(
     planned = plan("tiny", IPC)
     made = [make_artifact(one) for one in planned if one.stage in ("prepare", "adopt", "convert")]
     evaluate = next(one for one in planned if one.stage == "evaluate" and "distilled" in one.name)
-    job = Job(evaluate.spec, STORE / evaluate.path, STORE)
-    images = load_image_set(job)
-    labels = load_labels(job, images.shape[0], SIZE)
+    store = Reader(store=STORE)
+    images = load_image_set(store, evaluate.spec.inputs.images)
+    labels = load_labels(store, evaluate.spec.inputs.labels, images.shape[0], SIZE)
     pixels, at = images.resident(torch.device("cpu")), torch.arange(CLASSES * IPC)
     assert len(labels) == EPOCHS and labels.batch_size == BATCH
     theirs = reader(pixels, images.labels, made[2:])
@@ -284,14 +285,14 @@ def test_other_views_than_those_that_were_stored(workspace, reader):
     tensors, metadata = load_tensors(Path("out/labels-00000.safetensors"))
     tensors["crop"] = tensors["crop"].clone()
     tensors["crop"][1, 7, 0] += 1
-    Job({"stage": "convert"}, STORE / "convert/other.safetensors", STORE).write_tensors(tensors, metadata, {})
-    job = Job({"inputs": {"labels": ["convert/other.safetensors"]}}, STORE / "x.csv", STORE)
-    labels = load_labels(job, CLASSES * IPC, SIZE)
+    job = Job(spec=Spec(stage="convert"), out=STORE / "convert/other.safetensors", store=STORE)
+    job.write_tensors(tensors, metadata, {})
+    labels = load_labels(job, ["convert/other.safetensors"], CLASSES * IPC, SIZE)
     assert len(labels.epoch(0).views) == CLASSES * IPC
     with pytest.raises(UserError, match="epoch 1: the views stored here are not those that were labelled; make it anew"):
         labels.epoch(1)
     with pytest.raises(UserError, match="expected labels of 41 images of 8 px, got 40 of 8 px"):
-        load_labels(job, 41, SIZE)
+        load_labels(job, ["convert/other.safetensors"], 41, SIZE)
     images, _ = load_tensors(Path("out/images.safetensors"))
     read = reader(images["images"], images["labels"], [STORE / "convert/other.safetensors"])
     assert len(read[0]) == 3

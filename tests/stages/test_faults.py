@@ -8,7 +8,8 @@ import json
 import pytest
 import torch
 
-from gvbsm.backbones import build as backbones
+from gvbsm.backbones.build import build
+from gvbsm.config.shapes import PixelForm
 from gvbsm.data.pixels import Pixels, jpeg_round_trip
 from gvbsm.errors import UserError
 from gvbsm.method.coding import Coding
@@ -45,7 +46,7 @@ def test_2_averages_carried_from_batch_to_batch_and_reset(made, edit_row, make_u
 
 
 def test_4_quantisation_truncated_and_rounded():
-    pixels = Pixels({"mean": [0.5], "std": [0.25]}, torch.device("cpu"))
+    pixels = Pixels(PixelForm(image_size=2, mean=[0.5], std=[0.25]), torch.device("cpu"))
     x = pixels.normalise(torch.tensor([0.0, 99.4, 99.6, 255.0]).view(1, 1, 2, 2) / 255)
     assert pixels.to_bytes(x, "truncate").flatten().tolist() == [0, 99, 99, 255]
     assert pixels.to_bytes(x, "round").flatten().tolist() == [0, 99, 100, 255]
@@ -63,11 +64,9 @@ def test_4_jpeg_and_lossless(made, edit_row, make_up_to):
 def test_5_normalisation_is_the_rows_and_instance_norm_is_named(made, edit_row):
     """Published CIFAR-10 rows carry CIFAR-100's mean and std; the "ResNet18" student with instance norm is resnet18_in."""
     edit_row({"mean": [0.5]})
-    assert {one.spec["pixels"]["mean"][0] for one in planned("squeeze")} == {0.5}
+    assert {one.spec.pixels.mean[0] for one in planned("squeeze")} == {0.5}
     norms = {
-        name: {
-            type(m).__name__ for m in backbones.build(name, classes=2, image_size=16).modules() if "Norm" in type(m).__name__
-        }
+        name: {type(m).__name__ for m in build(name, classes=2, image_size=16).modules() if "Norm" in type(m).__name__}
         for name in ("resnet18", "resnet18_in", "resnet18_gn")
     }
     assert norms["resnet18"] == {"BatchNorm2d"}
@@ -88,23 +87,23 @@ def test_6_the_kept_epoch(made, edit_row, make_up_to):
 
 
 def test_7_statistics_of_the_teacher_itself_and_of_a_retrained_one(made, edit_row, make_up_to):
-    own = {one.spec["inputs"]["teacher"] for one in planned("statistics")}
+    own = {one.spec.inputs.teacher for one in planned("statistics")}
     assert own == {one.path for one in planned("squeeze")}
     edit_row({"statistics": {"measured_in": "twin"}})
     make_up_to("statistics")
-    twins = {one.spec["inputs"]["teacher"] for one in planned("statistics")}
-    teachers = set(planned("recover")[0].spec["inputs"]["teachers"])
+    twins = {one.spec.inputs.teacher for one in planned("statistics")}
+    teachers = set(planned("recover")[0].spec.inputs.teachers)
     assert teachers == own
     assert not twins & own
     for one in planned("squeeze"):
-        assert one.spec["settings"]["seed"] == (1 if one.path in twins else 0)
+        assert one.spec.settings.seed == (1 if one.path in twins else 0)
 
 
 def test_9_students_with_the_batches_of_the_labels_or_any_other(made, edit_row, make_up_to):
     edit_row({"evaluate": {"batch_size": 7}})
     make_up_to("evaluate")
     run = planned("evaluate")[0]
-    assert run.spec["settings"]["batch_size"] == 7
+    assert run.spec.settings.batch_size == 7
     assert read_receipt(STORE / run.path)["summary"]["top1"]["runs"]
 
 
@@ -136,9 +135,9 @@ def test_batching_by_group_and_class_major():
 def test_a_run_of_the_published_recipe(made, make_up_to):
     """Every fault together still runs end to end."""
     artifacts = make_up_to("evaluate", recipe="published")
-    spec = next(one for one in artifacts if one.stage == "recover").spec["settings"]
-    assert spec["ema"] == {"momentum": 0.8, "start": "zero", "reset": "never", "dropped": "skip"}
-    assert spec["densification"]["normalise"] == "none"
+    spec = next(one for one in artifacts if one.stage == "recover").spec.settings
+    assert spec.ema.model_dump() == {"momentum": 0.8, "start": "zero", "reset": "never", "dropped": "skip"}
+    assert spec.densification.normalise == "none"
     assert all((STORE / one.path).exists() for one in artifacts[:-1])
 
 

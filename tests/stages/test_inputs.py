@@ -6,16 +6,17 @@ from gvbsm.errors import UserError
 from gvbsm.store.files import load_tensors
 from gvbsm.store.job import Job
 from gvbsm.store.plans import STORE
+from gvbsm.store.spec import Spec
 
 
-def job(out, **inputs: str) -> Job:
-    return Job({"stage": "evaluate", "inputs": inputs}, out, STORE)
+def job(out) -> Job:
+    return Job(spec=Spec(stage="evaluate"), out=out, store=STORE)
 
 
 def write(name: str, classes: list[str], **inputs: str) -> str:
     import torch
 
-    made = job(STORE / name, **inputs)
+    made = job(STORE / name)
     for path in inputs.values():
         made.receipt(path)
     made.classes = classes
@@ -25,7 +26,7 @@ def write(name: str, classes: list[str], **inputs: str) -> str:
 
 def test_inputs_of_other_classes(workspace):
     data, teacher = write("data.safetensors", ["cat", "dog"]), write("teacher.safetensors", ["cat", "doge"])
-    both = job(STORE / "out.safetensors", data=data, teacher=teacher)
+    both = job(STORE / "out.safetensors")
     both.tensors(data)
     with pytest.raises(
         UserError, match=r"teacher\.safetensors: expected class 1 to be 'dog', got 'doge'; use inputs of one data set"

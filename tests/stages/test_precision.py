@@ -1,6 +1,5 @@
 """The precision of recover's passes, one for all teachers or one for each."""
 
-import copy
 import json
 
 import pytest
@@ -8,6 +7,8 @@ import torch
 
 from gvbsm.errors import UserError
 from gvbsm.pipeline.graph import plan
+from gvbsm.pipeline.recover import RecoverSpec
+from gvbsm.pipeline.registry import STAGES
 from gvbsm.pipeline.specs import read_spec
 from gvbsm.pipeline.stage import Artifact
 from gvbsm.store.files import load_tensors
@@ -38,7 +39,7 @@ def test_a_teachers_own_precision_changes_the_images_alone(backbones):
     assert {artifact.path for artifact in plan("tiny", 4)} == before
     backbones({"recover": LOW})
     after = plan("tiny", 4)
-    assert all(artifact.spec["precisions"] == ["bfloat16", "float32"] for artifact in recovered(after))
+    assert all(artifact.spec.precisions == ["bfloat16", "float32"] for artifact in recovered(after))
     changed = {artifact.stage for artifact in after if artifact.path not in before}
     assert {"prepare", "squeeze", "statistics"}.isdisjoint(changed) and "recover" in changed
 
@@ -48,8 +49,8 @@ def test_it_is_computed_in(made, make_artifact):
     artifact = recovered(made)[0]
 
     def images(precisions: list[str]) -> torch.Tensor:
-        spec = copy.deepcopy(artifact.spec) | {"precisions": precisions}
-        return load_tensors(make_artifact(Artifact("recover", artifact.name, spec)))[0]["images"].float()
+        spec = RecoverSpec.model_validate(artifact.spec.json_object | {"precisions": precisions})
+        return load_tensors(make_artifact(Artifact(artifact.name, spec)))[0]["images"].float()
 
     high, low = (load_tensors(STORE / artifact.path)[0]["images"].float(), images(["bfloat16"] * 3))
     mixed = images(["bfloat16", "float32", "float32"])
@@ -59,6 +60,6 @@ def test_it_is_computed_in(made, make_artifact):
 
 
 def test_one_for_each_teacher_or_none(made):
-    spec = recovered(made)[0].spec | {"precisions": ["bfloat16"]}
+    spec = recovered(made)[0].spec.json_object | {"precisions": ["bfloat16"]}
     with pytest.raises(UserError, match=r"precisions: expected one per teacher \(3\), got 1"):
-        read_spec("recover", json.dumps(spec))
+        read_spec(STAGES["recover"], json.dumps(spec))

@@ -19,8 +19,15 @@ def recovered() -> list[Artifact]:
 
 
 def augmentation(one: Artifact, labels_B: torch.Tensor):
-    job = Job(one.spec, STORE / one.path, STORE, "cpu", Path("results/.checkpoints") / one.key, 0.0)
-    pixels = Pixels(one.spec["pixels"], torch.device("cpu"))
+    job = Job(
+        spec=one.spec,
+        out=STORE / one.path,
+        store=STORE,
+        device="cpu",
+        checkpoints=Path("results/.checkpoints") / one.key,
+        checkpoint_seconds=0.0,
+    )
+    pixels = Pixels(one.spec.pixels, torch.device("cpu"))
     return _augmentation(job, labels_B, pixels), pixels
 
 

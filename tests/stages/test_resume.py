@@ -27,7 +27,14 @@ class Killed(Exception):
 
 def job_of(artifact, seconds: float) -> Job:
     folder = Path("results/.checkpoints") / artifact.key
-    return Job(artifact.spec, STORE / artifact.path, STORE, "cpu", folder, seconds)
+    return Job(
+        spec=artifact.spec,
+        out=STORE / artifact.path,
+        store=STORE,
+        device="cpu",
+        checkpoints=folder,
+        checkpoint_seconds=seconds,
+    )
 
 
 @pytest.mark.parametrize("stage", STAGES)

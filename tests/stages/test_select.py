@@ -66,8 +66,8 @@ def test_teachers_choose_among_the_candidates_of_a_place(choose, made, edit_row,
     _, labels = training_set(planned)
     first_ones = set()  # what would be chosen without the teachers
     for one in planned:
-        for label, first, end in (group for batch in one.spec["batches"] for group in batch) if one.stage == "select" else ():
-            candidates = select._candidates(labels, label, first, end, one.spec["settings"]).tolist()
+        for label, first, end in (group for batch in one.spec.batches for group in batch) if one.stage == "select" else ():
+            candidates = select._candidates(labels, label, first, end, one.spec.settings).tolist()
             assert len(candidates) == 6 * (end - first)
             assert {chosen[label, place][1][0] for place in range(first, end)} <= set(candidates)
             first_ones |= set(candidates[: end - first])
@@ -84,8 +84,8 @@ def test_confidence_prefers_what_the_teachers_know(made, edit_row, make_up_to):
     edit_row({"select": RANDOM | {"candidates": 6, "choose": "confidence"}})
     planned = make_up_to("select")
     one = next(artifact for artifact in planned if artifact.stage == "select")
-    teachers = [load_teacher(*load_tensors(STORE / path), torch.device("cpu")) for path in one.spec["inputs"]["teachers"]]
-    pixels = Pixels(one.spec["pixels"], torch.device("cpu"))
+    teachers = [load_teacher(*load_tensors(STORE / path), torch.device("cpu")) for path in one.spec.inputs.teachers]
+    pixels = Pixels(one.spec.pixels, torch.device("cpu"))
 
     def loss(images, labels):
         logits_TNK = logits_of(teachers, pixels.from_bytes(images), "float32")
@@ -110,7 +110,7 @@ def test_recover_starts_from_them_and_without_iterations_they_stay(made, edit_ro
     planned = make_up_to("evaluate")
     assert not {"recover", "statistics"} & {one.stage for one in planned}
     used = [one for one in planned if one.stage == "evaluate" and "distilled" in one.name]
-    assert used and all(one.spec["inputs"]["images"] == [x.path for x in planned if x.stage == "select"] for one in used)
+    assert used and all(one.spec.inputs.images == [x.path for x in planned if x.stage == "select"] for one in used)
 
 
 def test_acc_json_tells_what_images_began_with_and_what_that_cost(made, edit_row, make_up_to, make_artifact):
@@ -131,7 +131,7 @@ def test_baselines_are_those_asked_for(made, edit_row):
     edit_row({"evaluate": {"baselines": ["distilled_hard"]}})
     assert kinds() == ["distilled", "distilled_hard"]
     hard = next(one for one in plan("tiny", 4) if one.name.endswith("distilled_hard"))
-    assert hard.spec["inputs"]["images"] and not hard.spec["inputs"]["labels"]
+    assert hard.spec.inputs.images and not hard.spec.inputs.labels
     assert not any("random" in one.name for one in plan("tiny", 4))
 
 
@@ -139,9 +139,9 @@ def test_cells_are_of_distilled_images_alone(made, edit_row):
     """Random real images are whole, and so are their views, or the margin over them would flatter images of cells."""
     edit_row({"select": RANDOM | {"cells": 2}, "relabel": {"cells": 2}})
     named = {one.name: one.spec for one in plan("tiny", 4)}
-    assert {spec["settings"]["cells"] for name, spec in named.items() if "distilled-epoch" in name} == {2}
-    assert {spec["settings"]["cells"] for name, spec in named.items() if "random-epoch" in name} == {None}
-    hard = {name.rpartition("-")[2]: spec["views"]["cells"] for name, spec in named.items() if name.endswith("_hard")}
+    assert {spec.settings.cells for name, spec in named.items() if "distilled-epoch" in name} == {2}
+    assert {spec.settings.cells for name, spec in named.items() if "random-epoch" in name} == {None}
+    hard = {name.rpartition("-")[2]: spec.views.cells for name, spec in named.items() if name.endswith("_hard")}
     assert hard == {"random_hard": None}
 
 
@@ -174,7 +174,16 @@ def test_a_killed_selection_goes_on_to_the_same_bytes(made, edit_row, make_up_to
     kills = 0
     while not (STORE / one.path).exists():
         try:
-            select.run(Job(one.spec, STORE / one.path, STORE, "cpu", Path("results/.checkpoints") / one.key, 0.0))
+            select.run(
+                Job(
+                    spec=one.spec,
+                    out=STORE / one.path,
+                    store=STORE,
+                    device="cpu",
+                    checkpoints=Path("results/.checkpoints") / one.key,
+                    checkpoint_seconds=0.0,
+                )
+            )
         except KeyboardInterrupt:
             kills += 1
     assert kills > 1 and file_hash(STORE / one.path) == expected

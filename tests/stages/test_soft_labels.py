@@ -12,7 +12,7 @@ from gvbsm.data.image_set import load_image_set
 from gvbsm.data.labels import load_labels
 from gvbsm.method.views import mixed_hard_labels, render
 from gvbsm.store.code import PACKAGE
-from gvbsm.store.job import Job
+from gvbsm.store.job import Reader
 from gvbsm.store.plans import STORE
 
 READER = PACKAGE.parent / "examples" / "read_soft_labels.py"
@@ -37,10 +37,10 @@ def test_the_reader_sees_what_evaluate_does(values, top, mix, made, edit_row, ma
     edit_row({"relabel": {"coding": {"values": values, "top": top}, "mix": mix, "mix_alpha": 0.4 if mix == "mixup" else 1.0}})
     planned = make_up_to("relabel")
     evaluate = next(one for one in planned if one.stage == "evaluate" and "distilled" in one.name)
-    job = Job(evaluate.spec, STORE / evaluate.path, STORE)
-    images = load_image_set(job)
-    labels = load_labels(job, images.shape[0], images.shape[-1])
-    pixels, files = images.resident(torch.device("cpu")), [STORE / path for path in evaluate.spec["inputs"]["labels"]]
+    store = Reader(store=STORE)
+    images = load_image_set(store, evaluate.spec.inputs.images)
+    labels = load_labels(store, evaluate.spec.inputs.labels, images.shape[0], images.shape[-1])
+    pixels, files = images.resident(torch.device("cpu")), [STORE / path for path in evaluate.spec.inputs.labels]
     for rest in ("mean", "mass"):
         read = DataLoader(reader.SoftLabels(pixels, images.labels, files, rest), batch_size=7)
         views, soft, hard = (torch.cat(parts) for parts in zip(*read, strict=True))

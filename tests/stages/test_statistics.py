@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from gvbsm.config.load import load_row
+from gvbsm.config.stages import Keep
 from gvbsm.errors import UserError
+from gvbsm.pipeline.registry import STAGES
 from gvbsm.pipeline.specs import read_spec
 from gvbsm.stages import recover
 from gvbsm.store.files import load_tensors
@@ -84,22 +86,21 @@ def test_nothing_is_measured_that_is_not_matched_or_that_teachers_hold(made, edi
 
 @pytest.mark.parametrize(("weight", "kept", "expected"), [(0.01, 0, 3), (0.01, 2, 3), (0.0, 3, 0)])
 def test_a_spec_has_statistics_of_every_teacher_or_no_weight(made, weight, kept, expected):
-    spec = copy.deepcopy(next(one.spec for one in made if one.stage == "recover"))
+    spec = copy.deepcopy(next(one.spec for one in made if one.stage == "recover").json_object)
     spec["settings"]["statistics_weight"] = weight
     spec["inputs"]["statistics"] = spec["inputs"]["statistics"][:kept]
     with pytest.raises(UserError, match=rf"inputs.statistics: expected {expected} .* got {kept}"):
-        read_spec("recover", json.dumps(spec))
+        read_spec(STAGES["recover"], json.dumps(spec))
 
 
 @pytest.mark.parametrize("by", ["importance", "random"])
 def test_a_share_is_kept_of_every_teacher(by):
     importance = {"conv": {"channel": 5.0, "patch": 1.0}, "bn": {"channel": 4.0}, "other": {"channel": 3.0, "patch": 2.0}}
-    settings = {"keep": {"share": 0.5, "by": by}, "layers": ["batchnorm", "conv"], "conv_statistics": ["channel", "patch"]}
-    settings["seed"] = 0
+    settings = load_row("digits").recover.model_copy(update={"keep": Keep(share=0.5, by=by), "seed": 0})
     kept = recover._kept(settings, "statistics/a", {"importance": importance})
     assert len(kept) == 2 and (by == "random" or kept == {("conv", "channel"), ("bn", "channel")})
-    settings["conv_statistics"] = ["patch"]
+    settings = settings.model_copy(update={"conv_statistics": ["patch"]})
     assert len(recover._kept(settings, "statistics/a", {"importance": importance}) - {("bn", "channel")}) >= 1
-    settings |= {"layers": ["conv"]}
+    settings = settings.model_copy(update={"layers": ["conv"]})
     assert recover._kept(settings, "statistics/a", {"importance": importance}) <= {("conv", "patch"), ("other", "patch")}
-    assert recover._kept(settings | {"keep": None}, "statistics/a", {}) is None
+    assert recover._kept(settings.model_copy(update={"keep": None}), "statistics/a", {}) is None

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from gvbsm.store.keys import STAGES
+from gvbsm.pipeline.registry import STAGES
 
 
 class Running(NamedTuple):

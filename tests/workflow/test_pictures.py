@@ -73,9 +73,9 @@ def test_the_run_needs_no_pictures(workspace, edit_row):
 
 
 def test_only_shards_with_first_images_of_shown_classes_keep_snapshots(workspace):
-    shards = [one.spec["snapshots"] for one in plan("tiny", 4) if one.stage == "recover"]
+    shards = [one.spec.snapshots for one in plan("tiny", 4) if one.stage == "recover"]
     assert shards == [{"iterations": [0, 1, 3], "labels": list(range(10))}, None]
-    hundred = [one.spec["snapshots"] for one in plan("cifar100", 20) if one.stage == "recover"]
+    hundred = [one.spec.snapshots for one in plan("cifar100", 20) if one.stage == "recover"]
     assert [one["labels"] for one in hundred[:10]] == [[label] for label in range(0, 100, 10)]
     assert hundred[10:] == [None] * 10
 
@@ -84,10 +84,10 @@ def test_snapshots_change_no_image_and_begin_with_the_noise(made, edit_row, make
     artifact = next(one for one in made if one.stage == "recover")
     with_them, metadata = load_tensors(STORE / artifact.path)
     assert with_them["snapshots"].shape == (10, 3, 1, 8, 8) and metadata["snapshots"]["iterations"] == [0, 1, 3]
-    batch = artifact.spec["batches"][0]
-    seed = derive_seed(artifact.spec["settings"]["seed"], "noise", batch)
+    batch = artifact.spec.batches[0]
+    seed = derive_seed(artifact.spec.settings.seed, "noise", batch)
     noise = torch.randn(10, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
-    expected = Pixels(artifact.spec["pixels"], torch.device("cpu")).to_bytes(noise, "round")
+    expected = Pixels(artifact.spec.pixels, torch.device("cpu")).to_bytes(noise, "round")
     assert (with_them["snapshots"][:5, 0] == expected[::2]).all(), "two images of a class are beside each other"
     assert (with_them["snapshots"][:, 1] != with_them["snapshots"][:, 2]).any()
     edit_row({"recover": {"snapshots": None}})

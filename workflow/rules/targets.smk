@@ -2,7 +2,7 @@
 from gvbsm.config.project import comparison
 from gvbsm.config.targets import parse_target
 from gvbsm.pipeline.adopt import check_adopted
-from gvbsm.pipeline.graph import plan
+from gvbsm.pipeline.graph import plan_run
 from gvbsm.pipeline.pictures import pictures_of, pictures_that_can_be_drawn, plan_picture
 from gvbsm.pipeline.registry import write_plans
 from gvbsm.store.plans import target_file, write_list
@@ -29,7 +29,7 @@ def target_inputs(artifacts, published):
 def published_inputs(wildcards):
     """Plan the run."""
     run = run_of(wildcards)
-    return target_inputs(checked(plan, run.dataset, run.ipc, run.recipe), run.accuracies)
+    return target_inputs(checked(plan_run, run), run.accuracies)
 
 
 def drawn_inputs(wildcards):
