@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
-from gvbsm.config import targets as configs
+from gvbsm.config import yaml_files
 from gvbsm.store.code import PACKAGE
 
 ROOT = PACKAGE.parent
@@ -88,9 +88,9 @@ def test_it_would_be_seen(source):
 
 
 def test_configuration_is_read_by_a_safe_loader():
-    assert issubclass(configs._Loader, yaml.SafeLoader)
+    assert issubclass(yaml_files._Loader, yaml.SafeLoader)
     with pytest.raises(yaml.YAMLError):
-        yaml.load("!!python/object/apply:os.getcwd []", Loader=configs._Loader)  # noqa: S506
+        yaml.load("!!python/object/apply:os.getcwd []", Loader=yaml_files._Loader)  # noqa: S506
 
 
 RULES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))

@@ -10,13 +10,14 @@ from pathlib import Path
 
 from PIL import Image
 
+from gvbsm.config.sources import Cifar
 from gvbsm.data.cifar import read
 from gvbsm.data.raw import Form
 
 
 def main(data: Path = Path("data")) -> None:
     """Read the one archive, write the other."""
-    cifar = read({"kind": "cifar10"}, Form(image_size=32, channels=3, resize=32, storage="packed"), data)
+    cifar = read(Cifar(kind="cifar10"), Form(image_size=32, channels=3, resize=32, storage="packed"), data)
     splits = {"train": (cifar.train_images, cifar.train_labels), "test": (cifar.test_images, cifar.test_labels)}
     with tarfile.open(data / "cifar10-jpeg.tar.xz", "w:xz") as target:
         for split, (images_NCHW, labels_N) in splits.items():

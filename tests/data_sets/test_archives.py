@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
+from gvbsm.config.sources import ImageFolder, TinyImageNet
 from gvbsm.data import archives, imagefolder, tiny_imagenet
 from gvbsm.data.files import open_image, read_entries, square, to_tensor
 from gvbsm.data.raw import Form
@@ -58,7 +59,7 @@ def write_zip(path: Path, files: dict[str, bytes]) -> None:
 
 
 def read(path: Path):
-    return imagefolder.read({"kind": "imagefolder", "path": path.name}, COLOUR, path.parent)
+    return imagefolder.read(ImageFolder(kind="imagefolder", path=path.name), COLOUR, path.parent)
 
 
 @pytest.mark.parametrize("name", ["x.zip", "x.tar", "x.tar.gz", "x.tgz", "x.tar.xz"])
@@ -378,7 +379,7 @@ def tiny_zip(path: Path, leave_out: str = "") -> None:
 def test_tiny_imagenet_from_the_official_layout(tmp_path):
     tiny_zip(tmp_path / "tiny.zip")
     form = replace(COLOUR, image_size=64, resize=64)
-    raw = tiny_imagenet.read({"kind": "tiny_imagenet", "path": "tiny.zip"}, form, tmp_path)
+    raw = tiny_imagenet.read(TinyImageNet(kind="tiny_imagenet", path="tiny.zip"), form, tmp_path)
     assert raw.class_names == ["goldfish", "bullfrog"]
     assert raw.train_images[:, 0, 0, 0].tolist() == [10, 11, 12, 20, 21, 22]
     assert raw.train_labels.tolist() == [0, 0, 0, 1, 1, 1]
@@ -391,7 +392,7 @@ def test_tiny_imagenet_of_another_layout_is_refused(part, tmp_path):
     tiny_zip(tmp_path / "tiny.zip", leave_out=part)
     form = replace(COLOUR, image_size=64, resize=64)
     with pytest.raises(UserError, match="expected the layout of the official zip, got another"):
-        tiny_imagenet.read({"kind": "tiny_imagenet", "path": "tiny.zip"}, form, tmp_path)
+        tiny_imagenet.read(TinyImageNet(kind="tiny_imagenet", path="tiny.zip"), form, tmp_path)
 
 
 def test_another_file_than_the_official_zip_is_not_kept(served, tmp_path, monkeypatch):
@@ -417,5 +418,5 @@ def test_tiny_imagenet_without_a_network_says_which_file_to_put_where(tmp_path, 
     with pytest.raises(
         UserError, match=r"expected .*tiny\.zip \(MD5 \w+\), which could not be had: .*; put the file from http.* there"
     ):
-        tiny_imagenet.read({"kind": "tiny_imagenet", "path": "tiny.zip"}, form, tmp_path)
+        tiny_imagenet.read(TinyImageNet(kind="tiny_imagenet", path="tiny.zip"), form, tmp_path)
     assert list(tmp_path.iterdir()) == []

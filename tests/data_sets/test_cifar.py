@@ -14,6 +14,7 @@ import pytest
 import torch
 from torchvision import datasets
 
+from gvbsm.config.sources import Cifar, ImageFolder
 from gvbsm.data import cifar
 from gvbsm.data.download import download, ensure
 from gvbsm.data.raw import Form
@@ -76,7 +77,7 @@ def offline(monkeypatch):
 
 
 def read(kind: str, root: Path):
-    return cifar.read({"kind": kind}, FORM, root)
+    return cifar.read(Cifar(kind=kind), FORM, root)
 
 
 def test_cifar10(tmp_path, put):
@@ -108,7 +109,7 @@ def test_jpeg_copies_are_the_images_by_class(tmp_path, put):
     put("cifar10", pack(official("cifar10")))
     raw = read("cifar10", tmp_path)
     jpeg_copies.main(tmp_path)
-    copies = imagefolder.read({"path": "cifar10-jpeg.tar.xz"}, FORM, tmp_path)
+    copies = imagefolder.read(ImageFolder(kind="imagefolder", path="cifar10-jpeg.tar.xz"), FORM, tmp_path)
     assert copies.classes == raw.classes and copies.test_labels.tolist() == [0] * 3 + [1] * 3
     originals = torch.cat([raw.train_images[raw.train_labels == label] for label in (0, 1)])
     loss = (copies.train_images.float() - originals.float()).abs().flatten(1).mean(1)
@@ -140,7 +141,7 @@ def test_as_torchvision_reads_the_other_archive(kind, tmp_path, put, monkeypatch
 
 def test_another_size_is_refused(tmp_path):
     with pytest.raises(UserError, match="expected image_size 32 and 3 channels, got 64 and 3"):
-        cifar.read({"kind": "cifar10"}, replace(FORM, image_size=64), tmp_path)
+        cifar.read(Cifar(kind="cifar10"), replace(FORM, image_size=64), tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["cifar10", "cifar100"])

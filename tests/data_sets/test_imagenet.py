@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
+from gvbsm.config.sources import ImageNet
 from gvbsm.data import imagenet
 from gvbsm.data.raw import Files, Form
 from gvbsm.data.splits import open_split
@@ -52,7 +53,7 @@ def write_kit(folder: Path) -> None:
 
 
 def read(root: Path, val: str = "flat", truth: str | None = None, form: Form = FORM):
-    return imagenet.read({"kind": "imagenet", "train": "train", "val": val, "ground_truth": truth}, form, root)
+    return imagenet.read(ImageNet(kind="imagenet", train="train", val=val, ground_truth=truth), form, root)
 
 
 def assert_right(raw) -> None:

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from gvbsm.config.sources import Digits, ImageFolder
 from gvbsm.data import digits, imagefolder
 from gvbsm.data.raw import Form
 
@@ -28,14 +29,14 @@ def test_digits_are_split_by_class_with_the_seed():
 
 
 def test_digits_at_their_own_size_are_untouched():
-    raw = digits.read({"kind": "digits", "seed": 0, "test_fraction": 0.2}, replace(GREY, image_size=8), NOWHERE)
+    raw = digits.read(Digits(kind="digits", seed=0, test_fraction=0.2), replace(GREY, image_size=8), NOWHERE)
     together = torch.cat([raw.train_images, raw.test_images]).flatten(1).sort(0).values
     expected = torch.from_numpy(load_digits().images).mul(255 / 16).round().to(torch.uint8).flatten(1).sort(0).values
     assert torch.equal(together, expected)
 
 
 def test_digits_lose_no_image_and_share_none():
-    raw = digits.read({"kind": "digits", "seed": 0, "test_fraction": 0.2}, GREY, NOWHERE)
+    raw = digits.read(Digits(kind="digits", seed=0, test_fraction=0.2), GREY, NOWHERE)
     assert len(raw.train_labels) + len(raw.test_labels) == 1797
 
 
@@ -49,7 +50,7 @@ def test_an_image_folder(tmp_path):
             Image.fromarray(np.full((8, 8), 50, np.uint8)).save(tmp_path / split / name / "grey.PNG")
             (tmp_path / split / name / "notes.txt").write_text("not an image")
     form = Form(image_size=10, channels=3, resize=10, storage="packed")
-    raw = imagefolder.read({"kind": "imagefolder", "path": tmp_path.name}, form, tmp_path.parent)
+    raw = imagefolder.read(ImageFolder(kind="imagefolder", path=tmp_path.name), form, tmp_path.parent)
     assert raw.class_names == ["a", "b"]
     assert raw.train_images.shape == (4, 3, 10, 10)
     assert raw.train_labels.tolist() == raw.test_labels.tolist() == [0, 0, 1, 1]
@@ -66,5 +67,5 @@ def test_photographs_are_turned_upright(tmp_path):
             exif = Image.Exif()
             exif[0x0112] = 3  # taken upside down
             half.save(tmp_path / split / name / "x.png", exif=exif)
-    image = imagefolder.read({"kind": "imagefolder", "path": tmp_path.name}, GREY, tmp_path.parent).train_images[0, 0]
+    image = imagefolder.read(ImageFolder(kind="imagefolder", path=tmp_path.name), GREY, tmp_path.parent).train_images[0, 0]
     assert (image[0] == 0).all() and (image[-1] == 255).all()

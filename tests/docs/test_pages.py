@@ -39,7 +39,7 @@ TARGET = re.compile(r"results/\w+/ipc\d+[\w-]*/acc\.json")
 SMALL: dict[str, Any] = {
     "backbones": [
         {"name": "convnet", "options": {"width": 4}},
-        {"name": "resnet10", "label": "resnet18", "options": {"width": 4}},  # the recipe sre2l asks for one of this label
+        {"name": "resnet10", "label": "resnet18", "options": {"width": 8}},  # the recipe sre2l asks for one of this label
     ],
     "squeeze": {"epochs": 1},
     "recover": {"iterations": 3, "batch_size": 100},

@@ -22,7 +22,7 @@ def backbones(workspace, edit_row):
     """Write tiny's backbones anew, the first with settings of its own for recover."""
 
     def write(recover: dict) -> None:
-        row = [{"name": "convnet", "options": {"width": 4}, **recover}, {"name": "resnet10", "options": {"width": 4}}]
+        row = [{"name": "convnet", "options": {"width": 4}, **recover}, {"name": "resnet10", "options": {"width": 8}}]
         edit_row({"backbones": row})
 
     return write

@@ -14,7 +14,7 @@ B, R, L, S = 3, 2, 2, 2  # backbones, recover shards, label shards, students of 
 TEACHERS = [
     {"name": "convnet", "options": {"width": 4}},
     {"name": "wrn16_2", "options": {"widen": 1, "depth": 10}},
-    {"name": "resnet10", "options": {"width": 4}},
+    {"name": "resnet10", "options": {"width": 8}},
 ]
 # Of a student's three runs, the one on random images with hard labels knows no teacher.
 FROM_TEACHERS = {"relabel": 2 * L, "evaluate": 2 * S, "publish": 1}
