@@ -1,6 +1,6 @@
 """A stage is one file in pipeline/, one in stages/, a rule, a line in the registry and a place in the graph: nothing else.
 
-The toy `blur` softens recovered images before they are labelled. Every command, and every picture, takes it as it takes the others.
+The toy `blur` softens recovered images before they are labelled. All commands and pictures take it as they take the others.
 """
 
 import json

@@ -15,6 +15,13 @@ def run_of(wildcards):
     return checked(parse_target, f"results/{wildcards.dataset}/{wildcards.run}")
 
 
+def accuracies_of_folder(wildcards):
+    """Say what to ask for where a run's folder is a target: it holds the files of others, so that nothing makes it."""
+    run = run_of(wildcards)
+    sys.stderr.write(f"gvbsm: {run.folder}: a run is asked for by its file: snakemake --cores all {run.accuracies}\n")
+    raise SystemExit(1)
+
+
 def target_inputs(artifacts, published):
     """Inputs of publish or draw, by their names in its spec: its own plan file is compared by time, the store's artifacts are
     not."""

@@ -1,0 +1,50 @@
+"""One way to name a run: its folder, with or without a slash, or any file in it, for every command that takes a run."""
+
+import subprocess
+
+import pytest
+
+from gvbsm import cli
+from gvbsm.config.targets import Target, parse_target
+from gvbsm.store.run import RUN_FILES
+
+RUN = "results/tiny/ipc4"
+NAMES = ["", "/", "/acc.json", "/report.html", "/pictures/curves.png"]
+
+
+@pytest.mark.parametrize("name", NAMES + [f"/{file}" for file in RUN_FILES])
+def test_every_name_is_of_the_same_run(name):
+    target = parse_target(RUN + name)
+    assert (target.dataset, target.ipc, target.recipe, target.run) == ("tiny", 4, None, "ipc4")
+    assert parse_target(f"/elsewhere/{RUN}-edc{name}").recipe == "edc"
+    assert str(target.accuracies) == f"{RUN}/acc.json"
+
+
+def test_the_file_that_is_asked_for_is_known():
+    assert parse_target(f"{RUN}/pictures.txt").file == "pictures.txt"
+    assert parse_target(RUN) == Target("tiny", 4)
+
+
+@pytest.mark.parametrize("command", ["explain", "estimate", "status"])
+def test_before_it_is_made(command, workspace, capsys):
+    said = set()
+    for name in NAMES:
+        assert cli.main([command, RUN + name]) == 0
+        said.add(capsys.readouterr().out)
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_when_it_is_made(name, made, capsys):
+    assert cli.main(["compare", RUN + name]) == 0 and "tiny/ipc4" in capsys.readouterr().out
+    assert cli.main(["report", RUN + name]) == 0 and capsys.readouterr().out == f"{RUN}/report.html\n"
+    exported = f"exported{NAMES.index(name)}"
+    assert cli.main(["export", RUN + name, "--to", "imagefolder", "--out", exported]) == 0
+
+
+def test_snakemake_says_which_file_to_ask_for(run_snakemake):
+    for target in (RUN, f"{RUN}/"):
+        done: subprocess.CompletedProcess[str] = run_snakemake("-n", target=target)
+        said = done.stdout + done.stderr
+        assert done.returncode == 1 and "Traceback" not in said
+        assert said.splitlines()[-1] == (f"gvbsm: {RUN}: a run is asked for by its file: snakemake --cores all {RUN}/acc.json")
