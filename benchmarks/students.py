@@ -19,7 +19,7 @@ from gvbsm.data.epoch_views import epoch_views
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.rand_augment import RandAugment
 from gvbsm.method.losses import hard_loss, soft_loss
-from gvbsm.method.transfer import sent
+from gvbsm.method.transfer import send
 from gvbsm.method.views import grouped, mixed_hard_labels, render
 from gvbsm.training.fit import MovingAverage, Recipe, make_optimizer
 from gvbsm.training.graphs import Replayed
@@ -52,7 +52,7 @@ def run(device: torch.device, repeats: int) -> None:
     def seen(positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         hard_VK = mixed_hard_labels(labels_N, views, positions, 10, mixed=True)
         x_VCHW = render(images, views, positions, True, pixels.from_levels, device, augment)
-        return x_VCHW, sent(hard_VK, device), sent(soft_VK[positions], device)
+        return x_VCHW, send(hard_VK, device), send(soft_VK[positions], device)
 
     for name, precision in itertools.product(("resnet18", "convnet"), ("float32", "bfloat16")):
 

@@ -1,4 +1,4 @@
-"""What the user can mend: shown as one line, exit status 2, never a traceback."""
+"""Errors the user can fix: shown as one line, exit status 2, never a traceback."""
 
 import re
 from pathlib import Path

@@ -18,9 +18,9 @@ from gvbsm.store.receipts import rebuild, receipt_path
 def verify(path: Path) -> tuple[str, int]:
     """Check a store, a stage's folder in it, or one artifact with its receipt; what was found, and how many are damaged.
 
-    One line per damaged file, with the command that rebuilds it, then notes, then a line that counts. Noted, and not counted
-    as damage, is what hides no wrong byte: an input that has been removed since, whose content is still known by its hash; a
-    temporary file or another that is none of ours; an artifact whose receipt a running job has yet to write.
+    One line per damaged file, with the command that rebuilds it, then notes, then a line that counts. Notes are not damage: an
+    input that has been removed since (receipts still hold its hash); a temporary file, or a file that is no artifact; an
+    artifact whose receipt a running job has yet to write.
 
     Raises:
         UserError: if the path is none of these or its folder cannot be read.
@@ -55,19 +55,21 @@ def _choose(path: Path) -> tuple[Path, list[str], list[Path]]:
     full = path.resolve() if ".." in path.parts else path.absolute()
     shown = full.relative_to(Path.cwd()) if full.is_relative_to(Path.cwd() / STORE) else full
     if full.is_dir() and full.name in STORED:
-        store, folders = shown.parent, [shown]
-    elif full.is_dir() and any((full / stage).is_dir() for stage in STORED):
-        store, folders = shown, [shown, *(shown / stage for stage in STORED)]
-    else:
-        name = artifact_of(full)
-        store = shown.parent.parent
-        if name is None or not any(file.exists() for file in (store / name, receipt_path(store / name))):
-            got = "another file" if path.is_file() else "a folder without them" if path.is_dir() else "nothing there"
-            raise UserError(
-                f"{path}: expected the store (results/store), a stage's folder in it, an artifact or its receipt, got {got}; "
-                "correct the path, or run it where results/ is"
-            )
+        return _in_folders(shown.parent, [shown])
+    if full.is_dir() and any((full / stage).is_dir() for stage in STORED):
+        return _in_folders(shown, [shown, *(shown / stage for stage in STORED)])
+    name, store = artifact_of(full), shown.parent.parent
+    if name is not None and any(file.exists() for file in (store / name, receipt_path(store / name))):
         return store, [name], []
+    got = "another file" if path.is_file() else "a folder without them" if path.is_dir() else "nothing there"
+    raise UserError(
+        f"{path}: expected the store (results/store), a stage's folder in it, an artifact or its receipt, got {got}; "
+        "correct the path, or run it where results/ is"
+    )
+
+
+def _in_folders(store: Path, folders: list[Path]) -> tuple[Path, list[str], list[Path]]:
+    """The artifacts in some folders of a store, in the order of the chain, and other files there."""
     files = [file for folder in folders for file in files_in(folder)]
     there = {name for name in map(artifact_of, files) if name}
     others = [file for file in files if artifact_of(file) is None and not (file.name in STORED and file.parent == store)]

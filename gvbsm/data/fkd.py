@@ -71,7 +71,7 @@ class PublishedLabels:
 
     @property
     def coding(self) -> Coding:
-        """What loses nothing of the logits."""
+        """A lossless coding of the logits."""
         return Coding("float16" if self._first.logits_VK.dtype == torch.float16 else "float32")
 
     def orders(self, first: int) -> Iterator[Tensor]:

@@ -56,7 +56,7 @@ def open_image_set(reader: Reader, shards: Sequence[str] | None, data: str | Non
     assert data is not None
     train = open_split(reader, data, "train", torch.device("cpu"))
     chosen = random_choice(train.labels, random.ipc, random.seed)
-    images = _joined(train.squares(chosen.split(_READ_BATCH)), len(chosen), reader.checkpoints)
+    images = _joined(train.whole_images(chosen.split(_READ_BATCH)), len(chosen), reader.checkpoints)
     return ImageSet([images], train.labels[chosen], torch.arange(len(chosen)))
 
 

@@ -40,7 +40,7 @@ def read(source: ImageFolder, form: Form, data_root: Path) -> RawDataset:
             continue
         labelled = splits.setdefault(parts[at], {}).setdefault(parts[at + 1], [])
         if entry.read and is_image(entry.path):
-            labelled.append((str(entry.path), form.take(root, entry, data_root)))
+            labelled.append((str(entry.path), form.read_image(root, entry, data_root)))
             above.setdefault(parts[at], set()).add(str(PurePosixPath(*parts[:at])))
         elif entry.read and not entry.path.name.startswith("."):
             others.add(entry.path.suffix or entry.path.name)

@@ -49,7 +49,7 @@ def _by_class(root: Path, images: Iterable[Entry], form: Form, data_root: Path) 
     labelled: Labelled = {}
     for entry in images:
         if len(entry.path.parts) > 1:
-            labelled.setdefault(entry.path.parts[0], []).append((str(entry.path), form.take(root, entry, data_root)))
+            labelled.setdefault(entry.path.parts[0], []).append((str(entry.path), form.read_image(root, entry, data_root)))
     return labelled
 
 
@@ -64,7 +64,7 @@ def _by_truth(root: Path, images: list[Entry], truth: dict[str, str] | list[str]
     for entry, stem in zip(images, stems, strict=True):
         if stem not in truth:
             raise UserError(f"{root}/{entry.path}: expected a class in the ground truth, got none; remove the file")
-        labelled.setdefault(truth[stem], []).append((str(entry.path), form.take(root, entry, data_root)))
+        labelled.setdefault(truth[stem], []).append((str(entry.path), form.read_image(root, entry, data_root)))
     return labelled
 
 
@@ -79,7 +79,7 @@ def _truth(path: Path) -> dict[str, str] | list[str]:
     texts = {entry.path.name: entry.read() for entry in _kit(path) if entry.read and entry.path.name in (_TRUTH, _META)}
     if texts.keys() != {_TRUTH, _META}:
         raise UserError(
-            f"{path}: expected {_TRUTH} and {_META} of the development kit in one folder, got not both; put them there"
+            f"{path}: expected {_TRUTH} and {_META} of the development kit in one folder, but one is missing; put it there"
         )
     ids = _wordnet_ids(path, texts[_META])
     lines = texts[_TRUTH].decode(errors="replace").split()

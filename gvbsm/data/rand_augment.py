@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gvbsm.config.stages import ViewsOfImages
-from gvbsm.method.transfer import sent
+from gvbsm.method.transfer import send
 from gvbsm.method.views import OPERATIONS
 
 _MOST = 30  # magnitude
@@ -35,7 +35,7 @@ class RandAugment:
         bytes_VCHW = levels_VCHW.round().to(torch.uint8)
         for operation_V in operation_VR.unbind(1):
             for number in operation_V.unique().tolist():
-                which = sent((operation_V == number).nonzero().squeeze(1), bytes_VCHW.device)
+                which = send((operation_V == number).nonzero().squeeze(1), bytes_VCHW.device)
                 operate = self._operations[number // 2]
                 bytes_VCHW[which] = operate(bytes_VCHW[which].contiguous(), -1 if number % 2 else 1)
         return bytes_VCHW.float()

@@ -31,7 +31,7 @@ class Form:
     resize: int  # px of the shorter side before the centre of image_size is cut out
     storage: str  # "packed" or "files"
 
-    def take(self, root: Path, entry: Entry, data_root: Path) -> Tensor | tuple[str, int, int]:
+    def read_image(self, root: Path, entry: Entry, data_root: Path) -> Tensor | tuple[str, int, int]:
         """An image below `root`: uint8 (C,S,S), or with storage "files" its path, size and time.
 
         Raises:

@@ -13,7 +13,7 @@ from gvbsm.data.folders import count_images, difference, is_there, is_visible, s
 from gvbsm.data.listed import ListedImages, changed
 from gvbsm.data.pixels import augmentation
 from gvbsm.errors import UserError
-from gvbsm.method.transfer import sent
+from gvbsm.method.transfer import send
 from gvbsm.store.job import Reader
 from gvbsm.store.spec import Json
 
@@ -26,7 +26,7 @@ class Split(ABC):
     labels: Tensor  # int64 (N,)
 
     @abstractmethod
-    def squares(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    def whole_images(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """Whole images, uint8 (B,C,S,S), of each batch of indices."""
 
     @abstractmethod
@@ -46,15 +46,15 @@ class PackedImages(Split):
         self._augment = augmentation(augment, images.shape[-1], same_on_batch=False) if augment else None
         self._device = device
 
-    def squares(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    def whole_images(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         for index in batches:
-            yield self._images[sent(index, self._images.device)]
+            yield self._images[send(index, self._images.device)]
 
     def augmented(self, batches: Iterable[tuple[Tensor, int]], part: Callable[[int], slice] = slice) -> Iterator[Tensor]:
         assert self._augment
         for index, seed in batches:
             torch.manual_seed(seed)
-            yield self._augment(next(self.squares([index])).to(self._device).float() / 255)[part(len(index))]
+            yield self._augment(next(self.whole_images([index])).to(self._device).float() / 255)[part(len(index))]
 
 
 class FileImages(Split):
@@ -68,7 +68,7 @@ class FileImages(Split):
         self._augment = augmentation(rest, listed.image_size, same_on_batch=False) if rest else None
         self._device = device
 
-    def squares(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    def whole_images(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         yield from self._listed.load([(index, None) for index in batches], None)
 
     def augmented(self, batches: Iterable[tuple[Tensor, int]], part: Callable[[int], slice] = slice) -> Iterator[Tensor]:

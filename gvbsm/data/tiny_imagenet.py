@@ -37,7 +37,7 @@ def read(source: TinyImageNet, form: Form, data_root: Path) -> RawDataset:
         if entry.path.name in ("words.txt", "val_annotations.txt"):
             texts[entry.path.name] = entry.read().decode()
         elif is_image(entry.path) and len(parts) >= 3 and parts[-2] == "images":
-            image = form.take(path, entry, data_root)
+            image = form.read_image(path, entry, data_root)
             if "train" in parts:
                 train.append((parts[-3], entry.path.name, image))
             elif "val" in parts:

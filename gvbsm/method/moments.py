@@ -182,18 +182,18 @@ class Spread:
     def __init__(self, samples: int = 0, totals: Moments | None = None, squares: dict[str, float] | None = None) -> None:
         self.samples = samples
         self.totals: Moments = totals or {}  # of s_b
-        self.squares = squares or {}  # of || s_b ||^2
+        self.whole_images = squares or {}  # of || s_b ||^2
 
     def add(self, batch: Moments, samples: int) -> None:
         self.samples += samples
         for name, value in batch.items():
             value = value.detach().cpu().double()
             self.totals[name] = self.totals.get(name, torch.zeros_like(value)) + samples * value
-            self.squares[name] = self.squares.get(name, 0.0) + samples * float(value.square().sum())
+            self.whole_images[name] = self.whole_images.get(name, 0.0) + samples * float(value.square().sum())
 
     def state(self) -> dict[str, Any]:
         """What another one goes on from."""
-        return {"samples": self.samples, "totals": self.totals, "squares": self.squares}
+        return {"samples": self.samples, "totals": self.totals, "squares": self.whole_images}
 
     def importance(self, noise: Moments) -> dict[str, float]:
         """Of each kind ("channel", "patch"): how many such spreads the moments of noise are from the mean, those of mean and
@@ -201,7 +201,7 @@ class Spread:
         found: dict[str, list[float]] = {}
         for name, total in self.totals.items():
             mean = total / self.samples
-            spread = max(self.squares[name] / self.samples - float(mean.square().sum()), 1e-24) ** 0.5
+            spread = max(self.whole_images[name] / self.samples - float(mean.square().sum()), 1e-24) ** 0.5
             far = float(torch.linalg.vector_norm(noise[name].detach().cpu().double() - mean))
             found.setdefault(name.partition("_")[0], []).append(far / spread)
         return {kind: sum(ratios) / len(ratios) for kind, ratios in found.items()}

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gvbsm.method.draws import derive, permutation, uniform
-from gvbsm.method.transfer import sent
+from gvbsm.method.transfer import send
 
 # What a random number is for.
 _ORDER, _FLIP, _AREA, _ASPECT, _TOP, _LEFT, _PARTNER, _SHARE, _BOX, _CELL, _OPERATION = range(11)
@@ -170,11 +170,11 @@ def render(
     x = torch.empty(shape, device=device, memory_format=torch.channels_last)
     done = 0
     for some in needed.split(max(1, _AT_ONCE // (channels * size**2))):
-        crop, flip = sent(views.crop_V4[some], device), sent(views.flip_V[some], device)
+        crop, flip = send(views.crop_V4[some], device), send(views.flip_V[some], device)
         index = views.image_V[some].long()
         if isinstance(images_NCHW, Tensor):
-            index = sent(index, images_NCHW.device)
-        levels = sent(images_NCHW[index], device).float()
+            index = send(index, images_NCHW.device)
+        levels = send(images_NCHW[index], device).float()
         levels = crop_and_resize(levels, crop, flip)
         if augment and views.operation_VR is not None:
             levels = augment(levels, views.operation_VR[some])
@@ -211,12 +211,12 @@ def _mix(x_NCHW: Tensor, partner_V: Tensor, box_V4: Tensor, keep_V: Tensor) -> N
     boxes_B4, box_of_V = box_V4.unique(dim=0, return_inverse=True)  # a whole batch has the same
     for number, (top, left, bottom, right) in enumerate(boxes_B4.tolist()):
         views = ((box_of_V == number) & (keep_V < 1)).nonzero().squeeze(1)
-        own, other = sent(views, x_NCHW.device), sent(partner_V[views], x_NCHW.device)
+        own, other = send(views, x_NCHW.device), send(partner_V[views], x_NCHW.device)
         if bottom > top:
             box = (slice(None), slice(top, bottom), slice(left, right))
             changes.append(((own, *box), x_NCHW[other, *box]))
         else:
-            keep_V111 = sent(keep_V[views], x_NCHW.device).view(-1, 1, 1, 1)
+            keep_V111 = send(keep_V[views], x_NCHW.device).view(-1, 1, 1, 1)
             changes.append(((own,), keep_V111 * x_NCHW[own] + (1 - keep_V111) * x_NCHW[other]))
     for where, change in changes:
         x_NCHW[where] = change

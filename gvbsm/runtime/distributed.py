@@ -39,8 +39,8 @@ class Ranks:
         """This rank's part of `count` things: a run of neighbours, perhaps empty."""
         return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
-    def whole(self, part_PK: Tensor, count: int) -> Tensor:
-        """The rows of all ranks (B,K), of which this rank's own part carries its gradient."""
+    def gather_rows(self, part_PK: Tensor, count: int) -> Tensor:
+        """The rows of all ranks (B,K); only this rank's rows carry gradients."""
         if self.size == 1:
             return part_PK
         mine = self.part(count)

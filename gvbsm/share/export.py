@@ -187,6 +187,6 @@ def _write_archives(encoded: Iterator[tuple[int, bytes]], folder: Path) -> None:
         with tarfile.open(folder / f"train-{shard:06d}.tar", "w", format=tarfile.USTAR_FORMAT) as archive:
             for place, (label, content) in some:
                 for suffix, member in ((".cls", str(label).encode()), (".png", content)):
-                    header = tarfile.TarInfo(f"{place:09d}{suffix}")  # of nobody and no time: equal runs, equal archives
+                    header = tarfile.TarInfo(f"{place:09d}{suffix}")  # no owner or timestamp: equal runs, equal archives
                     header.size = len(member)
                     archive.addfile(header, io.BytesIO(member))

@@ -134,7 +134,7 @@ class LabelledImages(_Distilled):
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, ...]]:
         index_B = self._checked(indices, len(self))
         images = self._images
-        bytes_BCHW = next(iter(images.squares([index_B]))) if isinstance(images, Split) else images[index_B]
+        bytes_BCHW = next(iter(images.whole_images([index_B]))) if isinstance(images, Split) else images[index_B]
         return list(zip(self.pixels.from_bytes(bytes_BCHW), self.labels[index_B], strict=True))
 
 

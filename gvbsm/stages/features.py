@@ -40,7 +40,7 @@ def run(job: Job[FeaturesSpec]) -> None:
     index = torch.arange(len(distilled.labels)).split(_AT_ONCE)
     sets = {
         "distilled": (distilled.labels, (distilled[part] for part in index)),
-        "real": (train.labels[chosen], train.squares(chosen.split(_AT_ONCE))),
+        "real": (train.labels[chosen], train.whole_images(chosen.split(_AT_ONCE))),
     }
     job.images = sum(len(labels) for labels, _ in sets.values())
     progress = Progress(job.title, -(-len(distilled.labels) // _AT_ONCE) + -(-len(chosen) // _AT_ONCE))

@@ -86,7 +86,7 @@ def _choose(
     """`count` small crops (uint8) of a class, and which training images they are of."""
     parts: list[tuple[Tensor, Tensor, list[Tensor]]] = []
     batches = candidates.split(_AT_ONCE)
-    for number, squares in enumerate(train.squares(batches)):
+    for number, squares in enumerate(train.whole_images(batches)):
         seed = derive_seed(settings.seed, "crops", label, int(candidates[0]), number)
         parts.append(_best_crops(squares, seed, label, teachers, pixels, settings))
     small, loss_N = torch.cat([one for one, _, _ in parts]), torch.cat([losses for _, losses, _ in parts])

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import open_split
-from gvbsm.method.transfer import sent
+from gvbsm.method.transfer import send
 from gvbsm.pipeline.squeeze import GivenTeacherSpec, SqueezeSpec
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import job_device
@@ -46,7 +46,7 @@ def run(job: Job[SqueezeSpec | GivenTeacherSpec]) -> None:
         model = build(spec.network, spec.settings.seed, device)
         history = _train(job, spec, model, pixels, checkpoint, device)
         summary = {"loss": history[-1]["loss"], "epochs": len(history)}
-    found = accuracy(model, test.squares, test.labels, pixels.from_bytes, settings.precision)
+    found = accuracy(model, test.whole_images, test.labels, pixels.from_bytes, settings.precision)
     summary |= {"top1": found.top1, "top5": found.top5}
     job.write_tensors(model.state_dict(), {"network": spec.network.model_dump()}, summary)
     checkpoint.clear()
@@ -64,14 +64,14 @@ def _train(
         order = split_batches(torch.randperm(len(train.labels), generator=generator), settings.batch_size)
         todo = [(index, derive_seed(settings.seed, "augment", epoch, step)) for step, index in enumerate(order)][first:]
         for (index, _), unit_PCHW in zip(todo, train.augmented(todo, together.part), strict=True):
-            yield unit_PCHW, sent(train.labels[index], device)
+            yield unit_PCHW, send(train.labels[index], device)
 
     def losses(model: nn.Module, batch: Batch) -> Iterator[Tensor]:
         unit_PCHW, labels_B = batch
         x_PCHW = pixels.normalise(unit_PCHW).contiguous(memory_format=torch.channels_last)
         with autocast(device, settings.precision):
             logits_PK = model(x_PCHW)
-        yield F.cross_entropy(together.whole(logits_PK.float(), len(labels_B)), labels_B)
+        yield F.cross_entropy(together.gather_rows(logits_PK.float(), len(labels_B)), labels_B)
 
     recipe = Recipe.from_settings(settings, settings.seed, settings.keep_epoch)
     history = fit(model, recipe, batches, losses, checkpoint, job.title)

@@ -16,7 +16,7 @@ def lock_file(key: str, checkpoints: Path = CHECKPOINTS) -> Path:
 
 
 def is_held(file: Path) -> bool:
-    """Whether a process holds a lock; one that may not be tried counts as held. Nothing is written, nor need it be possible."""
+    """Whether a process holds a lock; one that may not be tried counts as held. Works on read-only folders."""
     try:
         opened = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -145,53 +145,91 @@ def fit(
         Interrupted: after a signal, the state saved.
         UserError: if the loss of an epoch is not finite.
     """
-    device, together = next(model.parameters()).device, ranks()
-    model = synchronised(model, device)
-    optimizer = make_optimizer(model, recipe)
-    averaged = MovingAverage(model, recipe.ema) if recipe.ema else None
-    trained = Replayed(model) if device.type == "cuda" and together.size == 1 else model
-    state = to_device(checkpoint.load(), device) or {"epoch": 0, "step": 0, "history": []}
-    if "model" in state:
-        model.load_state_dict(state["model"])
-        _restore(optimizer, state["optimizer"])
-        if averaged:
-            averaged.restore(state["averaged"])
-    history: list[dict[str, Any]] = state["history"]
-    total = torch.as_tensor(state.get("loss", 0.0), dtype=torch.float32, device=device)
-    epochs, first_step = recipe.stop_after or recipe.epochs, state["step"]
+    return _Training(model, recipe, losses, checkpoint, title).run(batches, after_epoch)
 
-    def saved(epoch: int, step: int) -> dict[str, Any]:
-        moving = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "loss": total}
-        if averaged:
-            moving["averaged"] = averaged.state()
-        return {"epoch": epoch, "step": step, "history": history, **moving}
 
-    progress = Progress(title, epochs, state["epoch"])
-    for epoch in range(state["epoch"], epochs):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, epoch)
-        trained.train()
+class _Training(Generic[Batch]):
+    """A training that a checkpoint can be made of after any step."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        losses: Callable[[nn.Module, Batch], Iterable[Tensor]],
+        checkpoint: Checkpoint,
+        title: str,
+    ) -> None:
+        self._recipe, self._losses, self._checkpoint, self._title = recipe, losses, checkpoint, title
+        device = next(model.parameters()).device
+        self._ranks = ranks()
+        self._model = synchronised(model, device)
+        self._optimizer = make_optimizer(self._model, recipe)
+        self._averaged = MovingAverage(self._model, recipe.ema) if recipe.ema else None
+        is_replayed = device.type == "cuda" and self._ranks.size == 1
+        self._forward: nn.Module = Replayed(self._model) if is_replayed else self._model
+        state = to_device(checkpoint.load(), device) or {"epoch": 0, "step": 0, "history": []}
+        if "model" in state:
+            self._restore(state)
+        self._history: list[dict[str, Any]] = state["history"]
+        self._loss = torch.as_tensor(state.get("loss", 0.0), dtype=torch.float32, device=device)  # summed over an epoch
+        self._begin = state["epoch"], state["step"]
+
+    def run(
+        self,
+        batches: Callable[[int, int], Iterable[Batch]],
+        after_epoch: Callable[[nn.Module, int], dict[str, Any]],
+    ) -> list[dict[str, Any]]:
+        """Train from where the checkpoint stands to the end; one row per epoch."""
+        first_epoch, first_step = self._begin
+        epochs = self._recipe.stop_after or self._recipe.epochs
+        progress = Progress(self._title, epochs, first_epoch)
+        for epoch in range(first_epoch, epochs):
+            row = {"epoch": epoch + 1, "loss": self._train_epoch(epoch, first_step, batches(epoch, first_step))}
+            measured = self._averaged.module().eval() if self._averaged else self._model
+            self._history.append(row | after_epoch(measured, epoch))
+            self._loss, first_step = torch.zeros_like(self._loss), 0
+            progress.step(**{name: value for name, value in self._history[-1].items() if isinstance(value, float)})
+        if first_epoch < epochs:
+            self._checkpoint.save(self._state(epochs, 0))  # an artifact may hold several trainings: this one is not done again
+        return self._history
+
+    def _train_epoch(self, epoch: int, first_step: int, batches: Iterable[Batch]) -> float:
+        """The mean loss of an epoch's steps."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(self._recipe, epoch)
+        self._forward.train()
         steps = first_step
-        for steps, batch in enumerate(batches(epoch, first_step), first_step + 1):
-            # Rank 0 draws what a single process would; the others' dropout is theirs.
-            torch.manual_seed(derive_seed(recipe.seed, "step", epoch, steps - 1, *([together.rank] if together.rank else [])))
-            optimizer.zero_grad(set_to_none=True)
-            for loss in losses(trained, batch):
-                loss.backward()  # type: ignore[no-untyped-call]
-                total = total + loss.detach()
-            together.add([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
-            optimizer.step()
-            if averaged:
-                averaged.update()
-            checkpoint.tick(lambda epoch=epoch, steps=steps: saved(epoch, steps))  # type: ignore[misc]
-        trained.eval()
-        mean_loss = total.item() / steps
-        if not math.isfinite(mean_loss):
-            raise UserError(f"{title}: epoch {epoch + 1}: expected a finite loss, got {mean_loss}; lower lr ({recipe.lr})")
-        measured = averaged.module().eval() if averaged else model
-        history.append({"epoch": epoch + 1, "loss": mean_loss, **after_epoch(measured, epoch)})
-        total, first_step = torch.zeros_like(total), 0
-        progress.step(**{name: value for name, value in history[-1].items() if isinstance(value, float)})
-    if state["epoch"] < epochs:
-        checkpoint.save(saved(epochs, 0))  # an artifact may hold several trainings: this one is not done again
-    return history
+        for steps, batch in enumerate(batches, first_step + 1):
+            self._step(batch, epoch, steps - 1)
+            self._checkpoint.tick(lambda steps=steps: self._state(epoch, steps))  # type: ignore[misc]
+        self._forward.eval()
+        mean = self._loss.item() / steps
+        if not math.isfinite(mean):
+            remedy = f"lower lr ({self._recipe.lr})"
+            raise UserError(f"{self._title}: epoch {epoch + 1}: expected a finite loss, got {mean}; {remedy}")
+        return mean
+
+    def _step(self, batch: Batch, epoch: int, number: int) -> None:
+        rank = self._ranks.rank
+        # Rank 0 draws what a single process would; the others' dropout is theirs.
+        torch.manual_seed(derive_seed(self._recipe.seed, "step", epoch, number, *([rank] if rank else [])))
+        self._optimizer.zero_grad(set_to_none=True)
+        for loss in self._losses(self._forward, batch):
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._loss = self._loss + loss.detach()
+        gradients = [parameter.grad for parameter in self._model.parameters() if parameter.grad is not None]
+        self._ranks.add(gradients)
+        self._optimizer.step()
+        if self._averaged:
+            self._averaged.update()
+
+    def _state(self, epoch: int, step: int) -> dict[str, Any]:
+        state = {"epoch": epoch, "step": step, "history": self._history, "loss": self._loss}
+        state |= {"model": self._model.state_dict(), "optimizer": self._optimizer.state_dict()}
+        return state | ({"averaged": self._averaged.state()} if self._averaged else {})
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self._model.load_state_dict(state["model"])
+        _restore(self._optimizer, state["optimizer"])
+        if self._averaged:
+            self._averaged.restore(state["averaged"])

@@ -58,7 +58,7 @@ def logits_of(teachers: Sequence[nn.Module], x_BCHW: Tensor, precision: str) -> 
 
 
 def features_of(model: nn.Module, x_BCHW: Tensor, precision: str) -> tuple[Tensor, Tensor]:
-    """Logits (B,K) of a batch and what the head makes them of, the input of the last linear layer (B,F); float32."""
+    """Logits (B,K) of a batch and penultimate features (B,F), the input of the last linear layer; float32."""
     seen: list[Tensor] = []
     head = [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]
     hooks = [module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) for module in head]

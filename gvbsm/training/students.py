@@ -17,7 +17,7 @@ from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import open_split
 from gvbsm.method.losses import hard_loss, soft_loss
 from gvbsm.method.soft_labels import mean_logits, teachers_see_mixed
-from gvbsm.method.transfer import sent
+from gvbsm.method.transfer import send
 from gvbsm.method.views import Images, grouped, mixed_hard_labels, render
 from gvbsm.pipeline.evaluate import StudentSpec
 from gvbsm.runtime.checkpoints import Checkpoint
@@ -74,7 +74,7 @@ class Students:
 
     def test(self, model: nn.Module) -> Accuracy:
         """Accuracy of a student on the test images."""
-        squares, precision = self._test.squares, self._settings.precision
+        squares, precision = self._test.whole_images, self._settings.precision
         return accuracy(model, squares, self._test.labels, self._pixels.from_bytes, precision)
 
     def _batches(self, epoch: int, first: int) -> Iterator[Batch]:
@@ -94,7 +94,7 @@ class Students:
         settings = self._settings
         with autocast(self._device, settings.precision):
             logits_PK = model(part.x_PCHW)
-        logits_VK = ranks().whole(logits_PK.float(), len(part.hard_VK))
+        logits_VK = ranks().gather_rows(logits_PK.float(), len(part.hard_VK))
         hard = hard_loss(logits_VK, part.hard_VK)
         if part.soft_VK is None or not isinstance(settings, Training):
             return hard
@@ -132,14 +132,14 @@ class _Parts:
         x_PCHW = self._view(epoch, torch.cat(mine))
         x_parts = x_PCHW.split([len(part) for part in mine])
         mixed = settings.hard_label == "mixed"
-        hard_VK = sent(mixed_hard_labels(self.hard_labels, epoch.views, positions, classes, mixed), x_PCHW.device)
+        hard_VK = send(mixed_hard_labels(self.hard_labels, epoch.views, positions, classes, mixed), x_PCHW.device)
         soft_parts: Sequence[Tensor | None] = [None] * len(parts)
         if self.teachers:
             soft_parts = self._taught(epoch, mine, counts, x_PCHW)
         elif epoch.coded is not None:
             # Logits that were not kept: the squared error needs their mean, probabilities their mass.
             rest = "mean" if settings.loss == "mse" else "mass"
-            soft_parts = sent(epoch.logits(positions, classes, rest), x_PCHW.device).split(counts)
+            soft_parts = send(epoch.logits(positions, classes, rest), x_PCHW.device).split(counts)
         return map(Part, x_parts, hard_VK.split(counts), soft_parts)
 
     def _view(self, epoch: Epoch, positions: Tensor, mixed: bool = True) -> Tensor:
@@ -155,6 +155,6 @@ class _Parts:
         logits_TPK = logits_of(self.teachers, x_PCHW, how.precision)
         found = []
         for count, part_TPK in zip(counts, logits_TPK.split([len(part) for part in mine], 1), strict=True):
-            logits_TVK = torch.stack([ranks().whole(one_PK, count) for one_PK in part_TPK])
+            logits_TVK = torch.stack([ranks().gather_rows(one_PK, count) for one_PK in part_TPK])
             found.append(mean_logits(logits_TVK, how.rescale_logits))
         return found

@@ -57,7 +57,7 @@ def prepared(root: Path, storage: str, workers: int = 0) -> Callable[..., Split]
 
 
 def everything(split: Split) -> torch.Tensor:
-    return torch.cat(list(split.squares(torch.arange(len(split.labels)).split(500))))
+    return torch.cat(list(split.whole_images(torch.arange(len(split.labels)).split(500))))
 
 
 def opener(root: Path, storage: str, workers: int = 0) -> Callable[..., Split]:
@@ -71,7 +71,7 @@ def test_files_are_what_is_packed(split, mine):
     assert torch.equal(packed.labels, files.labels)
     assert torch.equal(everything(packed), everything(files))
     index = torch.tensor([3, 0])
-    assert torch.equal(next(packed.squares([index])), next(files.squares([index])))
+    assert torch.equal(next(packed.whole_images([index])), next(files.whole_images([index])))
 
 
 def test_neither_workers_nor_batches_before_change_a_crop(mine):

@@ -59,7 +59,7 @@ def test_parts_cover_a_batch():
 
 def test_alone_nothing_changes():
     x = torch.randn(3, 2, requires_grad=True)
-    assert Ranks().whole(x, 3) is x
+    assert Ranks().gather_rows(x, 3) is x
     assert Ranks().any(True, False) == [True, False]
     Ranks().add([x])
 
@@ -69,7 +69,7 @@ import sys
 import torch
 from torch.nn import functional as F
 from gvbsm.backbones.build import build
-from gvbsm.runtime.distributed import ranks, synchronised, together
+from gvbsm.runtime.distributed import process_group, ranks, synchronised
 
 def step(batch):
     torch.manual_seed(0)
@@ -77,13 +77,13 @@ def step(batch):
     x, labels = torch.randn(batch, 3, 8, 8).double(), torch.arange(batch) % 10
     all_ranks = ranks()
     model = synchronised(model, x.device)
-    logits = all_ranks.whole(model(x[all_ranks.part(batch)]), batch)
+    logits = all_ranks.gather_rows(model(x[all_ranks.part(batch)]), batch)
     F.cross_entropy(logits, labels).backward()
     all_ranks.add([parameter.grad for parameter in model.parameters()])
     return {"logits": logits.detach(), **dict(model.named_buffers()), **{n: p.grad for n, p in model.named_parameters()}}
 
 if __name__ == "__main__":
-    with together(1):
+    with process_group(1):
         found = [step(batch) for batch in (8, 7, 2)]
     if ranks().rank == 0:
         torch.save(found, sys.argv[1])
