@@ -90,7 +90,7 @@ class Overview:
         return lines + [_job_line(job) for job in jobs if job.state in ("running", "stopped")]
 
     def _left(self, planned: list[Artifact], jobs: list[_Job]) -> str:
-        """What is left, as text: a job to do takes as long as those of its stage have taken here, at the current concurrency."""
+        """What is left, as text: a job takes as long as others of its stage have, at the current concurrency."""
         took: dict[str, list[float]] = {}
         left, unknown = 0.0, False
         for artifact, job in zip(planned, jobs, strict=True):

@@ -128,7 +128,7 @@ def extra_image(root: Path) -> None:
     [
         (lambda root: None, None, r"flat: expected a folder per class, got 6 images without one; set source.ground_truth"),
         (wrong_kit, "kit", r"meta\.mat: damaged \(.*\); fetch the development kit again"),
-        (half_a_kit, "kit", r"expected ILSVRC2012_validation_ground_truth\.txt and meta\.mat .*got not both"),
+        (half_a_kit, "kit", r"expected ILSVRC2012_validation_ground_truth\.txt and meta\.mat .*but one is missing"),
         (too_few, "kit", r"flat: expected 6 images, as the ground truth has, got 5; complete them"),
         (unknown_number, "kit", r"expected numbers that meta\.mat knows, got '4'"),
         (another_table, "kit.csv", r"expected the columns ImageId and PredictionString"),
