@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Undefined
 from markupsafe import Markup
 
 
@@ -56,9 +56,14 @@ def _code(name: str) -> Markup:
     return Markup(f"`{name}`")
 
 
+def _defined(value: Any) -> Any:
+    """The value, or the error of a name that has none: `repr` and YAML's dumper do not raise it."""
+    return str(value) if isinstance(value, Undefined) else value
+
+
 def _literal(value: Any) -> Markup:
     """A value as Python reads it, for a block of code: in one line, so that it does not end the block."""
-    return Markup(repr(value))
+    return Markup(repr(_defined(value)))
 
 
 def _arguments(values: dict[str, Any]) -> Markup:
@@ -69,7 +74,7 @@ def _arguments(values: dict[str, Any]) -> Markup:
 
 def _yaml(value: Any) -> Markup:
     """Lines of YAML."""
-    return Markup(yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=10**6))
+    return Markup(yaml.dump(_defined(value), Dumper=_Dumper, sort_keys=False, width=10**6))
 
 
 class _Dumper(yaml.SafeDumper):
