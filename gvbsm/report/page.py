@@ -1,28 +1,18 @@
-"""The page: one file, with no script in it and nothing to fetch."""
+"""The page: one file, with no script in it and nothing to fetch. Its text and its HTML are in the templates beside this."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from gvbsm.pictures.names import run_title
-from gvbsm.report.background import cost_section, provenance_section, settings_section
-from gvbsm.report.markup import Markup, lines, tag
-from gvbsm.report.results import accuracies_section, classes_section, facts, pictures_section
-from gvbsm.report.style import STYLE
-from gvbsm.store.files import write_text
-from gvbsm.store.run import read_published
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-_SECTIONS = {
-    "accuracies": "Accuracies",
-    "pictures": "Pictures",
-    "classes": "By class",
-    "settings": "Settings",
-    "cost": "Cost",
-    "provenance": "Provenance",
-}
-_METHOD = "https://arxiv.org/abs/2311.17950"
-# A browser is told to fetch nothing and to run nothing, whatever stands below.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+from gvbsm.format import readable_bytes, readable_seconds, readable_seeds, readable_spread
+from gvbsm.pictures.names import run_title
+from gvbsm.report.background import read_cost, read_provenance, read_settings
+from gvbsm.report.results import read_accuracies, read_classes, read_facts, read_pictures
+from gvbsm.store.files import write_text
+from gvbsm.store.run import Published, Spread, read_published
 
 
 def report(run: Path, out: Path | None = None) -> str:
@@ -34,44 +24,69 @@ def report(run: Path, out: Path | None = None) -> str:
         UserError: if the run is not published, or a file is not what publish writes.
     """
     published = read_published(run)
-    accuracies = published.accuracies
-    title = run_title(accuracies["dataset"], accuracies["ipc"], accuracies["recipe"])
-    links = lines(tag("li", tag("a", shown, href=f"#{name}")) for name, shown in _SECTIONS.items())
-    about = tag(
-        "p",
-        "A data set condensed to a few images per class with gvbsm, and what students reach that are trained on these alone, "
-        "beside the same students on random real images. The method is G-VBSM, ",
-        tag("a", "arXiv 2311.17950", href=_METHOD),
-        ".",
-    )
-    body = [
-        tag("header", tag("h1", title), about, facts(published), tag("nav", tag("ul", links), aria_label="Contents")),
-        tag(
-            "main",
-            lines(
-                [
-                    accuracies_section(published),
-                    pictures_section(published),
-                    classes_section(published),
-                    settings_section(published),
-                    cost_section(published),
-                    provenance_section(published),
-                ]
-            ),
-        ),
-    ]
     file = out or published.folder / "report.html"
-    write_text(file, "<!doctype html>\n" + tag("html", _head(title), Markup("\n"), tag("body", lines(body)), lang="en") + "\n")
+    write_text(file, page(published))
     return f"{file}\n"
 
 
-def _head(title: str) -> Markup:
-    return tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("link", rel="icon", href="data:,"),  # or a browser asks the server for one
-        tag("title", title),
-        tag("style", Markup(STYLE)),
+def page(published: Published) -> str:
+    """The HTML of a run.
+
+    Raises:
+        UserError: if classes.csv is not what publish writes.
+    """
+    accuracies = published.accuracies
+    return (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            title=run_title(accuracies["dataset"], accuracies["ipc"], accuracies["recipe"]),
+            facts=read_facts(published),
+            accuracies=read_accuracies(published),
+            pictures=read_pictures(published),
+            classes=read_classes(published),
+            settings=read_settings(published),
+            cost=read_cost(published),
+            provenance=read_provenance(published),
+        )
     )
+
+
+def environment() -> Environment:
+    """What renders the page's templates: every value is escaped, and a name that has no value is an error."""
+    made = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    made.filters |= {
+        "count": _count,
+        "decimals": _decimals,
+        "name_parts": _name_parts,
+        "readable_bytes": readable_bytes,
+        "readable_seconds": readable_seconds,
+        "readable_seeds": readable_seeds,
+        "spread": _spread,
+    }
+    return made
+
+
+def _count(number: float) -> str:
+    """A whole number, in groups of three digits."""
+    return f"{number:,.0f}"
+
+
+def _decimals(percent: float) -> str:
+    return f"{percent:.2f}"
+
+
+def _name_parts(name: str) -> list[str]:
+    """A dotted name or a path, cut after each of its marks."""
+    return re.split(r"(?<=[._/])", name)
+
+
+def _spread(accuracy: Spread) -> str:
+    return readable_spread(accuracy["mean"], accuracy["std"])

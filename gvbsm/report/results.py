@@ -1,120 +1,167 @@
-"""The parts of the page that say what a run came to: accuracies, pictures, accuracies by class."""
+"""What a run came to, as the page shows it: accuracies, pictures, accuracies by class."""
 
 from __future__ import annotations
 
+import base64
 import csv
+from dataclasses import dataclass
+from pathlib import Path
 
 from gvbsm.errors import UserError
-from gvbsm.format import readable_bytes, readable_seconds, readable_seeds, readable_spread
 from gvbsm.pictures.names import KINDS, kind_name
-from gvbsm.report.markup import Content, Markup, folded, joined, lines, picture, section, table, tag, terms
-from gvbsm.store.run import Published, SoftLabels, Spread, further_pictures
+from gvbsm.store.run import Picture, Published, Spread, further_pictures
 
-_PICTURES = {
-    "curves": (
-        "Curves",
-        "Training, by epoch: test accuracy and training loss of every student, on distilled images and on baselines.",
-    ),
-    "evolution": ("From start to end", "The first image of each class at several points of its optimisation."),
-    "features": ("Features", "Distilled and real images in the features of a teacher and of a student (t-SNE)."),
-    "classes": (
-        "Classes",
-        "How sure the teachers are of each class's images, and how much these differ: distilled and random real.",
-    ),
-}
-_FOLDED = 40  # classes from which on their table is folded
-_NAMED = 20  # classes that images.png shows at most
+_TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
 
 
-def facts(published: Published) -> Markup:
+@dataclass(frozen=True)
+class Facts:
     """What a reader wants to know first."""
+
+    images: int  # distilled
+    label_bytes: int  # 0 if soft labels are made online
+    teachers: int
+    seconds: float  # over all jobs
+    jobs: int
+
+
+def read_facts(published: Published) -> Facts:
+    """The facts at the head of the page."""
     accuracies, cost = published.accuracies, published.accuracies["cost"].values()
-    stored = accuracies["soft_labels"]["bytes"]
-    seconds, jobs = sum(stage["seconds"] for stage in cost), sum(stage["jobs"] for stage in cost)
-    return terms(
-        [
-            ("Distilled images", f"{accuracies['images']:,}"),
-            ("Soft labels", readable_bytes(stored) if stored else "none stored"),
-            ("Teachers", len(accuracies["teachers"])),
-            ("Computing", f"{readable_seconds(seconds)} in {jobs} jobs"),
-        ],
-        "facts",
+    return Facts(
+        images=accuracies["images"],
+        label_bytes=accuracies["soft_labels"]["bytes"],
+        teachers=len(accuracies["teachers"]),
+        seconds=sum(stage["seconds"] for stage in cost),
+        jobs=sum(stage["jobs"] for stage in cost),
     )
 
 
-def accuracies_section(published: Published) -> Markup:
-    """Every student on every set of images, then the teachers."""
-    accuracies, by_kind = published.accuracies, published.by_kind
-    groups: dict[str, list[list[Content]]] = {}
-    for student in by_kind["distilled"]:
-        first = by_kind["distilled"][student]["top1"]["mean"]
-        for kind in [kind for kind in KINDS if student in by_kind.get(kind, {})]:
-            found = by_kind[kind][student]
-            averaged = f", average of its weights ({found['ema']:g})" if found.get("ema") else ""
-            margin = None if kind == "distilled" else f"{first - found['top1']['mean']:+.2f}"
-            top1 = _spread(found["top1"])
-            shown = tag("strong", top1) if kind == "distilled" else top1
-            others = [_spread(found[name]) if name in found else None for name in ("top5", "best_top1")]
-            each = ", ".join(f"{one:.2f}" for one in found["top1"]["runs"])
-            row: list[Content] = [kind_name(kind), shown, margin, *others, each]
-            groups.setdefault(f"{student}{averaged}", []).append(row)
-    seeds = max(len(one["top1"]["runs"]) for one in by_kind["distilled"].values())
-    caption = (
-        f"Accuracy on the test images, %: {readable_seeds(seeds)} of the student, after the last epoch. "
-        "The margin is how much more the same student reaches with the distilled images and soft labels, in points."
+@dataclass(frozen=True)
+class AccuracyRow:
+    """What a student reached on one set of training images."""
+
+    trained_on: str
+    margin: float | None  # points by which distilled images are better; None of these themselves
+    top1: Spread
+    top5: Spread | None
+    best_top1: Spread | None
+
+
+@dataclass(frozen=True)
+class StudentAccuracies:
+    """A student's rows."""
+
+    name: str
+    ema: float | None  # decay of the average of its weights, if that was tested
+    rows: tuple[AccuracyRow, ...]
+
+
+@dataclass(frozen=True)
+class AccuracyTables:
+    """Every student on every set of images, the teachers, and the soft labels."""
+
+    seeds: int
+    students: tuple[StudentAccuracies, ...]
+    is_best_first: bool  # in table.csv
+    teachers: tuple[tuple[str, float], ...]
+    label_bytes: int  # 0 if soft labels are made online
+    teacher_top1_on_views: float | None
+
+
+def read_accuracies(published: Published) -> AccuracyTables:
+    """Accuracies as acc.json has them, by student."""
+    accuracies, distilled = published.accuracies, published.by_kind["distilled"]
+    labels = accuracies["soft_labels"]
+    return AccuracyTables(
+        seeds=max(len(result["top1"]["runs"]) for result in distilled.values()),
+        students=tuple(group for student in distilled for group in _student(published, student)),
+        is_best_first=accuracies["provenance"]["spec"].get("headline") == "best",
+        teachers=tuple((name, teacher["top1"]) for name, teacher in accuracies["teachers"].items()),
+        label_bytes=labels["bytes"],
+        teacher_top1_on_views=labels.get("teacher_top1_on_views"),
     )
-    head = ["trained on", "top-1", "margin", "top-5", "best tested epoch", "each seed"]
-    parts: list[Content] = [table(caption, head, groups, numbers=range(1, 6))]
-    if published.accuracies["provenance"]["spec"].get("headline") == "best":
-        parts.append(tag("p", "In table.csv the best tested epoch stands first, as the row asks for (evaluate.headline)."))
-    teachers = [(name, f"{one['top1']:.2f}") for name, one in accuracies["teachers"].items()]
-    parts.append(
-        table("Teachers: top-1 on the same test images, %.", ["teacher", "top-1"], {"": teachers}, numbers=(1,), kind="narrow")
-    )
-    return section("accuracies", "Accuracies", *parts, tag("p", _labels(accuracies["soft_labels"])))
 
 
-def _spread(found: Spread) -> str:
-    return readable_spread(found["mean"], found["std"])
+def _student(published: Published, student: str) -> list[StudentAccuracies]:
+    """A student's rows; those with an average of its weights are apart from those without."""
+    by_kind = published.by_kind
+    best = by_kind["distilled"][student]["top1"]["mean"]
+    groups: dict[float | None, list[AccuracyRow]] = {}
+    for kind in [kind for kind in KINDS if student in by_kind.get(kind, {})]:
+        result = by_kind[kind][student]
+        margin = None if kind == "distilled" else best - result["top1"]["mean"]
+        row = AccuracyRow(kind_name(kind), margin, result["top1"], result.get("top5"), result.get("best_top1"))
+        groups.setdefault(result.get("ema") or None, []).append(row)
+    return [StudentAccuracies(student, ema, tuple(rows)) for ema, rows in groups.items()]
 
 
-def _labels(labels: SoftLabels) -> str:
-    right = labels.get("teacher_top1_on_views")
-    judged = "" if right is None else f" On the views that they label, the teachers are right in {right:.1f} %."
-    if not labels["bytes"]:
-        return f"No soft labels are stored: the teachers ran beside the students.{judged}"
-    return f"The stored soft labels take {readable_bytes(labels['bytes'])} ({labels['bytes']:,} bytes).{judged}"
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures that are there, each as an address that holds the whole file."""
+
+    grid: str | None  # images.png
+    classes: tuple[str, ...]  # names of its rows
+    further: tuple[tuple[Picture, str], ...]
 
 
-def pictures_section(published: Published) -> Markup:
-    """The distilled images, and the further pictures that are there."""
-    parts: list[Markup] = []
+def read_pictures(published: Published) -> Pictures:
+    """The distilled images, and the smaller file of every further picture.
+
+    Raises:
+        UserError: if classes.csv is not what publish writes.
+    """
     grid = published.folder / "images.png"
-    if grid.is_file():
-        names = [row["name"] for row in _classes(published)]
-        rows = f"one row per class: {', '.join(names[:_NAMED])}" if names else "one row per class"
-        said = f"Distilled images, {rows}{', and so on' if len(names) > _NAMED else ''}."
-        parts.append(picture(grid, said, said))
-    for name, files in further_pictures(published.folder).items():
-        title, about = _PICTURES[name]
-        smallest = min(files, key=lambda file: file.stat().st_size)
-        parts += [tag("h3", title), picture(smallest, f"{title}: {about}", about)]
-    return section("pictures", "Pictures", lines(parts) if parts else tag("p", "None: images.png is not beside acc.json."))
+    smallest = {
+        name: min(files, key=lambda file: file.stat().st_size) for name, files in further_pictures(published.folder).items()
+    }
+    return Pictures(
+        grid=_address(grid) if grid.is_file() else None,
+        classes=tuple(row["name"] for row in _class_rows(published)),
+        further=tuple((name, _address(file)) for name, file in smallest.items()),
+    )
 
 
-def classes_section(published: Published) -> Markup:
+def _address(file: Path) -> str:
+    return f"data:{_TYPES[file.suffix]};base64,{base64.b64encode(file.read_bytes()).decode()}"
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """A class and its top-1 accuracies, one for each column."""
+
+    name: str
+    identity: str | None  # what identifies the class, if that is not its name or its label
+    accuracies: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class ClassTable:
     """Top-1 of every class, of each student on each set of images."""
-    rows = _classes(published)
-    if not rows:
-        return section("classes", "By class", tag("p", "classes.csv is not beside acc.json, or is empty."))
-    columns = sorted((name for name in rows[0] if name not in ("label", "class", "name")), key=_order)
-    shown = [[_class_name(row), *(f"{float(row[column]):.1f}" if row[column] else None for column in columns)] for row in rows]
-    head = ["class", *(_column(name) for name in columns)]
-    made = table("Top-1 accuracy by class, %: mean over the seeds.", head, {"": shown}, numbers=range(1, len(head)))
-    return section("classes", "By class", folded(f"All {len(rows)} classes", made) if len(rows) > _FOLDED else made)
+
+    columns: tuple[str, ...]
+    rows: tuple[ClassRow, ...]
 
 
-def _classes(published: Published) -> list[dict[str, str]]:
+def read_classes(published: Published) -> ClassTable:
+    """The table of classes.csv; one without rows if the file is not there.
+
+    Raises:
+        UserError: if the file is not what publish writes.
+    """
+    rows = _class_rows(published)
+    names = rows[0].keys() - {"label", "class", "name"} if rows else set()
+    columns = sorted(names, key=_order)
+    return ClassTable(tuple(map(_column, columns)), tuple(_class_row(row, columns) for row in rows))
+
+
+def _class_row(row: dict[str, str], columns: list[str]) -> ClassRow:
+    identity = None if row["class"] in (row["name"], row["label"]) else row["class"]
+    accuracies = tuple(float(row[column]) if row[column] else None for column in columns)
+    return ClassRow(row["name"], identity, accuracies)
+
+
+def _class_rows(published: Published) -> list[dict[str, str]]:
     """The rows of classes.csv; none if it is not there."""
     file = published.folder / "classes.csv"
     try:
@@ -129,15 +176,10 @@ def _classes(published: Published) -> list[dict[str, str]]:
     return rows
 
 
-def _class_name(row: dict[str, str]) -> Markup:
-    """Its name, and what identifies it where that is something else."""
-    return joined(row["name"], None if row["class"] in (row["name"], row["label"]) else tag("small", f" {row['class']}"))
-
-
-def _order(column: str) -> tuple[str, int]:
+def _order(column: str) -> tuple[str, int, str]:
     """Students one after the other, each with its sets of images in the order of the other tables."""
     student, _, kind = column.rpartition(" ")
-    return student, list(KINDS).index(kind) if kind in KINDS else len(KINDS)
+    return student, list(KINDS).index(kind) if kind in KINDS else len(KINDS), column
 
 
 def _column(name: str) -> str:

@@ -22,9 +22,10 @@ from gvbsm import cli
 from gvbsm.backbones.build import build
 from gvbsm.errors import UserError
 from gvbsm.share import export
-from gvbsm.share.card import _training_code
+from gvbsm.share.card import training_program
 from gvbsm.share.folder import FORMS, list_classes, unique_names
 from gvbsm.share.licences import source_of
+from gvbsm.share.markdown import environment
 from gvbsm.stages import publish
 from gvbsm.store.files import file_hash
 from gvbsm.store.job import Job
@@ -189,7 +190,8 @@ def test_the_card_steps_as_evaluate_does(name, decay):
     momentum = 0.9 if name == "sgd" else None
     settings = {"optimizer": name, "lr": 0.5, "weight_decay": decay, "momentum": momentum, "schedule": "constant", "epochs": 2}
     network = {"name": "convnet", "classes": 10, "image_size": 8, "channels": 1, "options": {"width": 4}}
-    code = _training_code({"network": network, "settings": settings | {"loss": "mse", "hard_weight": 0.1}})
+    program = training_program({"network": network, "settings": settings | {"loss": "mse", "hard_weight": 0.1}})
+    code = environment().get_template("training.py.j2").render(program=program)
     student = build("convnet", classes=10, image_size=8, channels=1, width=4)
     text = code.partition("optimizer = ")[2].partition("\nschedule = ")[0]
     found = eval(text, {"torch": torch, "student": student})
