@@ -15,9 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+# Before torch is imported: tests run beside each other, one on each core, and so do the processes that they start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 
 from gvbsm.pipeline.graph import plan
 from gvbsm.pipeline.registry import STAGES
@@ -55,6 +59,51 @@ TINY: dict[str, Any] = {
     },
 }
 
+# Nightly groups whose tests want a machine's one cluster or browser, or watch processes by the clock: one after another.
+ALONE = ("slurm", "browser", "processes")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addini("nightly_groups", "what takes long and guards what rarely changes: NAME: what", type="linelist")
+    parser.addoption("--nightly-group", metavar="NAME", help="run the nightly tests of one group, or of all, and no others")
+
+
+def nightly_groups(config: pytest.Config) -> list[str]:
+    return [line.partition(":")[0] for line in config.getini("nightly_groups")]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    group, groups = config.getoption("--nightly-group"), nightly_groups(config)
+    if group is not None:
+        if group not in ("all", *groups):
+            raise pytest.UsageError(f"--nightly-group: expected all or one of {', '.join(groups)}, got {group!r}")
+        config.option.markexpr = "nightly"
+
+
+@pytest.hookimpl(tryfirst=True)  # while the nightly tests are still among the others
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    wanted, groups = config.getoption("--nightly-group"), nightly_groups(config)
+    others = []
+    for item in items:
+        if (marker := item.get_closest_marker("nightly")) is not None:
+            if len(marker.args) != 1 or marker.args[0] not in groups:
+                raise pytest.UsageError(f"{item.nodeid}: expected nightly with one of {', '.join(groups)}, got {marker.args}")
+            (group,) = marker.args
+            if group in ALONE:
+                item.add_marker(pytest.mark.xdist_group(group))
+            if wanted not in (None, "all", group):
+                others.append(item)
+    if others:
+        items[:] = [item for item in items if item not in others]
+        config.hook.pytest_deselected(items=others)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A process per core, or none beside the first where files are named: each takes seconds to start."""
+    named = [argument for argument in config.args if ".py" in argument]
+    return 0 if named else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
 
 @pytest.fixture(autouse=True)
 def one_thread():
@@ -79,15 +128,39 @@ def write_workspace(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(shared_folder: Callable[..., Path]) -> Path:
     """A clone of the project in which `snakemake --cores 2` has published tiny's IPC 4."""
-    folder = tmp_path_factory.mktemp("made")
-    for part in ("gvbsm", "workflow"):
-        shutil.copytree(PACKAGE.parent / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-    write_workspace(folder)
-    done = snakemake(folder, "--cores", "2")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
+
+    def make_it(folder: Path) -> None:
+        for part in ("gvbsm", "workflow"):
+            shutil.copytree(PACKAGE.parent / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        write_workspace(folder)
+        done = snakemake(folder, "--cores", "2")
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return shared_folder("made", make_it)
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A folder that is made once, by the first process of the run that asks for it; nobody changes it afterwards."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # of the whole run, else of this process
+
+    def once(name: str, make_it: Callable[[Path], None]) -> Path:
+        folder, failed = root / name, root / f"{name}.failed"
+        with FileLock(root / f"{name}.lock"):
+            if failed.exists():
+                pytest.fail(f"{name} could not be made, as its first test says")
+            if not folder.exists():
+                failed.touch()  # unless what follows comes to its end
+                folder.mkdir()
+                make_it(folder)
+                failed.unlink()
+        return folder
+
+    return once
 
 
 def snakemake(folder: Path, *arguments: str, target: str = TARGET) -> subprocess.CompletedProcess[str]:

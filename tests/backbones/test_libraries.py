@@ -77,7 +77,7 @@ def test_labels_of_results():
     assert network_names.label("resnet18") == "resnet18"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("stages")
 def test_a_network_of_timm_teaches(workspace, edit_row, make_up_to):
     """Its norms and convolutions are subclasses of torch's, and have statistics like those."""
     edit_row({"backbones": ["timm:resnet10t"]})

@@ -57,7 +57,7 @@ def test_one_seed_has_no_deviation_anywhere(made, edit_row, make_up_to, make_art
     assert "%: one seed of the student" in page and "±" not in page.partition("Accuracies</h2>")[2].partition("<h2")[0]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("workflow")
 def test_settings_that_differ_are_named(made, edit_row, run_snakemake, capsys):
     Path("config/recipes/longer.yaml").write_text(
         "recover: {iterations: 7}\nrelabel: {epochs: 2}\nevaluate: {baselines: [distilled_hard], ema: .5}\n"
@@ -79,7 +79,7 @@ def test_settings_that_differ_are_named(made, edit_row, run_snakemake, capsys):
     assert "EMA 0.5" in Path("results/tiny/ipc4-longer/table.csv").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("workflow")
 def test_the_workflow_makes_it_of_the_runs_in_the_config(made, run_snakemake, stale):
     path = Path("config/config.yaml")
     path.write_text(path.read_text().replace("comparisons:", "comparisons:\n  both: [tiny/ipc4]\n  tiny: [ipc4]"))

@@ -47,7 +47,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("ddranking")
 @pytest.mark.skipif(not find_spec("ddranking"), reason="no ddranking here: pip install --no-deps ddranking")
 def test_ddranking_scores_an_exported_run(made, edit_row):
     from torchvision import datasets, transforms

@@ -205,7 +205,7 @@ def test_the_card_steps_as_evaluate_does(name, decay):
     assert steps(found) == steps(expected) and len(steps(found)) == len(list(student.parameters()))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("pages")
 @pytest.mark.parametrize("form", FORMS)
 def test_the_programs_of_the_card_run(form, exported, tmp_path):
     """The last trains with the epochs, the loss and the network of the first student."""

@@ -88,7 +88,7 @@ def test_workers_make_the_same(made):
         assert torch.equal(got, one)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("pages")
 def test_workers_that_share_no_memory_make_the_same(made):
     for split in ("train", "images", "test"):
         data = gvbsm.load(RUN, split=split)

@@ -36,7 +36,7 @@ def test_the_program_that_trains_a_student_runs_and_is_short(made):
     assert 0 <= train(image_size="8", width="4", batch_size="16") <= 100
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("pages")
 def test_the_program_that_trains_a_student_reaches_what_evaluate_does(run_snakemake):
     done = run_snakemake("--cores", "2", target="results/digits/ipc10/acc.json")
     assert done.returncode == 0, done.stderr

@@ -229,7 +229,7 @@ def wait_for(condition, process: subprocess.Popen) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("processes")
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, None])
 def test_a_real_stage(end, configured, edit_row, make_up_to, capsys):
     """It runs, then it is killed or stopped or ends well, and status says so."""

@@ -156,15 +156,17 @@ def test_what_the_files_of_the_pages_ask_for(workspace):
 
 
 @pytest.fixture(scope="session")
-def small_clone(tmp_path_factory) -> Path:
+def small_clone(shared_folder) -> Path:
     """A clone, as a reader has it after the first command, but with a small digits row."""
-    folder = tmp_path_factory.mktemp("small") / "gvbsm"
-    for part in ("gvbsm", "workflow", "config", "examples"):
-        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.sif"))
-    row = folder / "config" / "datasets" / "digits.yaml"
-    row.write_text(yaml.safe_dump(_laid_over(yaml.safe_load(row.read_text()), SMALL)))
-    run(["snakemake", "--cores", "2"], folder, folder)
-    return folder
+
+    def make_it(folder: Path) -> None:
+        for part in ("gvbsm", "workflow", "config", "examples"):
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.sif"))
+        row = folder / "config" / "datasets" / "digits.yaml"
+        row.write_text(yaml.safe_dump(_laid_over(yaml.safe_load(row.read_text()), SMALL)))
+        run(["snakemake", "--cores", "2"], folder, folder)
+
+    return shared_folder("small", make_it)
 
 
 def _laid_over(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -222,7 +224,7 @@ BEFORE: dict[str, Callable[[Path], None]] = {"docs/own-data.md": save_own_data}
 FOLDER = {"docs/module.md": "study"}  # else the clone's
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("pages")
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if any(not one.mark and one.language in ("bash", "python") for one in blocks(page))]
 )
@@ -235,7 +237,7 @@ def test_every_command_runs_as_it_stands(page, small_clone, tmp_path):
     run_blocks(page, folder, clone)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("slurm")
 def test_the_commands_for_slurm_run_as_they_stand(cluster, small_clone, tmp_path):
     clone = tmp_path / "gvbsm"
     shutil.copytree(small_clone, clone, ignore=shutil.ignore_patterns("results", ".snakemake"))

@@ -31,7 +31,7 @@ def steps(matcher: StatisticsMatcher) -> list[torch.Tensor]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("compile")
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize(("start", "dropped"), [("first", "update"), ("zero", "skip")])
 def test_compiled_or_not_is_the_same(start, dropped, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from gvbsm import cli
 
 RUN = Path("results/tiny/ipc4")
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly("browser")
 
 
 def test_the_browser_tells_what_is_wrong(browser, tmp_path):

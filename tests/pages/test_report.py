@@ -170,7 +170,7 @@ def test_further_pictures_are_taken_in(made):
     assert not page.all("img") and "images.png is not beside acc.json" in page.text and "classes.csv is not" in page.text
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("workflow")
 def test_the_workflow_makes_it_and_again_after_a_picture(made, edit_row, run_snakemake, stale):
     target = str(PAGE)
     assert stale(target) == {"report": 1}

@@ -90,7 +90,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("processes")
 @pytest.mark.parametrize("size", [2, 3])
 def test_a_step_of_several_is_that_of_one(size, tmp_path):
     """Outputs, gradients and running statistics in float64; of 2 images one of three ranks has none."""
@@ -113,21 +113,21 @@ def test_a_step_of_several_is_that_of_one(size, tmp_path):
             torch.testing.assert_close(several[name], one[name], rtol=1e-9, atol=1e-11, msg=lambda text, n=name: f"{n}: {text}")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("processes")
 def test_two_processes_train_the_same_teacher(made):
     artifact = planned("squeeze", "wrn16_2")
     run(artifact, "two.safetensors", "--processes", "2")
     assert_same_teacher(str(STORE / artifact.path), "two.safetensors", 2)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("processes")
 def test_torchrun_starts_them_too(made):
     artifact = planned("squeeze", "wrn16_2")
     run(artifact, "two.safetensors", start=TORCHRUN)
     assert_same_teacher(str(STORE / artifact.path), "two.safetensors", 2)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("processes")
 def test_more_processes_than_a_ragged_batch_has_images(made, edit_row):
     """The published code hangs there. Batches of 38 and 2 images: the second leaves one of three ranks without any."""
     edit_row({"evaluate": {"batch_size": 38, "accumulate": 1, "test_every": 1}})
@@ -158,7 +158,7 @@ def long_training(made, edit_row):
     process.communicate()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("processes")
 def test_a_signal_stops_all_at_the_same_step(long_training):
     process, (child,) = long_training
     process.send_signal(signal.SIGTERM)
@@ -168,7 +168,7 @@ def test_a_signal_stops_all_at_the_same_step(long_training):
     assert_gone(child)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("processes")
 @pytest.mark.parametrize("killed", ["the first", "the other"])
 def test_a_killed_rank_takes_the_other_with_it(killed, long_training):
     process, (child,) = long_training

@@ -161,7 +161,7 @@ def wandb_run(command: list[str], address: str, **environment: str) -> subproces
     return subprocess.run(command, env=kept | proxies | home | environment, capture_output=True, text=True, timeout=400)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("tracking")
 def test_wandb_offline(made, proxy, command_of):
     """Its files appear, all below results/tracking; nothing is asked of any server, nor of whoever sits there."""
     pytest.importorskip("wandb", reason='no wandb here: pip install "gvbsm[tracking]"')
@@ -179,7 +179,7 @@ def test_wandb_offline(made, proxy, command_of):
     assert not list(Path("home").rglob("*")) and not Path("wandb").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("tracking")
 @pytest.mark.parametrize(
     "environment", [{}, {"WANDB_API_KEY": "0" * 40, "WANDB_INIT_TIMEOUT": "3"}], ids=["no login", "no server"]
 )

@@ -74,7 +74,7 @@ def test_fewer_images_per_class_are_part_of_more(made, make_up_to):
     assert all(a.path in paths for a in few if a.stage == "recover")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("stages")
 def test_everything_repeats(made, make_artifact):
     planned = made[:-1]
     first = {a.path: file_hash(STORE / a.path) for a in planned}

@@ -131,7 +131,7 @@ def test_batching_by_group_and_class_major():
     assert image_batches(100, 1, 10, 100, "group") == image_batches(100, 1, 10, 100, "class_major")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("stages")
 def test_a_run_of_the_published_recipe(made, make_up_to):
     """Every fault together still runs end to end."""
     artifacts = make_up_to("evaluate", recipe="published")

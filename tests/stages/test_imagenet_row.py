@@ -77,7 +77,7 @@ def command(artifact: Artifact) -> list[str]:
     return [artifact.stage, "--spec", str(spec), "--out", out, "--device", "cpu", "--workers", "1"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("stages")
 def test_the_whole_chain(few, capsys):
     for artifact in few:
         assert cli.main(command(artifact)) == 0, capsys.readouterr().err

@@ -93,7 +93,7 @@ def run_in_pieces(artifact, kind: str, monkeypatch) -> int:
     return attempts
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("compile")
 def test_compiled_and_resumed_ends_in_the_same_bytes(made, edit_row, make_artifact, monkeypatch):
     edit_row({"recover": {"compile": True}})
     artifact = next(one for one in plan("tiny", 4) if one.stage == "recover")
@@ -125,7 +125,7 @@ def test_a_damaged_checkpoint_means_starting_over(made, make_artifact):
     assert file_hash(make_artifact(artifact)) == expected
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("processes")
 def test_real_signals_to_a_real_process(made, edit_row, make_artifact):
     """kill -9, then SIGTERM, then to the end: the bytes of a run that nobody stopped."""
     edit_row({"squeeze": {"epochs": 12}})

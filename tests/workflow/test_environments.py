@@ -48,7 +48,7 @@ def test_the_container_has_what_it_copies():
     assert len(copied) == 5 and all((ROOT / path).exists() for path in copied)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("bounds")
 def test_the_script_of_the_environment_installs_the_package_that_plans(tmp_path):
     """In an environment that has setuptools, as conda's would."""
     setuptools = pytest.importorskip("setuptools", reason="no setuptools here")

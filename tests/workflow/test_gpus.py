@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.nightly("processes"),
     pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks at processes through Linux's /proc"),
 ]
 

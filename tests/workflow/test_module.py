@@ -68,7 +68,7 @@ def test_rows_of_the_other_workflow_and_settings_without_config(study):
     assert planned(snakemake("-n", "all"))["publish"] == 1
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("workflow")
 def test_its_jobs_run_in_the_others_folder_and_change_nothing_of_the_others_commands(study):
     with Path("Snakefile").open("a") as file:
         file.write('\n\nrule echo:\n    output: "{name} of mine.txt"\n    shell: "echo made > {output:q}"\n')

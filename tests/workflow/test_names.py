@@ -177,7 +177,7 @@ def test_the_command_that_rebuilds_an_artifact_is_quoted(tmp_path, capsys):
     assert "$(touch pwned)" in done.stdout and not (tmp_path / "pwned").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("workflow")
 def test_a_data_root_of_any_name_runs_and_nothing_in_it_does(workspace, edit_row):
     """Through Snakemake and its shell: quotes, a command, a line break, and braces, which Snakemake evaluates."""
     root = "da ta'\"$(touch pwned)`touch pwned`\n{config} {{x}}; touch pwned #"

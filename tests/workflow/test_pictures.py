@@ -104,7 +104,7 @@ def test_diversity_is_the_mean_over_pairs():
     assert found.isnan().tolist() == [False, True, False, True, True]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("workflow")
 def test_the_workflow_makes_all_and_draws_again_what_changed(made, run_snakemake, stale, capsys):
     target = "results/tiny/ipc4/pictures.txt"
     assert stale(target) == {"features": 4, "student": 1, "draw": 4, "pictures": 1}

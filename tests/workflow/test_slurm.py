@@ -11,7 +11,7 @@ import pytest
 
 from gvbsm.store.code import PACKAGE
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly("slurm")
 
 
 def test_the_digits_row_on_slurm(cluster, tmp_path, running_stages):

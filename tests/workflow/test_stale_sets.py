@@ -1,14 +1,26 @@
-"""What `snakemake -n` shows after every kind of change: exactly what is stale, and nothing else."""
+"""What is stale after every kind of change: exactly that, and nothing else.
+
+An artifact is made anew when its path is another: of most changes the plans before and after are compared. Four go through
+`snakemake -n`, which must show as much: one that every stage follows from, one that concerns nothing in the store, one of the
+code, and one of code that planning itself executes.
+"""
 
 import json
 import os
 import shutil
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
 
 from gvbsm import cli
+from gvbsm.pipeline.graph import plan
+from gvbsm.pipeline.registry import stored
+from gvbsm.store.code import PACKAGE
+from gvbsm.store.plans import STORE
 
 B, R, L, S = 3, 2, 2, 2  # backbones, recover shards, label shards, students of the row tiny
 TEACHERS = [
@@ -25,7 +37,22 @@ def with_teacher(index: int, changes: dict) -> dict:
     return {"backbones": [teacher | changes if i == index else teacher for i, teacher in enumerate(TEACHERS)]}
 
 
-def test_nothing_changed(stale):
+Planned = set[tuple[str, str]]  # the stage and path of every artifact of a run
+
+
+def planned() -> Planned:
+    return {(one.stage, one.path) for one in plan("tiny", 4)}
+
+
+def new(before: Planned, after: Planned) -> dict[str, int]:
+    """What the store lacks that had all of the first: {stage: jobs}."""
+    return dict(Counter(stage for stage, _ in after - before))
+
+
+def test_nothing_changed(made, stale):
+    """The store has what is planned and nothing else, so that what a plan adds to it is what would run."""
+    there = set(stored(STORE))
+    assert there == {path for stage, path in planned() if stage != "publish"}
     assert stale() == {}
 
 
@@ -61,18 +88,27 @@ ROW_CHANGES = {
 
 
 @pytest.mark.parametrize("change", ROW_CHANGES)
-def test_changes_of_settings(change, edit_row, stale):
+def test_changes_of_settings(change, workspace, edit_row):
+    changes, expected = ROW_CHANGES[change]
+    before = planned()
+    edit_row(changes)
+    assert new(before, planned()) == expected
+
+
+@pytest.mark.parametrize("change", ["a backbone's learning rate", "a student removed"])
+def test_changes_of_settings_through_snakemake(change, edit_row, stale):
     changes, expected = ROW_CHANGES[change]
     edit_row(changes)
     assert stale() == expected
 
 
-def test_order_and_comments_of_the_row_change_nothing(stale):
+def test_order_and_comments_of_the_row_change_nothing(workspace):
+    before = planned()
     path = Path("config/datasets/tiny.yaml")
     row = yaml.safe_load(path.read_text())
     backwards = yaml.safe_dump(dict(reversed(row.items())), sort_keys=False)
     path.write_text("# another remark\n" + backwards)
-    assert stale() == {}
+    assert planned() == before
 
 
 CODE_CHANGES = {
@@ -109,20 +145,50 @@ CODE_CHANGES = {
 }
 
 
-@pytest.mark.parametrize("change", CODE_CHANGES)
-def test_changes_of_code(change, stale):
-    file, old, new, expected = CODE_CHANGES[change]
+def edit_code(change: str) -> dict[str, int]:
+    """Change the package in the working folder. Returns what is stale then."""
+    file, before, after, expected = CODE_CHANGES[change]
     text = Path(file).read_text()
-    assert old in text
-    Path(file).write_text(text.replace(old, new, 1))
+    assert before in text
+    Path(file).write_text(text.replace(before, after, 1))
+    return expected
+
+
+def planned_by_clone() -> Planned:
+    """What the package in the working folder plans, in a process that has imported no other."""
+    program = (
+        "import json; from gvbsm.pipeline.graph import plan; from gvbsm.store.code import PACKAGE; "
+        "print(json.dumps([str(PACKAGE), [(one.stage, one.path) for one in plan('tiny', 4)]]))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    package, found = json.loads(done.stdout)
+    assert Path(package) == Path("gvbsm").resolve()
+    return {(stage, path) for stage, path in found}
+
+
+@pytest.mark.parametrize("change", CODE_CHANGES)
+def test_changes_of_code(change, workspace):
+    shutil.copytree(PACKAGE, "gvbsm", ignore=shutil.ignore_patterns("__pycache__"))
+    before = planned()  # by the package that the clone is a copy of
+    expected = edit_code(change)
+    assert new(before, planned_by_clone()) == expected
+
+
+@pytest.mark.parametrize("change", ["the loss of recover", "a new setting"])
+def test_changes_of_code_through_snakemake(change, stale):
+    expected = edit_code(change)
     assert stale() == expected
 
 
-def test_more_images_per_class_make_only_the_new_shards(stale):
-    assert stale("results/tiny/ipc8/acc.json") == {"recover": 2, "relabel": 2 * L, "evaluate": 3 * S, "publish": 1}
+def test_more_images_per_class_make_only_the_new_shards(workspace):
+    before = planned()
+    after = {(one.stage, one.path) for one in plan("tiny", 8)}
+    assert new(before, after) == {"recover": 2, "relabel": 2 * L, "evaluate": 3 * S, "publish": 1}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("workflow")
 def test_a_change_and_its_revert(edit_row, stale, run_snakemake, capsys):
     """After a change is run and reverted, publish alone is stale, also when Snakemake's memory is lost; explain agrees."""
     path = Path("config/datasets/tiny.yaml")
@@ -153,7 +219,7 @@ def test_a_change_and_its_revert(edit_row, stale, run_snakemake, capsys):
     assert stale() == {}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("workflow")
 def test_lost_metadata_and_lost_plans(edit_row, stale):
     shutil.rmtree(".snakemake")
     assert stale() == {}

@@ -57,7 +57,7 @@ def test_last_epoch_is_reported_and_the_best_stands_beside_it(made):
     assert student["best_top1"]["runs"] == pytest.approx([max(tested) for tested in by_seed.values()])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("workflow")
 def test_headline_best_changes_the_table_and_not_acc_json(made, edit_row, run_snakemake):
     before = json.loads(Path("results/tiny/ipc4/acc.json").read_text())
     edit_row({"evaluate": {"headline": "best"}})
@@ -141,7 +141,7 @@ def test_an_unknown_tracker_in_config_yaml(run_snakemake):
     assert expected in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("workflow")
 def test_tracking_reaches_jobs_and_makes_nothing_stale(made, stale, run_snakemake):
     with Path("config/config.yaml").open("a") as file:
         file.write("tracking: tensorboard\n")
@@ -157,7 +157,7 @@ def test_tracking_reaches_jobs_and_makes_nothing_stale(made, stale, run_snakemak
     assert stale() == {}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly("workflow")
 def test_a_failing_job_shows_its_line(made, run_snakemake):
     data = Path("results/store") / made[0].path
     data.write_bytes(data.read_bytes()[:-1])

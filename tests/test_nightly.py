@@ -1,0 +1,60 @@
+"""Every nightly test is in a group, and every group has tests, so that .ci/run's turn comes to each."""
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+HERE = Path(__file__).parent
+MARK = re.compile(r"^\s*(?:@|pytestmark = )?pytest\.mark\.nightly\b(.*)$", re.MULTILINE)
+
+
+@pytest.fixture
+def hooks(request):
+    """tests/conftest.py"""
+    return next(one for one in request.config.pluginmanager.get_plugins() if hasattr(one, "nightly_groups"))
+
+
+def test_every_nightly_test_names_a_group_and_every_group_has_tests(hooks, request):
+    named = {(file.name, what.rstrip(",")) for file in HERE.rglob("test_*.py") for what in MARK.findall(file.read_text())}
+    assert {what for _, what in named} == {f'("{group}")' for group in hooks.nightly_groups(request.config)}, named
+
+
+class Item:
+    """A collected test."""
+
+    def __init__(self, *groups: str):
+        self.nodeid = " ".join(groups) or "none"
+        self.marker = pytest.mark.nightly(*groups).mark
+
+    def get_closest_marker(self, name):
+        return self.marker
+
+    def add_marker(self, mark):
+        pass
+
+
+def config(group: str | None) -> SimpleNamespace:
+    said = SimpleNamespace(pytest_deselected=lambda items: None)
+    lines = ["slurm: one cluster", "kills: kill -9"]
+    return SimpleNamespace(getoption=lambda name: group, getini=lambda name: lines, option=SimpleNamespace(), hook=said)
+
+
+@pytest.mark.parametrize("marked", [Item(), Item("sometimes"), Item("slurm", "kills")])
+def test_a_test_of_no_known_group_is_an_error(marked, hooks):
+    with pytest.raises(pytest.UsageError, match=r"expected nightly with one of slurm, kills, got \("):
+        hooks.pytest_collection_modifyitems(config(None), [marked])
+
+
+def test_an_unknown_group_that_is_asked_for_is_an_error(hooks):
+    with pytest.raises(pytest.UsageError, match="--nightly-group: expected all or one of slurm, kills, got 'slrm'"):
+        hooks.pytest_configure(config("slrm"))
+
+
+@pytest.mark.parametrize(("asked", "kept"), [("kills", ["kills"]), ("all", ["slurm", "kills"])])
+def test_a_group_that_is_asked_for_is_run_alone(asked, kept, hooks):
+    asked_for, items = config(asked), [Item("slurm"), Item("kills")]
+    hooks.pytest_configure(asked_for)
+    hooks.pytest_collection_modifyitems(asked_for, items)
+    assert [item.nodeid for item in items] == kept and asked_for.option.markexpr == "nightly"
