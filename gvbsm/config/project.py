@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from gvbsm.config.bounds import unit
 from gvbsm.config.messages import SettingsError, one_line
 from gvbsm.config.sources import DataPath, Seed, Strict
 from gvbsm.config.targets import Target, check_name, parse_target
@@ -16,19 +17,32 @@ from gvbsm.config.yaml_files import config_folder, read_yaml
 class Pictures(Strict):
     """What the pictures of a run show beside its own images."""
 
-    real: Annotated[int, Field(ge=2, le=100_000)]  # random real images per class that the distilled ones are compared with
-    seed: Seed  # which ones, and of t-SNE
-    perplexity: Annotated[float, Field(ge=1, le=1000)]  # of t-SNE: about how many neighbours an image has
+    real: Annotated[int, Field(ge=2, le=100_000)] = Field(
+        description="Random real images per class beside the distilled ones.", json_schema_extra=unit("images")
+    )
+    seed: Seed = Field(description="Seed of these images and of t-SNE.")
+    perplexity: Annotated[float, Field(ge=1, le=1000)] = Field(
+        description="Perplexity of t-SNE: about how many neighbours an image has."
+    )
 
 
 class Config(Strict):
     """config/config.yaml."""
 
-    targets: Annotated[list[str], Field(min_length=1)]  # what a bare `snakemake` builds
-    data_root: DataPath  # folder of downloaded or own data sets
-    tracking: Literal["none", "tensorboard", "wandb"] | None = None  # of every job's values; off: none
-    comparisons: dict[str, Annotated[list[str], Field(min_length=1)]] | None = None  # what results/<name>/compare.csv compares
-    pictures: Pictures | None = None  # of results/<dataset>/<run>/pictures; off: those that need none of it
+    targets: Annotated[list[str], Field(min_length=1)] = Field(
+        description="Files that `snakemake` builds when it is asked for nothing."
+    )
+    data_root: DataPath = Field(description="Folder of data sets, relative to the working folder or absolute.")
+    tracking: Literal["none", "tensorboard", "wandb"] | None = Field(
+        default=None, description="Tool that keeps curves of every job in `results/tracking`; off: none."
+    )
+    comparisons: dict[str, Annotated[list[str], Field(min_length=1)]] | None = Field(
+        default=None, description="Runs that `results/<name>/compare.csv` puts side by side."
+    )
+    pictures: Pictures | None = Field(
+        default=None,
+        description="Settings of `results/<dataset>/<run>/pictures`; off: the pictures that need them are not made.",
+    )
 
 
 def load_config(values: dict[str, Any] | None = None) -> Config:

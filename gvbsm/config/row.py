@@ -7,19 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from gvbsm.config import networks as network_names
-from gvbsm.config.sources import Seed, Source, Strict
-from gvbsm.config.stages import (
-    Augment,
-    Distilled,
-    PerChannel,
-    Precision,
-    Recover,
-    Relabel,
-    Select,
-    Squeeze,
-    Statistics,
-    Training,
-)
+from gvbsm.config.bounds import PerChannel, Precision, unit
+from gvbsm.config.sources import Distilled, Seed, Source, Strict
+from gvbsm.config.stages import Augment, Recover, Relabel, Select, Squeeze, Statistics, Training
 
 # A file of tensors (.pth, .pt, .safetensors; absolute or below the data root), or torchvision's name for published weights.
 Weights = Annotated[str, StringConstraints(pattern=r"^(.+\.(pth|pt|bin|safetensors)|[A-Z][A-Z0-9_]*)$")]
@@ -32,9 +22,9 @@ _OF_ONE_SIZE = ("digits", "cifar10", "cifar100")  # sources whose images are rea
 class Network(Strict):
     """A network by name, with its builder's options."""
 
-    name: str
-    label: Name  # how results name it
-    options: dict[str, bool | int | float | str]
+    name: str = Field(description="Name of a network (`gvbsm networks` lists them).")
+    label: Name = Field(description="How results name the network; by default its name without `timm:` or `torchvision:`.")
+    options: dict[str, bool | int | float | str] = Field(description="Options of the network's builder.")
 
     @model_validator(mode="before")
     @classmethod
@@ -47,21 +37,24 @@ class Network(Strict):
 class RecoverThrough(Strict):
     """What recover does otherwise with one teacher than with the rest."""
 
-    precision: Precision
+    precision: Precision = Field(description="Precision of recover with this teacher.")
 
 
 class Backbone(Network):
     """A teacher, with the row's squeeze settings and its own laid over them; with `weights`, it is not trained."""
 
-    weights: Weights | None = None
-    squeeze: Squeeze
-    recover: RecoverThrough | None = None
+    weights: Weights | None = Field(
+        default=None,
+        description="File with a state dict, or torchvision's name of published weights; the teacher is not trained then.",
+    )
+    squeeze: Squeeze = Field(description="Settings of squeeze that this teacher has for itself.")
+    recover: RecoverThrough | None = Field(default=None, description="Settings of recover that this teacher has for itself.")
 
 
 class Student(Network):
     """A student, with the row's evaluate settings and its own laid over them."""
 
-    evaluate: Training
+    evaluate: Training = Field(description="Settings of evaluate that this student has for itself.")
 
 
 def _different(seeds: list[int]) -> list[int]:
@@ -73,32 +66,52 @@ def _different(seeds: list[int]) -> list[int]:
 class Evaluate(Training):
     """Which students are trained, how often, and what is reported."""
 
-    students: Annotated[list[Student], Field(min_length=1)]
-    seeds: Annotated[list[Seed], Field(min_length=1, max_length=100), AfterValidator(_different)]
-    baselines: list[Literal["random_soft", "random_hard", "distilled_hard"]]  # images and labels that are trained on beside
-    random_seed: Seed  # which real images the random baselines take
-    headline: Literal["best", "last"]  # accuracy in the table. published: best test epoch; corrected: last
+    students: Annotated[list[Student], Field(min_length=1)] = Field(
+        description="Networks that are trained: each a name, or an object."
+    )
+    seeds: Annotated[list[Seed], Field(min_length=1, max_length=100), AfterValidator(_different)] = Field(
+        description="Seeds of the students: each student is trained once per seed."
+    )
+    baselines: list[Literal["random_soft", "random_hard", "distilled_hard"]] = Field(
+        description="Images and labels that students are trained on beside, under the same schedule; `[]`: none."
+    )
+    random_seed: Seed = Field(description="Seed of the choice of real images for the random baselines.")
+    headline: Literal["best", "last"] = Field(
+        description="Accuracy in `table.csv`: of the best tested epoch or the last. published: `best`; corrected: `last`."
+    )
 
 
 class Row(Strict):
     """One data set with everything that is done to it."""
 
-    source: Source
-    classes: Annotated[int, Field(ge=2, le=100_000)]
-    image_size: Annotated[int, Field(ge=8, le=1024)]  # px, square
-    resize: Annotated[int, Field(ge=8, le=2048)] | None = None  # px: shorter side before the centre is cut; off: image_size
-    storage: Literal["packed", "files"]  # real images packed once as image_size squares, or decoded whenever they are read
-    mean: PerChannel  # of pixel values in 0..1
-    std: Annotated[list[Annotated[float, Field(gt=0, le=10)]], Field(min_length=1, max_length=4)]
-    augment: Augment
-    squeeze: Squeeze
-    backbones: Annotated[list[Backbone], Field(min_length=1)]
-    statistics: Statistics
-    select: Select | None = None  # off (published): recover starts from noise
-    recover: Recover
-    distilled: Distilled | None = None
-    relabel: Relabel
-    evaluate: Evaluate
+    source: Source = Field(description="Where the images come from.")
+    classes: Annotated[int, Field(ge=2, le=100_000)] = Field(description="Number of classes.")
+    image_size: Annotated[int, Field(ge=8, le=1024)] = Field(
+        description="Side of the square images.", json_schema_extra=unit("px")
+    )
+    resize: Annotated[int, Field(ge=8, le=2048)] | None = Field(
+        default=None,
+        description="Shorter side of a real image before its centre is cut out; off: `image_size`.",
+        json_schema_extra=unit("px"),
+    )
+    storage: Literal["packed", "files"] = Field(
+        description="Real images packed once as squares of `image_size`, or decoded whenever they are read."
+    )
+    mean: PerChannel = Field(description="Mean of pixel values in 0..1 per channel: one for grey images, three for RGB.")
+    std: Annotated[list[Annotated[float, Field(gt=0, le=10)]], Field(min_length=1, max_length=4)] = Field(
+        description="Standard deviation of pixel values in 0..1 per channel."
+    )
+    augment: Augment = Field(description="Random crop and flip of squeeze, statistics and recover.")
+    squeeze: Squeeze = Field(description="Training of the teachers.")
+    backbones: Annotated[list[Backbone], Field(min_length=1)] = Field(description="Teachers: each a name, or an object.")
+    statistics: Statistics = Field(description="Measurement of the training set inside each teacher.")
+    select: Select | None = Field(
+        default=None, description="Real images that recover starts from; off (published): it starts from noise."
+    )
+    recover: Recover = Field(description="Optimisation of the images.")
+    distilled: Distilled | None = Field(default=None, description="Images by others instead of recover's; off: none.")
+    relabel: Relabel = Field(description="Views and their soft labels.")
+    evaluate: Evaluate = Field(description="Training of the students.")
 
     @property
     def labelled_epochs(self) -> int:

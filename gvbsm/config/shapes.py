@@ -6,8 +6,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from gvbsm.config.bounds import Count, Epochs, PerChannel
 from gvbsm.config.sources import Seed
-from gvbsm.config.stages import Count, Epochs, PerChannel, ViewsOfImages
+from gvbsm.config.stages import ViewsOfImages
 from gvbsm.store.spec import Strict
 
 Batch = Annotated[list[Annotated[list[int], Field(min_length=3, max_length=3)]], Field(min_length=1)]

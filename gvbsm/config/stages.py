@@ -1,53 +1,38 @@
-"""Types, bounds and units of every stage's settings. The values live in `config/`; there are no second defaults here.
+"""Types, bounds and meanings of every stage's settings. The values live in `config/`; there are no second defaults here.
 
 An entry that may be None is off when it is absent. Where the published code is wrong (METHOD.md section 6), the setting
-is a choice between the published behaviour and the corrected one; each such line below says which is which.
+is a choice between the published behaviour and the corrected one; its description says which is which.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from gvbsm.config.sources import DataPath, Files, Seed, Strict
-
-Count = Annotated[int, Field(ge=1, le=1_000_000)]
-Epochs = Annotated[int, Field(ge=1, le=100_000)]
-Batch = Annotated[int, Field(ge=1, le=65_536)]
-Rate = Annotated[float, Field(gt=0, le=100)]
-Weight = Annotated[float, Field(ge=0, le=1e6)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Pixels = Annotated[int, Field(ge=0, le=1024)]
-
-
-def _ordered(interval: list[float]) -> list[float]:
-    if interval[0] > interval[1]:
-        raise ValueError(f"expected the least before the most, got {interval}; change places")
-    return interval
-
-
-_Two = (Field(min_length=2, max_length=2), AfterValidator(_ordered))
-Shares = Annotated[list[Annotated[float, Field(gt=0, le=1)]], *_Two]  # the least and the most of an area
-Ratios = Annotated[list[Annotated[float, Field(gt=0, le=100)]], *_Two]  # width / height, likewise
-PerChannel = Annotated[list[float], Field(min_length=1, max_length=4)]
-Cells = Annotated[int, Field(ge=1, le=16)]  # per direction
-Precision = Literal["float32", "bfloat16"]  # of convolutions and matrix products (autocast)
+from gvbsm.config.bounds import Batch, Cells, Count, Epochs, Fraction, Pixels, Precision, Rate, Ratios, Shares, Weight, unit
+from gvbsm.config.sources import Seed, Strict
 
 
 class Compute(Strict):
     """How a stage computes; part of its key, since both can change its bytes."""
 
-    threads: Annotated[int, Field(ge=1, le=256)]  # CPU threads of torch; they change the order of sums
-    precision: Precision
+    threads: Annotated[int, Field(ge=1, le=256)] = Field(
+        description="CPU threads of torch. They change the order of sums, so they are part of the key."
+    )
+    precision: Precision = Field(description="Precision of convolutions and matrix products.")
 
 
 class Augment(Strict):
     """Random crop and flip of squeeze, statistics and recover."""
 
-    pad: Pixels | None = None  # px of zeros around the image before a crop of its own size
-    resized_crop: Shares | None = None  # share of the area that a resized crop keeps, instead of `pad`
-    flip: bool  # mirror half of the images left to right
+    pad: Pixels | None = Field(
+        default=None, description="Zeros around an image before a random crop of its own size; off: no such crop."
+    )
+    resized_crop: Shares | None = Field(
+        default=None, description="Least and most share of the area that a random resized crop keeps, instead of `pad`."
+    )
+    flip: bool = Field(description="Mirror half of the images left to right.")
 
     @model_validator(mode="after")
     def _one_crop(self) -> Augment:
@@ -59,11 +44,11 @@ class Augment(Strict):
 class Optimised(Compute):
     """Steps of a training."""
 
-    optimizer: Literal["sgd", "adamw"]
-    lr: Rate
-    momentum: Fraction | None = None  # sgd only
-    weight_decay: Weight
-    schedule: Literal["constant", "cosine"]  # over all epochs, to 0
+    optimizer: Literal["sgd", "adamw"] = Field(description="Optimizer of the weights.")
+    lr: Rate = Field(description="Step size at the start.")
+    momentum: Fraction | None = Field(default=None, description="Momentum of `sgd`; off with `adamw`.")
+    weight_decay: Weight = Field(description="Weight decay.")
+    schedule: Literal["constant", "cosine"] = Field(description="Step size over the epochs: constant, or a cosine to 0.")
 
     @model_validator(mode="after")
     def _moved(self) -> Optimised:
@@ -78,10 +63,13 @@ class Optimised(Compute):
 class Squeeze(Optimised):
     """Training of one teacher."""
 
-    epochs: Epochs
-    keep_epoch: Epochs | None = None  # keep the weights after this epoch. published: 1 of 5, 40 of 50; corrected: off
-    batch_size: Batch  # images
-    seed: Seed
+    epochs: Epochs = Field(description="Length of the training.")
+    keep_epoch: Epochs | None = Field(
+        default=None,
+        description="Keep the weights after this epoch; off: after the last. published: 1 of 5, 40 of 50; corrected: off.",
+    )
+    batch_size: Batch = Field(description="Images per batch.", json_schema_extra=unit("images"))
+    seed: Seed = Field(description="Seed of the weights and the order of images.")
 
     @model_validator(mode="after")
     def _kept(self) -> Squeeze:
@@ -93,44 +81,62 @@ class Squeeze(Optimised):
 class StatisticsPass(Compute):
     """One pass over the augmented training set."""
 
-    patch_size: Annotated[int, Field(ge=1, le=64)]  # px
-    batch_size: Batch  # images
-    variance: Literal["mean_of_batches", "pooled"]  # published: mean_of_batches; corrected: pooled
-    seed: Seed
+    patch_size: Annotated[int, Field(ge=1, le=64)] = Field(
+        description="Side of the patches whose moments are measured.", json_schema_extra=unit("px")
+    )
+    batch_size: Batch = Field(description="Images per batch.", json_schema_extra=unit("images"))
+    variance: Literal["mean_of_batches", "pooled"] = Field(
+        description="Variance of all images, or the mean of the batches'. published: `mean_of_batches`; corrected: `pooled`."
+    )
+    seed: Seed = Field(description="Seed of the augmentation and the order of images.")
 
 
 class Statistics(StatisticsPass):
     """The pass, and through which teacher."""
 
-    measured_in: Literal["twin", "own"]  # published: twin (the same network trained from another seed); corrected: own
+    measured_in: Literal["twin", "own"] = Field(
+        description="The teacher itself, or a twin trained from another seed. published: `twin`; corrected: `own`."
+    )
 
 
 class Ema(Strict):
     """Exponential moving average of the synthetic batch's statistics."""
 
-    momentum: Fraction  # alpha
-    start: Literal["zero", "first"]  # published: zero; corrected: the first batch's own statistic
-    reset: Literal["never", "batch"]  # published: never between batches (one job then); corrected: at every batch
-    dropped: Literal["skip", "update"]  # a layer dropped this iteration. published: skip; corrected: update
+    momentum: Fraction = Field(description="Weight alpha of the average so far.")
+    start: Literal["zero", "first"] = Field(
+        description="Start of the average: zero, or the first batch's own statistic. published: `zero`; corrected: `first`."
+    )
+    reset: Literal["never", "batch"] = Field(
+        description="When the average starts anew; `never` makes all batches one job. published: `never`; corrected: `batch`."
+    )
+    dropped: Literal["skip", "update"] = Field(
+        description="What happens to the average of a layer that an iteration skips. published: `skip`; corrected: `update`."
+    )
 
 
 class Densification(Strict):
     """The loss L_DD."""
 
-    weight: Weight  # d
-    tau: Annotated[float, Field(gt=0, le=1000)]
-    normalise: Literal["none", "rows", "mean"]  # published: none; corrected: mean (or rows)
+    weight: Weight = Field(description="Weight d of the loss; 0: off.")
+    tau: Annotated[float, Field(gt=0, le=1000)] = Field(description="Temperature of the loss.")
+    normalise: Literal["none", "rows", "mean"] = Field(
+        description="How eigenvalues are normalised. published: `none`; corrected: `mean` (or `rows`)."
+    )
 
 
 class Select(Compute):
     """Which real images recover starts from."""
 
-    choose: Literal["random", "confidence", "clusters"]  # by the teachers: least cross-entropy, or nearest to k-means' centres
-    candidates: Count  # random real images per part of an image, among which is chosen
-    crops: Count  # random crops of each, of which the one with the least cross-entropy stays
-    scale: Shares  # share of the area that a crop keeps
-    cells: Cells  # n: an image is made of n x n crops, each shrunk to 1/n of its side
-    seed: Seed
+    choose: Literal["random", "confidence", "clusters"] = Field(
+        description="Any; those with the least cross-entropy in the teachers; or those nearest to k-means' centres of features."
+    )
+    candidates: Count = Field(
+        description="Random real images, of which one is chosen for each crop of an image; 1 with `random`."
+    )
+    crops: Count = Field(description="Random crops of each candidate; the crop with the least cross-entropy stays.")
+    scale: Shares = Field(description="Least and most share of the area that a crop keeps.")
+    cells: Cells = Field(description="n: an image is made of n x n crops, each shrunk to 1/n of its side.")
+    seed: Seed = Field(description="Seed of the candidates and the crops.")
 
     @model_validator(mode="after")
     def _chosen(self) -> Select:
@@ -142,31 +148,50 @@ class Select(Compute):
 class Keep(Strict):
     """Which statistics of a teacher are matched; a statistic is the channel or patch moments of a layer's input."""
 
-    share: Annotated[float, Field(gt=0, le=1)]
-    by: Literal["importance", "random"]  # what noise is furthest from, in units of how batches of real images differ; or any
+    share: Annotated[float, Field(gt=0, le=1)] = Field(description="Share of each teacher's statistics that is matched.")
+    by: Literal["importance", "random"] = Field(
+        description="Keep those in which noise differs most from real images (in units of their batches' spread), or any."
+    )
 
 
 class RecoverShard(Compute):
     """Optimisation of a shard of images."""
 
-    iterations: Annotated[int, Field(ge=0, le=1_000_000)]  # per batch of images; 0: selected images stay as they are
-    lr: Rate  # Adam
-    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]
-    statistics_weight: Weight  # r
-    first_layer_weight: Weight  # w of the first hooked layer; 1 elsewhere
-    layers: Annotated[list[Literal["batchnorm", "conv"]], Field(min_length=1, max_length=2)]
-    conv_statistics: Annotated[list[Literal["channel", "patch"]], Field(min_length=1)]
-    class_statistics: Fraction | None = None  # share of L_l that is matched class by class (EDC: .5); off: none
-    keep: Keep | None = None  # off (published): all statistics are matched
-    conv_drop: Fraction  # beta: probability that a Conv layer is skipped in an iteration
-    backbone_order: Literal["round_robin", "random"]  # published code: round_robin; the paper's figure: random
-    roll: Pixels  # px: largest roll in each direction
-    ema: Ema
-    densification: Densification
-    quantise: Literal["truncate", "round"]  # to uint8. published: truncate; corrected: round
-    encoding: Literal["jpeg", "lossless"]  # published (ImageNet): jpeg at quality 75; corrected: lossless
-    compile: bool  # teachers and their statistics as graphs of torch.compile; changes the order of sums
-    seed: Seed
+    iterations: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        description="Steps of Adam per batch, along a cosine to 0; 0: the images of `select` stay as they are.",
+        json_schema_extra=unit("iterations"),
+    )
+    lr: Rate = Field(description="Step size of Adam at the start.")
+    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = Field(
+        description="Betas of Adam."
+    )
+    statistics_weight: Weight = Field(description="Weight r of the statistics' loss; 0: none are measured or matched.")
+    first_layer_weight: Weight = Field(description="Weight w of the first hooked layer; others have 1.")
+    layers: Annotated[list[Literal["batchnorm", "conv"]], Field(min_length=1, max_length=2)] = Field(
+        description="Which layers are matched."
+    )
+    conv_statistics: Annotated[list[Literal["channel", "patch"]], Field(min_length=1)] = Field(
+        description="Which moments of Conv inputs are matched."
+    )
+    class_statistics: Fraction | None = Field(
+        default=None, description="Share of each layer's loss that is matched class by class (EDC: 0.5); off: none."
+    )
+    keep: Keep | None = Field(default=None, description="Match a part of the statistics; off (published): all.")
+    conv_drop: Fraction = Field(description="Probability beta that a Conv layer is skipped in an iteration.")
+    backbone_order: Literal["round_robin", "random"] = Field(
+        description="Order of the teachers over the iterations. published code: `round_robin`; the paper's figure: `random`."
+    )
+    roll: Pixels = Field(description="Largest random roll of a batch in each direction, without `views`.")
+    ema: Ema = Field(description="Average of the batch's statistics.")
+    densification: Densification = Field(description="The densification loss.")
+    quantise: Literal["truncate", "round"] = Field(
+        description="How values become uint8. published: `truncate`; corrected: `round`."
+    )
+    encoding: Literal["jpeg", "lossless"] = Field(
+        description="How images are stored. published (ImageNet): `jpeg` at quality 75; corrected: `lossless`."
+    )
+    compile: bool = Field(description="Use torch.compile for teachers and their statistics; it changes the order of sums.")
+    seed: Seed = Field(description="Seed of the noise and all draws.")
 
     @model_validator(mode="after")
     def _weighed(self) -> RecoverShard:
@@ -185,13 +210,22 @@ class RecoverShard(Compute):
 class Recover(RecoverShard):
     """Optimisation of all images, and how they are divided into batches and jobs."""
 
-    batch_size: Batch  # images
-    group: Batch  # images of a class that share a batch
-    batching: Literal["class_major", "group"]  # published: class_major list cut anywhere; ours: group
-    shard_batches: Count  # batches per job
-    views: Literal["relabel"] | None = None  # what an iteration sees: as relabel draws; off (published): one crop, flip, roll
-    # Shares of the iterations before which the first image of up to ten classes is kept, for a picture; off: none
-    snapshots: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=1, max_length=20)] | None = None
+    batch_size: Batch = Field(description="Most images that are optimised together.", json_schema_extra=unit("images"))
+    group: Batch = Field(description="Images of a class that share a batch.", json_schema_extra=unit("images"))
+    batching: Literal["class_major", "group"] = Field(
+        description="Batches of groups, or the list by class cut every `batch_size`. published: `class_major`; ours: `group`."
+    )
+    shard_batches: Count = Field(
+        description="Batches per job. They change no byte of an image.", json_schema_extra=unit("batches")
+    )
+    views: Literal["relabel"] | None = Field(
+        default=None,
+        description="Show every image as relabel draws views; off (published): one crop, flip and roll for a whole batch.",
+    )
+    snapshots: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=1, max_length=20)] | None = Field(
+        default=None,
+        description="Shares of the iterations at which the first image of up to ten classes is kept for a picture; off: none.",
+    )
 
     @model_validator(mode="after")
     def _room_for_a_group(self) -> Recover:
@@ -200,87 +234,101 @@ class Recover(RecoverShard):
         return self
 
 
-class Distilled(Files):
-    """Images by others, below the data root or absolute, instead of recover's; perhaps with their soft labels."""
-
-    images: DataPath  # folder or archive: a folder per class, called as the class, or new000, new001, ... by label
-    labels: DataPath | None = None  # folder of epoch_<k>/batch_<i>.tar; off: relabel makes new ones
-    seed: Seed | None = None  # of the sampler when the labels were made. published: 42
-
-    @model_validator(mode="after")
-    def _sampled(self) -> Distilled:
-        if (self.labels is None) != (self.seed is None):
-            raise ValueError("seed: expected exactly when labels are given; add (published scripts: 42) or remove it")
-        return self
-
-
 class RandAugment(Strict):
     """Random operations on a view before it is mixed (Cubuk et al. 2020)."""
 
-    operations: Annotated[int, Field(ge=1, le=8)]  # per view
-    magnitude: Annotated[int, Field(ge=0, le=30)]  # of 30
+    operations: Annotated[int, Field(ge=1, le=8)] = Field(description="Operations per view.")
+    magnitude: Annotated[int, Field(ge=0, le=30)] = Field(description="Strength of the operations, of 30.")
 
 
 class ViewsOfImages(Strict):
     """How the views of an image set are drawn."""
 
-    batch_size: Batch  # views per batch
-    scale: Shares  # share of the area that a view's crop keeps
-    ratio: Ratios  # width / height of the crop
-    cells: Cells | None = None  # n: a view is a crop of one of the n x n cells of its image; off: of the whole
-    flip: bool
-    rand_augment: RandAugment | None = None
-    mix: Literal["cutmix", "mixup", "none"]
-    mix_alpha: Rate  # of the Beta distribution
-    seed: Seed
+    batch_size: Batch = Field(description="Views per batch.", json_schema_extra=unit("views"))
+    scale: Shares = Field(description="Least and most share of the area that a view's crop keeps.")
+    ratio: Ratios = Field(description="Least and most width / height of the crop.")
+    cells: Cells | None = Field(
+        default=None,
+        description="n: a view is a crop of one of the n x n cells of its image (`select.cells`); off: of the whole.",
+    )
+    flip: bool = Field(description="Mirror half of the views left to right.")
+    rand_augment: RandAugment | None = Field(
+        default=None, description="Random operations on a view before it is mixed; off: none."
+    )
+    mix: Literal["cutmix", "mixup", "none"] = Field(description="How two views are mixed.")
+    mix_alpha: Rate = Field(description="Parameter of the Beta distribution of the mix.")
+    seed: Seed = Field(description="Seed of the views.")
 
 
 class Coding(Strict):
     """How logits are stored."""
 
-    values: Literal["float32", "float16", "int8", "int4"]  # integers between a view's least and largest. published: float16
-    top: Annotated[int, Field(ge=1)] | None = None  # the largest logits of a view, and of the rest mean and mass; None: all
+    values: Literal["float32", "float16", "int8", "int4"] = Field(
+        description="Number format of stored logits; integers lie between a view's least and largest. published: `float16`."
+    )
+    top: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="How many of a view's largest logits are stored, beside mean and mass of the rest; off (published): all.",
+    )
 
 
 class TeachersLabels(Compute):
     """What teachers make of a view."""
 
-    mixup_labels: Literal["unmixed", "mixed"]  # soft labels from which image. published: unmixed; corrected: mixed
-    rescale_logits: bool  # every teacher's logits to the mean norm
+    mixup_labels: Literal["unmixed", "mixed"] = Field(
+        description="Whose soft labels a view of `mix: mixup` has. published: `unmixed`; corrected: `mixed`."
+    )
+    rescale_logits: bool = Field(description="Scale every teacher's logits to the mean norm.")
 
 
 class RelabelShard(ViewsOfImages, TeachersLabels):
     """Views and their stored soft labels."""
 
-    coding: Coding
+    coding: Coding = Field(description="How logits are stored.")
 
 
 class Relabel(RelabelShard):
     """The labels of all epochs, and how they are divided into jobs."""
 
-    epochs: Epochs | None = None  # used again by students who train for more; off (published): as many as evaluate has
-    shard_epochs: Epochs  # epochs per job
-    online: bool  # nothing is stored: students train beside the teachers
+    epochs: Epochs | None = Field(
+        default=None,
+        description="Epochs of views and labels, which longer trainings use again; off (published): as many as evaluate has.",
+    )
+    shard_epochs: Epochs = Field(description="Epochs per job.")
+    online: bool = Field(description="Store nothing: the teachers run beside every student, in every step.")
 
 
 class HardTraining(Optimised):
     """Training of one student on hard labels."""
 
-    epochs: Epochs
-    batch_size: Batch | None = None  # views; off (published): the batches of relabel
-    stretch: Annotated[float, Field(ge=1, le=100)] | None = None  # cosine: where it is 0, in trainings (EDC: 2); off: 1
-    ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # largest decay per step of the average that is tested; off
-    accumulate: Annotated[int, Field(ge=1, le=1024)]  # parts of a batch; BatchNorm sees one part
-    hard_label: Literal["unmixed", "mixed"]  # of a mixed view. published: unmixed; corrected: mixed
-    test_every: Epochs  # epochs between tests; the last is always tested
+    epochs: Epochs = Field(description="Length of the training.")
+    batch_size: Batch | None = Field(
+        default=None, description="Views per batch; off (published): the batches of relabel.", json_schema_extra=unit("views")
+    )
+    stretch: Annotated[float, Field(ge=1, le=100)] | None = Field(
+        default=None, description="The cosine reaches 0 after this many times `epochs` (EDC: 2); off: 1."
+    )
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None,
+        description="Largest decay of the moving average of weights that is tested; off: the weights themselves are tested.",
+    )
+    accumulate: Annotated[int, Field(ge=1, le=1024)] = Field(
+        description="Parts of a batch, to save memory; BatchNorm sees one part."
+    )
+    hard_label: Literal["unmixed", "mixed"] = Field(
+        description="Hard label of a mixed view. published: `unmixed`; corrected: `mixed`."
+    )
+    test_every: Epochs = Field(description="Epochs between tests; the last epoch is always tested.")
 
 
 class Training(HardTraining):
     """Training of one student on soft labels."""
 
-    loss: Literal["mse", "kl", "dist"]
-    temperature: Annotated[float, Field(gt=0, le=1000)] | None = None  # kl only
-    hard_weight: Weight  # gamma: of the cross-entropy against hard labels
+    loss: Literal["mse", "kl", "dist"] = Field(description="Loss against soft labels.")
+    temperature: Annotated[float, Field(gt=0, le=1000)] | None = Field(
+        default=None, description="Temperature of `kl`; off with other losses."
+    )
+    hard_weight: Weight = Field(description="Weight gamma of the cross-entropy against hard labels.")
 
     @model_validator(mode="after")
     def _stretched(self) -> Training:

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
+from gvbsm.config.bounds import Count
 from gvbsm.config.row import Row
-from gvbsm.config.sources import DataPath
-from gvbsm.config.stages import Count, Distilled
+from gvbsm.config.sources import DataPath, Distilled
 from gvbsm.data.folders import Stamp, difference, is_image, is_visible, stamp_if_there
 from gvbsm.errors import UserError
 from gvbsm.pipeline.convert import ConvertSpec

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from gvbsm.config.bounds import Count
 from gvbsm.config.sources import Seed
-from gvbsm.config.stages import Count
 from gvbsm.pipeline.stage import Stage
 from gvbsm.store.run import Picture
 from gvbsm.store.spec import Inputs, Spec, Strict

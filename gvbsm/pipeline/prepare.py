@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from gvbsm.config.bounds import Count
 from gvbsm.config.row import Row
 from gvbsm.config.sources import Source
-from gvbsm.config.stages import Count
 from gvbsm.data import DATASETS
 from gvbsm.pipeline.scale import Scale
 from gvbsm.pipeline.stage import Artifact, Stage, planned, prefix

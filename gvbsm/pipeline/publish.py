@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gvbsm.config.stages import Count
+from gvbsm.config.bounds import Count
 from gvbsm.pipeline.stage import Stage
 from gvbsm.store.spec import Inputs, Spec
 

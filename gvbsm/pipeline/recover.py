@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from gvbsm.config.bounds import Precision
 from gvbsm.config.row import Row
 from gvbsm.config.shapes import Batch, PixelForm
-from gvbsm.config.stages import Augment, Precision, RecoverShard, ViewsOfImages
+from gvbsm.config.stages import Augment, RecoverShard, ViewsOfImages
 from gvbsm.pipeline.scale import Scale
 from gvbsm.pipeline.shards import row_shards, shown_classes
 from gvbsm.pipeline.stage import Artifact, Stage, builders_of, count_images, part, paths_of, pixel_form, planned

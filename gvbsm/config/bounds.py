@@ -1,0 +1,36 @@
+"""The kinds of values that settings share, each with its bounds and its unit."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+from pydantic.config import JsonDict
+
+
+def unit(name: str) -> JsonDict:
+    """The unit of a setting, as `json_schema_extra` of its Field."""
+    return {"unit": name}
+
+
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Epochs = Annotated[int, Field(ge=1, le=100_000, json_schema_extra=unit("epochs"))]
+Batch = Annotated[int, Field(ge=1, le=65_536)]
+Rate = Annotated[float, Field(gt=0, le=100)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Pixels = Annotated[int, Field(ge=0, le=1024, json_schema_extra=unit("px"))]
+
+
+def _ordered(interval: list[float]) -> list[float]:
+    if interval[0] > interval[1]:
+        raise ValueError(f"expected the least before the most, got {interval}; change places")
+    return interval
+
+
+_Two = (Field(min_length=2, max_length=2), AfterValidator(_ordered))
+Shares = Annotated[list[Annotated[float, Field(gt=0, le=1)]], *_Two]  # the least and the most of an area
+Ratios = Annotated[list[Annotated[float, Field(gt=0, le=100)]], *_Two]  # width / height, likewise
+PerChannel = Annotated[list[float], Field(min_length=1, max_length=4)]
+Cells = Annotated[int, Field(ge=1, le=16)]  # per direction
+Precision = Literal["float32", "bfloat16"]  # of convolutions and matrix products (autocast)
