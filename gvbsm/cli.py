@@ -75,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
         _add_stage_arguments(command(stage.name, _run_stage, stage.about, example), stage)
     _add_run_commands(command)
     _add_store_commands(command)
+    _add_listing_commands(command)
     return whole
 
 
@@ -150,6 +151,22 @@ def _add_store_commands(command: Callable[..., argparse.ArgumentParser]) -> None
     about = "list what neither config.yaml's targets nor a published acc.json or picture need, or delete it"
     gc = command("gc", _gc, about, " What running jobs use is left.")
     gc.add_argument("--delete", action="store_true", help="delete what is listed")
+
+
+def _add_listing_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Commands that say what files in config/ may hold."""
+    about = "print every setting: name, type, bounds, unit, meaning"
+    settings = command("settings", _settings, about)
+    section = "part of a row (row, recover, recover.ema, ...) or config (default: all)"
+    settings.add_argument("section", nargs="?", metavar="SECTION", help=section)
+    other = settings.add_mutually_exclusive_group()
+    schema = "print a JSON schema for editors instead: of data sets and recipes, or of config.yaml"
+    other.add_argument("--json-schema", choices=("row", "config"), help=schema)
+    fresh = "write the tables in FOLDER/README.md and the schemas in FOLDER/schema/ anew instead"
+    other.add_argument("--refresh", type=Path, metavar="FOLDER", help=fresh)
+    command("networks", _networks, "list the networks that a row may name, with their options")
+    command("recipes", _recipes, "list the recipes in config/recipes/")
+    command("datasets", _datasets, "list the data sets in config/datasets/")
 
 
 def _count(text: str) -> int:
@@ -238,6 +255,40 @@ def _gc(options: argparse.Namespace) -> None:
     from gvbsm.commands.gc import gc
 
     sys.stdout.write(gc(options.delete))
+
+
+def _settings(options: argparse.Namespace) -> None:
+    import shutil
+
+    from gvbsm.commands import settings
+
+    if options.section and (options.json_schema or options.refresh):
+        raise UserError("settings: expected SECTION alone, got an option that covers all sections too; remove one of them")
+    if options.json_schema:
+        text = settings.schema_text(options.json_schema)
+    elif options.refresh:
+        text = settings.refresh(options.refresh)
+    else:
+        text = settings.settings(options.section, shutil.get_terminal_size((160, 24)).columns)
+    sys.stdout.write(text)
+
+
+def _networks(options: argparse.Namespace) -> None:
+    from gvbsm.commands.listing import networks
+
+    sys.stdout.write(networks())
+
+
+def _recipes(options: argparse.Namespace) -> None:
+    from gvbsm.commands.listing import rows
+
+    sys.stdout.write(rows("recipes"))
+
+
+def _datasets(options: argparse.Namespace) -> None:
+    from gvbsm.commands.listing import rows
+
+    sys.stdout.write(rows("datasets"))
 
 
 def _run_stage(options: argparse.Namespace) -> None:

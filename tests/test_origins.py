@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 
 from gvbsm.config.origins import legend, sourced_settings
+from gvbsm.store.code import PACKAGE
+
+CONFIG = PACKAGE.parent / "config"
 
 BASE = """\
 # First line,
@@ -63,6 +66,11 @@ def test_values_have_lines_and_comments(files):
         "squeeze.epochs": (5, "base.yaml", 25, ""),
     }
     assert legend(Path("config/datasets/base.yaml")) == "First line, second line."
+
+
+def test_a_legend_leaves_out_the_line_for_editors():
+    said = legend(CONFIG / "datasets" / "cifar10.yaml")
+    assert said.startswith("CIFAR-10: 50,000") and said.endswith('"ours": chosen here.')
 
 
 def test_what_lies_over_names_its_own_file(files):

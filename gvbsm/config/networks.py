@@ -11,6 +11,8 @@ from pathlib import Path
 from gvbsm.backbones import BACKBONES, LIBRARIES
 from gvbsm.store.code import builder_options
 
+GIVEN = ("classes", "image_size", "channels")  # parameters of builders that a row gives in other settings
+
 
 def builder(name: str) -> str:
     """ "module:function" of the builder of a network that `check` accepts."""
@@ -44,7 +46,7 @@ def check(name: object, options: object) -> None:
         hint = f"did you mean {near[0]!r}? " if near else ""
         prefixes = " or ".join(f"{one}:<name>" for one in libraries)
         raise ValueError(f"unknown backbone {name!r}; {hint}choose from {', '.join(sorted(own))}, {prefixes}")
-    allowed = [x for x in builder_options(own[str(name)]) if x not in ("classes", "image_size", "channels")]
+    allowed = [x for x in builder_options(own[str(name)]) if x not in GIVEN]
     for option in options if isinstance(options, dict) else ():
         if option not in allowed:
             raise ValueError(f"unknown option {option!r} of {name}; choose from {', '.join(allowed) or 'none'}")

@@ -13,6 +13,7 @@ from gvbsm.config.load import read_row
 from gvbsm.config.messages import Place
 
 _COMMENT = re.compile(r"(\s*)#\s?(.*?)\s*")
+_FOR_EDITORS = "# yaml-language-server:"  # the line that names a file's schema
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,13 @@ def sourced_settings(dataset: str, recipe: str | None = None) -> list[Setting]:
 
 
 def legend(file: Path) -> str:
-    """The comment that a file begins with, which says what the words in its other comments mean."""
+    """The comment that a file begins with, which says what the words in its other comments mean; not the line for editors."""
     lines = []
     for line in file.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
             break
-        lines.append(line.lstrip("# ").rstrip())
+        if not line.startswith(_FOR_EDITORS):
+            lines.append(line.lstrip("# ").rstrip())
     return " ".join(lines)
 
 

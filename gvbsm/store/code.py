@@ -46,12 +46,24 @@ def module_digest(name: str) -> str | None:
 
 
 @cache
-def builder_options(builder: str) -> tuple[str, ...]:
-    """The keyword-only parameters of "module:function", read from its syntax tree."""
-    module, _, function = builder.partition(":")
+def builder_options(builder: str) -> dict[str, str | None]:
+    """The keyword-only parameters of "module:function" with their default values as text, read from its syntax tree."""
+    arguments = _function(builder).args
+    defaults = (None if default is None else ast.unparse(default) for default in arguments.kw_defaults)
+    return dict(zip((argument.arg for argument in arguments.kwonlyargs), defaults, strict=True))
+
+
+def builder_about(builder: str) -> str:
+    """The docstring of "module:function", "" if it has none."""
+    return ast.get_docstring(_function(builder)) or ""
+
+
+@cache
+def _function(name: str) -> ast.FunctionDef:
+    module, _, function = name.partition(":")
     for node in ast.parse(_module_file(module).read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef) and node.name == function:
-            return tuple(argument.arg for argument in node.args.kwonlyargs)
+            return node
     raise LookupError(f"{module} has no function {function}")
 
 

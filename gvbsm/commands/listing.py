@@ -1,0 +1,39 @@
+"""What settings and targets may name: networks, data sets and recipes, a line each. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import re
+
+from gvbsm.backbones import BACKBONES, LIBRARIES
+from gvbsm.config.networks import GIVEN
+from gvbsm.config.origins import legend
+from gvbsm.config.yaml_files import rows_folder
+from gvbsm.store.code import builder_about, builder_options
+
+
+def networks() -> str:
+    """The networks of this package with their options and default values, and the prefixes of libraries' networks."""
+    lines = {}
+    for name, builder in sorted(BACKBONES.items()):
+        options = [f"{option} ({value})" for option, value in builder_options(builder).items() if option not in GIVEN]
+        lines[name] = _sentence(builder_about(builder)) + (f" Options: {', '.join(options)}." if options else "")
+    for prefix, builder in LIBRARIES.items():
+        lines[f"{prefix}:<name>"] = f"{_sentence(builder_about(builder))} Options: those that {prefix} has for it."
+    return _columns(lines)
+
+
+def rows(folder: str) -> str:
+    """The files of `config/<folder>/` ("datasets" or "recipes"), each with the first sentence of its leading comment."""
+    files = sorted(rows_folder(folder).glob("*.yaml"))
+    return _columns({file.stem: _sentence(legend(file)) for file in files})
+
+
+def _sentence(text: str) -> str:
+    """The first sentence."""
+    found = re.match(r".*?\.(?=\s|$)", text, re.DOTALL)
+    return " ".join((found[0] if found else text).split())
+
+
+def _columns(lines: dict[str, str]) -> str:
+    width = max(map(len, lines), default=0)
+    return "".join(f"{name:<{width}}  {about}".rstrip() + "\n" for name, about in lines.items())

@@ -1,0 +1,156 @@
+"""Every setting with its type, bounds, unit and meaning, section by section, read from the schemas."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from gvbsm.config.messages import SettingsError
+from gvbsm.config.schema import schema
+from gvbsm.store.spec import Json
+
+_LAST = ("seed", "threads", "precision")  # every stage has them
+_KINDS = {
+    "integer": ("whole number", "whole numbers"),
+    "number": ("number", "numbers"),
+    "boolean": ("true or false", "true or false"),
+    "string": ("text", "texts"),
+    "object": ("object", "objects"),
+    "choice": ("choice", "choices"),
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One setting as tables show it."""
+
+    name: str
+    kind: str  # in words
+    bounds: str  # in words, "" if any value of the kind is right
+    unit: str  # "" for none
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """Settings that stand together in a file."""
+
+    name: str  # row, recover, recover.ema, config
+    meaning: str
+    entries: tuple[Entry, ...]
+
+
+def sections() -> dict[str, Section]:
+    """All sections by name: `row` and those of rows, in the order of their settings, then `config` and its own."""
+    known: dict[str, Section] = {}
+    for name in ("row", "config"):
+        whole = schema(name)
+        _collect(name, [whole], whole["$defs"], known, [])
+    return known
+
+
+def section_and_parts(name: str) -> list[Section]:
+    """A section and those inside it; `row` is its own settings alone.
+
+    Raises:
+        SettingsError: if there is none of this name.
+    """
+    known = sections()
+    if name not in known:
+        near = [one for one in known if one.endswith(f".{name}")] or difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise SettingsError(f"unknown section {name!r}; {hint}choose from {', '.join(known)}")
+    return [section for path, section in known.items() if path == name or path.startswith(f"{name}.")]
+
+
+def _collect(name: str, kinds: list[Json], models: Json, known: dict[str, Section], seen: list[Json]) -> None:
+    """Add a section of one kind or several, and then its settings that are sections, unless these settings are known."""
+    about = kinds[0]["description"] if len(kinds) == 1 else "Where images come from; every kind has its own settings."
+    known[name] = Section(name, " ".join(about.split("\n\n")[0].split()), tuple(_entries(kinds, models)))
+    for kind in kinds:
+        seen.append(kind["properties"])
+        for key, node in kind["properties"].items():
+            inner = [models[model] for model in _references(node)]
+            if inner and not any(inner[0]["properties"].items() <= properties.items() for properties in seen):
+                _collect(key if name == "row" else f"{name}.{key}", inner, models, known, seen)
+
+
+def _references(node: Json) -> list[str]:
+    """Names of the models that a setting, or an entry of its list, may be."""
+    inner = [node["items"]] if "items" in node else node.get("anyOf", [])
+    own = [node["$ref"].rpartition("/")[2]] if "$ref" in node else []
+    return own + [model for part in inner for model in _references(part)]
+
+
+def _entries(kinds: list[Json], models: Json) -> list[Entry]:
+    """The settings of a section; a setting of some of several kinds says of which."""
+    where: dict[tuple[str, str], list[str]] = {}
+    nodes: dict[tuple[str, str], list[Json]] = {}
+    for kind in kinds:
+        for name, node in kind["properties"].items():
+            meaning = node.get("description") or models[_references(node)[0]]["description"]
+            where.setdefault((name, meaning), []).extend(_choices(kind["properties"].get("kind", {})))
+            nodes.setdefault((name, meaning), []).append(node)
+    entries = []
+    for (name, meaning), same in nodes.items():
+        if name == "kind" and len(kinds) > 1:
+            same = [{"enum": [choice for node in same for choice in _choices(node)]}]
+        elif len(same) < len(kinds):
+            meaning = f"({', '.join(where[name, meaning])}) {meaning}"
+        entries.append(Entry(name, _kind(same[0]), _bounds(same[0]), _unit(same[0]), meaning))
+    return sorted(entries, key=lambda entry: entry.name in _LAST and _LAST.index(entry.name) + 1)
+
+
+def _choices(node: Json) -> list[str]:
+    return [node["const"]] if "const" in node else node.get("enum", [])
+
+
+def _variants(node: Json) -> list[Json]:
+    """What a setting may be, but for null."""
+    return [variant for variant in node.get("anyOf", [node]) if variant.get("type") != "null"]
+
+
+def _kind(node: Json, number: int = 0) -> str:
+    """The type of a setting in words; of several if `number` is 1."""
+    words = list(dict.fromkeys(_kind_of_one(variant, number) for variant in _variants(node)))
+    return " or ".join([*words, "null"] if {"type": "null"} in node.get("anyOf", []) else words)
+
+
+def _kind_of_one(node: Json, number: int) -> str:
+    if node.get("type") == "array":
+        return f"{('list', 'lists')[number]} of {_kind(node['items'], 1)}"
+    return _KINDS["object" if "$ref" in node else "choice" if _choices(node) else node["type"]][number]
+
+
+def _bounds(node: Json) -> str:
+    """The bounds of a setting in words."""
+    return "; ".join(bounds for variant in _variants(node) if (bounds := _bounds_of_one(variant)))
+
+
+def _bounds_of_one(node: Json) -> str:
+    if node.get("type") != "array":
+        return ", ".join(_choices(node)) or _interval(node)
+    least, most = node.get("minItems"), node.get("maxItems")
+    length = f"{least}" if least == most else f"{least} to {most}" if most else f"{least} or more"
+    of_each = ("of " if _choices(node["items"]) else "") + _bounds(node["items"])
+    return ", each ".join(part for part in ("" if least is None else f"{length} entries", of_each) if part)
+
+
+def _interval(node: Json) -> str:
+    above, below = node.get("exclusiveMinimum"), node.get("exclusiveMaximum")
+    least, most = node.get("minimum"), node.get("maximum")
+    if node.get("type") == "integer" and below is not None:
+        most, below = below - 1, None
+    if least is not None and most is not None:
+        return f"{_number(least)} to {_number(most)}"
+    words = (("above", above), ("at least", least), ("below", below), ("at most", most))
+    return ", ".join(f"{word} {_number(bound)}" for word, bound in words if bound is not None)
+
+
+def _number(bound: float) -> str:
+    return f"{int(bound):,}" if bound == int(bound) else f"{bound:g}"
+
+
+def _unit(node: Json) -> str:
+    inner = [unit for part in (*node.get("anyOf", []), *([node["items"]] if "items" in node else [])) if (unit := _unit(part))]
+    return node.get("unit", inner[0] if inner else "")

@@ -1,0 +1,113 @@
+"""Every setting has a meaning and bounds; the schemas take what is shipped and refuse what is misspelt."""
+
+import copy
+
+import jsonschema
+import pytest
+import yaml
+
+from gvbsm.commands.settings import refreshed
+from gvbsm.config.load import load_row
+from gvbsm.config.schema import SCHEMAS, schema
+from gvbsm.config.tables import sections
+from gvbsm.config.yaml_files import read_yaml
+from gvbsm.store.code import PACKAGE
+
+CONFIG = PACKAGE.parent / "config"
+ROWS = sorted(CONFIG.glob("*/*.yaml"))
+ENTRIES = {f"{section.name}.{entry.name}": entry for section in sections().values() for entry in section.entries}
+UNBOUNDED = {"row.mean"}  # any mean of pixels is a number that training stands
+
+
+def is_valid(name, raw):
+    return jsonschema.Draft7Validator(schema(name)).is_valid(raw)
+
+
+def test_every_section_of_a_row_is_described():
+    def names(model, above):
+        for name, value in model.items():
+            yield f"{above or 'row'}.{name}"
+            if isinstance(value, dict) and name not in ("options", "source"):
+                yield from names(value, f"{above}.{name}".lstrip("."))
+
+    row = load_row("cifar10", "edc").model_dump()
+    row["backbones"] = row["evaluate"]["students"] = []
+    assert set(names(row, "")) <= ENTRIES.keys()
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_a_setting_has_a_meaning_and_a_number_has_bounds(name):
+    entry = ENTRIES[name]
+    assert entry.meaning[-1] in ".)" and len(entry.meaning) < 200, entry
+    if "number" in entry.kind and name not in UNBOUNDED:
+        assert any(word in entry.bounds for word in (" to ", "above", "at least")), entry
+    assert "choice" not in entry.kind or entry.bounds
+
+
+def test_bounds_and_units_in_words():
+    recover = ENTRIES["recover.roll"], ENTRIES["recover.betas"], ENTRIES["recover.conv_statistics"], ENTRIES["squeeze.seed"]
+    assert [(entry.kind, entry.bounds, entry.unit) for entry in recover] == [
+        ("whole number", "0 to 1,024", "px"),
+        ("list of numbers", "2 entries, each at least 0, below 1", ""),
+        ("list of choices", "1 or more entries, each of channel, patch", ""),
+        ("whole number", "0 to 2,147,483,647", ""),
+    ]
+    assert ENTRIES["augment.pad"].kind == "whole number or null" and ENTRIES["augment.pad"].unit == "px"
+    assert ENTRIES["source.kind"].bounds == "digits, cifar10, cifar100, tiny_imagenet, imagefolder, imagenet"
+
+
+@pytest.mark.parametrize("path", [*refreshed(CONFIG)], ids=lambda path: path.name)
+def test_tables_and_schemas_are_those_of_the_program(path):
+    is_fresh = path.is_file() and path.read_text(encoding="utf-8") == refreshed(CONFIG)[path]
+    assert is_fresh, f"{path} is stale; run: python -m gvbsm settings --refresh config"
+
+
+def test_every_section_has_a_table():
+    text = (CONFIG / "README.md").read_text(encoding="utf-8")
+    assert [name for name in sections() if "." not in name and f"<!-- settings:{name} -->" not in text] == []
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_schemas_are_schemas(name):
+    jsonschema.Draft7Validator.check_schema(schema(name))
+
+
+@pytest.mark.parametrize("path", [*ROWS, CONFIG / "config.yaml"], ids=lambda path: path.name)
+def test_what_is_shipped_fits_its_schema(path):
+    name = "config" if path.name == "config.yaml" else "row"
+    at = "schema" if name == "config" else "../schema"
+    assert path.read_text(encoding="utf-8").startswith(f"# yaml-language-server: $schema={at}/{name}.json\n")
+    assert (path.parent / at / f"{name}.json").is_file()
+    jsonschema.validate(read_yaml(path), schema(name), cls=jsonschema.Draft7Validator)
+
+
+PARTS = {
+    "nothing": ("{}", True),
+    "a part of a source": ("source: {version: 2}", True),
+    "a network as an object": ("backbones: [resnet18, {name: convnet, options: {width: 4}, squeeze: {lr: 0.1}}]", True),
+    "sections that are off": ("{select: null, distilled: null, relabel: {epochs: null, coding: {top: null}}}", True),
+    "a student of its own": ("evaluate: {students: [{name: convnet, evaluate: {epochs: 3}}]}", True),
+    "a misspelt section": ("recovr: {lr: 0.1}", False),
+    "a misspelt setting": ("recover: {ema: {momentun: 0.1}}", False),
+    "a misspelt setting of a network": ("backbones: [{name: convnet, sqeeze: {lr: 0.1}}]", False),
+    "a network without a name": ("backbones: [{label: a}]", False),
+    "a number in quotes": ("squeeze: {epochs: '5'}", False),
+    "a value out of range": ("squeeze: {epochs: 0}", False),
+    "another choice": ("recover: {quantise: floor}", False),
+    "a setting that is never off": ("recover: null", False),
+    "another kind of source": ("source: {kind: mnist}", False),
+    "extends is a list": ("extends: [digits]", False),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_parts_of_rows(part):
+    text, is_right = PARTS[part]
+    assert is_valid("row", yaml.safe_load(text)) == is_right
+
+
+def test_a_misspelt_setting_of_config():
+    raw = read_yaml(CONFIG / "config.yaml")
+    misspelt = copy.deepcopy(raw) | {"target": raw["targets"]}
+    assert is_valid("config", raw) and not is_valid("config", misspelt)
+    assert not is_valid("config", {"targets": raw["targets"]}), "data_root is missing"
