@@ -86,7 +86,7 @@ def changed_stages(package: Path, file: str, old: str, new: str) -> set[str]:
             {"squeeze", "statistics", "select", "recover", "relabel", "evaluate", "student", "features"},
         ),
         ("backbones/mobilenet_v2.py", "width: float = 0.5", "width: float = 1.0", set()),
-        ("config/stages.py", "le=100_000", "le=200_000", set()),
+        ("config/bounds.py", "le=100_000", "le=200_000", set()),
         ("store/job.py", '"git": ', '"revision": ', set()),
         ("cli.py", "return 2", "return 3", set()),
         ("runtime/progress.py", "15.0", "30.0", set()),
