@@ -20,6 +20,7 @@ from torchvision.datasets import ImageFolder
 import gvbsm
 from gvbsm import cli
 from gvbsm.backbones.build import build
+from gvbsm.config.stages import Training
 from gvbsm.errors import UserError
 from gvbsm.share import export
 from gvbsm.share.card import training_program
@@ -189,13 +190,15 @@ def test_terms_that_are_given_are_in_the_card(exported):
 def test_the_card_steps_as_evaluate_does(name, decay):
     momentum = 0.9 if name == "sgd" else None
     settings = {"optimizer": name, "lr": 0.5, "weight_decay": decay, "momentum": momentum, "schedule": "constant", "epochs": 2}
+    settings |= {"loss": "mse", "hard_weight": 0.1, "accumulate": 1, "hard_label": "mixed", "test_every": 1}
+    settings |= {"threads": 1, "precision": "float32"}
     network = {"name": "convnet", "classes": 10, "image_size": 8, "channels": 1, "options": {"width": 4}}
-    program = training_program({"network": network, "settings": settings | {"loss": "mse", "hard_weight": 0.1}})
+    program = training_program({"network": network, "settings": settings})
     code = environment().get_template("training.py.j2").render(program=program)
     student = build("convnet", classes=10, image_size=8, channels=1, width=4)
     text = code.partition("optimizer = ")[2].partition("\nschedule = ")[0]
     found = eval(text, {"torch": torch, "student": student})
-    expected = make_optimizer(student, Recipe.from_settings(settings, 0))
+    expected = make_optimizer(student, Recipe.from_settings(Training.model_validate(settings), 0))
     assert type(found) is type(expected)
 
     def steps(optimizer):
@@ -229,7 +232,7 @@ def test_equal_runs_make_equal_folders(form, exported):
 
 def test_what_is_killed_is_not_taken_for_an_export(exported, tmp_path):
     program = (
-        "import os, signal; from gvbsm import cli, export; "
+        "import os, signal; from gvbsm import cli; from gvbsm.share import export; "
         "export.card = lambda *parts: os.kill(os.getpid(), signal.SIGKILL); "
         f"cli.main(['export', '{RUN}', '--to', 'imagefolder', '--out', '{OUT}'])"
     )
