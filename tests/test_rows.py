@@ -7,7 +7,6 @@ import pytest
 from gvbsm.config.load import load_row
 from gvbsm.config.messages import SettingsError
 from gvbsm.config.project import comparison, load_config
-from gvbsm.config.targets import parse_target
 from gvbsm.pipeline.graph import plan, plan_run
 from gvbsm.store.code import PACKAGE
 
@@ -99,4 +98,4 @@ def test_comparisons_can_be_planned(monkeypatch):
 def assert_comparisons_can_be_planned():
     config = load_config()
     for target in (target for name in config.comparisons for target in comparison(config, name)):
-        assert plan_run(parse_target(target))[-1].stage == "publish"
+        assert plan_run(target)[-1].stage == "publish"

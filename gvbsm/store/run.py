@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NotRequired, TypedDict, get_args, get_type_hints
+from typing import Literal, NotRequired, TypedDict, get_args, get_origin, get_type_hints
 
 from gvbsm.errors import UserError
 from gvbsm.store.keys import key
@@ -144,8 +144,8 @@ def read_published(run: Path) -> Published:
 # Those that every acc.json has had, and that are of one type.
 _PARTS: dict[str, type] = {
     name: getattr(kind, "__origin__", dict if hasattr(kind, "__required_keys__") else kind)
-    for name, kind in get_type_hints(Accuracies).items()
-    if name in Accuracies.__required_keys__ and name != "recipe"
+    for name, kind in get_type_hints(Accuracies, include_extras=True).items()
+    if name != "recipe" and get_origin(kind) is not NotRequired
 }
 
 

@@ -7,6 +7,7 @@ import torchvision
 
 from gvbsm.backbones.build import build
 from gvbsm.config import networks as network_names
+from gvbsm.config.shapes import NetworkShape
 from gvbsm.errors import UserError
 from gvbsm.store.files import load_tensors
 from gvbsm.store.plans import STORE
@@ -57,7 +58,7 @@ def test_options_reach_the_library():
 def test_what_cannot_be_built_is_one_line(network, said):
     whole = {"classes": 5, "image_size": 32, "channels": 3, "options": {}} | network
     with pytest.raises(UserError, match=rf"network {network['name']} with options .*{said}.*; correct the row"):
-        networks.build(whole, 0, torch.device("cpu"))
+        networks.build(NetworkShape(**whole), 0, torch.device("cpu"))
 
 
 def test_names_found_in_the_libraries_text_are_those_they_list():

@@ -322,7 +322,7 @@ def test_files_that_are_none_of_ours_stay(made_up, capsys):
     ("target", "said"),
     [
         ("results/tinny/ipc4/acc.json", "unknown data set 'tinny'; did you mean 'tiny'"),
-        ("results/tiny/ipc4", r"targets[0]: target 'results/tiny/ipc4': expected"),
+        ("results/tiny", r"targets[0]: target 'results/tiny': expected"),
     ],
 )
 def test_a_wrong_target(target, said, made_up, capsys):

@@ -168,7 +168,7 @@ def test_which_runs_are_shown(configured, capsys):
     ("arguments", "expected"),
     [
         (["results/tinny/ipc4/acc.json"], r"unknown data set 'tinny'; did you mean 'tiny'"),
-        (["tiny"], r"target 'tiny': expected results/<dataset>/ipc<N>\[-<recipe>\]/acc\.json"),
+        (["tiny"], r"target 'tiny': expected results/<dataset>/ipc<N>\[-<recipe>\] or a file of it"),
         (["results/tiny/compare.csv"], r"expected the runs to compare, got none"),
         (["--watch", TARGET], rf"--watch: expected seconds, got '{TARGET}'; put targets before it"),
         (["--watch", "0"], r"--watch: expected 0\.1 to 86400 seconds, got 0"),

@@ -400,7 +400,7 @@ def test_another_file_than_the_official_zip_is_not_kept(served, tmp_path, monkey
     tiny_zip(folder / "tiny.zip")
     monkeypatch.setattr(tiny_imagenet, "URL", f"{address}/tiny.zip")
     form = replace(COLOUR, image_size=64, resize=64)
-    source = {"kind": "tiny_imagenet", "path": "tiny.zip"}
+    source = TinyImageNet(kind="tiny_imagenet", path="tiny.zip")
     with pytest.raises(
         UserError, match=r"expected .*tiny\.zip \(MD5 \w+\), which could not be had: File not found or corrupted"
     ):

@@ -22,6 +22,7 @@ from PIL import Image
 from torch.utils.data import BatchSampler, RandomSampler
 
 from gvbsm.config.project import load_config
+from gvbsm.config.stages import Coding
 from gvbsm.config.targets import parse_target
 from gvbsm.pipeline.graph import plan, plan_run
 from gvbsm.store.code import PACKAGE
@@ -148,8 +149,8 @@ def test_what_the_files_of_the_pages_ask_for(workspace):
     stages = {one.stage for one in plan("imagenet", 10, "sre2l_published")}
     assert {"adopt", "convert"} <= stages and "recover" not in stages
     labels = [one.spec for one in plan("imagenet", 10, "whole") if one.stage == "relabel"]
-    assert labels and all(one["settings"]["coding"] == {"values": "float16", "top": None} for one in labels)
-    assert max(one["epochs"][1] for one in labels) == 300
+    assert labels and all(one.settings.coding == Coding(values="float16", top=None) for one in labels)
+    assert max(one.epochs[1] for one in labels) == 300
     assert {one.spec.source.path for one in plan("mine", 10) if one.stage == "prepare"} == {"mine"}
     (weights,) = [one.spec.weights for one in plan("photographs", 10) if one.stage == "squeeze"]
     assert weights == "mine.pth"

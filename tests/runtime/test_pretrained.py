@@ -10,14 +10,19 @@ import torch
 from safetensors.torch import save_file
 from torchvision import models
 
+from gvbsm.config.shapes import NetworkShape
 from gvbsm.data.imagenet import _names
 from gvbsm.errors import UserError
 from gvbsm.training.networks import build
 from gvbsm.training.pretrained import load_pretrained
 
 CPU = torch.device("cpu")
-NETWORK = {"name": "torchvision:shufflenet_v2_x0_5", "classes": 1000, "image_size": 224, "channels": 3, "options": {}}
-SMALL = {"name": "wrn16_2", "classes": 3, "image_size": 8, "channels": 1, "options": {"depth": 10, "widen": 1}}
+NETWORK = NetworkShape.model_validate(
+    {"name": "torchvision:shufflenet_v2_x0_5", "classes": 1000, "image_size": 224, "channels": 3, "options": {}}
+)
+SMALL = NetworkShape.model_validate(
+    {"name": "wrn16_2", "classes": 3, "image_size": 8, "channels": 1, "options": {"depth": 10, "widen": 1}}
+)
 WNIDS = [f"n{i:08d}" for i in range(1000)]
 
 
@@ -87,12 +92,12 @@ def test_a_library_loads_no_weights_by_an_option(option, tmp_path, monkeypatch):
     """They would be read without our checks."""
     monkeypatch.chdir(tmp_path)
     torch.save({"x": Payload()}, tmp_path / "bad.pth")
-    network = {"name": "timm:resnet10t", "classes": 3, "image_size": 32, "channels": 3, "options": {option: "bad.pth"}}
+    network = NetworkShape(name="timm:resnet10t", classes=3, image_size=32, channels=3, options={option: "bad.pth"})
     with pytest.raises(
         UserError, match=rf"expected options of the network, got '{option}'; name a file of weights in `weights`"
     ):
         build(network, 0, CPU)
-    network = NETWORK | {"options": {"weights": "IMAGENET1K_V1"}}
+    network = NETWORK.model_copy(update={"options": {"weights": "IMAGENET1K_V1"}})
     with pytest.raises(UserError, match=r"^network torchvision:shufflenet_v2_x0_5 with options .*; correct the row$"):
         build(network, 0, CPU)
     assert not Path("was_executed").exists()

@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import Field
 
 from gvbsm import cli
 from gvbsm.errors import Interrupted, UserError
 from gvbsm.pipeline.registry import write_plans
+from gvbsm.pipeline.scale import images_per_step
 from gvbsm.runtime import checkpoints, watching
 from gvbsm.runtime.progress import Progress
 from gvbsm.runtime.watching import watched
@@ -17,15 +19,20 @@ from gvbsm.store.job import Job
 from gvbsm.store.plans import STORE
 from gvbsm.store.progress import read_progress
 from gvbsm.store.receipts import read_receipt
-from gvbsm.store.spec import Spec
+from gvbsm.store.spec import Inputs, Spec
 
 TARGET = Path("results/tiny/ipc4/acc.json")
+
+
+class SomeInputs(Inputs):
+    data: str = "prepare/x.safetensors"
 
 
 class SomeSpec(Spec):
     """Of a stage that has several seeds."""
 
-    seeds: tuple[int, ...] = (0,)
+    seeds: list[int] = Field(default=[0])
+    inputs: SomeInputs = SomeInputs()
 
 
 def squeeze_job(**changes) -> Job:
@@ -45,7 +52,8 @@ def clock(monkeypatch) -> list[float]:
 
 def test_a_progress_file_from_the_first_step_to_the_last(tmp_path, clock, capsys):
     file = tmp_path / "checkpoints" / "0123456789.progress.json"
-    with watched(squeeze_job(), file):
+    job = squeeze_job()
+    with watched(job, file, None, lambda steps: images_per_step(lambda spec, scale: 10 * scale.training_images, job, steps)):
         started = read_progress(file)
         assert (started.stage, started.name, started.pid, started.total) == ("squeeze", "digits-net", os.getpid(), None)
         progress = Progress("squeeze digits-net-0123456789", 10, done=2)

@@ -28,6 +28,7 @@ from gvbsm.errors import Interrupted, UserError
 from gvbsm.method.views import mixed_hard_labels, render
 from gvbsm.pipeline.adopt import check_adopted
 from gvbsm.pipeline.graph import plan
+from gvbsm.pipeline.registry import STAGES
 from gvbsm.pipeline.specs import read_spec
 from gvbsm.runtime import checkpoints
 from gvbsm.store.code import PACKAGE
@@ -254,7 +255,7 @@ def test_a_run_with_images_and_labels_by_others(workspace, small_row, make_up_to
 def test_planning_reads_no_file_and_a_version_makes_them_anew(workspace, edit_row):
     edit_row({"distilled": DISTILLED, "statistics": {"measured_in": "twin"}})
     before = {one.path for one in plan("tiny", IPC)}
-    assert all(read_spec(one.stage, json.dumps(one.spec)) == one.spec for one in plan("tiny", IPC))
+    assert all(read_spec(STAGES[one.stage], json.dumps(one.spec.json_object)) == one.spec for one in plan("tiny", IPC))
     assert {path.split("/")[0] for path in before}.isdisjoint({"recover", "statistics"})
     assert sum(path.startswith("squeeze/") for path in before) == 3, "no twins: nothing is measured in them"
     edit_row({"distilled": {"version": 2}})

@@ -169,7 +169,7 @@ def test_teachers_that_see_unmixed_views_are_right_on_those(made, edit_row, make
 
 def test_keys_are_of_canonical_specs(made):
     for one in made:
-        assert key(json.loads(json.dumps(one.spec))) == one.key
+        assert key(json.loads(json.dumps(one.spec.json_object))) == one.key
 
 
 def test_logits_that_float16_cannot_hold_are_refused():

@@ -127,10 +127,10 @@ def test_a_mistake_in_config_yaml(run_snakemake):
 
 
 def test_targets_in_config_yaml_are_checked(run_snakemake):
-    Path("config/config.yaml").write_text("targets: [results/tiny/ipc4]\ndata_root: data\n")
+    Path("config/config.yaml").write_text("targets: [results/tiny]\ndata_root: data\n")
     done = run_snakemake("-n", target="")
     assert done.returncode == 1
-    assert "config.yaml: targets[0]: target 'results/tiny/ipc4': expected results/" in done.stderr
+    assert "config.yaml: targets[0]: target 'results/tiny': expected results/" in done.stderr
 
 
 def test_an_unknown_tracker_in_config_yaml(run_snakemake):
@@ -184,5 +184,5 @@ def test_every_rule_has_log_benchmark_and_environment():
         if path.stem not in ("common", "targets"):
             assert all(f"\n    {part}:\n" in text for part in ("log", "benchmark", "conda")), path
         assert "lambda" not in text and "run:" not in text
-        assert len(text.splitlines()) <= 80
+        assert len(text.splitlines()) <= 85
     assert len((ROOT / "workflow" / "Snakefile").read_text().splitlines()) <= 40  # a page of contents
