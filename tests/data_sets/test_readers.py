@@ -17,7 +17,7 @@ NOWHERE = Path("nowhere")
 
 
 def test_digits_are_split_by_class_with_the_seed():
-    source = {"kind": "digits", "seed": 0, "test_fraction": 0.2}
+    source = Digits(kind="digits", seed=0, test_fraction=0.2)
     raw = digits.read(source, GREY, NOWHERE)
     assert len(raw.train_labels) == 1437 and len(raw.test_labels) == 360
     assert raw.train_images.shape == (1437, 1, 16, 16) and raw.train_images.dtype == torch.uint8

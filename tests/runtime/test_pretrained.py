@@ -17,12 +17,8 @@ from gvbsm.training.networks import build
 from gvbsm.training.pretrained import load_pretrained
 
 CPU = torch.device("cpu")
-NETWORK = NetworkShape.model_validate(
-    {"name": "torchvision:shufflenet_v2_x0_5", "classes": 1000, "image_size": 224, "channels": 3, "options": {}}
-)
-SMALL = NetworkShape.model_validate(
-    {"name": "wrn16_2", "classes": 3, "image_size": 8, "channels": 1, "options": {"depth": 10, "widen": 1}}
-)
+NETWORK = NetworkShape(name="torchvision:shufflenet_v2_x0_5", classes=1000, image_size=224, channels=3, options={})
+SMALL = NetworkShape(name="wrn16_2", classes=3, image_size=8, channels=1, options={"depth": 10, "widen": 1})
 WNIDS = [f"n{i:08d}" for i in range(1000)]
 
 
