@@ -166,14 +166,11 @@ def test_missing_halves(made, capsys):
 def test_an_input_that_changed_or_is_gone(made, capsys):
     """Prepare made other bytes: all that were made from the first ones are stale. Removed inputs are only noted."""
     data = STORE / made[0].path
+
     def reads(one) -> bool:
         return getattr(getattr(one.spec, "inputs", None), "data", None) == made[0].path
 
     direct = [one for one in made if reads(one) and one.stage != "publish"]
-        one
-        for one in made
-        if getattr(getattr(one.spec, "inputs", None), "data", None) == made[0].path and one.stage != "publish"
-    ]
     assert len(direct) > 6
     Job(spec=made[0].spec, out=data, store=STORE).write_table("other", {})
     status, said = run(capsys)
