@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -114,7 +115,10 @@ def test_every_block_is_run_or_says_that_it_is_not(page):
 
 
 def test_installations_that_are_not_run_here_are_what_the_check_runs():
-    check = (ROOT / ".ci" / "run").read_text()
+    check = "\n".join((ROOT / ".ci" / name).read_text() for name in ("run", "parts.sh"))
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert re.search(r"^pip install --quiet -e \.$.*^pip install --quiet -e \"\.\[dev\]\"$.*^pytest\b", check, re.M | re.S)
+    assert "gvbsm[test]" in extras["dev"]
     for page, installations in (("README.md", 2), ("docs/quickstart.md", 1)):
         found = [one for one in blocks(page) if one.mark and "pip install" in one.text]
         assert len(found) == installations

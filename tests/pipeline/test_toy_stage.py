@@ -178,17 +178,38 @@ def run(project: Path, *command: str) -> str:
     return done.stdout + done.stderr
 
 
-def gvbsm(project: Path, *arguments: str) -> str:
-    return run(project, "-m", "gvbsm", *arguments)
+# Runs commands one after another and says what each printed: of a process for each, most of the time is its start.
+COMMANDS = """
+import contextlib, io, json, sys
+from gvbsm import cli
+
+said = []
+for command in json.loads(sys.argv[1]):
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+        try:
+            status = cli.main(command.split())
+        except SystemExit as end:  # --help
+            status = end.code
+    if status:
+        sys.exit(f"gvbsm {command}: {text.getvalue()}")
+    said.append(text.getvalue())
+print(json.dumps(said))
+"""
+
+
+def gvbsm(project: Path, *commands: str) -> list[str]:
+    return json.loads(run(project, "-c", COMMANDS, json.dumps(commands)).splitlines()[-1])
 
 
 def test_a_stage_that_nothing_else_names_goes_through_every_command(project):
     planned = run(project, "-m", "snakemake", "-n", f"{RUN}/acc.json")
     assert re.search(r"^blur +1$", planned, re.MULTILINE)
-    assert re.search(r"^blur +1 +1 +\S+ ?\S* +unknown$", gvbsm(project, "estimate", RUN), re.MULTILINE)
-    assert "soften the distilled images" in gvbsm(project, "--help")
-    assert re.search(r"^missing  blur +toy-\w+$", gvbsm(project, "explain", RUN), re.MULTILINE)
-    assert re.search(r"^  blur +1 +0 +0 +1$", gvbsm(project, "status", RUN), re.MULTILINE)
+    estimate, about, explain, status = gvbsm(project, f"estimate {RUN}", "--help", f"explain {RUN}", f"status {RUN}")
+    assert re.search(r"^blur +1 +1 +\S+ ?\S* +unknown$", estimate, re.MULTILINE)
+    assert "soften the distilled images" in about
+    assert re.search(r"^missing  blur +toy-\w+$", explain, re.MULTILINE)
+    assert re.search(r"^  blur +1 +0 +0 +1$", status, re.MULTILINE)
 
     run(project, "-c", MAKE)
     (blurred,) = (project / "results" / "store" / "blur").glob("*.safetensors")
@@ -198,15 +219,17 @@ def test_a_stage_that_nothing_else_names_goes_through_every_command(project):
     assert blurred.read_bytes() == before, "its rule makes it too"
     assert "Nothing to be done" in run(project, "-m", "snakemake", "-n", f"{RUN}/acc.json")
 
-    assert re.search(r"^blur +1 +0 ", gvbsm(project, "estimate", RUN), re.MULTILINE)
-    assert re.search(r"^present  blur +toy-\w+$", gvbsm(project, "explain", RUN), re.MULTILINE)
-    assert "jobs made" in gvbsm(project, "status", RUN)
-    assert ", 0 damaged" in gvbsm(project, "verify")
-    assert "blur" not in gvbsm(project, "gc"), "a published run needs it"
-    assert "toy/ipc2" in gvbsm(project, "compare", RUN)
-    gvbsm(project, "report", RUN)
+    commands = [f"estimate {RUN}", f"explain {RUN}", f"status {RUN}", "verify", "gc", f"compare {RUN}", f"report {RUN}"]
+    estimate, explain, status, verify, gc, compare, *_ = gvbsm(
+        project, *commands, f"export {RUN} --to imagefolder --out exported"
+    )
+    assert re.search(r"^blur +1 +0 ", estimate, re.MULTILINE)
+    assert re.search(r"^present  blur +toy-\w+$", explain, re.MULTILINE)
+    assert "jobs made" in status
+    assert ", 0 damaged" in verify
+    assert "blur" not in gc, "a published run needs it"
+    assert "toy/ipc2" in compare
     assert re.search(r"<t[dh][^>]*>blur</t[dh]>", (project / RUN / "report.html").read_text()), "its cost"
-    gvbsm(project, "export", RUN, "--to", "imagefolder", "--out", "exported")
     assert "made by gvbsm, in the stage blur" in (project / "exported" / "README.md").read_text()
 
     accuracies = json.loads((project / RUN / "acc.json").read_text())
@@ -216,4 +239,4 @@ def test_a_stage_that_nothing_else_names_goes_through_every_command(project):
 
     (project / RUN / "acc.json").unlink()
     shutil.rmtree(project / RUN / "pictures")
-    assert "results/store/blur/toy-" in gvbsm(project, "gc"), "without the run nothing does"
+    assert "results/store/blur/toy-" in gvbsm(project, "gc")[0], "without the run nothing does"
