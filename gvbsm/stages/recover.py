@@ -143,13 +143,15 @@ def _matching(job: Job[RecoverSpec], path: str | None) -> tuple[Matching, dict[s
         layers=tuple(settings.layers),
         conv_statistics=tuple(settings.conv_statistics),
         class_statistics=settings.class_statistics or 0.0,
-        kept=_kept(settings, path, metadata),
+        selected_statistics=_selected_statistics(settings, path, metadata),
     )
     return matching, targets
 
 
-def _kept(settings: RecoverShard, path: str | None, metadata: dict[str, Any]) -> frozenset[tuple[str, str]] | None:
-    """Which of a teacher's statistics are matched; None: all."""
+def _selected_statistics(
+    settings: RecoverShard, path: str | None, metadata: dict[str, Any]
+) -> frozenset[tuple[str, str]] | None:
+    """The statistics of a teacher that are matched; None: all."""
     keep = settings.keep
     if not keep:
         return None
