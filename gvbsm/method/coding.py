@@ -23,10 +23,10 @@ class Coding:
 
 
 def encode(logits_VK: Tensor, coding: Coding) -> Coded:
-    """Float logits as they are stored.
+    """Float logits in their stored form.
 
-    Of the logits that are not kept, two numbers are: their mean, which the squared error needs, and the logarithm of the
-    sum of their exponentials, which is their share of the probability.
+    Two numbers stand for the logits that are not stored: their mean, which the squared error needs, and their logsumexp,
+    from which their share of the probability follows.
     """
     coded: Coded = {}
     if coding.top is not None and coding.top < logits_VK.shape[1]:
@@ -42,28 +42,29 @@ def encode(logits_VK: Tensor, coding: Coding) -> Coded:
     levels = _LEVELS[coding.values]
     low_V1 = logits_VK.amin(1, keepdim=True).half()
     step_V1 = ((logits_VK.amax(1, keepdim=True) - low_V1.float()) / (levels - 1)).half()
-    # Of the stored bounds, which are rounded themselves.
+    # Relative to the stored bounds, which are rounded to float16.
     codes = ((logits_VK - low_V1.float()) / step_V1.float().clamp_min(1e-12)).round().clamp(0, levels - 1).to(torch.uint8)
     return coded | {"values": _packed(codes) if levels == 2**4 else codes, "low": low_V1, "step": step_V1}
 
 
 def decode(coded: Coded, coding: Coding, classes: int, rest: str) -> Tensor:
-    """Float32 logits (V,K); those that were not kept are all the same, by their "mean" or their "mass"."""
+    """Float32 logits (V,K). The logits of a view that were not stored share one value: their "mean", or the value that gives
+    them their probability, "mass"."""
     values = coded["values"]
     if coding.values in _LEVELS:
-        kept = classes if coding.top is None else min(coding.top, classes)
-        codes = _unpacked(values, kept) if coding.values == "int4" else values
+        stored = classes if coding.top is None else min(coding.top, classes)
+        codes = _unpacked(values, stored) if coding.values == "int4" else values
         values = coded["low"].float() + codes * coded["step"].float()
     if "index" not in coded:
         return values.float()
     mean_V1, mass_V1 = coded["rest"].float().split(1, dim=1)
     index_Vk = coded["index"].long()
-    same_V1 = mean_V1 if rest == "mean" else mass_V1 - math.log(classes - index_Vk.shape[1])
-    return same_V1.repeat(1, classes).scatter(1, index_Vk, values.float())
+    fill_V1 = mean_V1 if rest == "mean" else mass_V1 - math.log(classes - index_Vk.shape[1])
+    return fill_V1.repeat(1, classes).scatter(1, index_Vk, values.float())
 
 
 def _packed(codes_VK: Tensor) -> Tensor:
-    """Two codes of four bits in a byte, the first in the lower ones."""
+    """Two four-bit codes per byte, the first in the lower bits."""
     if codes_VK.shape[1] % 2:
         codes_VK = torch.cat([codes_VK, codes_VK.new_zeros(len(codes_VK), 1)], 1)
     return codes_VK[:, ::2] | codes_VK[:, 1::2] << 4

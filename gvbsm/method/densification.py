@@ -1,4 +1,4 @@
-"""Data densification, L_DD (METHOD.md section 3; paper section 3.1): sharpen each class's spectrum of likeness."""
+"""Data densification, L_DD (METHOD.md section 3; paper section 3.1): sharpen the spectrum of each class's Gram matrix."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# px. Smaller images are pooled "up" to it as well, which repeats pixels: at 16 px every eigenvalue becomes four times as
-# large. The golden figures demand it, and it has no effect once eigenvalues are normalised.
+# px. Smaller images are enlarged to this size by repeating pixels: at 16 px every eigenvalue becomes four times as large.
+# The golden figures need this; it has no effect on normalised eigenvalues.
 POOLED = 32
 
 
@@ -31,7 +31,7 @@ def densification_loss(x_BCHW: Tensor, labels_B: Tensor, tau: float, normalise: 
     order_B = torch.argsort(labels_B, stable=True)
     counts = torch.unique_consecutive(labels_B[order_B], return_counts=True)[1]
     starts = counts.cumsum(0) - counts
-    for count in counts.unique().tolist():  # classes with equally many images are one batched decomposition
+    for count in counts.unique().tolist():  # one batched decomposition for all classes with the same number of images
         index_GN = starts[counts == count, None] + torch.arange(count, device=labels_B.device)
         e_GN = gram_eigenvalues(rows_BF[order_B[index_GN]])
         if normalise == "mean":

@@ -1,4 +1,4 @@
-"""How much the images of a class differ, as a network sees them."""
+"""Diversity of the images of a class in the feature space of a network."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor
 def mean_cosine_distance(features_NF: Tensor, labels_N: Tensor, classes: int) -> Tensor:
     """Mean over all pairs of different images of a class of 1 - cos(f_i, f_j): float64 (K,), NaN where there is no pair.
 
-    For unit vectors u_i the cosines of all pairs sum to (|sum u_i|^2 - n) / 2, so no pair is looked at. The mean does not
-    depend on how many images there are, but for chance.
+    For unit vectors u_i the cosines of all pairs sum to (|sum u_i|^2 - n) / 2, so the pairs are not enumerated. The expected
+    value does not depend on the number of images.
     """
     unit_NF = torch.nn.functional.normalize(features_NF.double(), dim=1)
     sums_KF = torch.zeros(classes, features_NF.shape[1], dtype=torch.float64).index_add_(0, labels_N, unit_NF)

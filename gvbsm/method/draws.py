@@ -1,6 +1,6 @@
 """Random numbers that are the same on every machine and in every version: a hash of a counter (SplitMix64, Steele et al. 2014).
 
-torch's generators promise no such thing, and soft labels are of no use without the very views that they were made for.
+torch's generators do not promise this, and soft labels are valid only for exactly the views that they were made for.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def bits(key: int, count: int) -> Tensor:
 
 
 def uniform(key: int, count: int) -> Tensor:
-    """(count,) float64 in [0, 1): multiples of 2^-53, so that they are exact."""
+    """(count,) float64 in [0, 1): multiples of 2^-53, all exact."""
     return _shifted(bits(key, count), 11).double() * 2.0**-53
 
 
@@ -38,10 +38,10 @@ def permutation(key: int, count: int) -> Tensor:
 
 
 def _shifted(z: Tensor, places: int) -> Tensor:
-    """To the right, zeros following: int64 has a sign that would follow instead."""
+    """Logical right shift: the shift of int64 itself fills with the sign bit."""
     return (z >> places) & ((1 << (64 - places)) - 1)
 
 
 def _signed(number: int) -> int:
-    """The int64 with the bits of a number of 64 bits."""
+    """The int64 with the same bits as an unsigned 64-bit number."""
     return (number + 2**63) % 2**64 - 2**63

@@ -15,6 +15,8 @@ def hooked_layers(model: nn.Module, layers: tuple[str, ...]) -> dict[str, nn.Mod
 
 
 def most_important(importance: Mapping[str, Mapping[str, float]], share: float) -> frozenset[tuple[str, str]]:
-    """The layers and kinds of statistics of a share (at least one) that are most important: {layer: {kind: importance}}."""
-    ranked = sorted(((value, layer, kind) for layer, of in importance.items() for kind, value in of.items()), reverse=True)
+    """The most important share of the (layer, kind) pairs, at least one pair, of {layer: {kind: importance}}."""
+    ranked = sorted(
+        ((value, layer, kind) for layer, kinds in importance.items() for kind, value in kinds.items()), reverse=True
+    )
     return frozenset((layer, kind) for _, layer, kind in ranked[: max(1, round(share * len(ranked)))])

@@ -1,4 +1,4 @@
-"""What a student is trained with (METHOD.md section 5)."""
+"""Losses of a student (METHOD.md section 5)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Channel and patch moments of a feature map, and their targets over a training set (METHOD.md section 2).
 
-Every moment follows from two maps summed over the batch, sum x and sum x^2 at each channel and position, so a tensor is
-read once forward and once backward for all four statistics.
+Every moment follows from two maps (C,H,W): the sums of x and x^2 over the batch. So all four statistics read a tensor once
+in the forward pass and once in the backward pass.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def batch_sums(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def channel_moments(sums: tuple[Tensor, Tensor], batch: int) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance over (B,H,W): two tensors (C,)."""
+    """Mean and biased variance over (B,H,W), from the `batch_sums`: two tensors (C,)."""
     count = batch * sums[0].shape[1] * sums[0].shape[2]
     return _mean_var(sums[0].sum((1, 2)), sums[1].sum((1, 2)), count)
 
@@ -51,12 +51,12 @@ def channel_moments(sums: tuple[Tensor, Tensor], batch: int) -> tuple[Tensor, Te
 def class_moments(x_BCHW: Tensor, members_KB: Tensor) -> tuple[Tensor, Tensor]:
     """Channel mean and biased variance over the images of each class alone: two tensors (K,C).
 
-    `members_KB` is 1 where an image is of a class, each of which has one.
+    `members_KB` is 1 where the image is of the class, else 0; no class is empty.
     """
     wide = x_BCHW.to(torch.promote_types(x_BCHW.dtype, torch.float32))
     count_K1 = members_KB.sum(1, keepdim=True) * wide.shape[2] * wide.shape[3]
-    with torch.autocast(x_BCHW.device.type, enabled=False):  # of half precision E[x^2] - E[x]^2 would leave little
-        sums = [members_KB.to(wide.dtype) @ one.sum((2, 3)) for one in (wide, wide.square())]
+    with torch.autocast(x_BCHW.device.type, enabled=False):  # E[x^2] - E[x]^2 cancels in half precision
+        sums = [members_KB.to(wide.dtype) @ values.sum((2, 3)) for values in (wide, wide.square())]
     mean_KC = sums[0] / count_K1
     return mean_KC, sums[1] / count_K1 - mean_KC.square()
 
@@ -76,7 +76,7 @@ def patch_moments(sums: tuple[Tensor, Tensor], batch: int, patch: int) -> tuple[
 
 
 def resize_to_patches(x_BCHW: Tensor, patch: int) -> Tensor:
-    """Resize bilinearly (align_corners false) to the next multiple of `patch` in each direction; often the map itself."""
+    """Resize bilinearly (align_corners false) to the next multiple of `patch` in each direction; often no resize is needed."""
     height, width = (-(-side // patch) * patch for side in x_BCHW.shape[-2:])
     if (height, width) == tuple(x_BCHW.shape[-2:]):
         return x_BCHW
@@ -86,16 +86,16 @@ def resize_to_patches(x_BCHW: Tensor, patch: int) -> Tensor:
 def moments(x_BCHW: Tensor, kinds: tuple[str, ...], patch: int) -> Moments:
     """The named kinds (of `KINDS`) of moments of one batch."""
     sums = batch_sums(x_BCHW)
-    found: Moments = {}
+    result: Moments = {}
     if "channel" in kinds:
-        found["channel_mean"], found["channel_var"] = channel_moments(sums, len(x_BCHW))
+        result["channel_mean"], result["channel_var"] = channel_moments(sums, len(x_BCHW))
     if "patch" in kinds:
-        found["patch_mean"], found["patch_var"] = _any_patch_moments(x_BCHW, sums, patch)
-    return found
+        result["patch_mean"], result["patch_var"] = _any_patch_moments(x_BCHW, sums, patch)
+    return result
 
 
 def _any_patch_moments(x_BCHW: Tensor, sums: tuple[Tensor, Tensor], patch: int) -> tuple[Tensor, Tensor]:
-    """`patch_moments` of a map of any size; `sums` are its own."""
+    """`patch_moments` of a map of any size, whose `batch_sums` are `sums`."""
     if torch.compiler.is_compiling() and any(side % patch for side in x_BCHW.shape[-2:]):
         return overlapping_patch_moments(x_BCHW, patch)
     resized = resize_to_patches(x_BCHW, patch)
@@ -105,22 +105,22 @@ def _any_patch_moments(x_BCHW: Tensor, sums: tuple[Tensor, Tensor], patch: int) 
 def overlapping_patch_moments(x_BCHW: Tensor, patch: int) -> tuple[Tensor, Tensor]:
     """`patch_moments` of the map resized to a multiple of `patch`, without making that map: two tensors (P,).
 
-    The resized map is A x B^T, and a row of A or B weighs two neighbours at most. So a patch's sum is linear in the sums
-    of x at each position, and its sum of squares in those of the products of neighbours. A compiler makes one pass of
-    these; without one, resizing is faster.
+    The resized map is A x B^T, and a row of A or B has at most two nonzero weights, of neighbours. So the sum over a patch is
+    linear in the sums of x at each position, and the sum of squares is linear in the sums of products of neighbours.
+    Compiled code computes all of them in one pass; uncompiled, resizing is faster.
     """
     batch, channels, height, width = x_BCHW.shape
     x_BHWC = x_BCHW.permute(0, 2, 3, 1).to(torch.promote_types(x_BCHW.dtype, torch.float32))
     rows, rows_own, rows_next = _neighbour_weights(height, patch, x_BHWC)
     columns, columns_own, columns_next = _neighbour_weights(width, patch, x_BHWC)
 
-    def products(one: Tensor, other: Tensor) -> Tensor:
-        return (one * other).sum((0, 3))
+    def products(first: Tensor, second: Tensor) -> Tensor:
+        return (first * second).sum((0, 3))
 
     top, bottom = x_BHWC[:, :-1], x_BHWC[:, 1:]
     left, right = x_BHWC[:, :, :-1], x_BHWC[:, :, 1:]
     diagonal = products(top[:, :, :-1], bottom[:, :, 1:]) + products(top[:, :, 1:], bottom[:, :, :-1])
-    with torch.autocast(x_BCHW.device.type, enabled=False):  # a variance of sums in half precision would be noise
+    with torch.autocast(x_BCHW.device.type, enabled=False):  # a variance from half-precision sums would be noise
         total = rows @ x_BHWC.sum((0, 3)) @ columns.T
         squares = rows_own @ products(x_BHWC, x_BHWC) @ columns_own.T
         squares = squares + 2 * (rows_own @ products(left, right) @ columns_next.T)
@@ -130,8 +130,8 @@ def overlapping_patch_moments(x_BCHW: Tensor, patch: int) -> tuple[Tensor, Tenso
 
 
 def _neighbour_weights(side: int, patch: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the bilinear resize to the next multiple of `patch`, summed over the pixels of each of P patches: the weight of
-    each pixel (P,side), its square, and its product with the next pixel's (P,side-1)."""
+    """Weights of a bilinear resize to the next multiple of `patch`, summed over each of P patches: the weight of each pixel
+    (P,side), its square (P,side), and its product with the next pixel's weight (P,side-1)."""
     patches = -(-side // patch)
     centre = (torch.arange(patches * patch, device=like.device, dtype=like.dtype) + 0.5) * (side / (patches * patch)) - 0.5
     pixel = torch.arange(side, device=like.device, dtype=like.dtype)
@@ -146,90 +146,90 @@ def _neighbour_weights(side: int, patch: int, like: Tensor) -> tuple[Tensor, Ten
 class Accumulator:
     """Moments of a data set from those of its batches, in float64.
 
-    The mean is the sample-weighted mean of batch means. The variance is, as `variance` says, "mean_of_batches" (the
-    published one: the mean of within-batch variances) or "pooled" (that of all samples together, E[x^2] - E[x]^2).
+    The mean is the sample-weighted mean of batch means. `variance` is "mean_of_batches" (published: the
+    mean of the batches' variances) or "pooled" (the variance of all samples together, E[x^2] - E[x]^2).
     """
 
     def __init__(self, variance: str, samples: int = 0, totals: Moments | None = None) -> None:
         self.variance = variance
-        self.samples = samples  # added so far, and the sums over them
-        self.totals: Moments = totals or {}
+        self.samples = samples
+        self.totals: Moments = totals or {}  # sums over the samples
 
     def add(self, batch: Moments, samples: int) -> None:
         self.samples += samples
         for name, value in batch.items():
-            value = value.detach().cpu().double()  # in this order: MPS has no float64
+            value = value.detach().cpu().double()  # first to the CPU: MPS has no float64
             if name.endswith("_var") and self.variance == "pooled":
                 value = value + batch[name.replace("_var", "_mean")].detach().cpu().double().square()
             self.totals[name] = self.totals.get(name, torch.zeros_like(value)) + samples * value
 
     def state(self) -> dict[str, Any]:
-        """What another accumulator goes on from."""
+        """The arguments from which another accumulator continues."""
         return {"samples": self.samples, "totals": self.totals}
 
     def result(self) -> Moments:
         """Moments in float64 on the CPU."""
-        found = {name: total / self.samples for name, total in self.totals.items()}
+        result = {name: total / self.samples for name, total in self.totals.items()}
         if self.variance == "pooled":
-            for name in [name for name in found if name.endswith("_var")]:
-                found[name] = found[name] - found[name.replace("_var", "_mean")].square()
-        return found
+            for name in [name for name in result if name.endswith("_var")]:
+                result[name] = result[name] - result[name.replace("_var", "_mean")].square()
+        return result
 
 
 class Spread:
-    """How far the moments of batches of real images are from their mean: sqrt(E || s_b - E s ||^2) of each moment."""
+    """Standard deviation of the moments of batches of real images: sqrt(E || s_b - E s ||^2) for each moment."""
 
     def __init__(self, samples: int = 0, totals: Moments | None = None, squares: dict[str, float] | None = None) -> None:
         self.samples = samples
         self.totals: Moments = totals or {}  # of s_b
-        self.whole_images = squares or {}  # of || s_b ||^2
+        self.squares = squares or {}  # of || s_b ||^2
 
     def add(self, batch: Moments, samples: int) -> None:
         self.samples += samples
         for name, value in batch.items():
             value = value.detach().cpu().double()
             self.totals[name] = self.totals.get(name, torch.zeros_like(value)) + samples * value
-            self.whole_images[name] = self.whole_images.get(name, 0.0) + samples * float(value.square().sum())
+            self.squares[name] = self.squares.get(name, 0.0) + samples * float(value.square().sum())
 
     def state(self) -> dict[str, Any]:
-        """What another one goes on from."""
-        return {"samples": self.samples, "totals": self.totals, "squares": self.whole_images}
+        """The arguments from which another `Spread` continues."""
+        return {"samples": self.samples, "totals": self.totals, "squares": self.squares}
 
     def importance(self, noise: Moments) -> dict[str, float]:
-        """Of each kind ("channel", "patch"): how many such spreads the moments of noise are from the mean, those of mean and
-        variance averaged."""
-        found: dict[str, list[float]] = {}
+        """Distance of the moments of noise from the mean, in standard deviations, by kind ("channel", "patch"); the average of
+        the mean's and the variance's distance."""
+        ratios: dict[str, list[float]] = {}
         for name, total in self.totals.items():
             mean = total / self.samples
-            spread = max(self.whole_images[name] / self.samples - float(mean.square().sum()), 1e-24) ** 0.5
-            far = float(torch.linalg.vector_norm(noise[name].detach().cpu().double() - mean))
-            found.setdefault(name.partition("_")[0], []).append(far / spread)
-        return {kind: sum(ratios) / len(ratios) for kind, ratios in found.items()}
+            spread = max(self.squares[name] / self.samples - float(mean.square().sum()), 1e-24) ** 0.5
+            distance = float(torch.linalg.vector_norm(noise[name].detach().cpu().double() - mean))
+            ratios.setdefault(name.partition("_")[0], []).append(distance / spread)
+        return {kind: sum(values) / len(values) for kind, values in ratios.items()}
 
 
 def class_sums(x_BCHW: Tensor) -> list[Tensor]:
-    """What a class's moments are summed up from: every image's sums of x and of x^2 over its pixels, each (B,C), float32."""
+    """Each image's sums of x and of x^2 over its pixels, each (B,C), float32; `ClassAccumulator` adds them up by class."""
     wide = x_BCHW.detach().to(torch.promote_types(x_BCHW.dtype, torch.float32))
-    return [one.sum((2, 3)) for one in (wide, wide.square())]
+    return [values.sum((2, 3)) for values in (wide, wide.square())]
 
 
 class ClassAccumulator:
-    """Channel moments of the images of each of K classes, over all of them together, in float64."""
+    """Channel moments of each of K classes over all its images, in float64."""
 
     def __init__(self, classes: int, samples: Tensor | None = None, totals: list[Tensor] | None = None) -> None:
-        self.samples = torch.zeros(classes, dtype=torch.float64) if samples is None else samples  # values a channel had
+        self.samples = torch.zeros(classes, dtype=torch.float64) if samples is None else samples  # number of values per channel
         self.totals = totals or []  # of x and of x^2, each (K,C)
 
     def add(self, sums: list[Tensor], values: int, labels_B: Tensor) -> None:
-        """Add the `class_sums` of images whose channels have so many values each."""
-        both = [one.cpu().double() for one in sums]
-        self.totals = self.totals or [torch.zeros(len(self.samples), one.shape[1], dtype=torch.float64) for one in both]
-        for total, one in zip(self.totals, both, strict=True):
-            total.index_add_(0, labels_B, one)
+        """Add the `class_sums` of images that have `values` pixels per channel."""
+        sums = [sum_BC.cpu().double() for sum_BC in sums]
+        self.totals = self.totals or [torch.zeros(len(self.samples), sum_BC.shape[1], dtype=torch.float64) for sum_BC in sums]
+        for total_KC, sum_BC in zip(self.totals, sums, strict=True):
+            total_KC.index_add_(0, labels_B, sum_BC)
         self.samples.index_add_(0, labels_B, torch.full((len(labels_B),), float(values), dtype=torch.float64))
 
     def state(self) -> dict[str, Any]:
-        """What another accumulator goes on from."""
+        """The arguments from which another accumulator continues."""
         return {"samples": self.samples, "totals": self.totals}
 
     def result(self) -> Moments:

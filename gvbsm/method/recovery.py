@@ -31,15 +31,15 @@ class RecoverySettings:
 
 
 class Recovery:
-    """One batch on its way from noise to images: x (B,C,S,S) in normalised space, labels (B,).
+    """The optimisation of one batch: images x (B,C,S,S) in normalised space, labels (B,).
 
-    Every iteration shows one backbone the batch as `augment` makes it, a view (B,C,S,S) of each image and what the view is
-    of, labels (B,) or shares of classes (B,K), and minimises
+    `augment` gives a view (B,C,S,S) of each image and its labels (B,) or class probabilities (B,K). Every iteration passes the
+    views to one backbone f and minimises
 
         L = CE(f(x), y) + r sum_l w_l L_l + d L_DD
 
-    by Adam, its step size following a cosine to 0, each channel clamped to `limits` afterwards. `seed_of(t)` seeds torch's
-    global generator for iteration t, so an iteration draws the same whatever ran before it.
+    by Adam with a cosine step size that ends at 0, then clamps each channel to `limits`. `seed_of(t)` seeds torch's global
+    generator for iteration t, so its random numbers do not depend on what ran before.
     """
 
     def __init__(
@@ -78,12 +78,12 @@ class Recovery:
         return {name: value.item() for name, value in parts.items()}
 
     def state(self) -> dict[str, Any]:
-        """Everything that the next iteration depends on."""
+        """The state that the next iteration depends on."""
         averages = [matcher.averages for matcher in self.matchers]
         return {"x": self.x_BCHW, "iteration": self.iteration, "adam": self._adam.state_dict(), "averages": averages}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state()`, tensors on the right device."""
+        """Continue from the `state()` of another process, its tensors on the device of x."""
         with torch.no_grad():
             self.x_BCHW.copy_(state["x"])
         self.iteration = state["iteration"]
@@ -97,10 +97,10 @@ class Recovery:
         return self.iteration % len(self.matchers)
 
     def _loss(self, matcher: StatisticsMatcher, dropped: frozenset[str]) -> dict[str, Tensor]:
-        view_BCHW, shown = self._augment(self.x_BCHW)
+        view_BCHW, view_labels = self._augment(self.x_BCHW)
         x_BCHW = view_BCHW.contiguous(memory_format=torch.channels_last)
         logits_BK, statistics = matcher(x_BCHW, dropped, self.labels_B)
-        parts = {"ce": F.cross_entropy(logits_BK.float(), shown), "statistics": statistics}
+        parts = {"ce": F.cross_entropy(logits_BK.float(), view_labels), "statistics": statistics}
         loss = parts["ce"] + self.settings.statistics_weight * statistics
         if self.settings.densification_weight:
             parts["densification"] = densification_loss(view_BCHW, self.labels_B, self.settings.tau, self.settings.normalise)

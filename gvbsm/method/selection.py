@@ -1,7 +1,7 @@
-"""Real images for synthetic ones to start from: crops that teachers are sure of, several packed into one image.
+"""Real images from which synthetic images start: crops with a high confidence of the teachers, several packed into one image.
 
-A crop's confidence is RDED's (Sun et al., CVPR 2024): the lower the teachers' cross-entropy, the better. Packing is theirs
-too, and IDC's (Kim et al., ICML 2022) multi-formation where views are drawn from the cells (views.py).
+Confidence and packing are RDED's (Sun et al., CVPR 2024): a lower cross-entropy of the teachers is a higher confidence. Views
+drawn from the cells (views.py) are the multi-formation of IDC (Kim et al., ICML 2022).
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 
 def shrink(levels_NCHW: Tensor, cells: int) -> Tensor:
-    """Images in levels 0..255 to 1/`cells` of their side, by the mean of the pixels: uint8 (N,C,S/cells,S/cells)."""
+    """Images in levels 0..255 reduced to 1/`cells` of their side by average pooling: uint8 (N,C,S/cells,S/cells)."""
     return F.avg_pool2d(levels_NCHW.float(), cells).round().to(torch.uint8)
 
 
 def enlarge(small_NCss: Tensor, size: int) -> Tensor:
-    """Small uint8 images as a network sees them: float levels (N,C,size,size), bilinear."""
+    """Small uint8 images enlarged bilinearly to a network's input size: float levels (N,C,size,size)."""
     levels = small_NCss.float()
     return levels if levels.shape[-1] == size else F.interpolate(levels, (size, size), mode="bilinear", align_corners=False)
 
@@ -35,12 +35,12 @@ def cross_entropy(logits_TNK: Tensor, label: int) -> Tensor:
 
 
 def joined_features(features: list[Tensor]) -> Tensor:
-    """What T teachers see in N images, each teacher's features (N,F) scaled to a mean square norm of 1: (N, sum F)."""
-    return torch.cat([one / one.square().sum(1).mean().sqrt().clamp_min(1e-12) for one in features], dim=1)
+    """The concatenated features (N, sum F) of T teachers, each teacher's (N,F) scaled to a mean squared norm of 1."""
+    return torch.cat([part / part.square().sum(1).mean().sqrt().clamp_min(1e-12) for part in features], dim=1)
 
 
 def nearest(features_NF: Tensor, centres_kF: Tensor) -> Tensor:
-    """For each of k <= N centres the nearest image that no centre before it has taken: (k,) int64."""
+    """For each of k <= N centres, in order, the nearest image not yet chosen: (k,) int64."""
     distances_kN = torch.cdist(centres_kF, features_NF)
     chosen = []
     for distances_N in distances_kN:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def teachers_see_mixed(mix: str, mixup_labels: str) -> bool:
-    """Whether teachers are shown the mixed views: as published, not where they are mixed by mixup (METHOD.md section 6.3)."""
+    """Whether teachers label the mixed views; as published they do so except for mixup (METHOD.md section 6.3)."""
     return mix != "mixup" or mixup_labels == "mixed"
 
 

@@ -1,4 +1,4 @@
-"""Tensors on their way to a device."""
+"""Transfer of tensors to a device."""
 
 from __future__ import annotations
 
@@ -7,5 +7,6 @@ from torch import Tensor
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of pageable memory on a device. CUDA copies that in passing and is not waited for; MPS might read it later."""
+    """A tensor of pageable memory, copied to a device. On CUDA the call need not wait: it copies pageable memory before it
+    returns. MPS might read the memory later."""
     return tensor.to(device, non_blocking=device.type == "cuda")

@@ -1,7 +1,7 @@
 """Views of the stored images: random resized crop, flip and mixing, drawn as parameters, rendered in batches.
 
-The parameters are integers and one float per view, so a view is replayed exactly in any process and any batch size: a
-view names its image and, when mixed, its partner among the views of the same epoch (METHOD.md sections 4 and 5).
+The parameters are integers and one float per view, so any process renders the same view in a batch of any size. A view names
+its image and, if mixed, its partner among the views of the same epoch (METHOD.md sections 4 and 5).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from torch.nn import functional as F
 from gvbsm.method.draws import derive, permutation, uniform
 from gvbsm.method.transfer import send
 
-# What a random number is for.
+# The purposes of random numbers; each has its own key.
 _ORDER, _FLIP, _AREA, _ASPECT, _TOP, _LEFT, _PARTNER, _SHARE, _BOX, _CELL, _OPERATION = range(11)
 OPERATIONS = 14  # RandAugment's (Cubuk et al. 2020)
 CPU = torch.device("cpu")
-_AT_ONCE = 2**20  # values that are made together: what fits into a CPU's cache is several times faster
+_AT_ONCE = 2**20  # values that are rendered together: a group that fits into a CPU's cache is several times faster
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ class Views:
     partner_V: Tensor  # int32: position of the view that is mixed in (itself if none)
     box_V4: Tensor  # int16: top, left, bottom, right of the CutMix box, px of the view; empty if none
     keep_V: Tensor  # float32: share of the view that is its own image, 1 if not mixed
-    operation_VR: Tensor | None = None  # uint8: RandAugment's R operations, each twice its number, plus one if negative
+    operation_VR: Tensor | None = None  # uint8: RandAugment's R operations, 2 x its number, + 1 if negative
 
     def tensors(self) -> dict[str, Tensor]:
-        found = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: tensor for name, tensor in found.items() if tensor is not None}
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
     def __len__(self) -> int:
         return len(self.image_V)
@@ -64,7 +64,7 @@ class Views:
 def draw_views(images: int, size: int, settings: ViewSettings, key: int) -> Views:
     """One epoch of views of `images` images of `size` px: shuffled, in batches, the ragged last one kept.
 
-    One mixing box (or share) and one permutation per batch, as published. `key` (63 bits) decides them all.
+    One mixing box (or share) and one permutation per batch, as published. `key` (63 bits) seeds all random numbers.
     """
     image_V = permutation(derive(key, _ORDER), images)
     crop_V4 = draw_crops(images, size // settings.cells, settings.scale, settings.ratio, key)
@@ -123,7 +123,8 @@ def draw_crops(count: int, size: int, scale: tuple[float, float], ratio: tuple[f
 def crop_and_resize(x_VCHW: Tensor, crop_V4: Tensor, flip_V: Tensor) -> Tensor:
     """Every image's crop, bilinearly resized to the image's own size S x S and mirrored where `flip_V`; float32 in and out.
 
-    A crop is never larger than S, so nothing is shrunk, and PIL's filter reads two pixels a direction, none beyond the crop.
+    As in PIL, no pixel outside the crop is read. A crop is at most S px, so the resize never shrinks and two pixels per
+    direction suffice.
     """
     size = x_VCHW.shape[-1]
     top, left, height, width = crop_V4.float().unbind(1)
@@ -135,14 +136,14 @@ def crop_and_resize(x_VCHW: Tensor, crop_V4: Tensor, flip_V: Tensor) -> Tensor:
 
 
 def _sampled_at(start_V: Tensor, length_V: Tensor, size: int) -> Tensor:
-    """Where an axis of `size` px is read to fill as many from [start, start + length): (V,S), the axis going from -1 to 1."""
+    """Coordinates (V,S) at which an axis is sampled to resize [start, start + length) to `size` px; -1 to 1 is the axis."""
     start_V1, length_V1 = start_V.unsqueeze(1), length_V.unsqueeze(1)
     at_VS = start_V1 + (torch.arange(size, device=start_V.device) + 0.5) * (length_V1 / size)
     return torch.clamp(at_VS, start_V1 + 0.5, start_V1 + length_V1 - 0.5) * (2 / size) - 1
 
 
 class Images(Protocol):
-    """uint8 images (N,C,S,S): a tensor, or what gives one of the images at an index (B,)."""
+    """uint8 images (N,C,S,S): a tensor, or an object that gives a tensor of the images at an index (B,)."""
 
     shape: torch.Size
 
@@ -160,35 +161,35 @@ def render(
 ) -> Tensor:
     """The views at `positions` (V,) of uint8 images: float32 (V,C,S,S) on `device`, in channels_last.
 
-    `augment` does what the views' operations (V,R) say, to levels 0..255, to each by itself; `finish` maps levels to what
-    networks see, per channel and linearly (default: to 0..1). With `mixed` false the partners are left out (mixup's published
-    soft labels come from the un-mixed view). A view is the same whatever it is rendered together with.
+    `augment` applies the views' operations (V,R) to levels 0..255, to each view separately. `finish` maps levels to network
+    inputs, linearly per channel (default: to 0..1). With `mixed` false the views are not mixed (mixup's published soft labels
+    are of the unmixed view). A view does not depend on the other views of the call.
     """
     count, (channels, size) = len(positions), images_NCHW.shape[-3:-1]
-    needed, partner_V = _with_partners(views, positions) if mixed else (positions, positions)
-    shape = (len(needed), channels, size, size)
+    rendered, partner_V = _with_partners(views, positions) if mixed else (positions, positions)
+    shape = (len(rendered), channels, size, size)
     x = torch.empty(shape, device=device, memory_format=torch.channels_last)
     done = 0
-    for some in needed.split(max(1, _AT_ONCE // (channels * size**2))):
-        crop, flip = send(views.crop_V4[some], device), send(views.flip_V[some], device)
-        index = views.image_V[some].long()
+    for part in rendered.split(max(1, _AT_ONCE // (channels * size**2))):
+        crop, flip = send(views.crop_V4[part], device), send(views.flip_V[part], device)
+        index = views.image_V[part].long()
         if isinstance(images_NCHW, Tensor):
             index = send(index, images_NCHW.device)
         levels = send(images_NCHW[index], device).float()
         levels = crop_and_resize(levels, crop, flip)
         if augment and views.operation_VR is not None:
-            levels = augment(levels, views.operation_VR[some])
-        x[done : done + len(some)] = finish(levels)
-        done += len(some)
+            levels = augment(levels, views.operation_VR[part])
+        x[done : done + len(part)] = finish(levels)
+        done += len(part)
     if mixed:
         _mix(x, partner_V, views.box_V4[positions].long(), views.keep_V[positions])
     return x[:count]
 
 
 def grouped(batches: Sequence[Tensor], values: int) -> Iterator[list[Tensor]]:
-    """Batches of positions, or parts of them, in groups of neighbours to be rendered at once; a view has that many values.
+    """Consecutive batches (or parts of batches) of positions in groups to be rendered at once; a view has `values` values.
 
-    RandAugment and what goes to a device cost about as much for many views as for few.
+    RandAugment and copies to a device cost about as much for many views as for few.
     """
     count = max(1, _AT_ONCE // (values * len(batches[0]))) if batches else 1
     for start in range(0, len(batches), count):
@@ -196,7 +197,7 @@ def grouped(batches: Sequence[Tensor], values: int) -> Iterator[list[Tensor]]:
 
 
 def _with_partners(views: Views, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """`positions` and after them the partners that are not among them; the place (V,) of every position's partner in that."""
+    """`positions` followed by the missing partners, and each position's partner as an index (V,) into this list."""
     partner_V = views.partner_V[positions].long()
     place = torch.full((len(views),), -1)
     place[positions] = torch.arange(len(positions))
@@ -206,9 +207,9 @@ def _with_partners(views: Views, positions: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _mix(x_NCHW: Tensor, partner_V: Tensor, box_V4: Tensor, keep_V: Tensor) -> None:
-    """Mix the first V views with their partners in place: paste the partner's box (CutMix), without a box blend (mixup)."""
-    changes: list[tuple[tuple[Any, ...], Tensor]] = []  # made before any is written: a partner is mixed too
-    boxes_B4, box_of_V = box_V4.unique(dim=0, return_inverse=True)  # a whole batch has the same
+    """Mix the first V views with their partners in place: paste the partner's box (CutMix) or, without a box, blend (mixup)."""
+    changes: list[tuple[tuple[Any, ...], Tensor]] = []  # all computed before the first is written: partners are mixed too
+    boxes_B4, box_of_V = box_V4.unique(dim=0, return_inverse=True)  # one box per batch
     for number, (top, left, bottom, right) in enumerate(boxes_B4.tolist()):
         views = ((box_of_V == number) & (keep_V < 1)).nonzero().squeeze(1)
         own, other = send(views, x_NCHW.device), send(partner_V[views], x_NCHW.device)
@@ -223,7 +224,7 @@ def _mix(x_NCHW: Tensor, partner_V: Tensor, box_V4: Tensor, keep_V: Tensor) -> N
 
 
 def mixed_hard_labels(labels_N: Tensor, views: Views, positions: Tensor, classes: int, mixed: bool) -> Tensor:
-    """Class probabilities (V,K): one-hot, or with `mixed` the two images' labels by their share of the view."""
+    """Class probabilities (V,K): one-hot, or with `mixed` both images' labels weighted by their share of the view."""
     own = labels_N[views.image_V[positions].long()]
     other = labels_N[views.image_V[views.partner_V[positions].long()].long()]
     keep_V1 = (views.keep_V[positions] if mixed else torch.ones(len(positions))).unsqueeze(1)
@@ -231,7 +232,7 @@ def mixed_hard_labels(labels_N: Tensor, views: Views, positions: Tensor, classes
 
 
 def _draw_beta(alpha: float, key: int) -> float:
-    """A draw of Beta(alpha, alpha), which for 1, the usual value, is uniform."""
+    """A draw of Beta(alpha, alpha), which is uniform for alpha = 1, the usual value."""
     return float(uniform(key, 1)) if alpha == 1 else random.Random(key).betavariate(alpha, alpha)
 
 

@@ -1,8 +1,8 @@
-"""adopt: take distilled images by others instead of recovering some.
+"""adopt: read distilled images made by others, instead of recovering images.
 
-Inputs: the data set (its classes), a folder of images by class below the data root. Output: as recover's, safetensors with
-images (uint8, N,C,S,S), labels (int64) and each image's number within its class; in the metadata the class folders' names by
-label.
+Inputs: the data set (its classes), a folder below the data root with a folder of images per class. Output, as recover's:
+safetensors with images (uint8, N,C,S,S), labels (int64) and each image's number within its class; the metadata hold the names
+of the class folders by label.
 """
 
 from __future__ import annotations

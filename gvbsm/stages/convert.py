@@ -1,6 +1,6 @@
-"""convert: take the published soft labels of distilled images by others instead of relabelling them, a range of epochs.
+"""convert: read the published soft labels of adopted images, instead of relabelling them, for a range of epochs.
 
-Inputs: the adopted images, a folder of labels below the data root. Output: as relabel's, but with the views themselves
+Inputs: the adopted images, a folder of labels below the data root. Output: as relabel's, with the views in addition
 (docs/soft-labels.md).
 """
 
@@ -40,25 +40,25 @@ def run(job: Job[ConvertSpec]) -> None:
     state: dict[str, Any] = checkpoint.load() or {"digests": [], "right": 0, "source": stamp_if_there(root, is_visible)}
     done, views = len(state["digests"]), (end - first) * len(labels)
     tensors = {
-        name: checkpoint.tensor(name, (end - first, len(labels), *one.shape[1:]), one.dtype)
-        for name, one in one_view(len(job.classes or ()), coding).items()
+        name: checkpoint.tensor(name, (end - first, len(labels), *view.shape[1:]), view.dtype)
+        for name, view in one_view(len(job.classes or ()), coding).items()
     }
     progress = Progress(job.title, end - first, done)
     orders = published.orders(first + done)
     for number in range(done, end - first):
         into = {name: tensor[number] for name, tensor in tensors.items()}
-        known, right = published.convert(first + number, next(orders), coding, into)
-        state["digests"].append(known)
+        digest, right = published.convert(first + number, next(orders), coding, into)
+        state["digests"].append(digest)
         state["right"] += right
         checkpoint.tick(lambda: state)
         progress.step()
     try:
         published.check_agreement(state["right"], views)
     except UserError:
-        checkpoint.clear()  # other labels may be put in their place
+        checkpoint.clear()  # a later run may find other labels in this folder
         raise
     job.images = views
     summary = {"views": views, "teacher_top1_on_views": 100 * state["right"] / views, "source": state["source"]}
-    summary["bytes_per_view"] = sum(one[0, 0].nbytes for one in tensors.values())
+    summary["bytes_per_view"] = sum(tensor[0, 0].nbytes for tensor in tensors.values())
     job.write_tensors(tensors, published.metadata(first, state["digests"], spec.coding.model_dump()), summary)
     checkpoint.clear()

@@ -1,6 +1,6 @@
 """draw: one picture of a run, from artifacts.
 
-Inputs: what the picture shows. Output: JSON that says what it was drawn from, beside it the picture as PNG and SVG.
+Inputs: the artifacts that the picture shows. Output: JSON with the provenance, and beside it the picture as PNG and SVG.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ def run(job: Job[DrawSpec]) -> None:
     """Draw the picture of a spec."""
     spec = job.spec
     _, metadata = job.tensors(spec.inputs.data)
-    shown = _SHOWN[spec.picture](job, metadata["class_names"])
+    content = _CONTENT[spec.picture](job, metadata["class_names"])
     title = run_title(spec.dataset, spec.ipc, spec.recipe)
-    # Not imported above: a picture does not depend on the code of the others.
-    figure = import_module(f"gvbsm.pictures.{spec.picture}").draw(title=title, **shown)
+    # Imported here, so that a picture does not depend on the code of the others.
+    figure = import_module(f"gvbsm.pictures.{spec.picture}").draw(title=title, **content)
     for form in ("png", "svg"):
         write_bytes(job.out.with_suffix(f".{form}"), save(figure, form))
     artifacts = {path: job.receipt(path)["sha256"] for path in spec.input_paths()}
-    drawn = {"key": spec.key, "provenance": {**provenance(), "spec": spec.json_object, "artifacts": artifacts}}
-    write_text(job.out, json.dumps(drawn, indent=1, sort_keys=True))
+    record = {"key": spec.key, "provenance": {**provenance(), "spec": spec.json_object, "artifacts": artifacts}}
+    write_text(job.out, json.dumps(record, indent=1, sort_keys=True))
 
 
 def _curves(job: Job[DrawSpec], _names: list[str]) -> dict[str, Any]:
@@ -48,30 +48,29 @@ def _curves(job: Job[DrawSpec], _names: list[str]) -> dict[str, Any]:
 
 
 def _classes(job: Job[DrawSpec], names: list[str]) -> dict[str, Any]:
-    seen = [job.tensors(path)[0] for path in (job.spec.inputs.networks or {}).values()]
+    measures = [job.tensors(path)[0] for path in (job.spec.inputs.networks or {}).values()]  # by teacher
     columns: dict[str, Any] = {"name": names}
     for kind in ("distilled", "real"):
-        # The same images for every teacher.
-        confidence_N = 100 * torch.stack([one[f"{kind}_confidence"] for one in seen]).double().mean(0)
-        labels_N = seen[0][f"{kind}_labels"]
+        confidence_N = 100 * torch.stack([measure[f"{kind}_confidence"] for measure in measures]).double().mean(0)
+        labels_N = measures[0][f"{kind}_labels"]  # every teacher has the same images
         count_K = torch.bincount(labels_N, minlength=len(names))
         columns[f"{kind}_confidence"] = (torch.bincount(labels_N, confidence_N, len(names)) / count_K).numpy()
-        columns[f"{kind}_diversity"] = torch.stack([one[f"{kind}_diversity"] for one in seen]).mean(0).numpy()
-    return {"table": pd.DataFrame(columns), "teachers": len(seen)}
+        columns[f"{kind}_diversity"] = torch.stack([measure[f"{kind}_diversity"] for measure in measures]).mean(0).numpy()
+    return {"table": pd.DataFrame(columns), "teachers": len(measures)}
 
 
 def _features(job: Job[DrawSpec], names: list[str]) -> dict[str, Any]:
-    seen_type = import_module("gvbsm.pictures.features").Seen
+    panel_type = import_module("gvbsm.pictures.features").Seen
     networks: dict[str, Any] = {}
     labels: set[int] = set()
     for network, path in sorted((job.spec.inputs.networks or {}).items(), reverse=True):  # the teacher, then the student
-        seen = {name: tensor.numpy() for name, tensor in job.tensors(path)[0].items()}
-        parts = {kind: (seen[f"{kind}_shown"], seen[f"{kind}_shown_labels"]) for kind in ("distilled", "real")}
-        networks[network] = seen_type(*parts["distilled"], *parts["real"])
-        labels |= set(seen["real_shown_labels"].tolist())
-    named = {label: names[label] for label in sorted(labels)}
+        arrays = {name: tensor.numpy() for name, tensor in job.tensors(path)[0].items()}
+        parts = {kind: (arrays[f"{kind}_shown"], arrays[f"{kind}_shown_labels"]) for kind in ("distilled", "real")}
+        networks[network] = panel_type(*parts["distilled"], *parts["real"])
+        labels |= set(arrays["real_shown_labels"].tolist())
+    shown_names = {label: names[label] for label in sorted(labels)}
     settings = job.spec.settings.model_dump() if job.spec.settings else {}
-    return {"networks": networks, "names": named, "classes": len(names), **settings}
+    return {"networks": networks, "names": shown_names, "classes": len(names), **settings}
 
 
 def _evolution(job: Job[DrawSpec], names: list[str]) -> dict[str, Any]:
@@ -81,17 +80,17 @@ def _evolution(job: Job[DrawSpec], names: list[str]) -> dict[str, Any]:
         tensors, metadata = job.tensors(path)
         is_first = (tensors["numbers"] == 0) & torch.isin(tensors["labels"], torch.tensor(metadata["snapshots"]["labels"]))
         at_M = is_first.nonzero().squeeze(1)
-        images = torch.cat([tensors["snapshots"], tensors["images"][at_M].unsqueeze(1)], 1)
-        by_label |= dict(zip(tensors["labels"][at_M].tolist(), images, strict=True))
-        recovered = parse_spec(job.receipt(path)["spec"])
-        assert isinstance(recovered, RecoverSpec)
-        iterations = [*metadata["snapshots"]["iterations"], recovered.settings.iterations]
+        series_M = torch.cat([tensors["snapshots"], tensors["images"][at_M].unsqueeze(1)], 1)
+        by_label |= dict(zip(tensors["labels"][at_M].tolist(), series_M, strict=True))
+        spec = parse_spec(job.receipt(path)["spec"])
+        assert isinstance(spec, RecoverSpec)
+        iterations = [*metadata["snapshots"]["iterations"], spec.settings.iterations]
     labels = sorted(by_label)
-    named = {"names": [names[label] for label in labels], "classes": len(names)}
-    return {"images": torch.stack([by_label[label] for label in labels]).numpy(), "iterations": iterations, **named}
+    images = torch.stack([by_label[label] for label in labels]).numpy()
+    return {"images": images, "iterations": iterations, "names": [names[label] for label in labels], "classes": len(names)}
 
 
-_SHOWN: dict[Picture, Callable[[Job[DrawSpec], list[str]], dict[str, Any]]] = {
+_CONTENT: dict[Picture, Callable[[Job[DrawSpec], list[str]], dict[str, Any]]] = {
     "curves": _curves,
     "classes": _classes,
     "features": _features,

@@ -1,7 +1,8 @@
 """evaluate: train fresh students on an image set's views and test them.
 
-Inputs: the data set (test split, random images), an image set, its soft labels or the teachers that make them (neither: hard
-labels). Output: CSV with one row per seed and epoch: loss, and where tested top1 and top5 in percent. The receipt sums up.
+Inputs: the data set (test split, random images), an image set, its soft labels or the teachers that make them (without both:
+hard labels). Output: CSV with one row per seed and epoch: loss, and in tested epochs top1 and top5 in percent. The summary over
+the seeds is in the receipt.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ def run(job: Job[EvaluateSpec | HardEvaluateSpec]) -> None:
         is_last = epoch + 1 == settings.epochs
         if (epoch + 1) % settings.test_every and not is_last:
             return {}
-        found = students.test(model)
-        return {"top1": found.top1, "top5": found.top5} | ({"by_class": found.by_class} if is_last else {})
+        accuracy = students.test(model)
+        return {"top1": accuracy.top1, "top5": accuracy.top5} | ({"by_class": accuracy.by_class} if is_last else {})
 
     checkpoint = Checkpoint.of(job)
     rows: list[dict[str, float]] = []
@@ -39,14 +40,14 @@ def run(job: Job[EvaluateSpec | HardEvaluateSpec]) -> None:
         by_class.append(history[-1].pop("by_class"))
         rows += [{"seed": seed, **row} for row in history]
     job.images = len(rows) * students.images
-    tested = {"ema": settings.ema} if settings.ema else {}
-    summary = _summary(rows) | tested | {"top1_by_class": [statistics.fmean(runs) for runs in zip(*by_class, strict=True)]}
+    average = {"ema": settings.ema} if settings.ema else {}
+    summary = _summary(rows) | average | {"top1_by_class": [statistics.fmean(runs) for runs in zip(*by_class, strict=True)]}
     job.write_table(pd.DataFrame(rows).to_csv(index=False), summary)
     checkpoint.clear()
 
 
 def _summary(rows: list[dict[str, float]]) -> dict[str, Any]:
-    """Mean and standard deviation over seeds (None of one seed) of the last epoch, and of each seed's best tested one."""
+    """Mean and standard deviation over seeds (None for one seed) of the last epoch, and of each seed's best tested epoch."""
     by_seed: dict[float, list[dict[str, float]]] = {}
     for row in rows:
         if "top1" in row:

@@ -1,9 +1,9 @@
-"""features: what a teacher or a student sees in distilled images and in random real ones.
+"""features: confidence, diversity and features of a teacher or a student on distilled and on random real images.
 
 Inputs: the data set (training split), the network, the distilled images. Output: safetensors with, for each of `distilled`
 and `real`: `_labels` (int64, N), `_confidence` (float32, N; probability of the true class), `_diversity` (float64, K; mean
-cosine distance of the features of two images of a class, NaN where it has but one); and of the classes that are shown
-`_shown` (float32, n,F; features, the input of the last linear layer) with `_shown_labels` (int64, n).
+cosine distance of the features of two images of a class, NaN if the class has one image). For the n images of the classes that
+are shown: `_shown` (float32, n,F; features, the input of the last linear layer) with `_shown_labels` (int64, n).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _AT_ONCE = 100  # images
 
 @torch.inference_mode()
 def run(job: Job[FeaturesSpec]) -> None:
-    """Look at the images of a spec."""
+    """Measure the images of a spec."""
     spec, precision = job.spec, job.spec.settings.precision
     device = job_device(job, spec.settings.threads)
     pixels = Pixels(spec.pixels, device)
@@ -46,13 +46,13 @@ def run(job: Job[FeaturesSpec]) -> None:
     progress = Progress(job.title, -(-len(distilled.labels) // _AT_ONCE) + -(-len(chosen) // _AT_ONCE))
     tensors: dict[str, Tensor] = {}
     for kind, (labels, batches) in sets.items():
-        seen = _look(network, labels, batches, pixels, precision, len(job.classes or ()), spec.shown, progress)
-        tensors |= {f"{kind}_{name}": tensor for name, tensor in seen.items()}
+        measures = _measure(network, labels, batches, pixels, precision, len(job.classes or ()), spec.shown, progress)
+        tensors |= {f"{kind}_{name}": tensor for name, tensor in measures.items()}
     summary = {kind: {"images": len(labels)} for kind, (labels, _) in sets.items()}
     job.write_tensors(tensors, {}, summary)
 
 
-def _look(
+def _measure(
     network: nn.Module,
     labels_N: Tensor,
     batches: Iterable[Tensor],
@@ -62,7 +62,7 @@ def _look(
     shown: list[int],
     progress: Progress,
 ) -> dict[str, Tensor]:
-    """What the network makes of labelled images, uint8 (B,C,S,S) a batch."""
+    """The measures of labelled images, given as uint8 batches (B,C,S,S)."""
     confidence, features, at = [], [], 0
     for images_BCHW in batches:
         x_BCHW = pixels.from_bytes(images_BCHW.to(pixels.device)).contiguous(memory_format=torch.channels_last)

@@ -1,8 +1,8 @@
-"""prepare: read a data set from its source, and pack its images or list the files that they stay in.
+"""prepare: read a data set from its source, and pack its images or list their files.
 
 Inputs: the source (a library, files below the data root). Output: safetensors with labels (int64) of the train and test split
-and their images (uint8, N,C,S,S), or the paths, sizes and times of their files; in the metadata what identifies the classes,
-their names, and the form of the images.
+and their images (uint8, N,C,S,S), or the paths, sizes and times of their files; the metadata hold the
+identifiers and names of the classes, and the form of the images.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gvbsm.runtime.devices import job_device
 from gvbsm.store.job import Job
 from gvbsm.store.spec import Json
 
-_ENDINGS = 5  # that are named
+_ENDINGS = 5  # largest number of endings in a message
 
 
 def run(job: Job[PrepareSpec]) -> None:
@@ -59,11 +59,11 @@ def run(job: Job[PrepareSpec]) -> None:
 
 
 def _stamps(job: Job[PrepareSpec], watched: dict[str, str | None]) -> dict[str, Stamp]:
-    """The stamp of each split's folder or archive and of the ground truth, of those that are there."""
+    """The stamps of the folders or archives of the splits and of the ground truth, without those that do not exist."""
     files = {root: is_visible if part == "ground_truth" else is_image for part, root in watched.items() if root}
-    # Each once: most folders hold both splits.
-    found = {root: stamp_if_there(job.data_root / root, counts) for root, counts in files.items()}
-    return {part: now for part, root in watched.items() if root and (now := found[root])}
+    # One stamp per folder: most folders hold both splits.
+    stamps = {root: stamp_if_there(job.data_root / root, counts) for root, counts in files.items()}
+    return {part: stamp for part, root in watched.items() if root and (stamp := stamps[root])}
 
 
 def _images(split: str, images: Tensor | Files) -> dict[str, Tensor]:

@@ -71,26 +71,27 @@ def run(job: Job[PublishSpec]) -> None:
 
 
 def _by_kind(runs: dict[str, dict[str, Result]], without: str) -> dict[str, dict[str, Result]]:
-    """The runs of every student, by image set and kind of label first."""
+    """The runs by kind of image set and label, then by student, except the kind `without`."""
     kinds = [kind for sets in runs.values() for kind in sets if kind != without]
     return {kind: {student: sets[kind] for student, sets in runs.items()} for kind in kinds}
 
 
 def _soft_labels(receipts: list[Receipt]) -> SoftLabels:
-    """Size of the stored labels of the distilled images and how often the teachers are right on these views, in percent; if
-    none are stored, since they are made online, nothing is known of that."""
-    views = sum(one["summary"]["views"] for one in receipts)
-    right = sum(one["summary"]["views"] * one["summary"]["teacher_top1_on_views"] for one in receipts)
-    return {"bytes": sum(one["bytes"] for one in receipts), "teacher_top1_on_views": right / views if views else None}
+    """Bytes of the stored labels of the distilled images, and the teachers' top-1 accuracy on their views in percent (None
+    without stored labels, which are then made online)."""
+    summaries = [receipt["summary"] for receipt in receipts]
+    views = sum(summary["views"] for summary in summaries)
+    right = sum(summary["views"] * summary["teacher_top1_on_views"] for summary in summaries)
+    return {"bytes": sum(receipt["bytes"] for receipt in receipts), "teacher_top1_on_views": right / views if views else None}
 
 
 def _cost(receipts: dict[str, Receipt]) -> dict[str, Cost]:
-    """What every stage took, over the artifacts of the run: jobs, seconds, images that went through (times iterations or
-    epochs), bytes that it left, and the largest memory of a job, resident and on its device."""
+    """The cost of every stage, over the artifacts of the run: jobs, seconds, processed images (times iterations or epochs),
+    bytes written, and the peak memory of a job, resident and on its device."""
     by_stage: dict[str, list[Receipt]] = {}
     for path, receipt in receipts.items():
         by_stage.setdefault(Path(path).parts[0], []).append(receipt)
-    return {stage: _stage_cost(of_stage) for stage, of_stage in by_stage.items()}
+    return {stage: _stage_cost(receipts_of_stage) for stage, receipts_of_stage in by_stage.items()}
 
 
 def _stage_cost(receipts: list[Receipt]) -> Cost:
@@ -109,14 +110,14 @@ def _stage_cost(receipts: list[Receipt]) -> Cost:
 
 
 def _table(runs: dict[str, dict[str, Result]], headline: str) -> pd.DataFrame:
-    """One row per student, image set and kind of label; `top1` is the last epoch's, or the best if the headline says so."""
+    """One row per student, image set and kind of label; `top1` is the last epoch's, or with headline "best" the best's."""
     rows = []
     for student, sets in runs.items():
         for kind in sets:
             images, labels = KINDS[kind]
-            shown = sets[kind]["best_top1" if headline == "best" else "top1"]
-            row = {"student": student, "images": images, "labels": labels, "top1": shown["mean"], "std": shown["std"]}
+            top1 = sets[kind]["best_top1" if headline == "best" else "top1"]
+            row = {"student": student, "images": images, "labels": labels, "top1": top1["mean"], "std": top1["std"]}
             row["weights"] = f"EMA {ema:g}" if (ema := sets[kind].get("ema")) else "last"
             both = {"last_top1": sets[kind]["top1"]["mean"], "best_top1": sets[kind]["best_top1"]["mean"]}
-            rows.append(row | {"runs": len(shown["runs"]), "epoch": headline} | both)
+            rows.append(row | {"runs": len(top1["runs"]), "epoch": headline} | both)
     return pd.DataFrame(rows)

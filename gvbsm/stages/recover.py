@@ -1,8 +1,8 @@
 """recover: optimise a shard of synthetic images against teachers and statistics.
 
-Inputs: teachers, their statistics, perhaps the real images to start from. Output: safetensors with images (uint8, N,C,S,S),
-labels (int64) and each image's number within its class; if asked for, `snapshots` (uint8, M,T,C,S,S): what the first image of
-M classes was before T of the iterations, which the metadata name.
+Inputs: teachers, their statistics, optionally real images to start from. Output: safetensors with images (uint8, N,C,S,S),
+labels (int64) and each image's number within its class; on request `snapshots` (uint8, M,T,C,S,S): the first image of M classes
+before T iterations; the metadata name both.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ def run(job: Job[RecoverSpec]) -> None:
     settings, batches = job.spec.settings, job.spec.batches
     device = job_device(job, settings.threads)
     pixels = Pixels(job.spec.pixels, device)
-    if settings.compile:  # one graph per teacher and number of images in a batch
+    if settings.compile:  # one graph per teacher and batch size
         sizes = {sum(end - first for _, first, end in batch) for batch in batches}
         set_up_compiler(job.store.parent / ".compiled", len(job.spec.inputs.teachers) * len(sizes))
     checkpoint = Checkpoint.of(job)
     state = to_device(checkpoint.load(), device)
     state = state or {"images": [], "snapshots": [], "last": {}, "recovery": None, "compiled": True}
     snapshots = job.spec.snapshots
-    at, shown = (snapshots.iterations, snapshots.labels) if snapshots else ([], [])
+    snapshot_iterations, snapshot_labels = (snapshots.iterations, snapshots.labels) if snapshots else ([], [])
     progress = Progress(job.title, settings.iterations * len(batches), settings.iterations * len(state["images"]))
     with contextlib.ExitStack() as stack:
         matchers = [stack.enter_context(matcher) for matcher in _matchers(job, device)]
@@ -56,10 +56,11 @@ def run(job: Job[RecoverSpec]) -> None:
             if state["recovery"] is not None:
                 recovery.restore(state["recovery"])
                 progress.done += recovery.iteration
-            watched = _firsts(batch, shown)
+            snapshot_positions = _first_images(batch, snapshot_labels)
             while recovery.iteration < settings.iterations:
-                if watched and recovery.iteration in at:
-                    state["snapshots"].append(pixels.to_bytes(recovery.x_BCHW.detach()[watched], settings.quantise))
+                if snapshot_positions and recovery.iteration in snapshot_iterations:
+                    x_MCHW = recovery.x_BCHW.detach()[snapshot_positions]
+                    state["snapshots"].append(pixels.to_bytes(x_MCHW, settings.quantise))
                 state["last"] = recovery.step()
                 state["compiled"] = state["compiled"] and all(matcher.compiled for matcher in matchers)
                 checkpoint.tick(lambda: state | {"recovery": recovery.state()})  # noqa: B023 (called at once)
@@ -75,7 +76,7 @@ def run(job: Job[RecoverSpec]) -> None:
     summary = {"images": len(tensors["labels"]), "last_iteration": state["last"]}
     summary["compiled"] = state["compiled"]
     if state["snapshots"]:
-        tensors["snapshots"] = _by_image(state["snapshots"], len(at))
+        tensors["snapshots"] = _by_image(state["snapshots"], len(snapshot_iterations))
     job.write_tensors(tensors, {"snapshots": snapshots.model_dump() if snapshots else None}, summary)
     checkpoint.clear()
 
@@ -87,45 +88,45 @@ def _members(batch: list[list[int]]) -> tuple[Tensor, Tensor]:
     return torch.cat(labels), torch.cat(numbers)
 
 
-def _firsts(batch: list[list[int]], labels: list[int]) -> list[int]:
+def _first_images(batch: list[list[int]], labels: list[int]) -> list[int]:
     """Positions in a batch of the first image of each class among `labels`."""
-    numbered = zip(*(one.tolist() for one in _members(batch)), strict=True)
-    return [at for at, (label, number) in enumerate(numbered) if number == 0 and label in labels]
+    members = zip(*(tensor.tolist() for tensor in _members(batch)), strict=True)
+    return [at for at, (label, number) in enumerate(members) if number == 0 and label in labels]
 
 
-def _by_image(taken: list[Tensor], times: int) -> Tensor:
-    """Snapshots (m,C,S,S) of the images of a batch, `times` of them before those of the next batch: (M,times,C,S,S)."""
-    return torch.cat([torch.stack(taken[at : at + times], 1).cpu() for at in range(0, len(taken), times)])
+def _by_image(snapshots: list[Tensor], times: int) -> Tensor:
+    """Snapshots (M,times,C,S,S), from a list with `times` snapshots (m,C,S,S) of each batch, batch after batch."""
+    return torch.cat([torch.stack(snapshots[at : at + times], 1).cpu() for at in range(0, len(snapshots), times)])
 
 
-def _chosen(job: Job[RecoverSpec], start: str, labels_B: Tensor, numbers_B: Tensor) -> Tensor:
-    """The real images (uint8) that take the places of a batch."""
+def _start_images(job: Job[RecoverSpec], start: str, labels_B: Tensor, numbers_B: Tensor) -> Tensor:
+    """The real images (uint8) from which a batch starts."""
     tensors, _ = job.tensors(start)
     places = {place: i for i, place in enumerate(zip(tensors["labels"].tolist(), tensors["numbers"].tolist(), strict=True))}
     return tensors["images"][[places[place] for place in zip(labels_B.tolist(), numbers_B.tolist(), strict=True)]]
 
 
 def _matchers(job: Job[RecoverSpec], device: torch.device) -> list[StatisticsMatcher]:
-    """One per teacher, with the targets that were measured in it."""
+    """One matcher per teacher, with the teacher's targets."""
     settings, inputs = job.spec.settings, job.spec.inputs
     precisions = job.spec.precisions or [settings.precision] * len(inputs.teachers)
-    found = []
+    matchers = []
     for i, (teacher_path, precision) in enumerate(zip(inputs.teachers, precisions, strict=True)):
         teacher = load_teacher(*job.tensors(teacher_path), device)
         matching, targets = _matching(job, inputs.statistics[i] if inputs.statistics else None)
-        low = partial(autocast, device, precision)
-        matcher = StatisticsMatcher(teacher, targets, matching, settings.compile, autocast=low)
+        in_precision = partial(autocast, device, precision)
+        matcher = StatisticsMatcher(teacher, targets, matching, settings.compile, autocast=in_precision)
         if settings.statistics_weight and not matcher.layers:
             raise UserError(
                 f"recover: {teacher_path}: expected layers of {', '.join(settings.layers)} to match, got none; add the kind "
                 "it has to recover.layers, or leave this teacher out"
             )
-        found.append(matcher)
-    return found
+        matchers.append(matcher)
+    return matchers
 
 
 def _matching(job: Job[RecoverSpec], path: str | None) -> tuple[Matching, dict[str, Moments]]:
-    """What is matched in a teacher, and the targets by layer, of its statistics; without them, BatchNorm's own moments."""
+    """A teacher's matching settings, and its targets by layer from the statistics at `path` (None: BatchNorm layers alone)."""
     settings, ema = job.spec.settings, job.spec.settings.ema
     if not settings.statistics_weight:
         return NO_MATCHING, {}
@@ -143,32 +144,34 @@ def _matching(job: Job[RecoverSpec], path: str | None) -> tuple[Matching, dict[s
         layers=tuple(settings.layers),
         conv_statistics=tuple(settings.conv_statistics),
         class_statistics=settings.class_statistics or 0.0,
-        kept=_kept(settings, path, metadata),
+        selected_statistics=_selected_statistics(settings, path, metadata),
     )
     return matching, targets
 
 
-def _kept(settings: RecoverShard, path: str | None, metadata: dict[str, Any]) -> frozenset[tuple[str, str]] | None:
-    """Which of a teacher's statistics are matched; None: all."""
+def _selected_statistics(
+    settings: RecoverShard, path: str | None, metadata: dict[str, Any]
+) -> frozenset[tuple[str, str]] | None:
+    """The statistics of a teacher that are matched; None: all."""
     keep = settings.keep
     if not keep:
         return None
     importance: dict[str, dict[str, float]] = metadata["importance"]
     used = {
-        layer: {kind: value for kind, value in of.items() if "patch" not in of or kind in settings.conv_statistics}
-        for layer, of in importance.items()
-        if ("conv" if "patch" in of else "batchnorm") in settings.layers
+        layer: {kind: value for kind, value in kinds.items() if "patch" not in kinds or kind in settings.conv_statistics}
+        for layer, kinds in importance.items()
+        if ("conv" if "patch" in kinds else "batchnorm") in settings.layers
     }
     if keep.by == "random":
-        for layer, of in used.items():
-            used[layer] = {kind: float(derive_seed(settings.seed, "keep", path, layer, kind)) for kind in of}
+        for layer, kinds in used.items():
+            used[layer] = {kind: float(derive_seed(settings.seed, "keep", path, layer, kind)) for kind in kinds}
     return most_important(used, keep.share)
 
 
 def _start(
     job: Job[RecoverSpec], batch: list[list[int]], matchers: list[StatisticsMatcher], pixels: Pixels, device: torch.device
 ) -> Recovery:
-    """A batch as noise or as its real images; its random numbers depend on what is in it alone, not on how the work is cut."""
+    """The recovery of a batch from noise or real images; its random numbers depend on the batch alone, not on the shards."""
     settings, pixel_form = job.spec.settings, job.spec.pixels
     if settings.ema.reset == "batch":
         for matcher in matchers:
@@ -177,7 +180,7 @@ def _start(
     size = pixel_form.image_size
     start = job.spec.inputs.start
     if start:
-        x_BCHW = pixels.from_bytes(_chosen(job, start, labels_B, numbers_B).to(device))
+        x_BCHW = pixels.from_bytes(_start_images(job, start, labels_B, numbers_B).to(device))
     else:
         generator = torch.Generator().manual_seed(derive_seed(settings.seed, "noise", batch))
         x_BCHW = torch.randn(len(labels_B), len(pixel_form.mean), size, size, generator=generator).to(device)
@@ -204,19 +207,20 @@ def _start(
 
 
 def _augmentation(job: Job[RecoverSpec], labels_B: Tensor, pixels: Pixels) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """What an iteration makes of a batch: published, one crop, flip and roll of it all; or views as students will see."""
-    size, drawn = job.spec.pixels.image_size, job.spec.views
-    if not drawn:
+    """The augmentation of a batch in each iteration: as published one crop, flip and roll for all images, or the views of
+    student training."""
+    size, view_settings = job.spec.pixels.image_size, job.spec.views
+    if not view_settings:
         crop_and_flip = augmentation(job.spec.augment, size, same_on_batch=True)
         most = job.spec.settings.roll
         return lambda x_BCHW: (roll(pixels.normalise(crop_and_flip(pixels.unit(x_BCHW))), most), labels_B)
     classes = job.tensors(job.spec.inputs.teachers[0])[1]["network"]["classes"]
 
-    def see(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        views = epoch_views(drawn, int(torch.randint(2**31, ())), len(x_BCHW), size)
-        of_image_B = views.image_V.argsort()
+    def render_views(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        views = epoch_views(view_settings, int(torch.randint(2**31, ())), len(x_BCHW), size)
+        positions_B = views.image_V.argsort()  # the view of image 0, 1, ...
         levels_BCHW = pixels.unit(x_BCHW) * 255
-        seen_BCHW = render(levels_BCHW, views, of_image_B, finish=pixels.from_levels, device=x_BCHW.device)
-        return seen_BCHW, mixed_hard_labels(labels_B, views, of_image_B, classes, mixed=True).to(x_BCHW.device)
+        view_BCHW = render(levels_BCHW, views, positions_B, finish=pixels.from_levels, device=x_BCHW.device)
+        return view_BCHW, mixed_hard_labels(labels_B, views, positions_B, classes, mixed=True).to(x_BCHW.device)
 
-    return see
+    return render_views

@@ -1,7 +1,7 @@
 """relabel: draw the views of a range of epochs and store the teachers' mean logits on them (GBM).
 
-Inputs: teachers, an image set. Output: safetensors with the coded logits, (epochs, views, ...), and in the metadata what the
-views are drawn from (docs/soft-labels.md).
+Inputs: teachers, an image set. Output: safetensors with the coded logits, (epochs, views, ...); the metadata hold the
+settings and seed of the views (docs/soft-labels.md).
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def run(job: Job[RelabelSpec]) -> None:
     checkpoint = Checkpoint.of(job)
     state: dict[str, Any] = checkpoint.load() or {"digests": [], "groups": 0, "right": 0}
     coded = {
-        name: checkpoint.tensor(name, (end - first, count, *one.shape[1:]), one.dtype)
-        for name, one in encode(torch.zeros(1, len(job.classes or ())), coding).items()
+        name: checkpoint.tensor(name, (end - first, count, *view.shape[1:]), view.dtype)
+        for name, view in encode(torch.zeros(1, len(job.classes or ())), coding).items()
     }
     images, augment = image_set.resident(device), RandAugment.of(settings)
     mixed = teachers_see_mixed(settings.mix, settings.mixup_labels)
@@ -55,12 +55,14 @@ def run(job: Job[RelabelSpec]) -> None:
         for positions in groups[state["groups"] :]:
             x_VCHW = render(images, views, positions, mixed, pixels.from_levels, device, augment)
             logits_TVK = logits_of(teachers, x_VCHW, settings.precision)
-            # Batch by batch, since rescaling takes its norms over one.
-            of_batches = (mean_logits(one, settings.rescale_logits) for one in logits_TVK.split(settings.batch_size, 1))
-            logits_VK = torch.cat(list(of_batches)).cpu()
+            # Batch by batch: the norms of rescaling are those of a batch.
+            parts = (
+                mean_logits(logits_TBK, settings.rescale_logits) for logits_TBK in logits_TVK.split(settings.batch_size, 1)
+            )
+            logits_VK = torch.cat(list(parts)).cpu()
             truth_V = mixed_hard_labels(image_set.labels, views, positions, logits_VK.shape[1], mixed).argmax(1)
             state["right"] += int((logits_VK.argmax(1) == truth_V).sum())
-            for name, values in _coded(logits_VK, coding).items():
+            for name, values in _encode_finite(logits_VK, coding).items():
                 coded[name][number, positions] = values
             state["groups"] += 1
             checkpoint.tick(lambda: state)
@@ -71,12 +73,12 @@ def run(job: Job[RelabelSpec]) -> None:
     summary = {"views": views_labelled, "teacher_top1_on_views": 100 * state["right"] / views_labelled}
     drawn = {"count": count, "size": size, **settings.model_dump(include=set(ViewsOfImages.model_fields))}
     labels = {"format": FORMAT, "epochs": [first, end], "views": drawn, "digests": state["digests"], "coding": asdict(coding)}
-    job.write_tensors(coded, labels, summary | {"bytes_per_view": sum(one[0, 0].nbytes for one in coded.values())})
+    job.write_tensors(coded, labels, summary | {"bytes_per_view": sum(tensor[0, 0].nbytes for tensor in coded.values())})
     checkpoint.clear()
 
 
-def _coded(logits_VK: Tensor, coding: Coding) -> Coded:
-    """Logits as they are stored, which must be able to hold them."""
+def _encode_finite(logits_VK: Tensor, coding: Coding) -> Coded:
+    """Coded logits. Raises UserError if the coding overflows."""
     coded = encode(logits_VK, coding)
     if not all(torch.isfinite(tensor).all() for tensor in coded.values()):
         largest = logits_VK.abs().max().item()

@@ -1,8 +1,8 @@
 """select: choose the real images, or crops of them, that a shard of synthetic images starts from.
 
-Inputs: the data set, the teachers if they have a say. Output: as recover's, safetensors with images (uint8, N,C,S,S), labels
-(int64) and each image's number within its class; and `sources`, the index in the training set of every crop in an image,
-(N, cells^2).
+Inputs: the data set, the teachers if the choice depends on them. Output, as recover's: safetensors with images (uint8,
+N,C,S,S), labels (int64) and each image's number within its class; and `sources` (N, cells^2), the training image of every crop
+by its index.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gvbsm.store.keys import derive_seed
 from gvbsm.training.networks import features_of, load_teacher
 
 _AT_ONCE = 100  # real images
-_RATIO = (3 / 4, 4 / 3)  # width / height of crops, as those of views
+_RATIO = (3 / 4, 4 / 3)  # width / height of crops, the same as of views
 
 
 @torch.inference_mode()
@@ -58,7 +58,7 @@ def run(job: Job[SelectSpec]) -> None:
 
 
 def _candidates(labels_N: Tensor, label: int, first: int, end: int, settings: Select) -> Tensor:
-    """Indices of the training images among which those of the places `first` to `end` of a class are chosen: of no others'.
+    """Indices of the candidate training images of the synthetic images `first` to `end` of a class; no other shard's.
 
     Raises:
         UserError: if the class has too few.
@@ -83,18 +83,18 @@ def _choose(
     pixels: Pixels,
     settings: Select,
 ) -> tuple[Tensor, Tensor]:
-    """`count` small crops (uint8) of a class, and which training images they are of."""
+    """`count` small crops (uint8) of a class, and the indices of their training images."""
     parts: list[tuple[Tensor, Tensor, list[Tensor]]] = []
     batches = candidates.split(_AT_ONCE)
-    for number, squares in enumerate(train.whole_images(batches)):
+    for number, images_BCHW in enumerate(train.whole_images(batches)):
         seed = derive_seed(settings.seed, "crops", label, int(candidates[0]), number)
-        parts.append(_best_crops(squares, seed, label, teachers, pixels, settings))
-    small, loss_N = torch.cat([one for one, _, _ in parts]), torch.cat([losses for _, losses, _ in parts])
+        parts.append(_best_crops(images_BCHW, seed, label, teachers, pixels, settings))
+    small, loss_N = torch.cat([crops for crops, _, _ in parts]), torch.cat([losses for _, losses, _ in parts])
     if settings.choose == "confidence":
         chosen = loss_N.argsort(stable=True)[:count]
     elif settings.choose == "clusters":
         by_teacher = zip(*(features for _, _, features in parts), strict=True)
-        features_NF = joined_features([torch.cat(seen) for seen in by_teacher])
+        features_NF = joined_features([torch.cat(features) for features in by_teacher])
         chosen = nearest(features_NF, _centres(features_NF, count, settings))
     else:
         chosen = torch.arange(count)
@@ -102,27 +102,28 @@ def _choose(
 
 
 def _best_crops(
-    squares_NCHW: Tensor, seed: int, label: int, teachers: list[nn.Module], pixels: Pixels, settings: Select
+    images_NCHW: Tensor, seed: int, label: int, teachers: list[nn.Module], pixels: Pixels, settings: Select
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Of every image the surest crop: uint8 (N,C,s,s), its cross-entropy (N,), and what each teacher sees in it, (N,F)."""
-    count, size, crops = len(squares_NCHW), squares_NCHW.shape[-1], settings.crops
-    whole = squares_NCHW.repeat_interleave(crops, 0).float()
+    """The crop of every image with the lowest cross-entropy: uint8 (N,C,s,s), its cross-entropy (N,), and each teacher's
+    features of it (N,F)."""
+    count, size, crops = len(images_NCHW), images_NCHW.shape[-1], settings.crops
+    whole = images_NCHW.repeat_interleave(crops, 0).float()
     drawn = draw_crops(len(whole), size, (settings.scale[0], settings.scale[1]), _RATIO, seed)
     small = shrink(crop_and_resize(whole, drawn, torch.zeros(len(whole), dtype=torch.bool)), settings.cells)
     if not teachers:
         return small, torch.zeros(count), []
     x_BCHW = pixels.from_levels(enlarge(small, size).to(pixels.device)).contiguous(memory_format=torch.channels_last)
-    seen = [features_of(teacher, x_BCHW, settings.precision) for teacher in teachers]
-    loss_NR = cross_entropy(torch.stack([logits_BK for logits_BK, _ in seen]), label).view(count, crops).cpu()
+    outputs = [features_of(teacher, x_BCHW, settings.precision) for teacher in teachers]
+    loss_NR = cross_entropy(torch.stack([logits_BK for logits_BK, _ in outputs]), label).view(count, crops).cpu()
     best = torch.arange(count) * crops + loss_NR.argmin(1)
-    return small[best], loss_NR.amin(1), [features_BF.cpu()[best] for _, features_BF in seen]
+    return small[best], loss_NR.amin(1), [features_BF.cpu()[best] for _, features_BF in outputs]
 
 
 def _centres(features_NF: Tensor, count: int, settings: Select) -> Tensor:
     """Centres (count,F) of the clusters of a class."""
-    from sklearn.cluster import KMeans  # a second that most choices need not spend
+    from sklearn.cluster import KMeans  # here, because the import takes a second
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(settings.threads):  # they change the order of sums
-        found = KMeans(count, n_init=1, random_state=settings.seed % 2**32).fit(features_NF.double().numpy())
-    return torch.from_numpy(found.cluster_centers_).to(features_NF.dtype)
+    with threadpool_limits(settings.threads):  # the number of threads changes the order of sums
+        clusters = KMeans(count, n_init=1, random_state=settings.seed % 2**32).fit(features_NF.double().numpy())
+    return torch.from_numpy(clusters.cluster_centers_).to(features_NF.dtype)

@@ -1,7 +1,7 @@
-"""squeeze: train one teacher on the full set with cross-entropy, or take it with the weights it has.
+"""squeeze: train one teacher on the full data set with cross-entropy, or load its given weights.
 
-Input: the data set. Output: safetensors with the teacher's state dict, its network in the metadata, its test accuracy in the
-receipt.
+Input: the data set. Output: safetensors with the teacher's state dict; its network is in the metadata, its test accuracy in
+the receipt.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ def run(job: Job[SqueezeSpec | GivenTeacherSpec]) -> None:
     test = open_split(job, spec.inputs.data, "test", device)
     summary = {}
     if isinstance(spec, GivenTeacherSpec):
-        # Not imported above: the code of a teacher that is trained does not depend on it.
+        # Imported here, so that a trained teacher does not depend on this code.
         load_pretrained = import_module("gvbsm.training.pretrained").load_pretrained
         model = load_pretrained(spec.network, spec.weights, job.data_root, device, job.classes or [])
     else:
         model = build(spec.network, spec.settings.seed, device)
         history = _train(job, spec, model, pixels, checkpoint, device)
         summary = {"loss": history[-1]["loss"], "epochs": len(history)}
-    found = accuracy(model, test.whole_images, test.labels, pixels.from_bytes, settings.precision)
-    summary |= {"top1": found.top1, "top5": found.top5}
+    result = accuracy(model, test.whole_images, test.labels, pixels.from_bytes, settings.precision)
+    summary |= {"top1": result.top1, "top5": result.top5}
     job.write_tensors(model.state_dict(), {"network": spec.network.model_dump()}, summary)
     checkpoint.clear()
 

@@ -1,7 +1,7 @@
 """statistics: one pass over the augmented training set for the moments of every Conv layer's input (GSM).
 
-Inputs: the data set, a teacher. Output: safetensors with `<layer>/<moment>` in float64; if asked for, the channel moments of
-every class too, of BatchNorm layers' inputs as well, and in the metadata how important each layer's statistics are.
+Inputs: the data set, a teacher. Output: safetensors with `<layer>/<moment>` in float64. On request also the channel moments
+of every class, for Conv and BatchNorm layers' inputs, and in the metadata the importance of each layer's statistics.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def run(job: Job[StatisticsSpec]) -> None:
     todo = [(index, derive_seed(settings.seed, "step", step)) for step, index in enumerate(batches)]
     progress = Progress(job.title, len(batches), state["batches"])
 
-    def see(x_BCHW: Tensor) -> None:
+    def measure(x_BCHW: Tensor) -> None:
         with autocast(device, settings.precision):
             teacher(x_BCHW.contiguous(memory_format=torch.channels_last))
 
     for unit_BCHW in train.augmented(todo[state["batches"] :]):
-        see(pixels.normalise(unit_BCHW))
+        measure(pixels.normalise(unit_BCHW))
         measures.add(train.labels[batches[state["batches"]]])
         state["batches"] += 1
         checkpoint.tick(lambda: {"batches": state["batches"], **measures.state()})
@@ -56,81 +56,81 @@ def run(job: Job[StatisticsSpec]) -> None:
         size = spec.pixels.image_size
         shape = (settings.batch_size, len(spec.pixels.mean), size, size)
         measures.noise = {}
-        see(torch.randn(shape, device=device))
+        measure(torch.randn(shape, device=device))
         metadata["importance"] = measures.importance()
     job.images = len(train.labels)
-    job.write_tensors(measures.tensors(), metadata, {"layers": len(measures.found), "images": len(train.labels)})
+    job.write_tensors(measures.tensors(), metadata, {"layers": len(measures.layers), "images": len(train.labels)})
     checkpoint.clear()
 
 
-class _Seen(NamedTuple):
-    """What is measured of a batch of a layer's inputs, on the device."""
+class _BatchMeasures(NamedTuple):
+    """Measures of a layer's input for one batch, on the device."""
 
     layer: str
-    values: int  # of a channel of an image
+    values: int  # number of values per channel of an image
     moments: Moments
-    sums: list[Tensor]  # of classes' images, if they are asked for
+    sums: list[Tensor]  # `class_sums`, empty unless the classes' moments are wanted
 
 
 class _Measures:
-    """What is known of the inputs of a teacher's layers, from every batch that it sees."""
+    """Measures of the inputs of a teacher's layers over all batches that pass through it."""
 
     def __init__(self, teacher: nn.Module, settings: MoreStatistics, classes: int, state: dict[str, Any]) -> None:
         self._patch_size = settings.patch_size
-        self.noise: dict[str, Moments] | None = None  # set: the next batch is noise, of which only these are kept
-        self._seen: list[_Seen] = []  # of the last batch
+        self.noise: dict[str, Moments] | None = None  # moments by layer; if not None, the next batch is noise
+        self._pending: list[_BatchMeasures] = []  # of the last batch
         conv = hooked_layers(teacher, ("conv",))
         both = hooked_layers(teacher, ("batchnorm", "conv"))
-        self.found = {name: Accumulator(settings.variance, **state["layers"].get(name, {})) for name in conv}
-        of_classes, spread = (both if is_asked else {} for is_asked in (settings.by_class, settings.importance))
-        self.by_class = {name: ClassAccumulator(classes, **state["classes"].get(name, {})) for name in of_classes}
-        self.spreads = {name: Spread(**state["spreads"].get(name, {})) for name in spread}
-        for name in conv | of_classes | spread:
-            both[name].register_forward_pre_hook(lambda _, inputs, name=name: self._see(name, inputs[0]))
+        self.layers = {name: Accumulator(settings.variance, **state["layers"].get(name, {})) for name in conv}
+        class_layers, spread_layers = (both if wanted else {} for wanted in (settings.by_class, settings.importance))
+        self.by_class = {name: ClassAccumulator(classes, **state["classes"].get(name, {})) for name in class_layers}
+        self.spreads = {name: Spread(**state["spreads"].get(name, {})) for name in spread_layers}
+        for name in conv | class_layers | spread_layers:
+            both[name].register_forward_pre_hook(lambda _, inputs, name=name: self._measure(name, inputs[0]))
 
     def state(self) -> dict[str, Any]:
-        """What another process goes on from."""
-        parts: dict[str, Any] = {"layers": self.found, "classes": self.by_class, "spreads": self.spreads}
-        return {part: {name: one.state() for name, one in measures.items()} for part, measures in parts.items()}
+        """The state from which another process continues."""
+        parts: dict[str, Any] = {"layers": self.layers, "classes": self.by_class, "spreads": self.spreads}
+        return {part: {name: measure.state() for name, measure in measures.items()} for part, measures in parts.items()}
 
     def tensors(self) -> dict[str, Tensor]:
         """`<layer>/<moment>` in float64."""
-        results = [(name, one.result()) for name, one in self.found.items()]
-        results += [(name, one.result()) for name, one in self.by_class.items()]
+        results = [(name, accumulator.result()) for name, accumulator in self.layers.items()]
+        results += [(name, by_class.result()) for name, by_class in self.by_class.items()]
         return {f"{layer}/{kind}": value for layer, result in results for kind, value in result.items()}
 
     def importance(self) -> dict[str, dict[str, float]]:
-        """Of every layer's kinds of statistics."""
+        """{layer: {kind of statistics: importance}}."""
         assert self.noise is not None
-        return {name: one.importance(self.noise[name]) for name, one in self.spreads.items()}
+        return {name: spread.importance(self.noise[name]) for name, spread in self.spreads.items()}
 
     def add(self, labels_B: Tensor) -> None:
-        """Add what the teacher's layers have seen of a batch."""
-        seen, self._seen = self._seen, []
-        fetched = iter(_fetched([tensor for one in seen for tensor in (*one.moments.values(), *one.sums)]))
-        for layer, values, of_batch, sums in seen:
-            found = {kind: next(fetched) for kind in of_batch}
-            if layer in self.found:
-                self.found[layer].add(found, len(labels_B))
+        """Add the measures of the last batch."""
+        pending, self._pending = self._pending, []
+        fetched = iter(_fetch([tensor for measures in pending for tensor in (*measures.moments.values(), *measures.sums)]))
+        for layer, values, device_moments, sums in pending:
+            batch_moments = {kind: next(fetched) for kind in device_moments}
+            if layer in self.layers:
+                self.layers[layer].add(batch_moments, len(labels_B))
             if layer in self.spreads:
-                self.spreads[layer].add(found, len(labels_B))
+                self.spreads[layer].add(batch_moments, len(labels_B))
             if layer in self.by_class:
                 self.by_class[layer].add([next(fetched) for _ in sums], values, labels_B)
 
-    def _see(self, name: str, x_BCHW: Tensor) -> None:
-        of_batch: Moments = {}
-        if name in self.found or name in self.spreads:
-            kinds = KINDS if name in self.found else ("channel",)
-            of_batch = moments(x_BCHW, kinds, self._patch_size)
+    def _measure(self, name: str, x_BCHW: Tensor) -> None:
+        batch_moments: Moments = {}
+        if name in self.layers or name in self.spreads:
+            kinds = KINDS if name in self.layers else ("channel",)
+            batch_moments = moments(x_BCHW, kinds, self._patch_size)
         if self.noise is not None:
-            self.noise[name] = of_batch
+            self.noise[name] = batch_moments
             return
         sums = class_sums(x_BCHW) if name in self.by_class else []
-        self._seen.append(_Seen(name, x_BCHW[0, 0].numel(), of_batch, sums))
+        self._pending.append(_BatchMeasures(name, x_BCHW[0, 0].numel(), batch_moments, sums))
 
 
-def _fetched(tensors: list[Tensor]) -> list[Tensor]:
-    """Tensors on the CPU, all fetched at once: a device is asked to finish what it does only then."""
+def _fetch(tensors: list[Tensor]) -> list[Tensor]:
+    """Copy tensors to the CPU in one transfer, so that the process waits for the device only once."""
     if not tensors:
         return []
     parts = torch.cat([tensor.flatten() for tensor in tensors]).cpu().split([tensor.numel() for tensor in tensors])

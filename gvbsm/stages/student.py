@@ -1,7 +1,7 @@
 """student: train one student as evaluate does, and keep its weights.
 
-Inputs: as evaluate's. Output: safetensors with the student's state dict (the average of its weights, if that is what is
-tested), its network in the metadata, its test accuracy in the receipt.
+Inputs: as evaluate's. Output: safetensors with the tested state dict (with `ema`, the average of the student's weights); its
+network is in the metadata, its test accuracy in the receipt.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ def run(job: Job[KeptStudentSpec | KeptHardStudentSpec]) -> None:
     settings, seed = job.spec.settings, job.spec.seed
     students = Students(job, job_device(job, settings.threads))
     checkpoint = Checkpoint.of(job)
-    # Of its own: what is tested at the end is not what the training goes on from, if it is an average.
+    # A second checkpoint: the tested weights may be an average, from which training cannot continue.
     end = checkpoint.named("end")
     trained: dict[str, Any] = end.load() or {}
 
     def keep(model: nn.Module, epoch: int) -> dict[str, Any]:
         if epoch + 1 == settings.epochs:
-            found = students.test(model)
-            trained.update(weights=model.state_dict(), top1=found.top1, top5=found.top5)
+            accuracy = students.test(model)
+            trained.update(weights=model.state_dict(), top1=accuracy.top1, top5=accuracy.top5)
             end.save(trained)
         return {}
 

@@ -1,4 +1,4 @@
-"""The one training loop that squeeze and evaluate share."""
+"""The training loop of teachers and students."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Batch = TypeVar("Batch")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and with what step sizes a network is trained; the field names are the settings'."""
+    """Length, optimiser and step sizes of a training; the field names are the settings'."""
 
     epochs: int
     optimizer: str  # "sgd" or "adamw"
@@ -34,9 +34,9 @@ class Recipe:
     weight_decay: float
     schedule: str  # "constant" or "cosine"
     seed: int
-    stop_after: int | None = None  # epochs, if fewer than the schedule's are trained
-    stretch: float = 1.0  # cosine: where it reaches 0, in numbers of `epochs`
-    ema: float | None = None  # largest decay per step of the average of weights that is measured; None: the weights are
+    stop_after: int | None = None  # epochs to train, if fewer than the schedule has
+    stretch: float = 1.0  # cosine: the epoch where it reaches 0, divided by `epochs`
+    ema: float | None = None  # largest decay per step of the weights' moving average, which is tested; None: no average
 
     @staticmethod
     def from_settings(settings: Squeeze | HardTraining, seed: int, stop_after: int | None = None) -> Recipe:
@@ -66,20 +66,20 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def _restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load the state of an optimizer, its averages laid out as the weights are: the fused step goes through memory."""
+    """Load the state of an optimizer with its averages in the weights' memory layout, which the fused step needs."""
     optimizer.load_state_dict(state)
-    for weight, of_weight in optimizer.state.items():
-        for name, value in of_weight.items():
+    for weight, averages in optimizer.state.items():
+        for name, value in averages.items():
             if isinstance(value, Tensor) and value.shape == weight.shape:
-                of_weight[name] = torch.empty_like(weight).copy_(value)
+                averages[name] = torch.empty_like(weight).copy_(value)
 
 
 class MovingAverage:
     """m <- d m + (1 - d) w of a network's weights w, d = min(largest, (1 + t) / (10 + t)) after t steps; at first m <- w.
 
-    So a training of few steps forgets its beginning too: until d is at its largest, the last tenth of the steps has more than
-    half of the weight (the schedule of tf.train.ExponentialMovingAverage). torch's AveragedModel, which has a place for such
-    a schedule, asks the device at every step how many there have been, and waits for its answer.
+    So a short training forgets its first weights too: until d reaches `largest`, the last tenth of the steps has more than
+    half of the weight (the schedule of tf.train.ExponentialMovingAverage). torch's AveragedModel could follow this schedule,
+    but it keeps the number of steps on the device and waits for it at every step.
     """
 
     def __init__(self, model: nn.Module, largest: float) -> None:
@@ -96,25 +96,25 @@ class MovingAverage:
         self._steps += 1
 
     def module(self) -> nn.Module:
-        """The network with averaged weights. Its buffers are the trained one's: BatchNorm's statistics are averages already,
-        averaged again they lag behind the weights (benchmarks/RESULTS.md)."""
+        """The network with averaged weights and the buffers of the trained network: BatchNorm's statistics are averages
+        already; averaged again, they lag behind the weights (benchmarks/RESULTS.md)."""
         with torch.no_grad():
-            for mine, theirs in zip(self._module.buffers(), self._model.buffers(), strict=True):
-                mine.copy_(theirs)
+            for averaged, trained in zip(self._module.buffers(), self._model.buffers(), strict=True):
+                averaged.copy_(trained)
         return self._module
 
     def state(self) -> dict[str, Any]:
-        """What another process goes on from."""
+        """The state from which another process continues."""
         return {"steps": self._steps, "module": self._module.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Continue from a `state()`."""
         self._steps = state["steps"]
         self._module.load_state_dict(state["module"])
 
 
 def split_batches(indices: Tensor, size: int) -> list[Tensor]:
-    """`indices` in batches of `size`, the ragged last one kept; if that is a single image, it joins the batch before.
+    """`indices` in batches of `size`; the last batch may be smaller, but a single image joins the batch before.
 
     BatchNorm cannot train on one value per channel.
     """
@@ -133,13 +133,13 @@ def fit(
     title: str,
     after_epoch: Callable[[nn.Module, int], dict[str, Any]] = lambda model, epoch: {},
 ) -> list[dict[str, Any]]:
-    """Train `model` in place and return one row per epoch: epoch, loss, and what `after_epoch` measured in eval mode, of the
-    model or, if the recipe says so, of the moving average of its weights, with its own buffers.
+    """Train `model` in place and return one row per epoch: epoch, loss, and the results of `after_epoch`.
 
-    `batches(epoch, first)` are the epoch's batches from its `first` on, in any process the same; `losses(model, batch)`
-    yields the losses whose gradients one step sums. Where several processes train together, the losses are those of the whole
-    batch on every rank, whose gradients each has a share of.
-    torch's global generator is seeded anew for every step, so a resumed training draws what an uninterrupted one does.
+    `after_epoch` gets the model in eval mode, or with `recipe.ema` the moving average of its weights.
+    `batches(epoch, first)` are the epoch's batches from number `first` on, the same in every process. `losses(model, batch)`
+    yields the losses whose gradients one step sums. If several processes train together, each rank computes the losses of
+    the whole batch and has a share of their gradients.
+    torch's global generator is seeded for every step, so a resumed training draws the same random numbers.
 
     Raises:
         Interrupted: after a signal, the state saved.
@@ -149,7 +149,7 @@ def fit(
 
 
 class _Training(Generic[Batch]):
-    """A training that a checkpoint can be made of after any step."""
+    """A training that can be saved after any step."""
 
     def __init__(
         self,
@@ -179,18 +179,18 @@ class _Training(Generic[Batch]):
         batches: Callable[[int, int], Iterable[Batch]],
         after_epoch: Callable[[nn.Module, int], dict[str, Any]],
     ) -> list[dict[str, Any]]:
-        """Train from where the checkpoint stands to the end; one row per epoch."""
+        """Train from the checkpoint to the end; one row per epoch."""
         first_epoch, first_step = self._begin
         epochs = self._recipe.stop_after or self._recipe.epochs
         progress = Progress(self._title, epochs, first_epoch)
         for epoch in range(first_epoch, epochs):
             row = {"epoch": epoch + 1, "loss": self._train_epoch(epoch, first_step, batches(epoch, first_step))}
-            measured = self._averaged.module().eval() if self._averaged else self._model
-            self._history.append(row | after_epoch(measured, epoch))
+            tested = self._averaged.module().eval() if self._averaged else self._model
+            self._history.append(row | after_epoch(tested, epoch))
             self._loss, first_step = torch.zeros_like(self._loss), 0
             progress.step(**{name: value for name, value in self._history[-1].items() if isinstance(value, float)})
         if first_epoch < epochs:
-            self._checkpoint.save(self._state(epochs, 0))  # an artifact may hold several trainings: this one is not done again
+            self._checkpoint.save(self._state(epochs, 0))  # a resumed job with several trainings does not repeat this one
         return self._history
 
     def _train_epoch(self, epoch: int, first_step: int, batches: Iterable[Batch]) -> float:
@@ -211,7 +211,7 @@ class _Training(Generic[Batch]):
 
     def _step(self, batch: Batch, epoch: int, number: int) -> None:
         rank = self._ranks.rank
-        # Rank 0 draws what a single process would; the others' dropout is theirs.
+        # Rank 0 draws the numbers of a single process; every other rank has its own dropout.
         torch.manual_seed(derive_seed(self._recipe.seed, "step", epoch, number, *([rank] if rank else [])))
         self._optimizer.zero_grad(set_to_none=True)
         for loss in self._losses(self._forward, batch):

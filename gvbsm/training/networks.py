@@ -16,7 +16,7 @@ from gvbsm.store.keys import derive_seed
 from gvbsm.store.spec import Json
 from gvbsm.training.precision import autocast
 
-_TEST_BATCH = 500  # images that are tested together
+_TEST_BATCH = 500  # images
 
 
 class Accuracy(NamedTuple):
@@ -52,22 +52,23 @@ def load_teacher(tensors: dict[str, Tensor], metadata: Json, device: torch.devic
 
 
 def logits_of(teachers: Sequence[nn.Module], x_BCHW: Tensor, precision: str) -> Tensor:
-    """What every teacher makes of a batch: float32 (T,B,K)."""
+    """Logits of T teachers for a batch: float32 (T,B,K)."""
     with autocast(x_BCHW.device, precision):
         return torch.stack([teacher(x_BCHW).float() for teacher in teachers])
 
 
 def features_of(model: nn.Module, x_BCHW: Tensor, precision: str) -> tuple[Tensor, Tensor]:
-    """Logits (B,K) of a batch and penultimate features (B,F), the input of the last linear layer; float32."""
-    seen: list[Tensor] = []
+    """Logits (B,K) of a batch and penultimate features (B,F), the input of the last linear layer (without one, the logits);
+    float32."""
+    features: list[Tensor] = []
     head = [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]
-    hooks = [module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) for module in head]
+    hooks = [module.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0])) for module in head]
     try:
         logits_BK = logits_of([model], x_BCHW, precision)[0]
     finally:
         for hook in hooks:
             hook.remove()
-    return logits_BK, seen[-1].float().flatten(1) if seen else logits_BK
+    return logits_BK, features[-1].float().flatten(1) if features else logits_BK
 
 
 @torch.inference_mode()
@@ -78,8 +79,8 @@ def accuracy(
     prepare: Callable[[Tensor], Tensor],
     precision: str,
 ) -> Accuracy:
-    """Accuracy of a model in eval mode on N images, which `read` reads by batches of indices, uint8 (B,C,S,S), and `prepare`
-    makes network inputs. Processes that train together share the batches."""
+    """Accuracy of a model in eval mode on N images. `read` gives uint8 images (B,C,S,S) for batches of indices, and `prepare`
+    turns them into network inputs. Processes that train together share the batches."""
     device, together = next(model.parameters()).device, ranks()
     batches = torch.arange(len(labels_N)).split(_TEST_BATCH)[together.rank :: together.size]
     images_K = torch.bincount(labels_N)

@@ -23,11 +23,11 @@ def load_pretrained(
 ) -> nn.Module:
     """The network of a spec's `network` entry in eval mode, with weights from a file or, by name, from torchvision.
 
-    A name with a suffix is a file, absolute or below `data_root`. Named weights know ImageNet's classes in the order of
-    their WordNet ids, so `classes` must be those.
+    A name with a suffix is a file, absolute or below `data_root`. The classes of torchvision's weights are ImageNet's, in the
+    order of their WordNet ids, so `classes` must be the same.
 
     Raises:
-        UserError: if the weights cannot be had, or are another network's.
+        UserError: if the weights cannot be read or downloaded, or belong to another network.
     """
     model = build(network, 0, device)
     library, _, name = network.name.partition(":")
@@ -50,7 +50,7 @@ def load_pretrained(
 
 
 def _check_names(weights: str, model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """safetensors are stored in an order of their own, so their names must be the network's."""
+    """The order of tensors in a safetensors file is not the network's, so the names must be."""
     names = model.state_dict().keys()
     other = next((name for name in state if name.removeprefix("module.") not in names), None)
     if other is not None:
@@ -58,9 +58,9 @@ def _check_names(weights: str, model: nn.Module, state: Mapping[str, Tensor]) ->
 
 
 def _check_imagenet(weights: str, classes: Sequence[str]) -> None:
-    odd = next((one for one in classes if not _WORDNET_ID.fullmatch(one)), None)
-    if len(classes) != 1000 or odd is not None:
-        got = f"a class {odd!r}" if odd else f"{len(classes)} classes"
+    mismatch = next((name for name in classes if not _WORDNET_ID.fullmatch(name)), None)
+    if len(classes) != 1000 or mismatch is not None:
+        got = f"a class {mismatch!r}" if mismatch else f"{len(classes)} classes"
         raise ValueError(
             f"weights {weights}: expected ImageNet's 1000 classes (n01440764, ...), got {got}; train it, or name a file"
         )

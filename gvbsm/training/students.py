@@ -1,4 +1,4 @@
-"""The training of a student on the views of an image set, as evaluate tests it and `student` keeps it."""
+"""Training of a student on the views of an image set, for the stages evaluate and student."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from gvbsm.training.precision import autocast
 
 
 class Part(NamedTuple):
-    """What a backward pass is of, on the device: this process's views, and the labels of all V views."""
+    """The input of one backward pass, on the device: this process's P views, and the labels of all V views."""
 
     x_PCHW: Tensor
     hard_VK: Tensor
@@ -37,14 +37,14 @@ class Part(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What a step is of: so many views, in parts that are made when they are asked for."""
+    """The input of one step: its number of views, and its parts, rendered lazily."""
 
     views: int
     parts: Iterator[Part]
 
 
 class Students:
-    """Students of a spec's network, data and settings, which differ by their seeds alone."""
+    """Students with a spec's network, data and settings, one for each seed."""
 
     def __init__(self, job: Job[Any], device: torch.device) -> None:
         """Read the inputs of a job: the data set (test split, random images), an image set, its labels or teachers."""
@@ -74,17 +74,17 @@ class Students:
 
     def test(self, model: nn.Module) -> Accuracy:
         """Accuracy of a student on the test images."""
-        squares, precision = self._test.whole_images, self._settings.precision
-        return accuracy(model, squares, self._test.labels, self._pixels.from_bytes, precision)
+        test, precision = self._test, self._settings.precision
+        return accuracy(model, test.whole_images, test.labels, self._pixels.from_bytes, precision)
 
     def _batches(self, epoch: int, first: int) -> Iterator[Batch]:
-        """The steps of an epoch from its `first` on, each in `accumulate` parts."""
-        settings, everything = self._settings, torch.arange(self.images)
-        batches = split_batches(everything, settings.batch_size or self._labels.batch_size)
-        cut = [split_batches(batch, -(-len(batch) // settings.accumulate)) for batch in batches]
-        skipped = sum(len(parts) for parts in cut[:first])
-        parts = self._parts.of(epoch % len(self._labels), [part for parts in cut for part in parts], skipped)
-        return (Batch(sum(map(len, some)), islice(parts, len(some))) for some in cut[first:])
+        """The batches of an epoch from number `first` on, each in `accumulate` parts."""
+        settings, positions = self._settings, torch.arange(self.images)
+        batches = split_batches(positions, settings.batch_size or self._labels.batch_size)
+        steps = [split_batches(batch, -(-len(batch) // settings.accumulate)) for batch in batches]
+        skipped = sum(len(step) for step in steps[:first])
+        parts = self._parts.of(epoch % len(self._labels), [part for step in steps for part in step], skipped)
+        return (Batch(sum(map(len, step)), islice(parts, len(step))) for step in steps[first:])
 
     def _losses(self, model: nn.Module, batch: Batch) -> Iterator[Tensor]:
         return (len(part.hard_VK) / batch.views * self._loss(model, part) for part in batch.parts)
@@ -104,7 +104,7 @@ class Students:
 
 @dataclass(frozen=True)
 class _Parts:
-    """Makes views of labelled epochs and their labels, many parts at once."""
+    """Renders the views of labelled epochs, many parts at once, with their labels."""
 
     spec: StudentSpec
     images: Images | Tensor
@@ -114,30 +114,30 @@ class _Parts:
     pixels: Pixels
 
     def of(self, number: int, parts: list[Tensor], skipped: int) -> Iterator[Part]:
-        """Of an epoch's views, those at the positions of all parts but the first few.
+        """An epoch's views at the positions of each part, without the first `skipped` parts.
 
-        The parts that are made together are the same wherever one begins: teachers that see more at once round otherwise.
+        The groups of parts rendered together do not depend on `skipped`: in a larger batch teachers round differently.
         """
         epoch = self.labels.epoch(number)
         for group in grouped(parts, self.images.shape[1:].numel()):
             if skipped < len(group):
-                yield from islice(self._see(epoch, group), skipped, None)
+                yield from islice(self._render_group(epoch, group), skipped, None)
             skipped = max(skipped - len(group), 0)
 
-    def _see(self, epoch: Epoch, parts: list[Tensor]) -> Iterator[Part]:
-        """Parts, made at once."""
+    def _render_group(self, epoch: Epoch, parts: list[Tensor]) -> Iterator[Part]:
+        """The parts at these positions, rendered together."""
         settings, classes = self.spec.settings, self.spec.network.classes
         positions, counts = torch.cat(parts), [len(part) for part in parts]
-        mine = [part[ranks().part(len(part))] for part in parts]
-        x_PCHW = self._view(epoch, torch.cat(mine))
-        x_parts = x_PCHW.split([len(part) for part in mine])
+        rank_parts = [part[ranks().part(len(part))] for part in parts]
+        x_PCHW = self._view(epoch, torch.cat(rank_parts))
+        x_parts = x_PCHW.split([len(part) for part in rank_parts])
         mixed = settings.hard_label == "mixed"
         hard_VK = send(mixed_hard_labels(self.hard_labels, epoch.views, positions, classes, mixed), x_PCHW.device)
         soft_parts: Sequence[Tensor | None] = [None] * len(parts)
         if self.teachers:
-            soft_parts = self._taught(epoch, mine, counts, x_PCHW)
+            soft_parts = self._teacher_labels(epoch, rank_parts, counts, x_PCHW)
         elif epoch.coded is not None:
-            # Logits that were not kept: the squared error needs their mean, probabilities their mass.
+            # For the logits that were not stored, the squared error needs their mean, probabilities need their mass.
             rest = "mean" if settings.loss == "mse" else "mass"
             soft_parts = send(epoch.logits(positions, classes, rest), x_PCHW.device).split(counts)
         return map(Part, x_parts, hard_VK.split(counts), soft_parts)
@@ -146,15 +146,15 @@ class _Parts:
         return render(self.images, epoch.views, positions, mixed, self.pixels.from_levels, self.pixels.device, epoch.augment)
 
     @torch.no_grad()
-    def _taught(self, epoch: Epoch, mine: list[Tensor], counts: list[int], x_PCHW: Tensor) -> list[Tensor]:
+    def _teacher_labels(self, epoch: Epoch, rank_parts: list[Tensor], counts: list[int], x_PCHW: Tensor) -> list[Tensor]:
         """The teachers' mean logits (V,K) of every part, as relabel would store them; `x_PCHW` are this process's views."""
-        how, views = self.spec.online, self.spec.views
-        assert how and views
-        if not teachers_see_mixed(views.mix, how.mixup_labels):
-            x_PCHW = self._view(epoch, torch.cat(mine), mixed=False)
-        logits_TPK = logits_of(self.teachers, x_PCHW, how.precision)
-        found = []
-        for count, part_TPK in zip(counts, logits_TPK.split([len(part) for part in mine], 1), strict=True):
-            logits_TVK = torch.stack([ranks().gather_rows(one_PK, count) for one_PK in part_TPK])
-            found.append(mean_logits(logits_TVK, how.rescale_logits))
-        return found
+        online, views = self.spec.online, self.spec.views
+        assert online and views
+        if not teachers_see_mixed(views.mix, online.mixup_labels):
+            x_PCHW = self._view(epoch, torch.cat(rank_parts), mixed=False)
+        logits_TPK = logits_of(self.teachers, x_PCHW, online.precision)
+        soft_parts = []
+        for count, part_TPK in zip(counts, logits_TPK.split([len(part) for part in rank_parts], 1), strict=True):
+            logits_TVK = torch.stack([ranks().gather_rows(logits_PK, count) for logits_PK in part_TPK])
+            soft_parts.append(mean_logits(logits_TVK, online.rescale_logits))
+        return soft_parts

@@ -136,13 +136,13 @@ def test_only_the_statistics_that_are_kept_are_matched():
     """Their terms are as without the others'; the first layer keeps its weight, whether or not it is among them."""
     alone = {}
     for layer, kind in (("0", "patch"), ("1", "channel"), ("3", "channel")):
-        with matcher(network(), kept=frozenset({(layer, kind)})) as one:
+        with matcher(network(), selected_statistics=frozenset({(layer, kind)})) as one:
             alone[layer] = one(X)[1]
             assert list(one.layers) == [layer] and list(one.averages[layer]) == [f"{kind}_var", f"{kind}_mean"]
-    with matcher(network(), kept=frozenset({("0", "patch"), ("1", "channel"), ("3", "channel")})) as one:
+    with matcher(network(), selected_statistics=frozenset({("0", "patch"), ("1", "channel"), ("3", "channel")})) as one:
         torch.testing.assert_close(one(X)[1], sum(alone.values()))
         assert one.conv_layers == ["0", "3"]
-    with matcher(network(), kept=frozenset({("0", "patch")}), first_layer_weight=1.0) as one:
+    with matcher(network(), selected_statistics=frozenset({("0", "patch")}), first_layer_weight=1.0) as one:
         torch.testing.assert_close(one(X)[1] * 10, alone["0"])
 
 

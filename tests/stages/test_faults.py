@@ -16,7 +16,7 @@ from gvbsm.method.coding import Coding
 from gvbsm.pipeline.graph import plan
 from gvbsm.pipeline.shards import image_batches
 from gvbsm.pipeline.stage import Artifact
-from gvbsm.stages.relabel import _coded
+from gvbsm.stages.relabel import _encode_finite
 from gvbsm.store.files import load_tensors
 from gvbsm.store.keys import key
 from gvbsm.store.plans import STORE
@@ -173,8 +173,8 @@ def test_keys_are_of_canonical_specs(made):
 
 
 def test_logits_that_float16_cannot_hold_are_refused():
-    assert _coded(torch.tensor([[7e4]]), Coding("float32"))["values"].item() == 7e4
+    assert _encode_finite(torch.tensor([[7e4]]), Coding("float32"))["values"].item() == 7e4
     with pytest.raises(
         UserError, match=r"expected logits that float16 can hold, got up to 7e\+04; set relabel\.coding\.values: float32"
     ):
-        _coded(torch.tensor([[7e4]]), Coding("float16"))
+        _encode_finite(torch.tensor([[7e4]]), Coding("float16"))
