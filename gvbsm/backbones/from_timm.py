@@ -18,8 +18,8 @@ def build(*, classes: int, image_size: int, channels: int = 3, model: str, **opt
 
     if not timm.is_model(model):
         raise ValueError(f"timm has no model {model!r}; `timm.list_models()` names them")
-    if odd := sorted(_LOADING & options.keys()):
-        raise ValueError(f"expected options of the network, got {odd[0]!r}; name a file of weights in `weights`")
+    if loading := sorted(_LOADING & options.keys()):
+        raise ValueError(f"expected options of the network, got {loading[0]!r}; name a file of weights in `weights`")
     default = timm.get_pretrained_cfg(model)
     if default is not None and default.fixed_input_size:
         options = {"img_size": image_size} | options

@@ -30,34 +30,34 @@ def build(*, classes: int, image_size: int, channels: int = 3, model: str, **opt
 
 
 def pretrained(model: str, weights: str) -> dict[str, Tensor]:
-    """The state dict of published weights, from torch's hub folder or downloaded to it; nothing in it is executed.
+    """The state dict of published weights, from torch's hub folder or downloaded to it; executes no code of the file.
 
-    The file is read only if its hash begins as the name that torch gave it ends.
+    The file is read only if its SHA-256 begins with the prefix at the end of its official name.
 
     Raises:
-        ValueError: if the model has no such weights, or the file is not there and cannot be downloaded, or is another.
+        ValueError: if the model has no such weights, or the file is a different one or cannot be downloaded.
     """
     from torchvision import models
 
-    known = {one.name: one for one in models.get_model_weights(model)}  # without DEFAULT, which moves with torchvision
-    if weights not in known:
-        raise ValueError(f"weights {weights!r} of torchvision:{model}: unknown; choose from {', '.join(known)}")
-    url = known[weights].url
+    versions = {entry.name: entry for entry in models.get_model_weights(model)}  # without DEFAULT, which torchvision may change
+    if weights not in versions:
+        raise ValueError(f"weights {weights!r} of torchvision:{model}: unknown; choose from {', '.join(versions)}")
+    url = versions[weights].url
     prefix = url.rpartition("-")[2].partition(".")[0]
     file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         if not file.exists():
             torch.hub.download_url_to_file(url, str(file), prefix)
-        found = _sha256(file)
+        digest = _sha256(file)
     except (OSError, RuntimeError, HTTPException) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"weights {weights}: expected {file}, which could not be had: {reason}; put the file from {url} there"
         ) from None
-    if len(prefix) < 8 or not found.startswith(prefix):
+    if len(prefix) < 8 or not digest.startswith(prefix):
         raise ValueError(
-            f"weights {weights}: {file}: expected SHA-256 {prefix}..., got {found[:8]}...; delete it, or put the file from "
+            f"weights {weights}: {file}: expected SHA-256 {prefix}..., got {digest[:8]}...; delete it, or put the file from "
             f"{url} there"
         )
     return read_state(file)

@@ -16,10 +16,10 @@ _WRAPPERS = ("state_dict", "model", "model_state_dict", "net")  # what checkpoin
 def read_state(path: Path) -> dict[str, Any]:
     """The state dict in a safetensors file or in one that torch saved; only tensors are read, no code is executed.
 
-    A checkpoint that holds the state dict beside other things (`state_dict`, `model`, ...) will do.
+    The file may be a checkpoint with the state dict as one of its entries (`state_dict`, `model`, ...).
 
     Raises:
-        ValueError: if there is no such file, or something else in it.
+        ValueError: if there is no such file, or it has another content.
     """
     from safetensors.torch import load_file
 
@@ -74,12 +74,12 @@ def _checked(state: Mapping[str, Any]) -> dict[str, Tensor]:
     return dict(state)
 
 
-def _check_fit(name: str, mine: Tensor, other: str, given: Tensor) -> None:
+def _check_fit(name: str, target: Tensor, other: str, source: Tensor) -> None:
     remedy = "build the network with the checkpoint's classes, image_size, channels and options"
-    if mine.shape != given.shape:
-        expected, got = tuple(mine.shape), tuple(given.shape)
+    if target.shape != source.shape:
+        expected, got = tuple(target.shape), tuple(source.shape)
         raise ValueError(f"state dict entry {name!r}: expected shape {expected}, got {got} from {other!r}; {remedy}")
-    # Weight, bias, mean and variance of a norm have one shape, so shapes alone would let them change places.
+    # Weight, bias, mean and variance of a norm have one shape, so a comparison of shapes would not detect a swap.
     leaf, other_leaf = name.rpartition(".")[2], other.rpartition(".")[2]
     if other_leaf in _LEAVES and other_leaf != leaf:
         raise ValueError(f"state dict entry {name!r}: expected a {leaf}, got {other!r}; {remedy}")

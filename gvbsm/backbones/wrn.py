@@ -21,7 +21,7 @@ class PreActBlock(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         a_BCHW = F.relu(self.bn1(x_BCHW), inplace=True)
         y_BCHW = self.conv2(F.relu(self.bn2(self.conv1(a_BCHW)), inplace=True))
-        # A projection takes the activated input, an identity shortcut the raw one.
+        # The input of a projection is activated, that of an identity shortcut is not.
         return y_BCHW + (x_BCHW if self.projection is None else self.projection(a_BCHW))
 
 

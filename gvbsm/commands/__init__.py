@@ -1,1 +1,1 @@
-"""Commands that look after runs."""
+"""Commands that inspect and clean up runs."""

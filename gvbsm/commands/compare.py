@@ -22,11 +22,11 @@ _SHOWN = ("run", "student", "weights", *KINDS, "margin", "label_bytes", "hours")
 
 
 def compare(runs: list[Path], csv: Path | None = None, pictures: list[Path] | None = None) -> str:
-    """A table of accuracies (percent, mean +- standard deviation over seeds, last epoch) and the settings that differ; with
-    `csv` the table is written there in full, and `pictures` (.png, .svg) show it.
+    """A table of accuracies (percent, mean +- standard deviation over seeds, last epoch) and the settings that differ. The
+    full table is written to `csv`, and drawn into `pictures` (.png, .svg).
 
-    `margin` is what distilled images are worth beyond random real ones with the same labels, schedule and budget, in points;
-    its deviation is that of the difference of two students that vary independently.
+    `margin` is the accuracy with distilled images minus that with random real images at the same labels, schedule and budget,
+    in points; its deviation is that of the difference of two independent students.
 
     Raises:
         UserError: if a run is not published, or there is none.
@@ -43,28 +43,28 @@ def compare(runs: list[Path], csv: Path | None = None, pictures: list[Path] | No
         _draw(table, picture)
     shown = table.astype(object)
     for kind in [kind for kind in (*KINDS, "margin") if kind in table]:
-        both = zip(table[kind], table[f"{kind}_std"], strict=True)
+        spreads = zip(table[kind], table[f"{kind}_std"], strict=True)
         sign = "+" if kind == "margin" else ""
-        shown[kind] = ["" if pd.isna(mean) else readable_spread(mean, std, sign) for mean, std in both]
+        shown[kind] = ["" if pd.isna(mean) else readable_spread(mean, std, sign) for mean, std in spreads]
     columns = [column for column in _SHOWN if column in shown]
     return shown[columns].to_string(index=False, na_rep="", float_format="{:.2f}".format) + "\n" + _differences(published)
 
 
 def _table(published: list[Published]) -> pd.DataFrame:
     """One row per run and student; a baseline that was not trained is empty."""
-    import pandas as pd  # half a second that other commands need not spend
+    import pandas as pd  # here, because the import takes half a second
 
     rows = []
     for run in published:
         by_kind, accuracies = run.by_kind, run.accuracies
-        for student, found in by_kind["distilled"].items():
+        for student, result in by_kind["distilled"].items():
             row: dict[str, Any] = {
                 "run": run.name,
                 **{name: accuracies[name] for name in ("dataset", "ipc", "recipe")},
                 "student": student,
             }
-            ema = found.get("ema")
-            row |= {"weights": f"EMA {ema:g}" if ema else "last", "seeds": len(found["top1"]["runs"])}
+            ema = result.get("ema")
+            row |= {"weights": f"EMA {ema:g}" if ema else "last", "seeds": len(result["top1"]["runs"])}
             for kind in [kind for kind in KINDS if kind in by_kind]:
                 top1 = by_kind[kind][student]["top1"]
                 row |= {kind: top1["mean"], f"{kind}_std": math.nan if top1["std"] is None else top1["std"]}
@@ -89,12 +89,13 @@ def _draw(table: pd.DataFrame, file: Path) -> None:
 
 
 def _differences(published: list[Published]) -> str:
-    """The settings that are not the same in all runs, a line each."""
+    """The settings that differ between runs, one per line."""
     if len(published) < 2:
         return ""
     settings = [flat(run.accuracies.get("settings", {})) for run in published]
-    names = sorted({name for one in settings for name in one})
-    differing = [name for name in names if len({json.dumps(one.get(name)) for one in settings}) > 1]
-    lines = [f"  {name}: {' | '.join(short(one.get(name)) for one in settings)}" for name in differing]
+    names = sorted({name for run_settings in settings for name in run_settings})
+    values = {name: [run_settings.get(name) for run_settings in settings] for name in names}
+    differing = {name: of_runs for name, of_runs in values.items() if len({json.dumps(value) for value in of_runs}) > 1}
+    lines = [f"  {name}: {' | '.join(short(value) for value in of_runs)}" for name, of_runs in differing.items()]
     head = "settings that differ (" + " | ".join(run.name for run in published) + "):"
     return "\n".join(["", head, *lines] if lines else ["", "no setting differs"]) + "\n"

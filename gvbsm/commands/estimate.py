@@ -1,4 +1,4 @@
-"""What a target will take before anything is run: jobs, bytes, and hours at the rates of jobs that have been run here."""
+"""The cost of a target before it is run: jobs, bytes, and hours at the rates of earlier jobs in this store."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from gvbsm.store.spec import Json
 
 @dataclass
 class _Sum:
-    """A sum of what is known."""
+    """A sum in which some values may be unknown."""
 
-    value: float = 0
-    known: int = 0
+    value: float = 0  # of the known values
+    known: int = 0  # their number
     unknown: int = 0
 
     def add(self, value: float | None) -> None:
@@ -45,7 +45,7 @@ class _Sum:
 
 @dataclass
 class _Stage:
-    """The jobs of a stage; all their bytes, and the seconds of those that are still to run."""
+    """The jobs of a stage: the bytes of all, and the seconds of those still to run."""
 
     jobs: int = 0
     to_run: int = 0
@@ -54,25 +54,25 @@ class _Stage:
 
 
 def estimate(target: str) -> str:
-    """A line per stage, and a last one for all; jobs count one after another, on one device.
+    """A line per stage and a last line for all, as if jobs ran one after another on one device.
 
-    Bytes of images and soft labels follow from the settings. Other files are taken to be as large, and all jobs to be as
-    fast, as those of the same kind in the store: the same stage, networks and image size, and if there are any, the same
-    precision, threads and compilation.
+    Bytes of images and soft labels follow from the settings. The size of other files and the speed of jobs are estimated from
+    the jobs of the same kind in the store: the same stage, networks and image size, and if possible the same precision,
+    threads and compilation.
     """
     run = parse_target(target)
     artifacts = plan_run(run)
-    scale, known = _scale(artifacts, run.ipc), _Known()
+    scale, earlier_jobs = _scale(artifacts, run.ipc), _EarlierJobs()
     stages: dict[str, _Stage] = {}
     for artifact in artifacts:
         if STAGES[artifact.stage].stored:
             stage = stages.setdefault(artifact.stage, _Stage())
             stage.jobs += 1
-            _add(stage, artifact, scale, known)
+            _add(stage, artifact, scale, earlier_jobs)
     return _table(stages)
 
 
-def _add(stage: _Stage, artifact: Artifact, scale: Scale, known: _Known) -> None:
+def _add(stage: _Stage, artifact: Artifact, scale: Scale, earlier_jobs: _EarlierJobs) -> None:
     """Add a job's bytes and, if it is still to run, its seconds."""
     receipt = _receipt(STORE / artifact.path)
     if receipt:
@@ -80,17 +80,17 @@ def _add(stage: _Stage, artifact: Artifact, scale: Scale, known: _Known) -> None
         stage.seconds.add(0)
         return
     stage.to_run += 1
-    record, like = STAGES[artifact.stage], known.like(artifact)
+    record, similar = STAGES[artifact.stage], earlier_jobs.similar(artifact)
     images, size = record.images(artifact.spec, scale), record.bytes(artifact.spec, scale)
-    if size is None and like and record.bytes_as_before:
-        size = like["bytes"]
-    rate = like["images"] / like["seconds"] if like and like["images"] and like["seconds"] else None
+    if size is None and similar and record.bytes_as_before:
+        size = similar["bytes"]
+    rate = similar["images"] / similar["seconds"] if similar and similar["images"] and similar["seconds"] else None
     stage.bytes.add(size)
     stage.seconds.add(images / rate if images and rate else None)
 
 
-class _Known:
-    """The receipts of the store by what their jobs computed."""
+class _EarlierJobs:
+    """The receipts of the store by the kind of their jobs."""
 
     def __init__(self) -> None:
         self._by_kind: dict[str, Receipt] = {}
@@ -101,31 +101,31 @@ class _Known:
                     for exactly in (False, True):
                         self._by_kind[_kind(stage, file.stem, receipt["spec"], exactly)] = receipt
 
-    def like(self, artifact: Artifact) -> Receipt | None:
-        """The receipt of a job of the same kind, or of nearly the same."""
+    def similar(self, artifact: Artifact) -> Receipt | None:
+        """The receipt of a job of exactly the same kind, or else of nearly the same kind."""
         kinds = (_kind(artifact.stage, artifact.name, artifact.spec.json_object, exactly) for exactly in (True, False))
         return next((self._by_kind[kind] for kind in kinds if kind in self._by_kind), None)
 
 
 def _kind(stage: str, name: str, raw: Json, exactly: bool) -> str:
-    """What decides the speed of a job, as text; without what decides it less, unless `exactly`. `raw` is a spec's JSON."""
+    """The kind of a job, as text: what decides its speed, with `exactly` the smaller factors too. `raw` is the spec's JSON."""
     settings, inputs, is_sharded = raw.get("settings") or {}, raw.get("inputs") or {}, STAGES[stage].sharded
-    how = {name: settings.get(name) for name in ("precision", "threads", "compile")} | {"own": raw.get("precisions")}
-    named = KEYED.fullmatch(name)
+    factors = {name: settings.get(name) for name in ("precision", "threads", "compile")} | {"own": raw.get("precisions")}
+    match = KEYED.fullmatch(name)
     kind: dict[str, Any] = {
         "stage": stage,
         "source": raw.get("source"),
-        "network": raw.get("network") or (None if is_sharded else named["name"] if named else name),
+        "network": raw.get("network") or (None if is_sharded else match["name"] if match else name),
         "teachers": [Path(path).stem[:-11] for path in inputs.get("teachers") or []],
         "size": (raw.get("pixels") or {}).get("image_size"),
         "random": is_sharded and bool(raw.get("random")),
-        "how": how if exactly else None,
+        "factors": factors if exactly else None,
     }
     return canonical(kind)
 
 
 def _receipt(artifact: Path) -> Receipt | None:
-    """The receipt of an artifact that is there with it."""
+    """The receipt of an artifact; None if either is missing or damaged."""
     try:
         return read_receipt(artifact) if receipt_path(artifact).is_file() else None
     except UserError:
@@ -133,13 +133,13 @@ def _receipt(artifact: Path) -> Receipt | None:
 
 
 def _scale(artifacts: list[Artifact], ipc: int) -> Scale:
-    """How much a planned run has."""
+    """The scale of a planned run."""
     data = next(artifact.spec for artifact in artifacts if isinstance(artifact.spec, PrepareSpec))
     return Scale(data.classes, _training_images(data), data.classes * ipc)
 
 
 def _training_images(data: PrepareSpec) -> int | None:
-    """As many as a prepared data set of the same source has, in whatever form; or, of a known one, as it has."""
+    """The number of a prepared data set of the same source, in any form, or else the known number of this source."""
     source = canonical(data.source.model_dump())
     for file in files_in(STORE / "prepare"):
         receipt = _receipt(file) if file.suffix != ".json" else None

@@ -1,4 +1,4 @@
-"""Which artifacts of a target are present or stale, and which setting, input or module made them so."""
+"""The state of a target's artifacts, present or stale, and the setting, input or module that made them stale."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _COMPARED = 20  # artifacts of one name, the newest
 
 
 def explain(target: str) -> str:
-    """One line per artifact of the target, in the order of the chain, and a last line that counts.
+    """One line per artifact of the target, in the order of the chain, and a last line with counts.
 
-    A stale artifact is compared with the one that the published acc.json was made from, or else with the one of its name that
-    differs least: the line names the settings that differ, the inputs that are themselves stale, and the modules that changed.
+    A stale artifact is compared with the one that the published acc.json was made from, or else with the artifact of the same
+    name that differs least. Its line names the settings that differ, the inputs that are stale, and the modules that changed.
     """
     run = parse_target(target)
     planned = plan_run(run)
@@ -47,15 +47,15 @@ def _line(state: str, artifact: Artifact) -> str:
 
 
 def _damage(artifact: Path) -> str | None:
-    """What is wrong with an artifact that is there, "" if nothing; None if nothing of it is there.
+    """The damage of an artifact, "" if there is none; None if neither the artifact nor its receipt exists.
 
-    Its size is compared with the receipt's, its content is not: stages do that when they read it.
+    Only its size is compared with the receipt; stages compare the content when they read it.
     """
-    there = [file.is_file() for file in (artifact, receipt_path(artifact))]
-    if not any(there):
+    present = [file.is_file() for file in (artifact, receipt_path(artifact))]
+    if not any(present):
         return None
-    if not all(there):
-        return f"its {'receipt' if there[0] else 'file'} is missing; when it is needed, both are made again"
+    if not all(present):
+        return f"its {'receipt' if present[0] else 'file'} is missing; when it is needed, both are made again"
     try:
         size = read_receipt(artifact)["bytes"]
     except UserError as error:
@@ -64,7 +64,7 @@ def _damage(artifact: Path) -> str | None:
 
 
 def _published(target: Path) -> Json:
-    """The acc.json that is there, or {}."""
+    """The published acc.json, or {}."""
     try:
         published = json.loads(target.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -77,14 +77,14 @@ def _published_spec(published: Json) -> Json | None:
 
 
 def _previous_spec(artifact: Artifact, published: Json) -> Json | None:
-    """The spec of the artifact of this stage and name that was published, or else of the one that differs least."""
+    """The spec of the published artifact of this stage and name, or else of the one in the store that differs least."""
     start = f"{artifact.stage}/{artifact.name}-"
     used = [STORE / path for path in published.get("provenance", {}).get("artifacts", {}) if path.startswith(start)]
     before = next((spec for path in used if (spec := _spec_of(path.with_suffix(".json")))), None)
     if before is not None:
         return before
-    there = sorted((STORE / artifact.stage).glob(f"{artifact.name}-*.json"), key=lambda path: path.stat().st_mtime)
-    newest = [spec for path in there[: -_COMPARED - 1 : -1] if (spec := _spec_of(path))]
+    receipts = sorted((STORE / artifact.stage).glob(f"{artifact.name}-*.json"), key=lambda path: path.stat().st_mtime)
+    newest = [spec for path in receipts[: -_COMPARED - 1 : -1] if (spec := _spec_of(path))]
     return min(newest, key=lambda spec: len(list(_differences(spec, artifact.spec.json_object, ""))), default=None)
 
 
@@ -100,14 +100,14 @@ def _spec_of(receipt: Path) -> Json | None:
 def _reasons(before: Json | None, now: Json) -> str:
     if before is None:
         return "never made"
-    # Inputs that only changed follow from what their own lines say: last.
-    found = sorted(_differences(before, now, ""), key=lambda text: text.startswith("input") and text.endswith("changed"))
-    more = f"; and {len(found) - _SHOWN_REASONS} more" if len(found) > _SHOWN_REASONS else ""
-    return "because " + "; ".join(found[:_SHOWN_REASONS]) + more if found else "deleted; nothing else changed"
+    # Changed inputs come last: their own lines give the reason.
+    reasons = sorted(_differences(before, now, ""), key=lambda text: text.startswith("input") and text.endswith("changed"))
+    more = f"; and {len(reasons) - _SHOWN_REASONS} more" if len(reasons) > _SHOWN_REASONS else ""
+    return "because " + "; ".join(reasons[:_SHOWN_REASONS]) + more if reasons else "deleted; nothing else changed"
 
 
 def _differences(before: Any, now: Any, at: str) -> Iterator[str]:
-    """What differs between two specs, one text per setting, input or module."""
+    """The differences between two specs, one text per setting, input or module."""
     if before == now:
         return
     if isinstance(before, dict) and isinstance(now, dict):

@@ -1,8 +1,8 @@
-"""What no target needs any more: listed with its size and age, or deleted.
+"""Lists the files that no target needs any more, with size and age, or deletes them.
 
-Needed is what a target in config.yaml plans, what a published acc.json or a picture was made from, what a running job makes
-and reads, and everything these were made from. Jobs are seen by their locks in results/.checkpoints, a snakemake by its lock
-of the folder.
+Needed are the artifacts that a target in config.yaml plans, those that a published acc.json or a picture was made from, those
+that a running job makes and reads, and the inputs of all of these. A job is detected by its lock in results/.checkpoints, a
+snakemake by its lock of the folder.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ _SNAKEMAKE_LOCKS = Path(".snakemake/locks")
 
 @dataclass
 class _Needed:
-    """What must stay, and what keeps it from being known."""
+    """The needed artifacts, and the obstacles to a complete list of them."""
 
     paths: set[str] = field(default_factory=set)  # artifacts, relative to the store
-    making: list[str] = field(default_factory=list)  # keys of those that jobs make now
+    making: list[str] = field(default_factory=list)  # keys of the artifacts that jobs make now
     obstacles: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """Files that are listed, and deleted, together; a folder comes after what is in it."""
+    """Files that are listed and deleted together; a folder comes after its files."""
 
     title: str
     files: list[Path]
     bytes: int
-    changed: float  # when the newest of them did, seconds since 1970
+    changed: float  # time of the newest file, seconds since 1970
 
     @staticmethod
     def of(title: str, files: list[Path]) -> _Entry:
@@ -60,20 +60,20 @@ class _Entry:
 
 
 def gc(delete: bool) -> str:
-    """One line per entry that nothing needs, sorted, and a last line that counts; with `delete` they are deleted.
+    """One line per entry that nothing needs, sorted, and a last line with the total; `delete` deletes the entries.
 
     Raises:
-        UserError: if a configured target is wrong, a file cannot be deleted, or, with `delete`, what is needed cannot be told:
-            a snakemake runs here, an acc.json cannot be read, or a job runs without a plan file.
+        UserError: if a configured target is wrong, a file cannot be deleted, or, with `delete`, the needed artifacts are not
+            all known: a snakemake runs here, an acc.json cannot be read, or a job runs without a plan file.
     """
     needed = _needed()
     if delete and needed.obstacles:
         raise UserError(f"gc: nothing deleted: {needed.obstacles[0]}")
     now = time.time()
     entries = sorted(_unneeded(needed), key=lambda entry: entry.title)
-    lines = [f"{one.bytes:>15,} bytes  {max(now - one.changed, 0) / 86400:>7.1f} days  {one.title}" for one in entries]
+    lines = [f"{entry.bytes:>15,} bytes  {max(now - entry.changed, 0) / 86400:>7.1f} days  {entry.title}" for entry in entries]
     lines += [f"note: --delete refuses: {obstacle}" for obstacle in needed.obstacles]
-    total = f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}, {sum(one.bytes for one in entries):,} bytes"
+    total = f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}, {sum(entry.bytes for entry in entries):,} bytes"
     if delete:
         for entry in entries:
             _delete(entry)
@@ -89,7 +89,7 @@ def _needed() -> _Needed:
     for configured in [*config.targets, *(f"results/{name}/compare.csv" for name in config.comparisons or {})]:
         for target in runs_of(config, configured):
             needed.paths.update(artifact.path for artifact in plan_target(target, config.pictures))
-    if files_in(_SNAKEMAKE_LOCKS):  # nothing reaches what it has made of a target that is neither configured nor published
+    if files_in(_SNAKEMAKE_LOCKS):  # it may make artifacts of an unlisted target
         remedy = "wait for its end, or, if it is dead: snakemake --unlock"
         needed.obstacles.append(f"{_SNAKEMAKE_LOCKS}: a snakemake runs in this folder; {remedy}")
     for file in sorted([*_RESULTS.glob("*/*/acc.json"), *_RESULTS.glob("*/*/pictures/*.json")]):
@@ -113,16 +113,16 @@ def _needed() -> _Needed:
 
 
 def _published(file: Path) -> list[str]:
-    """What an acc.json or a picture was made from, and its own plan."""
+    """The artifacts that an acc.json or a picture was made from, and its own plan."""
     published = json.loads(file.read_text(encoding="utf-8"))
     spec, key = published["provenance"]["spec"], published["key"]
-    if key != keys.key(spec):  # a wrong letter in a path would leave the right one unneeded
+    if key != keys.key(spec):  # with a damaged path, the right artifact would count as unneeded
         raise ValueError(f"key: expected {keys.key(spec)}, got {key}")
     return [*flat_paths(spec["inputs"]), *published["provenance"]["artifacts"], f"{spec['stage']}/{key}"]
 
 
 def _add_inputs(paths: set[str]) -> None:
-    """Add everything that artifacts were made from: a teacher of which only the statistics are used, say."""
+    """Add the inputs of artifacts, and the inputs' inputs: a teacher may be needed only for its statistics."""
     queue = list(paths)
     while queue:
         new = set(_inputs(queue.pop())) - paths
@@ -137,7 +137,7 @@ def _inputs(path: str) -> list[str]:
         try:
             return flat_paths(read_receipt(STORE / path)["spec"].get("inputs"))
         except UserError:
-            return []  # not there, or damaged, which is for `gvbsm verify` to say
+            return []  # missing, or damaged, which `gvbsm verify` reports
 
 
 def _unneeded(needed: _Needed) -> Iterator[_Entry]:
@@ -154,14 +154,14 @@ def _unneeded(needed: _Needed) -> Iterator[_Entry]:
 def _unneeded_artifacts(needed: _Needed) -> Iterator[_Entry]:
     for path in stored(STORE):
         if path not in needed.paths:
-            # A stop between the two leaves what a job leaves that is stopped before its receipt: half an artifact, whichever
-            # goes first, which `gvbsm verify` calls damaged, a job makes again, and the next gc deletes.
+            # If gc stops between the two, one file remains, as after a job that stops before it writes its receipt:
+            # `gvbsm verify` reports it as damaged, a job makes it again, and the next gc deletes it.
             pair = (receipt_path(STORE / path), STORE / path)
             yield _Entry.of(str(STORE / path), [file for file in pair if file.exists() or file.is_symlink()])
 
 
 def _unneeded_checkpoints(keys_needed: set[str], making: list[str]) -> Iterator[_Entry]:
-    """Folders of checkpoints, and temporary files that are in none of them."""
+    """Folders of checkpoints, and temporary files outside these folders."""
     entries = list(_unneeded_folders(CHECKPOINTS, keys_needed))
     yield from entries
     listed = {file for entry in entries for file in entry.files}
@@ -169,29 +169,29 @@ def _unneeded_checkpoints(keys_needed: set[str], making: list[str]) -> Iterator[
 
 
 def _unneeded_folders(parent: Path, keys_needed: set[str]) -> Iterator[_Entry]:
-    """Folders that are named by a key which nothing needs."""
+    """Folders named by a key that nothing needs."""
     for folder in files_in(parent):
         if folder.is_dir() and _is_key(folder.name) and folder.name not in keys_needed:
             yield _Entry.of(str(folder), [*files_in(folder), folder])
 
 
 def _unneeded_progress(needed: _Needed) -> Iterator[_Entry]:
-    """Of a job that was killed: `gvbsm status` shows it as long as there is something to go on with."""
+    """Progress files of killed jobs, except those that a needed job will continue: `gvbsm status` shows them."""
     to_do = {Path(path).stem[-10:] for path in needed.paths if not (STORE / path).exists()} | set(needed.making)
     files = [file for file in files_in(CHECKPOINTS) if file.name.endswith(SUFFIX) and _is_key(key_of(file))]
     yield from _together(CHECKPOINTS, [file for file in files if key_of(file) not in to_do], "progress")
 
 
 def _together(folder: Path, files: list[Path], kind: str) -> Iterator[_Entry]:
-    """One entry for many small files; none for none."""
+    """One entry for all these small files, if there are any."""
     if files:
         yield _Entry.of(f"{folder}: {len(files)} {kind} {'file' if len(files) == 1 else 'files'}", files)
 
 
 def _abandoned(making: list[str]) -> Iterator[Path]:
-    """Temporary files, named `.<file>.<process>.tmp`, of processes that are gone.
+    """Temporary files, named `.<file>.<process>.tmp`, of processes that no longer run.
 
-    A job on another machine is seen by its lock, if the file system passes locks on; its process is not.
+    A job on another machine is detected only by its lock, if the file system shares locks.
     """
     for file in sorted([*_RESULTS.glob("*/.*.tmp"), *_RESULTS.glob("*/*/.*.tmp")]):
         process = re.fullmatch(r"\..+\.(\d+)\.tmp", file.name)
@@ -205,7 +205,7 @@ def _is_running(process: int) -> bool:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # another user's
+    except PermissionError:  # a process of another user
         return True
     return True
 

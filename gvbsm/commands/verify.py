@@ -1,4 +1,4 @@
-"""Whether every file of the store is what was written, to the bit, and made from what is there now."""
+"""Checks that every file of the store has the bytes that were written, and was made from the present inputs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from gvbsm.store.receipts import rebuild, receipt_path
 
 
 def verify(path: Path) -> tuple[str, int]:
-    """Check a store, a stage's folder in it, or one artifact with its receipt; what was found, and how many are damaged.
+    """Check a store, a stage's folder in it, or one artifact with its receipt; the report and the number of damaged artifacts.
 
-    One line per damaged file, with the command that rebuilds it, then notes, then a line that counts. Notes are not damage: an
-    input that has been removed since (receipts still hold its hash); a temporary file, or a file that is no artifact; an
-    artifact whose receipt a running job has yet to write.
+    The report has one line per damaged file, with the command that rebuilds it, then notes, then a line with counts. Notes are
+    not damage: an input that was removed later (receipts still hold its hash); a temporary file, or a file that is no
+    artifact; an artifact whose receipt a running job has yet to write.
 
     Raises:
         UserError: if the path is none of these or its folder cannot be read.
@@ -28,14 +28,14 @@ def verify(path: Path) -> tuple[str, int]:
     store, chosen, others = _choose(path)
     damaged: list[str] = []
     notes = [_stray(file) for file in others]
-    removed: Counter[str] = Counter()  # inputs that are no longer there: how many artifacts were made from each
-    known: dict[str, str | None] = {}
+    removed: Counter[str] = Counter()  # missing input -> number of artifacts made from it
+    hashes: dict[str, str | None] = {}
     sizes = {name: _size(store / name) for name in chosen}
     with tqdm(total=sum(sizes.values()), desc="verify", unit="B", unit_scale=True, leave=False, disable=None) as bar:
         for name in chosen:
             try:
                 receipt = receipts.verify(store / name)
-                removed.update(_removed_inputs(store, name, receipt["inputs"], known))
+                removed.update(_removed_inputs(store, name, receipt["inputs"], hashes))
             except UserError as error:
                 if _is_being_made(store, name):
                     notes.append(f"{store / name}: is being made; its receipt comes next")
@@ -45,13 +45,13 @@ def verify(path: Path) -> tuple[str, int]:
     for name, times in sorted(removed.items()):
         made = "artifact was" if times == 1 else "artifacts were"
         notes.append(f"{store / name}: no longer there; {times} {made} made from it")
-    said = [*damaged, *(f"note: {note}" for note in notes)]
+    lines = [*damaged, *(f"note: {note}" for note in notes)]
     count = f"{len(chosen)} artifact{'s' * (len(chosen) != 1)} verified, {len(damaged)} damaged"
-    return "\n".join([*said, count]) + "\n", len(damaged)
+    return "\n".join([*lines, count]) + "\n", len(damaged)
 
 
 def _choose(path: Path) -> tuple[Path, list[str], list[Path]]:
-    """The store that a path is or is in, the artifacts asked for, relative to it, and the files there that are none."""
+    """The store of a path, the artifacts that the path names, relative to the store, and other files there."""
     full = path.resolve() if ".." in path.parts else path.absolute()
     shown = full.relative_to(Path.cwd()) if full.is_relative_to(Path.cwd() / STORE) else full
     if full.is_dir() and full.name in STORED:
@@ -71,9 +71,9 @@ def _choose(path: Path) -> tuple[Path, list[str], list[Path]]:
 def _in_folders(store: Path, folders: list[Path]) -> tuple[Path, list[str], list[Path]]:
     """The artifacts in some folders of a store, in the order of the chain, and other files there."""
     files = [file for folder in folders for file in files_in(folder)]
-    there = {name for name in map(artifact_of, files) if name}
+    names = {name for name in map(artifact_of, files) if name}
     others = [file for file in files if artifact_of(file) is None and not (file.name in STORED and file.parent == store)]
-    return store, [name for name in stored(store) if name in there], others
+    return store, [name for name in stored(store) if name in names], others
 
 
 def _stray(file: Path) -> str:
@@ -93,18 +93,18 @@ def _is_being_made(store: Path, name: str) -> bool:
     return artifact.is_file() and not receipt_path(artifact).exists() and is_held(lock)
 
 
-def _removed_inputs(store: Path, name: str, inputs: dict[str, str], known: dict[str, str | None]) -> list[str]:
-    """The inputs of an artifact that are no longer in the store; `known` has the contents of those looked at before.
+def _removed_inputs(store: Path, name: str, inputs: dict[str, str], hashes: dict[str, str | None]) -> list[str]:
+    """The inputs of an artifact that are no longer in the store; `hashes` caches the hashes of inputs.
 
     Raises:
-        UserError: if one that is there has another content than the artifact was made from.
+        UserError: if the artifact was made from another content of an input than the present one.
     """
     removed = []
     for path, content in inputs.items():
         file = store / path
-        if path not in known:
-            known[path] = _content(file)
-        if known[path] not in (None, content):
+        if path not in hashes:
+            hashes[path] = _content(file)
+        if hashes[path] not in (None, content):
             remedy = f"rebuild it with: {rebuild(store / name)}"
             raise UserError(f"{store / name}: made from another {file} than the one there now; {remedy}")
         if not file.exists() and not receipt_path(file).exists():
@@ -113,7 +113,7 @@ def _removed_inputs(store: Path, name: str, inputs: dict[str, str], known: dict[
 
 
 def _content(artifact: Path) -> str | None:
-    """The hash of an artifact by its receipt; None if it is gone or damaged, which a line of its own says."""
+    """The hash of an artifact by its receipt; None if it is missing or damaged, which another line reports."""
     try:
         return str(receipts.read_receipt(artifact)["sha256"])
     except UserError:

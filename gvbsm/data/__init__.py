@@ -1,4 +1,4 @@
-"""Data sets by kind of source, and what every stage does with their images.
+"""Readers of data sets by kind of source, and the access of stages to images and labels.
 
 A reader is `read(source, form: Form, data_root: Path) -> RawDataset`; only prepare calls it.
 """

@@ -1,4 +1,4 @@
-"""Archives, read in place member by member: nothing is extracted to disk, and what can only do harm is refused."""
+"""Archives, read in place member by member: nothing is extracted to disk, and harmful members are refused."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from gvbsm.errors import UserError, unreadable
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz")
 _LARGEST = 512 * 2**20  # bytes of one member; no image is larger, a decompression bomb is
-# A bomb unpacks to a thousand times its size or more. Photographs are near 1, drawings kept as BMP or PPM, even all black
-# ones among others, below a hundred. What unpacks to less than the floor does no harm, however well it compresses.
+# A bomb unpacks to a thousand times its size or more. The ratio of photographs is near 1; that of drawings as BMP or PPM, with
+# some all-black images among them, is below a hundred. Less than the floor is harmless at any ratio.
 _RATIO, _FLOOR = 200, 256 * 2**20
-_PADDING = 2**24  # bytes behind a tar's end
+_PADDING = 2**24  # largest number of bytes after a tar's end
 _LONGEST = 2**20  # bytes of a tar's header of long names, which tarfile reads whole
 _NAMES = {tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -30,7 +30,7 @@ def read_members(root: Path) -> Iterator[Member]:
     """Every member of a .zip or .tar[.gz|.xz] archive, as stored.
 
     Raises:
-        UserError: if it is damaged, unpacks to more than it may, or a member is no plain file or folder below the root.
+        UserError: if it is damaged, unpacks to too many bytes, or a member is no plain file or folder below the root.
     """
     try:
         yield from _zip_members(root) if root.suffix.lower() == ".zip" else _tar_members(root)
@@ -38,12 +38,12 @@ def read_members(root: Path) -> Iterator[Member]:
         raise unreadable(root, error) from None
     except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
         raise UserError(f"{root}: damaged archive: {error}; fetch it again") from None
-    except (NotImplementedError, RuntimeError) as error:  # what zipfile says of encryption and odd compressions
+    except (NotImplementedError, RuntimeError) as error:  # zipfile's errors for encryption and rare compressions
         raise UserError(f"{root}: {error}; make the archive anew, without encryption") from None
 
 
 class _Header(tarfile.TarInfo):
-    """A member's header, refused if reading on would take the memory or time that a damaged size asks for."""
+    """A member's header; refused if its size is damaged, since tarfile would read or skip that many bytes."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
@@ -55,12 +55,12 @@ class _Header(tarfile.TarInfo):
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> _Header:  # type: ignore[override]
-        """The next header. Raises TarError where there is none although the archive does not say that it ends: tarfile would
-        take what comes before for the whole."""
+        """The next header. Raises TarError if there is none and no end mark either: tarfile alone would accept such a
+        truncated archive."""
         try:
             return super().fromtarfile(archive)
         except tarfile.HeaderError as error:
-            if isinstance(error, tarfile.EOFHeaderError):  # type: ignore[attr-defined]  # it says so
+            if isinstance(error, tarfile.EOFHeaderError):  # type: ignore[attr-defined]  # the end mark
                 raise
             raise tarfile.TarError(f"at byte {archive.offset}: {error or 'no end'}") from None
 
@@ -73,7 +73,7 @@ def _tar_members(root: Path) -> Iterator[Member]:
             if member.isdir():
                 yield path, None
             elif member.isfile() and not member.issparse():
-                # Where its content ends in the unpacked stream: headers and what was skipped count too.
+                # The end of its content in the unpacked stream, which includes headers and skipped members.
                 _check_size(root, path, member.size, member.offset_data + member.size, packed)
                 yield path, archive.extractfile(member).read()  # type: ignore[union-attr]
             else:
@@ -82,7 +82,7 @@ def _tar_members(root: Path) -> Iterator[Member]:
 
 
 def _read_to_end(archive: tarfile.TarFile) -> None:
-    """Read what follows the last member, no more than padding: only then have gzip and xz compared their check sums."""
+    """Read what follows the last member, which must be padding: gzip and xz compare their checksums only at the end."""
     read = 0
     while chunk := archive.fileobj.read(2**20):  # type: ignore[union-attr]
         read += len(chunk)
@@ -102,13 +102,13 @@ def _zip_members(root: Path) -> Iterator[Member]:
                 yield path, None
                 continue
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                # bzip2 makes gigabytes of any few kilobytes, and zipfile sets it no limit.
+                # bzip2 can turn a few kilobytes into gigabytes, and zipfile does not limit that.
                 raise UserError(f"{root}: {path}: expected deflate or no compression, got another; make the archive anew")
             unpacked += member.file_size
             _check_size(root, path, member.file_size, member.file_size, member.compress_size)
             _check_size(root, path, member.file_size, unpacked, packed)
             with archive.open(member) as file:
-                content = file.read(member.file_size)  # no more than was checked, whatever is inside; then the CRC is wrong
+                content = file.read(member.file_size)  # at most the checked size; a longer content fails the CRC
             if len(content) != member.file_size:
                 raise zipfile.BadZipFile(f"{path}: expected {member.file_size} bytes, got {len(content)}")
             yield path, content
@@ -116,8 +116,8 @@ def _zip_members(root: Path) -> Iterator[Member]:
 
 def _inner(root: Path, name: str) -> PurePosixPath:
     path = PurePosixPath(name)
-    odd = PureWindowsPath(name).anchor or "\\" in name or _CONTROL.search(name)
-    if odd or path.is_absolute() or ".." in path.parts:
+    unsafe = PureWindowsPath(name).anchor or "\\" in name or _CONTROL.search(name)
+    if unsafe or path.is_absolute() or ".." in path.parts:
         raise UserError(f"{root}: {name!r}: expected names below the archive's own folder; make the archive without it")
     return path
 
@@ -127,7 +127,7 @@ def _no_file(root: Path, path: PurePosixPath) -> UserError:
 
 
 def _check_size(root: Path, path: PurePosixPath, size: int, unpacked: int, packed: int) -> None:
-    """See that a member of `size` bytes may be read, when `unpacked` bytes came of `packed`. Raises UserError if not."""
+    """Raise UserError if a member of `size` bytes is too large, or `packed` bytes have become too many `unpacked` ones."""
     if size > _LARGEST:
         raise UserError(f"{root}: {path}: expected at most {_LARGEST} bytes in a file, got {size}; make the archive without it")
     if unpacked > max(_FLOOR, _RATIO * packed):

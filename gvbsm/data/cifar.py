@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 from their official binary archives; the better known ones of pickles are not read."""
+"""CIFAR-10 and CIFAR-100 from their official binary archives; the more common archives of pickles are not read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PIXELS = 3 * 32 * 32  # bytes of an image: the red plane, green, blue, each row
 
 
 class Archive(NamedTuple):
-    """An official archive: files of records, each its labels of a byte each and then the image."""
+    """An official archive: files of records. A record is one or two label bytes, then the image."""
 
     url: str
     md5: str
@@ -27,7 +27,7 @@ class Archive(NamedTuple):
     train: tuple[str, ...]  # in the order of the images
     test: tuple[str, ...]
     names: str  # a class per line
-    labels: int  # bytes; the last is the class, before it stands what CIFAR-100 calls the coarse one
+    labels: int  # label bytes per record; the last is the class, the one before is CIFAR-100's coarse label
 
 
 ARCHIVES = {
@@ -56,8 +56,8 @@ def read(source: Cifar, form: Form, data_root: Path) -> RawDataset:
     """50,000 training and 10,000 test images of 32 px; the archive is downloaded to the data root if it is not there.
 
     Raises:
-        UserError: if the row asks for another size or for grey, the archive can neither be found nor downloaded, or is
-            another one.
+        UserError: if the row asks for another size or for grey images, or the archive cannot be found or downloaded, or is a
+            different file.
     """
     kind = source.kind
     if (form.image_size, form.channels) != (32, 3):
@@ -69,9 +69,9 @@ def read(source: Cifar, form: Form, data_root: Path) -> RawDataset:
     pickled = path.with_name(path.name.replace("-binary", "-python"))
     hint = f" ({pickled.name}, which is there, will not do: reading it would execute code)" if is_there(pickled) else ""
     ensure(kind, path, archive.url, archive.md5, hint)
-    wanted = {f"{archive.folder}/{name}" for name in (*archive.train, *archive.test, archive.names)}
-    files = {entry.path.name: entry.read() for entry in read_entries(path) if entry.read and entry.path.as_posix() in wanted}
-    missing = sorted(wanted - {f"{archive.folder}/{name}" for name in files})
+    required = {f"{archive.folder}/{name}" for name in (*archive.train, *archive.test, archive.names)}
+    files = {entry.path.name: entry.read() for entry in read_entries(path) if entry.read and entry.path.as_posix() in required}
+    missing = sorted(required - {f"{archive.folder}/{name}" for name in files})
     if missing:
         raise UserError(f"{path}: expected {missing[0]} in it, got none; put the file from {archive.url} there")
     classes = files[archive.names].decode().split()
@@ -82,7 +82,7 @@ def read(source: Cifar, form: Form, data_root: Path) -> RawDataset:
 def _records(
     path: Path, archive: Archive, files: dict[str, bytes], names: tuple[str, ...], classes: int
 ) -> tuple[Tensor, Tensor]:
-    """Images and labels of some files, in their order. Raises UserError for a file that is not whole records of them."""
+    """Images and labels of some files, in their order. Raises UserError for a file that does not consist of whole records."""
     length = archive.labels + _PIXELS
     parts = []
     for name in names:

@@ -1,4 +1,4 @@
-"""Distilled images by others: a folder, or an archive of one, with a folder per class."""
+"""Distilled images made by others: a folder, or an archive of one, with a folder per class."""
 
 from __future__ import annotations
 
@@ -14,51 +14,51 @@ from gvbsm.data.files import check_one_folder, colour_mode, open_image, read_ent
 from gvbsm.data.folders import is_image
 from gvbsm.errors import UserError
 
-_NUMBERED = re.compile(r"(?:new)?([0-9]{1,9})")  # SRe2L and those who build on it: new000; RDED: 00000
+_NUMBERED = re.compile(r"(?:new)?([0-9]{1,9})")  # new000: SRe2L and methods based on it; 00000: RDED
 
 
 class Listing(NamedTuple):
-    """Where the N images of a set are, by class and number within it, which follows the names of the files."""
+    """The files of N images, sorted by class and by number within it; the order of the numbers is that of the file names."""
 
     root: Path
     folders: list[str]  # name of every class's folder, by label
     labels: Tensor  # int64 (N,)
     numbers: Tensor  # int64 (N,)
-    places: dict[PurePosixPath, int]  # a file below the root: which of the N images it is
+    places: dict[PurePosixPath, int]  # file below the root -> index of the image
 
 
 def list_images(root: Path, classes: Sequence[str] | None = None, ipc: int | None = None) -> Listing:
-    """The images of a set, none of them decoded.
+    """List the images of a set without decoding them.
 
-    Folders are called as the `classes`, or new000, new001, ... (00000, 00001, ...) by label; without `classes`, which are
-    then the folders, by any other names too.
+    The folders have the names of the `classes`, or new000, new001, ... (00000, 00001, ...) by label. Without `classes`, any
+    names will do, and the folders are the classes.
 
     Raises:
-        UserError: if there are no images, folders are not those of the classes, or one has not `ipc` images.
+        UserError: if there are no images, the folders are not those of the classes, or one does not have `ipc` images.
     """
-    found: dict[str, list[PurePosixPath]] = {}
+    files: dict[str, list[PurePosixPath]] = {}
     above: set[str] = set()
     for entry in read_entries(root):
         if entry.read and is_image(entry.path) and len(entry.path.parts) > 1:
-            found.setdefault(entry.path.parent.name, []).append(entry.path)
+            files.setdefault(entry.path.parent.name, []).append(entry.path)
             above.add(str(entry.path.parent.parent))
-    if not found:
+    if not files:
         raise UserError(f"{root}: expected a folder of images for every class, got none; put the images there")
     check_one_folder(root, "all class folders", above)
-    folders = _by_label(root, found.keys(), classes)
-    odd = next((name for name in folders if ipc and len(found[name]) != ipc), None)
-    if odd is not None:
-        got = len(found[odd])
+    folders = _by_label(root, files.keys(), classes)
+    mismatch = next((name for name in folders if ipc and len(files[name]) != ipc), None)
+    if mismatch is not None:
+        got = len(files[mismatch])
         raise UserError(
-            f"{root}: expected IPC ({ipc}) images in every class, got {got} in {odd!r}; ask for ipc{got}, or add some"
+            f"{root}: expected IPC ({ipc}) images in every class, got {got} in {mismatch!r}; ask for ipc{got}, or add some"
         )
-    paths = [sorted(found[name]) for name in folders]
+    by_label = [sorted(files[name]) for name in folders]
     return Listing(
         root,
         folders,
-        torch.cat([torch.full((len(of_class),), label) for label, of_class in enumerate(paths)]),
-        torch.cat([torch.arange(len(of_class)) for of_class in paths]),
-        {path: place for place, path in enumerate(path for of_class in paths for path in of_class)},
+        torch.cat([torch.full((len(paths),), label) for label, paths in enumerate(by_label)]),
+        torch.cat([torch.arange(len(paths)) for paths in by_label]),
+        {path: place for place, path in enumerate(path for paths in by_label for path in paths)},
     )
 
 
@@ -70,15 +70,15 @@ def _by_label(root: Path, names: Collection[str], classes: Sequence[str] | None)
         return sorted(names, key=numbers.__getitem__)
     if classes is None:
         return sorted(names)
-    odd = min(set(names) ^ set(classes))
-    got = f"{len(names)} {'with' if odd in names else 'without'} {odd!r}"
+    mismatch = min(set(names) ^ set(classes))
+    got = f"{len(names)} {'with' if mismatch in names else 'without'} {mismatch!r}"
     raise UserError(
         f"{root}: expected folders called as the {len(classes)} classes, or new000, ... by label, got {got}; rename them"
     )
 
 
 def pack(listing: Listing, images_NCHW: Tensor) -> int:
-    """Decode the images into a uint8 tensor; how many had another size, and were resized and cut to its S x S px.
+    """Decode the images into a uint8 tensor; return the number of images that were resized and cut to its S x S px.
 
     Raises:
         UserError: for a file that is no image.
@@ -95,6 +95,6 @@ def pack(listing: Listing, images_NCHW: Tensor) -> int:
 
 
 def imagefolder_order(folders: Sequence[str], labels_N: Tensor) -> Tensor:
-    """Which of N images by label torchvision's ImageFolder has first, second, ...: its classes are sorted by folder name."""
+    """Indices of N images (sorted by label) in the order of torchvision's ImageFolder, which sorts classes by folder name."""
     by_name = sorted(range(len(folders)), key=folders.__getitem__)
     return torch.cat([(labels_N == label).nonzero().squeeze(1) for label in by_name])

@@ -1,4 +1,4 @@
-"""Official files: downloaded under another name until they are whole, and checked."""
+"""Official files: downloaded under a temporary name, and checked."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ _DAY = 86_400  # seconds
 
 
 def ensure(what: str, path: Path, url: str, md5: str, hint: str = "") -> None:
-    """See that the official file is at `path`: one that is there is checked, or else it is downloaded.
+    """Check the official file at `path`, or download it if there is none.
 
     Raises:
-        UserError: if it can neither be found nor downloaded, which ends with `hint`, or is another file.
+        UserError: if the file is a different one, or cannot be downloaded (this message ends with `hint`).
     """
     if not is_there(path):
         download(what, path, url, md5, hint)
         return
     try:
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+            digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     except OSError as error:
         raise UserError(f"{what}: {path}: cannot be read: {error.strerror}; put the file from {url} there") from None
-    if found != md5:
-        raise UserError(f"{what}: {path}: expected MD5 {md5}, got {found}; delete it, or put the file from {url} there")
+    if digest != md5:
+        raise UserError(f"{what}: {path}: expected MD5 {md5}, got {digest}; delete it, or put the file from {url} there")
 
 
 def download(what: str, path: Path, url: str, md5: str, hint: str = "") -> None:
-    """Download a file, in a folder of this process's own until it is whole: another process may do the same at once.
+    """Download a file into a temporary folder of this process, then move it: other processes may download it too.
 
     Raises:
-        UserError: if it cannot be had or has another MD5 sum; it ends with `hint`.
+        UserError: if it cannot be downloaded or has another MD5 sum; the message ends with `hint`.
     """
     from torchvision.datasets.utils import download_url
 
@@ -56,7 +56,7 @@ def download(what: str, path: Path, url: str, md5: str, hint: str = "") -> None:
 
 
 def _remove_left(path: Path) -> None:
-    """Remove what processes that were killed have left; one that still downloads began within the day."""
+    """Remove the temporary folders of killed processes, those older than a day: no download takes that long."""
     for folder in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         if time.time() - folder.stat().st_mtime > _DAY:
             shutil.rmtree(folder, ignore_errors=True)

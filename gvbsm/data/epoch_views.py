@@ -1,4 +1,4 @@
-"""The views of an epoch, drawn alike by relabel, by evaluate, and by whoever reads soft labels (docs/soft-labels.md)."""
+"""The views of an epoch, the same in relabel, in evaluate and for every reader of soft labels (docs/soft-labels.md)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ FORMAT = 1  # of soft labels
 
 
 def epoch_views(drawn: ViewsOfImages, epoch: int, images: int, size: int) -> Views:
-    """The views of one epoch of so many images of `size` px, the same whoever draws them."""
-    how = ViewSettings(
+    """The views of one epoch of `images` images of `size` px."""
+    settings = ViewSettings(
         batch_size=drawn.batch_size,
         scale=(drawn.scale[0], drawn.scale[1]),
         ratio=(drawn.ratio[0], drawn.ratio[1]),
@@ -21,4 +21,4 @@ def epoch_views(drawn: ViewsOfImages, epoch: int, images: int, size: int) -> Vie
         cells=drawn.cells or 1,
         operations=drawn.rand_augment.operations if drawn.rand_augment else 0,
     )
-    return draw_views(images, size, how, derive_seed(drawn.seed, "views", epoch))
+    return draw_views(images, size, settings, derive_seed(drawn.seed, "views", epoch))

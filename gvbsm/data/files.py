@@ -17,8 +17,8 @@ from gvbsm.data.archives import ARCHIVES, read_members
 from gvbsm.data.folders import is_there, walk
 from gvbsm.errors import UserError, unreadable
 
-_LONGEST = 100  # sides; the shorter one is resized before the centre is cut out, and the longer becomes as much longer
-_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF", "GIF")  # of these endings; for others PIL may start programs
+_LONGEST = 100  # longest ratio of sides: resizing the shorter side enlarges the longer side with it
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF", "GIF")  # for other formats PIL may start programs
 
 
 class Entry(NamedTuple):
@@ -30,10 +30,10 @@ class Entry(NamedTuple):
 
 
 def check_one_folder(root: Path, what: str, above: set[str]) -> None:
-    """Raise UserError if `what` lies in several folders below the root: sets that are put together would be mixed."""
+    """Raise UserError if `what` is in several folders (`above`) below the root: several data sets would be mixed."""
     if len(above) > 1:
-        one, other = sorted(above)[:2]
-        raise UserError(f"{root}: expected {what} in one folder, got some in {one!r} and {other!r}; name one of them")
+        first, second = sorted(above)[:2]
+        raise UserError(f"{root}: expected {what} in one folder, got some in {first!r} and {second!r}; name one of them")
 
 
 def read_entries(root: Path) -> Iterator[Entry]:
@@ -70,7 +70,7 @@ def open_image(where: str, content: bytes, mode: str) -> Image.Image:
     """An image file, decoded, turned upright and converted to PIL's `mode`: "L" for grey, "RGB". 16-bit grey becomes 8-bit.
 
     Raises:
-        UserError: if it is no image, has 32 bits a pixel, whose range nothing tells, or is a hundred times longer than wide.
+        UserError: if it is no image, has 32 bits a pixel (of unknown range), or has sides of more than 100 : 1.
     """
     try:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
@@ -84,8 +84,8 @@ def open_image(where: str, content: bytes, mode: str) -> Image.Image:
                 upright = Image.fromarray((np.asarray(upright).clip(0, 65535) // 257).astype(np.uint8))
             return upright.convert(mode)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        said = (str(error) or type(error).__name__).splitlines()[0]
-        reason = "no format that is known" if isinstance(error, UnidentifiedImageError) else said
+        line = (str(error) or type(error).__name__).splitlines()[0]
+        reason = "no format that is known" if isinstance(error, UnidentifiedImageError) else line
         raise UserError(f"{where}: expected an image, got {reason}; replace or remove the file") from None
 
 

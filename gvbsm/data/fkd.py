@@ -1,7 +1,7 @@
-"""Soft labels as SRe2L, G-VBSM and EDC publish them: folders epoch_<k> of files batch_<i>.tar, which torch has saved.
+"""Soft labels as SRe2L, G-VBSM and EDC publish them: folders epoch_<k> of files batch_<i>.tar, saved by torch.
 
-A file is a list: the crops' coordinates, which are mirrored, partners, share, box, logits. SRe2L leaves the order of the
-images to a seeded sampler; G-VBSM and EDC add which images they are, and EDC how their patches were shuffled: not at all.
+A file is a list: the crops' coordinates, flips, partners, share, box, logits. In SRe2L a seeded sampler gives the order of the
+images. G-VBSM and EDC store the indices of the images, and EDC also the shuffling of patches, which must be none.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from gvbsm.method.coding import Coded, Coding, encode
 from gvbsm.method.views import Views, digest, mixed_hard_labels
 from gvbsm.store.spec import Json
 
-_SCALAR = np.float64(0).__reduce__()[0]  # what makes a numpy number of its bytes; numpy 2 has given it another name
+_SCALAR = np.float64(0).__reduce__()[0]  # makes a numpy number from its bytes; numpy 2 has renamed it
 _ALLOWED: list[Any] = [
     (_SCALAR, "numpy.core.multiarray.scalar"),
     (_SCALAR, "numpy._core.multiarray.scalar"),
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32")),
 ]
-_WHOLE = 0.01  # px: coordinates are float32 shares of an image's side
+_WHOLE = 0.01  # px, tolerance for whole pixels: coordinates are float32 shares of an image's side
 
 
 class _Batch(NamedTuple):
@@ -43,7 +43,7 @@ class _Batch(NamedTuple):
     crop_V4: Tensor  # int64: top, left, height, width, px
     flip_V: Tensor  # bool
     partner_V: Tensor  # int64: position in the batch
-    box: list[int]  # top, left, bottom, right, px; empty but for CutMix
+    box: list[int]  # top, left, bottom, right, px; empty without CutMix
     share: float  # of the view that is its own image
     logits_VK: Tensor
     index_V: Tensor | None  # int64: ImageFolder's index of the images, if it is stored
@@ -55,7 +55,7 @@ class PublishedLabels:
 
     root: Path
     labels_N: Tensor  # int64: the images' classes
-    order_N: Tensor  # which of the images ImageFolder's are, see `imagefolder_order`
+    order_N: Tensor  # indices of the images in ImageFolder's order, see `imagefolder_order`
     size: int  # px
     classes: int
     seed: int  # of the sampler
@@ -80,8 +80,8 @@ class PublishedLabels:
         return itertools.islice((torch.tensor(list(sampler)) for _ in itertools.count()), first, None)
 
     def convert(self, epoch: int, order_V: Tensor, coding: Coding, into: dict[str, Tensor]) -> tuple[str, int]:
-        """Write an epoch's views and logits into the tensors of `one_view`, here (V, ...); the views' digest, and how often the
-        largest logit is that of the view's class.
+        """Write an epoch's views and logits into `into`: the tensors of `one_view`, with V views. Return the views' digest and
+        the number of views whose largest logit is that of their class.
 
         Raises:
             UserError: for batches that are missing, damaged, of other images, or hold anything but tensors and numbers.
@@ -89,22 +89,23 @@ class PublishedLabels:
         views, right = Views(*(into[name] for name in STORED)), 0
         for first, file in self._files(epoch):
             batch = self._read(file)
-            here = torch.arange(first, first + len(batch.flip_V))
-            self._check_count(file, first, len(here))
-            _place(views, here, batch, self.size)
-            views.image_V[here] = self.order_N[order_V[here] if batch.index_V is None else batch.index_V].int()
-            truth_V = mixed_hard_labels(self.labels_N, views, here, self.classes, mixed=True).argmax(1)
+            positions = torch.arange(first, first + len(batch.flip_V))
+            self._check_count(file, first, len(positions))
+            _write_batch(views, positions, batch, self.size)
+            index_V = order_V[positions] if batch.index_V is None else batch.index_V
+            views.image_V[positions] = self.order_N[index_V].int()
+            truth_V = mixed_hard_labels(self.labels_N, views, positions, self.classes, mixed=True).argmax(1)
             right += int((batch.logits_VK.argmax(1) == truth_V).sum())
             for name, values in encode(batch.logits_VK.float(), coding).items():
                 if not torch.isfinite(values).all():
-                    raise _odd(file, f"logits that {coding.values} can hold", "others; set relabel.coding.values: float32")
-                into[name][here] = values
+                    raise _mismatch(file, f"logits that {coding.values} can hold", "others; set relabel.coding.values: float32")
+                into[name][positions] = values
         if not torch.equal(views.image_V.sort().values, torch.arange(len(views)).int()):
-            raise _odd(self.root / f"epoch_{epoch}", "every image once", "some twice; fetch the labels again")
+            raise _mismatch(self.root / f"epoch_{epoch}", "every image once", "some twice; fetch the labels again")
         return digest(views), right
 
     def check_agreement(self, right: int, views: int) -> None:
-        """Raise UserError if the labels are right on no more of the views than labels of other images would be."""
+        """Raise UserError if the labels agree with the views' classes no more often than by chance."""
         by_chance = views / self.classes
         if right <= by_chance + 3 * math.sqrt(by_chance):
             raise UserError(
@@ -113,7 +114,7 @@ class PublishedLabels:
             )
 
     def metadata(self, first: int, digests: list[str], coding: Json) -> Json:
-        """What a file of converted labels says of itself (docs/soft-labels.md)."""
+        """The metadata of a file of converted labels (docs/soft-labels.md)."""
         views = {"count": len(self.labels_N), "size": self.size, "batch_size": self.batch_size, "stored": True}
         epochs = [first, first + len(digests)]
         return {"format": FORMAT, "epochs": epochs, "views": views, "digests": digests, "coding": coding}
@@ -129,7 +130,7 @@ class PublishedLabels:
         starts = range(0, len(self.labels_N), self.batch_size)
         beyond = folder / f"batch_{len(starts)}.tar"
         if beyond.exists():
-            raise _odd(
+            raise _mismatch(
                 beyond, f"{len(starts)} batches, of {len(self.labels_N)} images", "more; use the images that were labelled"
             )
         return ((first, folder / f"batch_{number}.tar") for number, first in enumerate(starts))
@@ -138,33 +139,33 @@ class PublishedLabels:
         expected = min(self.batch_size, len(self.labels_N) - first)
         if got != expected:
             of = f"{len(self.labels_N)} images in batches of {self.batch_size}"
-            raise _odd(file, f"{expected} views ({of})", f"{got}; use the images that were labelled")
+            raise _mismatch(file, f"{expected} views ({of})", f"{got}; use the images that were labelled")
 
     def _read(self, file: Path) -> _Batch:
-        found = _load(file)
+        entries = _load(file)
         again = "fetch the file again"
-        if not isinstance(found, list) or not 6 <= len(found) <= 8:
-            got = f"{len(found)} entries" if isinstance(found, list) else type(found).__name__
-            raise _odd(file, "a list of 6 to 8 entries", f"{got}; {again}")
-        coordinates, flip_V, partner_V, share, box, logits = found[:6]
+        if not isinstance(entries, list) or not 6 <= len(entries) <= 8:
+            got = f"{len(entries)} entries" if isinstance(entries, list) else type(entries).__name__
+            raise _mismatch(file, "a list of 6 to 8 entries", f"{got}; {again}")
+        coordinates, flip_V, partner_V, share, box, logits = entries[:6]
         count = len(flip_V) if isinstance(flip_V, Tensor) and flip_V.ndim == 1 else 0
-        index_V = found[6] if len(found) > 6 else None
+        index_V = entries[6] if len(entries) > 6 else None
         _check(file, "which views are mirrored", flip_V, (count,), torch.bool)
         _check(file, "coordinates", coordinates, (count, 4), torch.float32, torch.float64)
         if isinstance(logits, Tensor) and logits.shape[1:] != (self.classes,):
             got = f"{tuple(logits.shape)}; use the labels of this data set"
-            raise _odd(file, f"logits of {self.classes} classes", got)
+            raise _mismatch(file, f"logits of {self.classes} classes", got)
         _check(file, "logits", logits, (count, self.classes), torch.float16, torch.float32)
         for what, places, end in (("partners", partner_V, count), ("images", index_V, len(self.order_N))):
             if places is not None:
                 _check(file, what, places, (count,), torch.int64, torch.int32)
                 if not ((places >= 0) & (places < end)).all():
-                    raise _odd(file, f"{what} below {end}", "others; use the images that were labelled")
-        if len(found) > 7 and (not isinstance(found[7], Tensor) or found[7].any()):
-            raise _odd(file, "images whose patches were not shuffled", "others; such views cannot be converted")
-        mixed, kept = _mixing(file, partner_V is not None, share, box, self.size)
+                    raise _mismatch(file, f"{what} below {end}", "others; use the images that were labelled")
+        if len(entries) > 7 and (not isinstance(entries[7], Tensor) or entries[7].any()):
+            raise _mismatch(file, "images whose patches were not shuffled", "others; such views cannot be converted")
+        edges, own_share = _mixing(file, partner_V is not None, share, box, self.size)
         partner_V = torch.arange(count) if partner_V is None else partner_V
-        return _Batch(_pixels(file, coordinates, self.size), flip_V, partner_V, mixed, kept, logits, index_V)
+        return _Batch(_pixels(file, coordinates, self.size), flip_V, partner_V, edges, own_share, logits, index_V)
 
 
 def one_view(classes: int, coding: Coding) -> Coded:
@@ -174,16 +175,16 @@ def one_view(classes: int, coding: Coding) -> Coded:
     return dict(zip(STORED, views, strict=True)) | encode(torch.zeros(1, classes), coding)
 
 
-def _place(views: Views, here_V: Tensor, batch: _Batch, size: int) -> None:
-    """Write all but the images of a batch's views."""
-    views.crop_V4[here_V] = batch.crop_V4.short()
-    views.flip_V[here_V] = batch.flip_V.to(views.flip_V.dtype)
-    views.partner_V[here_V] = here_V[batch.partner_V.long()].int()
+def _write_batch(views: Views, position_V: Tensor, batch: _Batch, size: int) -> None:
+    """Write a batch's views at these positions, all parameters except the images."""
+    views.crop_V4[position_V] = batch.crop_V4.short()
+    views.flip_V[position_V] = batch.flip_V.to(views.flip_V.dtype)
+    views.partner_V[position_V] = position_V[batch.partner_V.long()].int()
     top, left, bottom, right = batch.box or (0, 0, 0, 0)
-    views.box_V4[here_V] = torch.tensor([top, left, bottom, right], dtype=torch.int16)
+    views.box_V4[position_V] = torch.tensor([top, left, bottom, right], dtype=torch.int16)
     share = 1 - (bottom - top) * (right - left) / size**2 if batch.box else batch.share
-    alone_V = batch.partner_V == torch.arange(len(here_V))
-    views.keep_V[here_V] = torch.full((len(here_V),), share).masked_fill(alone_V, 1.0)
+    alone_V = batch.partner_V == torch.arange(len(position_V))
+    views.keep_V[position_V] = torch.full((len(position_V),), share).masked_fill(alone_V, 1.0)
 
 
 def _pixels(file: Path, coordinates_V4: Tensor, size: int) -> Tensor:
@@ -191,32 +192,34 @@ def _pixels(file: Path, coordinates_V4: Tensor, size: int) -> Tensor:
     start_V2, side_V2 = (coordinates_V4.double() * size).split(2, dim=1)
     edges_V22 = torch.stack([start_V2, start_V2 + side_V2], 1)
     start_V2, end_V2 = edges_V22.round().long().unbind(1)
-    if not ((edges_V22 - edges_V22.round()).abs() < _WHOLE).all():  # nor if they are no numbers
-        raise _odd(file, f"crops of whole pixels of images of {size} px", "others; use images of the size that was labelled")
+    if not ((edges_V22 - edges_V22.round()).abs() < _WHOLE).all():  # also true for NaN
+        raise _mismatch(
+            file, f"crops of whole pixels of images of {size} px", "others; use images of the size that was labelled"
+        )
     if not ((start_V2 >= 0) & (end_V2 > start_V2) & (end_V2 <= size)).all():
-        raise _odd(file, "crops inside the images", "others; fetch the file again")
+        raise _mismatch(file, "crops inside the images", "others; fetch the file again")
     return torch.cat([start_V2, end_V2 - start_V2], 1)
 
 
 def _mixing(file: Path, mixed: bool, share: Any, box: Any, size: int) -> tuple[list[int], float]:
-    """A batch's box and share of its own images, as plain numbers."""
+    """The box of a batch, and the share of a view that is its own image, as plain numbers."""
     if not mixed:
         return [], 1.0
     try:
-        edges, kept = [int(edge) for edge in (() if box is None else box)], float(share)
+        edges, own_share = [int(edge) for edge in (() if box is None else box)], float(share)
     except (TypeError, ValueError, OverflowError, RuntimeError):
-        raise _odd(file, "numbers for box and share", "others; fetch the file again") from None
+        raise _mismatch(file, "numbers for box and share", "others; fetch the file again") from None
     if edges:
         top, left, bottom, right = edges if len(edges) == 4 else [-1] * 4
         if not (0 <= top <= bottom <= size and 0 <= left <= right <= size):
-            raise _odd(file, f"a box in views of {size} px", f"{edges}; use images of the size that was labelled")
-    if not 0 <= kept <= 1:
-        raise _odd(file, "a share from 0 to 1", f"{kept}; fetch the file again")
-    return edges, kept
+            raise _mismatch(file, f"a box in views of {size} px", f"{edges}; use images of the size that was labelled")
+    if not 0 <= own_share <= 1:
+        raise _mismatch(file, "a share from 0 to 1", f"{own_share}; fetch the file again")
+    return edges, own_share
 
 
 def _load(file: Path) -> Any:
-    """What torch has saved in a file; numbers of numpy are all that it may hold beside tensors and Python's own."""
+    """The content of a file that torch saved; only tensors, Python's plain types and numpy's numbers are allowed."""
     try:
         with torch.serialization.safe_globals(_ALLOWED):
             return torch.load(file, map_location="cpu", weights_only=True)
@@ -234,8 +237,8 @@ def _load(file: Path) -> Any:
 def _check(file: Path, what: str, value: Any, shape: tuple[int, ...], *types: torch.dtype) -> None:
     if not isinstance(value, Tensor) or tuple(value.shape) != shape or value.dtype not in types or not value.numel():
         got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise _odd(file, f"{what} as {types[0]} {shape}", f"{got}; fetch the file again")
+        raise _mismatch(file, f"{what} as {types[0]} {shape}", f"{got}; fetch the file again")
 
 
-def _odd(file: Path, expected: str, got: str) -> UserError:
+def _mismatch(file: Path, expected: str, got: str) -> UserError:
     return UserError(f"{file}: expected {expected}, got {got}")

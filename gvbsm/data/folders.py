@@ -1,4 +1,4 @@
-"""Files below a folder, which of them are images, and stamps that tell whether they are still the same."""
+"""Files below a folder, the images among them, and stamps that detect changes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _IMAGES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".ppm", ".
 
 
 class Stamp(TypedDict):
-    """By what files are known to be the same, without their content."""
+    """Identifies the files of a folder without reading their content."""
 
     files: int
     bytes: NotRequired[int]
@@ -27,12 +27,12 @@ def is_image(path: PurePath) -> bool:
 
 
 def is_visible(path: PurePath) -> bool:
-    """Whether a file is none of those that systems leave in folders."""
+    """Whether a file is not hidden; systems leave hidden files in folders."""
     return not path.name.startswith(".")
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is a file or folder. Raises UserError if that cannot be told."""
+    """Whether there is a file or folder. Raises UserError if the system does not allow the check."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -55,11 +55,11 @@ def walk(root: Path) -> Iterator[tuple[Path, bool]]:
 
 
 def stamp(root: Path, counts: Callable[[PurePath], bool] = is_image) -> Stamp:
-    """Number, bytes and a hash of names, sizes and times of the files that count in a folder, or of an archive: no content
-    is read.
+    """Number, bytes and a hash of names, sizes and times of the files in a folder for which `counts` is true, or of an
+    archive. Reads no content.
 
     Raises:
-        OSError: if a file is not there.
+        OSError: if there is no such file.
     """
     digest, count, total = hashlib.sha256(), 0, 0
     for file in [root] if not root.is_dir() else [file for file, is_folder in walk(root) if not is_folder and counts(file)]:
@@ -70,7 +70,7 @@ def stamp(root: Path, counts: Callable[[PurePath], bool] = is_image) -> Stamp:
 
 
 def stamp_if_there(root: Path, counts: Callable[[PurePath], bool] = is_image) -> Stamp | None:
-    """`stamp`, or None if nothing is there. Raises UserError if it cannot be read."""
+    """`stamp`, or None if there is no such folder or archive. Raises UserError if it cannot be read."""
     try:
         return stamp(root, counts) if is_there(root) else None
     except OSError as error:
@@ -78,10 +78,12 @@ def stamp_if_there(root: Path, counts: Callable[[PurePath], bool] = is_image) ->
 
 
 def difference(before: Stamp, now: Stamp) -> str:
-    """How two stamps differ, in words; "" if they do not. What one of them lacks is not compared."""
+    """The difference of two stamps in words; "" if there is none. Only entries that both have are compared."""
     if {**before, **now} == before:
         return ""
-    old, new = (f"{one['files']} files" + (f" of {one['bytes']} bytes" if "bytes" in now else "") for one in (before, now))
+    old, new = (
+        f"{state['files']} files" + (f" of {state['bytes']} bytes" if "bytes" in now else "") for state in (before, now)
+    )
     return "expected the same names and times, got others" if old == new else f"expected {old}, got {new}"
 
 
@@ -89,7 +91,7 @@ def count_images(root: Path) -> int:
     """Number of images in a folder, by their names alone.
 
     Raises:
-        OSError: if it is not there, or a folder in it cannot be read.
+        OSError: if there is no such folder, or one in it cannot be read.
     """
     root.stat()
     walked = os.walk(root, onerror=_fail, followlinks=True)

@@ -1,4 +1,4 @@
-"""The small image sets that are labelled and trained on: distilled ones, or as many random real ones."""
+"""The small image sets for relabelling and student training: distilled images, or as many random real images."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _READ_BATCH = 100  # images
 
 
 class ImageSet:
-    """N labelled uint8 images, by class and number, read from the mapped files that hold them: memory does not grow with N."""
+    """N labelled uint8 images, sorted by class and number, read from memory-mapped files: memory does not grow with N."""
 
     def __init__(self, parts: Sequence[Tensor], labels: Tensor, order: Tensor) -> None:
-        """Image i is number `order[i]` of all `parts` (each (n,C,S,S)) one after another; `labels` (N,) are in that order."""
+        """Image i is image `order[i]` of the concatenated `parts`, each (n,C,S,S), and has label `labels[i]`."""
         self._parts = parts
         self._order = order
         self._ends = torch.tensor([len(part) for part in parts]).cumsum(0)
@@ -41,7 +41,7 @@ class ImageSet:
         return images
 
     def resident(self, device: torch.device) -> Tensor | ImageSet:
-        """All images on the device, if they are not too many to be there."""
+        """All images on the device, or this image set itself if they are too many."""
         return self[torch.arange(self.shape[0])].to(device) if self.shape.numel() <= RESIDENT else self
 
 
@@ -69,7 +69,7 @@ def load_image_set(reader: Reader, paths: Sequence[str]) -> ImageSet:
 
 
 def _joined(batches: Iterator[Tensor], count: int, folder: Path | None) -> Tensor:
-    """Batches of images in one tensor of `count`, in a nameless file if they are too many for memory."""
+    """Batches of images joined in one tensor of `count` images, which is a nameless file if it is too large for memory."""
     images, at = torch.empty(0), 0
     for batch in batches:
         if not at:
@@ -86,7 +86,7 @@ def _allocate(shape: torch.Size, folder: Path | None) -> Tensor:
 
 
 def random_choice(labels_N: Tensor, ipc: int, seed: int) -> Tensor:
-    """Indices of `ipc` images of every class, drawn without replacement; those of IPC 10 are the first ten of IPC 50's.
+    """Indices of `ipc` images of every class, drawn without replacement; the choice at IPC 10 is the first ten of IPC 50.
 
     Raises:
         UserError: if a class has fewer.

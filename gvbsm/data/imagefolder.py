@@ -16,7 +16,7 @@ from gvbsm.data.raw import Files, Form, RawDataset
 from gvbsm.errors import UserError
 
 _TEST_NAMES = ("test", "val", "valid")
-Labelled = dict[str, list[tuple[str, Any]]]  # class -> (path, image as the form takes it)
+Labelled = dict[str, list[tuple[str, Any]]]  # class -> (path, result of `Form.read_image`)
 
 
 def read(source: ImageFolder, form: Form, data_root: Path) -> RawDataset:
@@ -28,7 +28,7 @@ def read(source: ImageFolder, form: Form, data_root: Path) -> RawDataset:
     """
     root = data_root / source.path
     splits: dict[str, Labelled] = {}
-    above: dict[str, set[str]] = {}  # split -> where its folders are
+    above: dict[str, set[str]] = {}  # split -> the folders that contain its folder
     others: set[str] = set()
     for entry in read_entries(root):
         parts = entry.path.parts
@@ -51,14 +51,14 @@ def read(source: ImageFolder, form: Form, data_root: Path) -> RawDataset:
 
 
 def join_splits(what: str, form: Form, train: Labelled, test: Labelled) -> RawDataset:
-    """The data set of two splits, classes and images sorted by name; classes are named as their folders.
+    """The data set of two splits, classes and images sorted by name; the folders give the names of the classes.
 
     Raises:
-        UserError: if the splits have not the same classes, or no images.
+        UserError: if the splits have different classes, or no images.
     """
-    odd = sorted(train.keys() ^ test.keys())
-    if odd:
-        raise UserError(f"{what}: expected the same classes in train and test, got {odd[0]!r} in one; add or remove it")
+    mismatches = sorted(train.keys() ^ test.keys())
+    if mismatches:
+        raise UserError(f"{what}: expected the same classes in train and test, got {mismatches[0]!r} in one; add or remove it")
     return RawDataset(*_join(what, form, train), *_join(what, form, test), sorted(train), sorted(train))
 
 
@@ -70,11 +70,11 @@ def _split(root: Path, splits: dict[str, Labelled], choices: tuple[str, ...]) ->
 
 
 def _join(what: str, form: Form, labelled: Labelled) -> tuple[Tensor | Files, Tensor]:
-    taken, labels = [], []
+    images, labels = [], []
     for label, name in enumerate(sorted(labelled)):
         for _, image in sorted(labelled[name], key=lambda pair: pair[0]):
-            taken.append(image)
+            images.append(image)
             labels.append(label)
-    if not taken:
+    if not images:
         raise UserError(f"{what}: expected images in its class folders, got none; add some")
-    return form.join(taken), torch.tensor(labels)
+    return form.join(images), torch.tensor(labels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from gvbsm.config.sources import ImageNet
@@ -35,10 +36,8 @@ def read(source: ImageNet, form: Form, data_root: Path) -> RawDataset:
         val = _by_truth(val_root, images, _truth(data_root / source.ground_truth), form, data_root)
     else:
         val = _by_class(val_root, images, form, data_root)
-    found = join_splits(f"{train_root}, {val_root}", form, train, val)
-    return RawDataset(
-        found.train_images, found.train_labels, found.test_images, found.test_labels, found.classes, _names(found.classes)
-    )
+    raw = join_splits(f"{train_root}, {val_root}", form, train, val)
+    return replace(raw, class_names=_names(raw.classes))
 
 
 def _images(root: Path) -> list[Entry]:
@@ -54,7 +53,7 @@ def _by_class(root: Path, images: Iterable[Entry], form: Form, data_root: Path) 
 
 
 def _by_truth(root: Path, images: list[Entry], truth: dict[str, str] | list[str], form: Form, data_root: Path) -> Labelled:
-    """Images of one flat folder; the truth is by name without suffix, or in the order of the sorted names."""
+    """Images of one flat folder; `truth` maps names without suffix to classes, or lists classes in the order of the names."""
     stems = [entry.path.stem for entry in images]
     if isinstance(truth, list):
         if len(truth) != len(stems):
@@ -74,7 +73,7 @@ def _truth(path: Path) -> dict[str, str] | list[str]:
         rows = csv.DictReader(io.StringIO(read_file(path).decode(errors="replace")))
         if not {"ImageId", "PredictionString"} <= set(rows.fieldnames or ()):
             raise UserError(f"{path}: expected the columns ImageId and PredictionString, got others; name LOC_val_solution.csv")
-        # An image whose line is cut short has no class, which is said of it later.
+        # An image with a truncated line has no class; `_by_truth` reports it.
         return {row["ImageId"]: row["PredictionString"].split()[0] for row in rows if (row["PredictionString"] or "").strip()}
     texts = {entry.path.name: entry.read() for entry in _kit(path) if entry.read and entry.path.name in (_TRUTH, _META)}
     if texts.keys() != {_TRUTH, _META}:
@@ -90,7 +89,7 @@ def _truth(path: Path) -> dict[str, str] | list[str]:
 
 
 def _kit(path: Path) -> Iterable[Entry]:
-    """Entries of the development kit: its folder, its archive, or the folder that its ground truth stands in."""
+    """Entries of the development kit: of its folder or archive, or of the folder of its ground truth."""
     return read_entries(path.parent if path.name == _TRUTH else path)
 
 
@@ -100,15 +99,15 @@ def _wordnet_ids(path: Path, meta: bytes) -> dict[int, str]:
 
     try:
         synsets = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
-        return {int(one["ILSVRC2012_ID"]): str(one["WNID"]) for one in synsets if int(one["num_children"]) == 0}
-    except Exception as error:  # whatever a damaged MATLAB file makes the library raise
+        return {int(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in synsets if int(synset["num_children"]) == 0}
+    except Exception as error:  # a damaged MATLAB file makes the library raise many kinds
         raise UserError(f"{path}: {_META}: damaged ({type(error).__name__}); fetch the development kit again") from None
 
 
 def _names(classes: list[str]) -> list[str]:
-    """The first English name of each WordNet id, from timm's table; an id it does not know stays."""
+    """The first English name of each WordNet id, from timm's table; an unknown id stays."""
     from timm.data.imagenet_info import ImageNetInfo
 
     info = ImageNetInfo("imagenet-1k")
-    known = set(info.label_names())
-    return [info.label_name_to_description(one).split(",")[0] if one in known else one for one in classes]
+    ids = set(info.label_names())
+    return [info.label_name_to_description(wnid).split(",")[0] if wnid in ids else wnid for wnid in classes]

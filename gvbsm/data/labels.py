@@ -1,4 +1,4 @@
-"""Soft labels as a student's training reads them: views drawn again or read, logits decoded a batch at a time."""
+"""Soft labels for student training: views drawn again or read, logits decoded batch by batch."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from gvbsm.method.views import Views, digest
 from gvbsm.store.job import Reader
 from gvbsm.store.spec import Json
 
-STORED = ("image", "crop", "flip", "partner", "box", "keep")  # of views that are not drawn, in the order of `Views`
+STORED = ("image", "crop", "flip", "partner", "box", "keep")  # tensors of stored views, in the order of `Views`
 
 
 class Epoch(NamedTuple):
-    """A labelled epoch: its views, what is done to them beside, and their coded logits unless labels are hard."""
+    """A labelled epoch: its views, their RandAugment if any, and their coded logits unless labels are hard."""
 
     views: Views
     augment: RandAugment | None
@@ -36,7 +36,7 @@ class Epoch(NamedTuple):
 
 
 class Labels:
-    """The labelled epochs of a set of images, in order; views are drawn, or read, when they are asked for."""
+    """The labelled epochs of a set of images, in order; views are drawn or read lazily."""
 
     def __init__(self, images: int, size: int, batch_size: int, epochs: list[_Source]) -> None:
         self.batch_size = batch_size  # views that were labelled together
@@ -51,7 +51,7 @@ class Labels:
         """One epoch.
 
         Raises:
-            UserError: if its views cannot be drawn again here, or are not as they were stored.
+            UserError: if its views, drawn again or read, differ from those that were labelled.
         """
         source = self._epochs[number]
         if source.drawn:
@@ -68,12 +68,12 @@ class Labels:
 
 
 def views_alone(views: LabelledViews, images: int, size: int) -> Labels:
-    """Views without stored labels, drawn as relabel would: for hard labels, or teachers beside the student."""
+    """Views without stored labels, drawn as relabel would: for hard labels, or for teachers that label online."""
     return Labels(images, size, views.batch_size, [_Source("", views, epoch) for epoch in range(views.epochs)])
 
 
 def load_labels(reader: Reader, paths: Sequence[str], images: int, size: int) -> Labels:
-    """Stored labels, memory-mapped, of so many images of `size` px.
+    """Stored labels, memory-mapped, of `images` images of `size` px.
 
     Raises:
         UserError: for labels of another format, or of other images.
@@ -88,7 +88,7 @@ def load_labels(reader: Reader, paths: Sequence[str], images: int, size: int) ->
 
 
 class _Source(NamedTuple):
-    """What an epoch is made of."""
+    """The source of an epoch's views and logits."""
 
     where: str
     drawn: ViewsOfImages | None  # how its views are drawn; None: they are stored
@@ -96,7 +96,7 @@ class _Source(NamedTuple):
     digest: str | None = None
     coded: Coded | None = None
     coding: Coding | None = None
-    views: Callable[[], Views] | None = None  # reads those that are stored
+    views: Callable[[], Views] | None = None  # reads stored views
 
 
 def _sources(where: str, tensors: Coded, metadata: Json, images: int, size: int) -> list[_Source]:
@@ -109,8 +109,8 @@ def _sources(where: str, tensors: Coded, metadata: Json, images: int, size: int)
             f"{where}: expected labels of {images} images of {size} px, got {got}; use the images that were labelled"
         )
     views = {name: tensors.pop(name) for name in STORED} if drawn.get("stored") else {}
-    how = {name: value for name, value in drawn.items() if name not in ("count", "size")}
-    settings = None if views else ViewsOfImages.model_validate(how)
+    raw = {name: value for name, value in drawn.items() if name not in ("count", "size")}
+    settings = None if views else ViewsOfImages.model_validate(raw)
     return [
         _Source(
             where,
@@ -126,6 +126,6 @@ def _sources(where: str, tensors: Coded, metadata: Json, images: int, size: int)
 
 
 def _stored_views(stored: dict[str, Tensor], number: int) -> Views:
-    """The views of an epoch, by its place in the file."""
+    """The views of the epoch with this index in the file."""
     image_V, crop_V4, flip_V, partner_V, box_V4, keep_V = (stored[name][number] for name in STORED)
     return Views(image_V, crop_V4, flip_V.bool(), partner_V, box_V4, keep_V)

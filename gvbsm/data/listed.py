@@ -1,4 +1,4 @@
-"""Images in files: read, checked against the list of them that prepare made, and decoded by worker processes."""
+"""Images in files: checked against the list that prepare made, and decoded by worker processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Item = tuple[int, int | None]  # index, seed of its crop
 
 
 def changed(where: str, what: str) -> UserError:
-    """The error for files that are not those a data set was prepared from."""
+    """The error for files that have changed since the data set was prepared."""
     return UserError(
         f"{where}: changed since it was prepared: {what}; restore it, or set source.version (2, 3, ...) in the row to make "
         "everything anew"
@@ -29,10 +29,10 @@ def changed(where: str, what: str) -> UserError:
 
 @dataclass(frozen=True)
 class ListedImages(Dataset[Tensor | str]):
-    """N images in files; a map-style data set of uint8 (C,S,S), or of the text of an error."""
+    """N images in files; a map-style data set whose items are uint8 (C,S,S) or the text of an error."""
 
-    paths: Tensor  # uint8: absolute or below data_root, a NUL between two; of strings every worker would make copies
-    ends: Tensor  # int64 (N,): where each ends
+    paths: Tensor  # uint8: absolute or below data_root, separated by NUL; every worker would copy a list of strings
+    ends: Tensor  # int64 (N,): the end of each path
     sizes: Tensor  # int64 (N,), bytes
     times: Tensor  # int64 (N,), ns
     data_root: Path
@@ -45,10 +45,10 @@ class ListedImages(Dataset[Tensor | str]):
     def load(self, batches: Sequence[tuple[Tensor, int | None]], crop: Sequence[float] | None) -> Iterator[Tensor]:
         """uint8 (B,C,S,S) of each batch of indices, in order; the seed of a batch seeds each image's random crop.
 
-        Neither the number of workers nor the batches before change a byte.
+        The result depends neither on the number of workers nor on the batches before.
 
         Raises:
-            UserError: for a file that is gone, has another size or time than listed, or is no image.
+            UserError: for a file that is missing, has another size or time than listed, or is no image.
         """
         loader: DataLoader[Tensor | str] = DataLoader(
             replace(self, crop=crop),
@@ -69,10 +69,10 @@ class ListedImages(Dataset[Tensor | str]):
             raise UserError(f"decoding images: {reason}; lower --workers or GVBSM_WORKERS ({self.workers} now)") from None
 
     def _collate(self, images: list[Tensor | str]) -> Tensor | str:
-        """A batch, perhaps an empty one, or the first error in it."""
-        errors = [one for one in images if isinstance(one, str)]
-        nothing = torch.empty(0, self.channels, self.image_size, self.image_size, dtype=torch.uint8)
-        return errors[0] if errors else torch.stack(images) if images else nothing  # type: ignore[arg-type]
+        """A batch, which may be empty, or the first error in it."""
+        errors = [image for image in images if isinstance(image, str)]
+        empty = torch.empty(0, self.channels, self.image_size, self.image_size, dtype=torch.uint8)
+        return errors[0] if errors else torch.stack(images) if images else empty  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -87,7 +87,7 @@ class ListedImages(Dataset[Tensor | str]):
         try:
             return self._decode(self.path(index), index, seed)
         except UserError as error:
-            return str(error)  # an exception would come back with the worker's traceback in its text
+            return str(error)  # the text of an exception would include the worker's traceback
 
     def _decode(self, file: Path, index: int, seed: int | None) -> Tensor:
         try:
@@ -109,7 +109,7 @@ class ListedImages(Dataset[Tensor | str]):
 
 
 def _start_worker(_: int) -> None:
-    """The parent answers signals that all of its processes receive, a scheduler's SIGTERM too: a worker that ended by it would
-    be an error in the parent before the state is saved. A worker ends when it is told to, or its parent is gone."""
+    """Make a worker ignore signals that the whole process group receives, such as a scheduler's SIGTERM: a dead worker is an
+    error in the parent, which must save its state first. The parent ends its workers, and they end when it is gone."""
     for number in (signal.SIGUSR1, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Between stored bytes and the numbers networks see, and the batched augmentation of squeeze, statistics and recover."""
+"""Normalisation between stored bytes and network inputs, and the batched augmentation of squeeze, statistics and recover."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Pixels:
         self._scale, self._shift = 1 / (255 * self.std), -self.mean / self.std
 
     def normalise(self, unit_BCHW: Tensor) -> Tensor:
-        """Values in 0..1 to normalised ones."""
+        """Values in 0..1 to normalised values."""
         return (unit_BCHW - self.mean) / self.std
 
     def from_bytes(self, bytes_BCHW: Tensor) -> Tensor:
@@ -50,22 +50,22 @@ class Pixels:
 
 
 def jpeg_round_trip(bytes_BCHW: Tensor, quality: int = 75) -> Tensor:
-    """What is left of uint8 images after JPEG at PIL's default quality, as the published code stores them."""
-    kept = []
+    """uint8 images after JPEG compression at PIL's default quality, as the published code stores them."""
+    images = []
     for image_CHW in bytes_BCHW.cpu():
         array = image_CHW.permute(1, 2, 0).numpy()
         buffer = io.BytesIO()
         Image.fromarray(array.squeeze(2) if array.shape[2] == 1 else array).save(buffer, "JPEG", quality=quality)
-        kept.append(torch.from_numpy(np.array(Image.open(buffer))).reshape(array.shape).permute(2, 0, 1))
-    return torch.stack(kept)
+        images.append(torch.from_numpy(np.array(Image.open(buffer))).reshape(array.shape).permute(2, 0, 1))
+    return torch.stack(images)
 
 
 def augmentation(settings: Augment, size: int, same_on_batch: bool) -> nn.Module:
-    """Crop and flip of (B,C,S,S) batches in 0..1, padded with black as training images are.
+    """Crop and flip of (B,C,S,S) batches in 0..1, with black padding.
 
-    Drawn from torch's global generator, one draw per image, or one for the whole batch.
+    Random numbers come from torch's global generator: one draw per image, or with `same_on_batch` one for the whole batch.
     """
-    import kornia.augmentation as K  # half a second that most stages need not spend
+    import kornia.augmentation as K  # here, because the import takes half a second
 
     steps: list[Any] = []
     if settings.pad:
@@ -79,6 +79,6 @@ def augmentation(settings: Augment, size: int, same_on_batch: bool) -> nn.Module
 
 
 def roll(x_BCHW: Tensor, most: int) -> Tensor:
-    """The whole batch moved by 0..`most` px in each direction, wrapping around."""
+    """The whole batch rolled by 0..`most` px in each direction."""
     rows, columns = torch.randint(most + 1, (2,)).tolist()
     return x_BCHW.roll((rows, columns), (2, 3))

@@ -1,4 +1,4 @@
-"""RandAugment (Cubuk et al., CVPR workshops 2020) of views: torchvision's operations, as the views have drawn them."""
+"""RandAugment (Cubuk et al., CVPR workshops 2020) of views: torchvision's operations, in the order that the views hold."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _MOST = 30  # magnitude
 
 
 class RandAugment:
-    """Operations of one magnitude (0 to 30) on levels 0..255; half of those that have a direction go the other way.
+    """Operations of one magnitude (0 to 30) on levels 0..255; an operation with a direction has either sign equally often.
 
     Strengths are torchvision's: at 30 a shear of .3, a translation of 150/331 of the side, 30 degrees, a colour factor of 1 +-
-    .9, 4 bits, a threshold of 0; shears are about the middle, its own about a corner. What a view becomes does not depend on
-    the others that are made with it.
+    .9, 4 bits, a threshold of 0. Shears are about the centre; torchvision's are about a corner. The result of a view does not
+    depend on the other views of the call.
     """
 
     def __init__(self, magnitude: int) -> None:
@@ -27,23 +27,23 @@ class RandAugment:
 
     @staticmethod
     def of(views: ViewsOfImages) -> RandAugment | None:
-        """As the settings of views say."""
+        """RandAugment with the magnitude in the settings of views; None if they have none."""
         return RandAugment(views.rand_augment.magnitude) if views.rand_augment else None
 
     def __call__(self, levels_VCHW: Tensor, operation_VR: Tensor) -> Tensor:
-        """Float levels, rounded before the first operation, after R operations each: `operation_VR` are the views'."""
+        """Apply each view's R operations (`operation_VR` of `Views`) to float levels, which are rounded first."""
         bytes_VCHW = levels_VCHW.round().to(torch.uint8)
         for operation_V in operation_VR.unbind(1):
             for number in operation_V.unique().tolist():
-                which = send((operation_V == number).nonzero().squeeze(1), bytes_VCHW.device)
+                index = send((operation_V == number).nonzero().squeeze(1), bytes_VCHW.device)
                 operate = self._operations[number // 2]
-                bytes_VCHW[which] = operate(bytes_VCHW[which].contiguous(), -1 if number % 2 else 1)
+                bytes_VCHW[index] = operate(bytes_VCHW[index].contiguous(), -1 if number % 2 else 1)
         return bytes_VCHW.float()
 
 
 def _operations(strength: float) -> list[Callable[[Tensor, int], Tensor]]:
-    """The operations of a strength of 0 to 1, in the order that views number them in."""
-    from torchvision.transforms import InterpolationMode  # seconds that most views need not spend
+    """The operations with a strength of 0 to 1, in the order of their numbers in `Views`."""
+    from torchvision.transforms import InterpolationMode  # here, because the import takes seconds
     from torchvision.transforms.v2 import functional as T
 
     nearest = InterpolationMode.NEAREST

@@ -1,4 +1,4 @@
-"""What a reader is asked for, what it returns, and the checks that every data set must pass."""
+"""The request to a reader, its result, and the checks of every data set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gvbsm.errors import UserError, unreadable
 
 @dataclass(frozen=True)
 class Files:
-    """Images that stay where they are: N paths (absolute, or below the data root), int64 sizes in bytes and times in ns."""
+    """Images that stay in their files: N paths (absolute, or below the data root), int64 sizes in bytes and times in ns."""
 
     paths: list[str]
     sizes: Tensor
@@ -24,7 +24,7 @@ class Files:
 
 @dataclass(frozen=True)
 class Form:
-    """The form a row wants its images in."""
+    """The form of a row's images."""
 
     image_size: int  # px, square
     channels: int  # 1 or 3
@@ -35,7 +35,7 @@ class Form:
         """An image below `root`: uint8 (C,S,S), or with storage "files" its path, size and time.
 
         Raises:
-            UserError: if it is no image, or has to stay a file but is a member of an archive.
+            UserError: if it is no image, or with storage "files" a member of an archive.
         """
         where = f"{root}/{entry.path}"
         if self.storage == "packed":
@@ -51,11 +51,11 @@ class Form:
         path = entry.file.relative_to(data_root) if entry.file.is_relative_to(data_root) else entry.file.absolute()
         return path.as_posix(), status.st_size, status.st_mtime_ns
 
-    def join(self, taken: Sequence[Tensor | tuple[str, int, int]]) -> Tensor | Files:
+    def join(self, images: Sequence[Tensor | tuple[str, int, int]]) -> Tensor | Files:
         """The images of a split together."""
         if self.storage == "packed":
-            return torch.stack(taken)  # type: ignore[arg-type]
-        paths, sizes, times = zip(*taken, strict=True)
+            return torch.stack(images)  # type: ignore[arg-type]
+        paths, sizes, times = zip(*images, strict=True)
         return Files(list(paths), torch.tensor(sizes), torch.tensor(times))
 
 
@@ -67,17 +67,17 @@ class RawDataset:
     train_labels: Tensor
     test_images: Tensor | Files
     test_labels: Tensor
-    classes: list[str]  # what identifies them, in the order of their labels: folder names, WordNet ids
-    class_names: list[str]  # what people call them
-    left_out: tuple[str, ...] = ()  # endings of files beside the images, which are none by their names
+    classes: list[str]  # identifiers, in the order of the labels: folder names, WordNet ids
+    class_names: list[str]  # names in plain language
+    left_out: tuple[str, ...] = ()  # endings of files that are not images
 
     def check(self, what: str, classes: int) -> None:
-        """Raise UserError if the number of classes differs from `classes`, or one has no image in a split or is no text."""
+        """Raise UserError if the number of classes is not `classes`, a class has no image in a split, or no text as name."""
         if len(self.classes) != classes:
             raise UserError(f"{what}: expected {classes} classes, got {len(self.classes)}; correct `classes` in the row")
-        odd = next((name for name in self.classes if name.encode(errors="ignore").decode() != name), None)
-        if odd is not None:
-            raise UserError(f"{what}: expected class names in UTF-8, got {odd!r}; rename the folder")
+        mismatch = next((name for name in self.classes if name.encode(errors="ignore").decode() != name), None)
+        if mismatch is not None:
+            raise UserError(f"{what}: expected class names in UTF-8, got {mismatch!r}; rename the folder")
         for split, labels in (("train", self.train_labels), ("test", self.test_labels)):
             counts = torch.bincount(labels, minlength=classes)
             if not counts.all():

@@ -1,4 +1,4 @@
-"""The training and test images of a prepared data set, packed or in files, as the stages read them."""
+"""The training and test images of a prepared data set, packed or in files, for the stages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gvbsm.method.transfer import send
 from gvbsm.store.job import Reader
 from gvbsm.store.spec import Json
 
-RESIDENT = 4 * 2**30  # bytes of images that are kept in memory, and moved to the device, as a whole
+RESIDENT = 4 * 2**30  # largest bytes of images that are held in memory, or on the device, as a whole
 
 
 class Split(ABC):
@@ -33,7 +33,7 @@ class Split(ABC):
     def augmented(self, batches: Iterable[tuple[Tensor, int]], part: Callable[[int], slice] = slice) -> Iterator[Tensor]:
         """Randomly cropped and flipped images, float32 (B,C,S,S) in 0..1 on the device, of each batch and its seed.
 
-        Of a batch of B images, only those in `part(B)`, the same as if all had been asked for (default: all).
+        Of a batch of B images it gives only those in `part(B)` (default: all); their values do not depend on `part`.
         """
 
 
@@ -64,8 +64,8 @@ class FileImages(Split):
         self.labels = labels
         self._listed = listed
         self._crop = augment.resized_crop if augment else None
-        rest = augment.model_copy(update={"resized_crop": None}) if augment else None
-        self._augment = augmentation(rest, listed.image_size, same_on_batch=False) if rest else None
+        uncropped = augment.model_copy(update={"resized_crop": None}) if augment else None
+        self._augment = augmentation(uncropped, listed.image_size, same_on_batch=False) if uncropped else None
         self._device = device
 
     def whole_images(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -75,20 +75,20 @@ class FileImages(Split):
         assert self._augment
         todo = list(batches)
         decoded = [(index[part(len(index))], seed) for index, seed in todo]
-        # The crop is taken from the image in its own size, so it is drawn where the image is decoded; the rest here.
+        # The workers crop, since they have the image in its original size; the other operations follow here.
         for (index, seed), bytes_PCHW in zip(todo, self._listed.load(decoded, self._crop), strict=True):
-            mine, size = part(len(index)), self._listed.image_size
+            own_rows, size = part(len(index)), self._listed.image_size
             unit_BCHW = torch.zeros(len(index), self._listed.channels, size, size, device=self._device)
-            unit_BCHW[mine] = bytes_PCHW.to(self._device).float() / 255
+            unit_BCHW[own_rows] = bytes_PCHW.to(self._device).float() / 255
             torch.manual_seed(seed)
-            yield self._augment(unit_BCHW)[mine]
+            yield self._augment(unit_BCHW)[own_rows]
 
 
 def open_split(reader: Reader, data: str, split: str, device: torch.device, augment: Augment | None = None) -> Split:
     """The "train" or "test" images of a data set, `data` in the store of a reader.
 
     Raises:
-        UserError: if the files that the data set was prepared from are no longer those.
+        UserError: if the files have changed since the data set was prepared.
     """
     tensors, metadata = reader.tensors(data)
     labels = tensors[f"{split}_labels"]
@@ -111,9 +111,9 @@ def open_split(reader: Reader, data: str, split: str, device: torch.device, augm
 
 
 def _check_unchanged(reader: Reader, data: str, split: str, metadata: Json) -> None:
-    """See that the files of a split are as they were; once packed they may be gone.
+    """Raise UserError if the files of a split have changed; packed images no longer need their files.
 
-    Of images that stay in files only the number is compared here: size and time of each are, when it is read.
+    Of images in files only the number is compared here; `ListedImages` compares size and time of each file that it reads.
     """
     receipt = reader.receipt(data)
     source = receipt["summary"].get("source")

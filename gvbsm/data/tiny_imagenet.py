@@ -22,7 +22,7 @@ def read(source: TinyImageNet, form: Form, data_root: Path) -> RawDataset:
     """The training and validation images, the latter labelled by val_annotations.txt; classes in order of their wnid.
 
     Raises:
-        UserError: if the zip can neither be found nor downloaded, or has another layout.
+        UserError: if the zip cannot be found or downloaded, or has another layout.
     """
     path = data_root / source.path
     if not is_there(path):
@@ -47,15 +47,17 @@ def read(source: TinyImageNet, form: Form, data_root: Path) -> RawDataset:
     wnids = sorted({wnid for wnid, _, _ in train})
     train.sort(key=lambda item: item[:2])
     annotated = [line.split("\t")[:2] for line in texts["val_annotations.txt"].splitlines()]
-    known = [(wnid, name) for name, wnid in annotated if name in val and wnid in wnids]
-    if len(known) != len(val):
-        raise UserError(f"{path}: expected a class for each of {len(val)} validation images, got {len(known)}; fetch it again")
+    labelled = [(wnid, name) for name, wnid in annotated if name in val and wnid in wnids]
+    if len(labelled) != len(val):
+        raise UserError(
+            f"{path}: expected a class for each of {len(val)} validation images, got {len(labelled)}; fetch it again"
+        )
     names = dict(line.split("\t", 1) for line in texts["words.txt"].splitlines() if "\t" in line)
     return RawDataset(
         form.join([image for _, _, image in train]),
         torch.tensor([wnids.index(wnid) for wnid, _, _ in train]),
-        form.join([val[name] for _, name in sorted(known)]),
-        torch.tensor([wnids.index(wnid) for wnid, _ in sorted(known)]),
+        form.join([val[name] for _, name in sorted(labelled)]),
+        torch.tensor([wnids.index(wnid) for wnid, _ in sorted(labelled)]),
         wnids,
         [names.get(wnid, wnid).split(",")[0] for wnid in wnids],
     )

@@ -1,4 +1,4 @@
-"""From settings to the pictures of a run: what they show, and what has to be made for them beside the run."""
+"""Plans the pictures of a run: the artifacts that they show, and the artifacts made only for them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WITH_SETTINGS = ("classes", "features")  # of config.yaml
 
 @dataclass(frozen=True)
 class _Run:
-    """A run whose pictures are planned, with the artifacts of its own that they are made from."""
+    """A run whose pictures are planned, with its artifacts."""
 
     row: Row
     artifacts: list[Artifact]
@@ -50,32 +50,32 @@ class _Run:
     def at(self, path: str) -> Artifact:
         return next(artifact for artifact in self.artifacts if artifact.path == path)
 
-    def seen_by_teachers(self) -> dict[str, Artifact]:
-        """What every teacher sees, by its label."""
+    def features_of_teachers(self) -> dict[str, Artifact]:
+        """The features artifact of every teacher, by its label."""
         paths = self.inputs.teachers
-        return {backbone.label: self._seen(backbone, self.at(paths[backbone.label])) for backbone in self.row.backbones}
+        return {backbone.label: self._features(backbone, self.at(paths[backbone.label])) for backbone in self.row.backbones}
 
     def first_student(self) -> Artifact:
         student = self.row.evaluate.students[0]
         return plan_student(self.row, student, self.at(self.inputs.students[student.label]["distilled"]))
 
-    def seen_by(self, student: Artifact) -> Artifact:
-        return self._seen(self.row.evaluate.students[0], student)
+    def features_of_student(self, student: Artifact) -> Artifact:
+        return self._features(self.row.evaluate.students[0], student)
 
-    def _seen(self, network: Network, weights: Artifact) -> Artifact:
+    def _features(self, network: Network, weights: Artifact) -> Artifact:
         settings = self.needed_settings()
         real = RealImages(per_class=settings.real, seed=settings.seed)
         return plan_features(self.row, network, weights, self.inputs.data, self.inputs.images, real)
 
 
 def plan_picture(dataset: str, ipc: int, recipe: str | None, picture: Picture, settings: Pictures | None) -> list[Artifact]:
-    """Every artifact of the run, what the picture needs beside them, and last its drawing.
+    """Every artifact of the run, the artifacts made only for the picture, and last the drawing.
 
     Raises:
         SettingsError: if the row, the recipe or the settings are wrong, or the run has no such picture.
     """
     run = _Run(load_row(dataset, recipe), plan(dataset, ipc, recipe), settings)
-    shown = _PICTURES[picture](run)
+    plan_of_picture = _PICTURES[picture](run)
     drawing = planned(
         DrawSpec,
         f"{run.artifacts[-1].name}-{picture}",
@@ -84,24 +84,24 @@ def plan_picture(dataset: str, ipc: int, recipe: str | None, picture: Picture, s
         dataset=dataset,
         ipc=ipc,
         recipe=recipe,
-        inputs=DrawInputs(data=run.inputs.data, **shown.inputs),
-        settings=shown.settings,
+        inputs=DrawInputs(data=run.inputs.data, **plan_of_picture.inputs),
+        settings=plan_of_picture.settings,
     )
-    return [*run.artifacts[:-1], *shown.beside, drawing]
+    return [*run.artifacts[:-1], *plan_of_picture.artifacts, drawing]
 
 
 def pictures_of(dataset: str, recipe: str | None) -> list[Picture]:
-    """The pictures that a run has: of images that were not recovered, or not watched meanwhile, there is no evolution.
+    """The pictures of a run. There is no evolution without snapshots of the recovery.
 
     Raises:
         SettingsError: if the row or the recipe is wrong.
     """
     row = load_row(dataset, recipe)
-    return [name for name in get_args(Picture) if name != "evolution" or _is_watched(row)]
+    return [name for name in get_args(Picture) if name != "evolution" or _has_snapshots(row)]
 
 
 def pictures_that_can_be_drawn(dataset: str, recipe: str | None, settings: Pictures | None) -> list[Picture]:
-    """Those of `pictures_of` whose settings, if they need any, are there.
+    """The `pictures_of` a run that need no `settings`, or all of them if there are settings.
 
     Raises:
         SettingsError: if the row or the recipe is wrong.
@@ -117,56 +117,56 @@ def plan_target(target: Target, settings: Pictures | None) -> list[Artifact]:
     """
     if target.file != PICTURES_LIST:
         return plan_run(target)
-    drawn = [
+    plans = [
         plan_picture(target.dataset, target.ipc, target.recipe, picture, settings)
         for picture in pictures_of(target.dataset, target.recipe)
     ]
-    return list({artifact.path: artifact for artifacts in drawn for artifact in artifacts}.values())
+    return list({artifact.path: artifact for artifacts in plans for artifact in artifacts}.values())
 
 
-def _is_watched(row: Row) -> bool:
+def _has_snapshots(row: Row) -> bool:
     return bool(row.recover.snapshots and row.recover.iterations and not row.distilled)
 
 
 @dataclass(frozen=True)
-class _Shown:
-    """What a picture is drawn from."""
+class _PicturePlan:
+    """The artifacts made only for a picture, and the inputs and settings of its drawing."""
 
-    beside: list[Artifact]  # made for it, beside the run
-    inputs: dict[str, Any]  # of draw
+    artifacts: list[Artifact]
+    inputs: dict[str, Any]
     settings: Embedding | None = None
 
 
-def _curves(run: _Run) -> _Shown:
-    return _Shown([], {"students": run.inputs.students})
+def _curves(run: _Run) -> _PicturePlan:
+    return _PicturePlan([], {"students": run.inputs.students})
 
 
-def _classes(run: _Run) -> _Shown:
-    seen = run.seen_by_teachers()
-    return _Shown(list(seen.values()), {"networks": {label: artifact.path for label, artifact in seen.items()}})
+def _classes(run: _Run) -> _PicturePlan:
+    features = run.features_of_teachers()
+    return _PicturePlan(list(features.values()), {"networks": {label: artifact.path for label, artifact in features.items()}})
 
 
-def _features(run: _Run) -> _Shown:
-    label, teacher = next(iter(run.seen_by_teachers().items()))
+def _features(run: _Run) -> _PicturePlan:
+    label, teacher = next(iter(run.features_of_teachers().items()))
     student = run.first_student()
-    of_student = run.seen_by(student)
-    shown = {f"teacher {label}": teacher.path, f"student {run.row.evaluate.students[0].label}": of_student.path}
+    student_features = run.features_of_student(student)
+    networks = {f"teacher {label}": teacher.path, f"student {run.row.evaluate.students[0].label}": student_features.path}
     settings = run.needed_settings()
     embedding = Embedding(perplexity=settings.perplexity, seed=settings.seed)
-    return _Shown([teacher, student, of_student], {"networks": shown}, embedding)
+    return _PicturePlan([teacher, student, student_features], {"networks": networks}, embedding)
 
 
-def _evolution(run: _Run) -> _Shown:
-    if not _is_watched(run.row):
+def _evolution(run: _Run) -> _PicturePlan:
+    if not _has_snapshots(run.row):
         raise SettingsError(
             "picture evolution: expected images that were recovered with recover.snapshots, got others; add "
             "snapshots: [0, 0.01, 0.05, 0.2, 0.5] to the row's recover, or ask for another picture"
         )
     recovered = [artifact for artifact in run.artifacts if getattr(artifact.spec, "snapshots", None)]
-    return _Shown([], {"images": [artifact.path for artifact in recovered]})
+    return _PicturePlan([], {"images": [artifact.path for artifact in recovered]})
 
 
-_PICTURES: dict[Picture, Callable[[_Run], _Shown]] = {
+_PICTURES: dict[Picture, Callable[[_Run], _PicturePlan]] = {
     "curves": _curves,
     "classes": _classes,
     "features": _features,

@@ -25,7 +25,7 @@ class RecoverInputs(Inputs):
 
 
 class Snapshots(Strict):
-    """Before which iterations the first image of which classes is kept."""
+    """The first image of each of these classes is saved before each of these iterations."""
 
     iterations: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     labels: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
@@ -61,11 +61,11 @@ class RecoverSpec(Spec):
 def plan_recover(
     row: Row, ipc: int, teachers: list[Artifact], statistics: list[Artifact], start: list[Artifact]
 ) -> list[Artifact]:
-    """One job per shard of a row, from noise, or from the real images that were selected for it (`start`, one per shard)."""
+    """One job per shard of a row, which starts from noise or from selected real images (`start`, one artifact per shard)."""
     settings = row.recover
     # Operations of RandAugment have no gradient to pixels.
     views = part(ViewsOfImages, row.relabel, seed=settings.seed, rand_augment=None) if settings.views else None
-    precisions = [one.recover.precision if one.recover else settings.precision for one in row.backbones]
+    precisions = [backbone.recover.precision if backbone.recover else settings.precision for backbone in row.backbones]
     shards = row_shards(row, ipc)
     starts = [images.path for images in start] if start else [None] * len(shards)
     shard_settings, builders = part(RecoverShard, settings), builders_of(row.backbones)
@@ -88,7 +88,7 @@ def plan_recover(
 
 
 def _snapshots(row: Row, batches: list[Batch]) -> Snapshots | None:
-    """Before which iterations a shard keeps the first image of which classes."""
+    """The snapshots of a shard; None if there are none."""
     shares, iterations, shown = row.recover.snapshots, row.recover.iterations, shown_classes(row.classes)
     labels = sorted({label for batch in batches for label, first, _ in batch if first == 0 and label in shown})
     if not shares or not labels:
@@ -102,8 +102,8 @@ def _images(spec: RecoverSpec, _scale: Scale) -> int:
 
 def _bytes(spec: RecoverSpec, _scale: Scale) -> int:
     image, label_and_number = len(spec.pixels.mean) * spec.pixels.image_size**2, 16
-    kept = len(spec.snapshots.labels) * len(spec.snapshots.iterations) if spec.snapshots else 0
-    return count_images(spec.batches) * (image + label_and_number) + kept * image
+    snapshots = len(spec.snapshots.labels) * len(spec.snapshots.iterations) if spec.snapshots else 0
+    return count_images(spec.batches) * (image + label_and_number) + snapshots * image
 
 
 STAGE = Stage(

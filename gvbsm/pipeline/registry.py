@@ -1,4 +1,4 @@
-"""The stages: what everything that knows of stages asks."""
+"""The registry of the stages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from gvbsm.store.plans import date_target, files_in, plan_file, read_plan_file, 
 from gvbsm.store.receipts import KEYED
 from gvbsm.store.spec import Json, Spec
 
-# In the order of the chain. A stage is added here, with a file in pipeline/, one in stages/, a rule, and a place in graph.py.
+# In the order of the chain. A new stage needs an entry here, files in pipeline/ and stages/, a rule, and a place in graph.py.
 STAGES: dict[str, Stage] = {
     module.STAGE.name: module.STAGE
     for module in (

@@ -39,10 +39,10 @@ class RelabelSpec(Spec):
         return self
 
 
-def check_one_of(first: str, one: object, second: str, other: object) -> None:
-    """Raise ValueError unless exactly one of two entries of a spec is there."""
-    if bool(one) == bool(other):
-        raise ValueError(f"expected one of {first} and {second}, got {'both' if one else 'none'}; correct the spec")
+def check_one_of(first: str, first_value: object, second: str, second_value: object) -> None:
+    """Raise ValueError unless exactly one of two entries of a spec has a value."""
+    if bool(first_value) == bool(second_value):
+        raise ValueError(f"expected one of {first} and {second}, got {'both' if first_value else 'none'}; correct the spec")
 
 
 def views_of(row: Row, random: RandomImages | None) -> Relabel:

@@ -1,4 +1,4 @@
-"""How much a run, or a job of one, has of what jobs count."""
+"""The scale of a run or a job: numbers of classes and images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gvbsm.store.job import Job
 
 @dataclass(frozen=True)
 class Scale:
-    """Numbers from which the work of a job follows; None: not known."""
+    """Numbers that decide the work of a job; None: not known."""
 
     classes: int
     training_images: int | None
@@ -37,7 +37,7 @@ def scale_of(job: Job[Any]) -> Scale:
 
 
 def images_per_step(images: Callable[[Any, Scale], int | None], job: Job[Any], steps: int) -> float | None:
-    """Images that go through a job in one of its steps, on average; None if that cannot be told.
+    """Images that a job processes in one of its steps, on average; None if unknown.
 
     `images` is the stage's (`Stage.images`); `steps` are those of one of the job's trainings, of which evaluate has several.
     """

@@ -1,4 +1,4 @@
-"""What all stages have in common: the `Stage` record, the planned `Artifact`, and how specs are put together from a row."""
+"""Common to all stages: the `Stage` record, the planned `Artifact`, and helpers that build specs from a row."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Part = TypeVar("Part", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Artifact:
-    """One file of the store: what it is called, and everything that decides its bytes."""
+    """One file of the store: its name, and the spec that decides its bytes."""
 
     name: str
     spec: Spec
@@ -52,15 +52,15 @@ class Stage:
     name: str
     about: str  # one line for `gvbsm --help`
     spec: type[Spec]
-    spec_for: Callable[[Mapping[str, Any]], type[Spec]] | None = None  # by the JSON of a spec, where the stage has several
+    spec_for: Callable[[Mapping[str, Any]], type[Spec]] | None = None  # the type for a spec's JSON, if the stage has several
     stored: bool = True  # its artifact is in the store; otherwise beside acc.json
-    checkpoints: Callable[[Spec], bool] = lambda spec: True  # whether a signal makes it save what it has, and stop
+    checkpoints: Callable[[Spec], bool] = lambda spec: True  # whether a signal makes the job save its state and stop
     shared: bool = False  # several processes, each on a GPU, may train together
-    sharded: bool = False  # a run has many of its jobs, whose names say which part they make
-    images: Callable[[Any, Scale], int | None] = lambda spec, scale: None  # that go through a job, as its receipt counts them
+    sharded: bool = False  # a run has several jobs of it, each named after its part
+    images: Callable[[Any, Scale], int | None] = lambda spec, scale: None  # processed by a job, as in its receipt
     bytes: Callable[[Any, Scale], int | None] = lambda spec, scale: None  # of its tensors, without a header of a kilobyte
-    bytes_as_before: bool = True  # else the size of another job's artifact says nothing of this one's
-    origin: str | None = None  # how the distilled images that it makes came to be, for the card of an export
+    bytes_as_before: bool = True  # whether artifacts of similar jobs have the same size
+    origin: str | None = None  # of the distilled images that it makes, for the card of an export
 
     @property
     def suffix(self) -> str:
@@ -68,18 +68,18 @@ class Stage:
         return self.spec.suffix
 
     def spec_type(self, raw: Mapping[str, Any]) -> type[Spec]:
-        """The type of a spec's JSON."""
+        """The type of a spec, given its JSON."""
         return self.spec_for(raw) if self.spec_for else self.spec
 
 
 def planned(spec: type[S], name: str, builders: Iterable[str] = (), **fields: Any) -> Artifact:
-    """An artifact with all that decides its bytes, the code of its stage and of the networks' `builders` included."""
+    """An artifact whose spec includes the hashes of the code of its stage and of the networks' `builders`."""
     stage = spec.model_fields["stage"].default
     return Artifact(name, spec(**fields, code=fingerprint(stage, tuple(builders))))
 
 
 def part(model: type[Part], settings: BaseModel, **others: Any) -> Part:
-    """The settings that `model` has: what a job's bytes depend on, without how the whole is divided.
+    """The settings with a field in `model`: those that decide a job's bytes, without the sizes of shards.
 
     `settings` are checked already, and of a type that has all fields of `model` but `others`.
     """
@@ -87,14 +87,14 @@ def part(model: type[Part], settings: BaseModel, **others: Any) -> Part:
 
 
 def prefix(row: Row) -> str:
-    """What the names of a row's artifacts begin with: rows of the same source share artifacts."""
+    """The prefix of the names of a row's artifacts; rows of the same source share artifacts."""
     if isinstance(row.source, ImageFolder):
         return re.sub(r"[^A-Za-z0-9_.]+", "_", PurePath(row.source.path).name) or row.source.kind
     return row.source.kind
 
 
 def builders_of(used: Iterable[Network]) -> tuple[str, ...]:
-    """ "module:function" of what builds each of some networks."""
+    """The builder of each network, as "module:function"."""
     return tuple(sorted({networks.builder(network.name) for network in used}))
 
 

@@ -1,1 +1,1 @@
-"""What a running stage needs of the machine: devices, checkpoints, progress and the training loop."""
+"""Devices, processes, checkpoints and progress of a running stage."""

@@ -24,15 +24,15 @@ _received: list[int] = []
 
 
 def install_signal_handlers() -> None:
-    """From now on the signals only ask for a checkpoint; the next `Checkpoint.tick` writes it and stops the stage."""
+    """From now on a signal only requests a checkpoint; the next `Checkpoint.tick` writes it and stops the stage."""
     for number in _SIGNALS:
         signal.signal(number, lambda received, _frame: _received.append(received))
 
 
 class Checkpoint:
-    """The state of one computation, in `<folder>/<name>.safetensors`; kept nowhere if folder is None.
+    """The state of one computation, in `<folder>/<name>.safetensors`; not saved if `folder` is None.
 
-    A state is dicts and lists of tensors, numbers, strings and None.
+    A state consists of dicts and lists of tensors, numbers, strings and None.
     """
 
     def __init__(self, folder: Path | None, seconds: float, name: str = "state", job: Job[Any] | None = None) -> None:
@@ -46,7 +46,7 @@ class Checkpoint:
 
     @staticmethod
     def of(job: Job[Any]) -> Checkpoint:
-        """The checkpoint of a job, which learns how long the processes before this one took."""
+        """The checkpoint of a job; sets `job.seconds_before`, the time that earlier processes took."""
         checkpoint = Checkpoint(job.checkpoints, job.checkpoint_seconds, job=job)
         if checkpoint._seconds_file:
             with contextlib.suppress(OSError, ValueError):
@@ -58,10 +58,10 @@ class Checkpoint:
         return Checkpoint(self.folder, self.seconds, name, self._job)
 
     def tensor(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """What earlier processes wrote into the tensor of this name, or zeros.
+        """A tensor that earlier processes may have filled in part; zeros at first.
 
-        Its file is kept beside the state and mapped: what grows with the job is not held in memory, nor written again by
-        every save. It may be ahead of the saved state, which should say how much of it counts.
+        It is a memory-mapped file beside the state: a large result is neither held in memory nor written again at every save.
+        It may be ahead of the saved state, so the state should hold how much of it is valid.
         """
         if self.folder is None:
             return torch.zeros(shape, dtype=dtype)
@@ -74,14 +74,14 @@ class Checkpoint:
             return None
         try:
             tensors, structure = load_tensors(self.file)
-            # Copied out of the mapping: the file is replaced while the state lives on.
+            # A copy, since the mapped file is replaced while the state is in use.
             return _join(structure, {name: tensor.clone() for name, tensor in tensors.items()})
-        except Exception:  # whatever is wrong with it, starting over is right
+        except Exception:  # whatever is wrong with the file, starting again is right
             self.file.unlink(missing_ok=True)
             return None
 
     def tick(self, state: Callable[[], Any]) -> None:
-        """Save `state()` if it is time to, or if a signal came; processes that train together do so at the same tick.
+        """Save `state()` if it is time, or if a signal came; processes that train together do so at the same tick.
 
         Raises:
             Interrupted: after saving, if a signal came.
@@ -95,11 +95,11 @@ class Checkpoint:
             raise Interrupted(signal.Signals(_received[-1] if _received else signal.SIGTERM).name)
 
     def save(self, state: Any) -> None:
-        """Save now; of processes that train together, the first does."""
+        """Save now; if several processes train together, rank 0 does."""
         if self.file is not None and ranks().rank == 0:
             tensors: dict[str, Tensor] = {}
             structure = _split(state, tensors, "")
-            for file in self._mapped:  # on the disk before the state that counts on it
+            for file in self._mapped:  # on the disk before the state, which relies on it
                 with file.open("rb") as opened:
                     os.fsync(opened.fileno())
             save_tensors(self.file, tensors, structure)
@@ -116,7 +116,7 @@ class Checkpoint:
 
 
 def _split(value: Any, tensors: dict[str, Tensor], at: str) -> Any:
-    """JSON-able structure of a state, its tensors moved into `tensors` under their paths."""
+    """JSON-able structure of a state; its tensors go into `tensors` under their paths."""
     if isinstance(value, Tensor):
         tensors[at] = value.detach().cpu().clone()
         return ["tensor", at]

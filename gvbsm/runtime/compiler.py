@@ -1,4 +1,4 @@
-"""Where torch.compile keeps its graphs, and how many it may."""
+"""The cache of torch.compile's graphs, and their largest number."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 
 
 def set_up_compiler(cache: Path, graphs: int) -> None:
-    """Keep compiled graphs in `cache` (unless the user's environment names a folder), where other jobs find them.
+    """Keep compiled graphs in `cache` (unless the user's environment names a folder), for other jobs too.
 
-    Up to `graphs` of them come from one function; torch would give up on compiling it after eight.
+    Allow `graphs` graphs of one function; torch's own limit is eight.
     """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.absolute()))
     config = torch._dynamo.config

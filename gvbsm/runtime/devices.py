@@ -14,35 +14,35 @@ import torch
 from gvbsm.errors import UserError
 from gvbsm.store.job import Job
 
-# glibc's M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD: nothing mapped by itself, nothing handed back, 256 MiB at a time.
+# glibc's M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD: no mapping per block, no memory returned, growth by 256 MiB.
 _MALLOC = {-4: 0, -1: -1, -2: 2**28}
 
 
 def choose_device(name: str, threads: int) -> torch.device:
-    """The device of this process: "auto" takes CUDA, then MPS, then the CPU. Sets the number of CPU threads, and has the C
-    library keep freed memory for the next tensors.
+    """The device of this process: "auto" takes CUDA, then MPS, then the CPU. Also sets the number of CPU threads and makes
+    the C library keep freed memory for later tensors.
 
     Raises:
-        UserError: if the named device is not there.
+        UserError: if this machine has no such device.
     """
     torch.set_num_threads(threads)
     _keep_freed_memory()
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    presence = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return torch.device(next(kind for kind, present in there.items() if present))
+        return torch.device(next(kind for kind, present in presence.items() if present))
     try:
         device = torch.device(name)
     except RuntimeError:
         device = None
     beyond = device is not None and device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
-    if device is None or beyond or not there.get(device.type, False):
-        usable = ", ".join(["auto", *(kind for kind, present in there.items() if present)])
+    if device is None or beyond or not presence.get(device.type, False):
+        usable = ", ".join(["auto", *(kind for kind, present in presence.items() if present)])
         raise UserError(f"--device or GVBSM_DEVICE: expected one of {usable} on this machine, got {name!r}; choose one of them")
     return device
 
 
 def _keep_freed_memory() -> None:
-    """Handed back to the system, as glibc does with large blocks, memory is cleared page by page again for every batch."""
+    """Keep glibc from returning large freed blocks to the system, which would clear their pages again for every batch."""
     with contextlib.suppress(OSError, AttributeError, TypeError):  # other C libraries have no mallopt
         mallopt = ctypes.CDLL(None).mallopt
         for option, value in _MALLOC.items():
@@ -50,7 +50,7 @@ def _keep_freed_memory() -> None:
 
 
 def job_device(job: Job[Any], threads: int) -> torch.device:
-    """The device of a job, which its receipt then names."""
+    """The device of a job; sets `job.device`, the name for its receipt."""
     device = choose_device(job.device, threads)
     if device.type == "cuda" and job.processes > 1:
         device = choose_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}", threads)
@@ -62,7 +62,7 @@ def job_device(job: Job[Any], threads: int) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """What the machine calls a device."""
+    """The model name of a device."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     with contextlib.suppress(OSError):

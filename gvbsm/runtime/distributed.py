@@ -1,8 +1,8 @@
 """Several processes that train one network together, each on its part of every batch.
 
-The process that was started is rank 0: it alone writes, says its progress and answers signals, and starts the others. By hand,
-`torchrun --nproc-per-node 2 -m gvbsm squeeze ...` starts them all. Every rank draws what a single process would draw and keeps
-its part, BatchNorm sees the whole batch, and so does the loss: the result differs from one process's by rounding alone.
+The process that the user starts is rank 0: it starts the others, and only it writes files, shows progress and answers signals.
+`torchrun --nproc-per-node 2 -m gvbsm squeeze ...` starts all ranks too. Every rank draws the random numbers of a single process
+and keeps its part. BatchNorm and the loss are over the whole batch, so the result differs from one process's by rounding only.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from torch import Tensor, distributed, nn
 
 from gvbsm.errors import UserError
 
-_PATIENCE = timedelta(days=1)  # for the slowest rank, which may be decoding images
-_STORE, _PARENT = "GVBSM_STORE", "GVBSM_PARENT"  # for the ranks that rank 0 starts: the port to meet at, and its process
+_PATIENCE = timedelta(days=1)  # timeout for the slowest rank, which may be decoding images
+_STORE, _PARENT = "GVBSM_STORE", "GVBSM_PARENT"  # for ranks 1 and up: the port of the store, and the process of rank 0
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that train together, seen from one of them; alone, nothing is sent anywhere."""
+    """One rank of the processes that train together; a single process does not communicate."""
 
     rank: int = 0
     size: int = 1
 
     def part(self, count: int) -> slice:
-        """This rank's part of `count` things: a run of neighbours, perhaps empty."""
+        """This rank's part of `count` items: consecutive ones, perhaps none."""
         return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
     def gather_rows(self, part_PK: Tensor, count: int) -> Tensor:
         """The rows of all ranks (B,K); only this rank's rows carry gradients."""
         if self.size == 1:
             return part_PK
-        mine = self.part(count)
+        own_rows = self.part(count)
         all_BK = part_PK.new_zeros(count, *part_PK.shape[1:])
-        all_BK[mine] = part_PK.detach()
+        all_BK[own_rows] = part_PK.detach()
         distributed.all_reduce(all_BK)
-        return torch.cat([all_BK[: mine.start], part_PK, all_BK[mine.stop :]])
+        return torch.cat([all_BK[: own_rows.start], part_PK, all_BK[own_rows.stop :]])
 
     def add(self, tensors: Sequence[Tensor]) -> None:
         """Replace every tensor by its sum over the ranks, in place."""
@@ -58,16 +58,16 @@ class Ranks:
                 tensor.copy_(summed.view_as(tensor))
 
     def any(self, *flags: bool) -> list[bool]:
-        """For each flag, whether it is set on some rank: the same answer on all."""
+        """For each flag, whether it is set on any rank; the same result on every rank."""
         if self.size == 1:
             return list(flags)
-        counts = torch.tensor(flags, dtype=torch.int32)  # on the CPU, where waiting for it stalls no device
+        counts = torch.tensor(flags, dtype=torch.int32)  # on the CPU, so that no device waits for it
         distributed.all_reduce(counts)
         return [count > 0 for count in counts.tolist()]
 
 
 def ranks() -> Ranks:
-    """The processes this one trains with."""
+    """This process's rank; rank 0 of 1 if it trains alone."""
     if distributed.is_available() and distributed.is_initialized():
         return Ranks(distributed.get_rank(), distributed.get_world_size())
     return Ranks()
@@ -75,10 +75,10 @@ def ranks() -> Ranks:
 
 @contextlib.contextmanager
 def process_group(processes: int) -> Iterator[None]:
-    """Start the other ranks, meet them, and end them with the block; under torchrun, or as one of them, meet the rest.
+    """Join the process group for the block. Rank 0 starts the other ranks, unless torchrun did, and ends them afterwards.
 
     Raises:
-        UserError: if torch was built without what processes meet through.
+        UserError: if torch was built without torch.distributed.
     """
     if not distributed.is_available():
         raise UserError("--processes: expected a torch with torch.distributed, got one without; use --processes 1")
@@ -135,7 +135,7 @@ class _SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
         shape = [-1 if axis == 1 else 1 for axis in range(x.ndim)]
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         count = x.numel() / x.shape[1] * wide.new_ones(1)
-        # Two sums and not one: the mean of squares less the square of the mean loses digits.
+        # Two reductions: E[x^2] - E[x]^2 from a single one would lose digits.
         mean, total = _sum(torch.cat([wide.sum(others), count])).split([x.shape[1], 1])
         mean = mean / total
         centred = wide - mean.view(shape)
@@ -154,7 +154,7 @@ class _SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over all ranks, each of which uses it: the gradient is the sum of theirs."""
+    """The sum over all ranks. Each rank uses the sum, so the gradient is the sum of the ranks' gradients."""
 
     @staticmethod
     def forward(_ctx: Any, x: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ _sum: Callable[[Tensor], Tensor] = _Sum.apply  # type: ignore[assignment]
 
 
 class _Children:
-    """Ranks 1 and on, which run this very command. If one of them fails, all do: it would be waited for in vain."""
+    """Ranks 1 and up, which run the same command. If one fails, all end: the others would wait for it for ever."""
 
     def __init__(self) -> None:
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -196,15 +196,15 @@ class _Children:
         status = self._processes[rank - 1].wait()
         if status and not self._ending.is_set():
             self.end()
-            if status != 2:  # after which it said what the user got wrong
+            if status != 2:  # 2: the rank has written the user's error itself
                 sys.stderr.write(f"gvbsm: rank {rank} ended with status {status}; run the same command to go on\n")
             sys.stderr.flush()
             os._exit(2 if status == 2 else 1)
 
 
 def _die_with_parent() -> None:
-    """Be killed with rank 0 (on Linux), instead of waiting for it."""
+    """On Linux, have this process killed when rank 0 dies."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != int(os.environ[_PARENT]):  # it died before that
+        if os.getppid() != int(os.environ[_PARENT]):  # rank 0 died before the call
             os._exit(1)

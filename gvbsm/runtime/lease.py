@@ -1,7 +1,7 @@
 """`gvbsm lease`: run a command on GPUs of its own. Snakemake counts devices but hands out none.
 
-A device is held by a lock on a file of a node-local folder. The lock belongs to an open file that the command inherits, so it
-lasts exactly as long as the command, however that ends. torch is not imported: the devices are chosen before it could be.
+A lock on a file in a node-local folder holds a device. The command inherits the open file, so the lock lasts exactly as long as
+the command, however that ends. This module does not import torch: the devices must be chosen first.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _POLL_SECONDS = 0.1
 
 
 def lease(count: int, command: Sequence[str]) -> NoReturn:
-    """Become `command`, with CUDA_VISIBLE_DEVICES naming `count` devices that have a place for it; wait for them first.
+    """Wait for a place on `count` devices, then become `command` with these devices in CUDA_VISIBLE_DEVICES.
 
-    A device has a place for one lease, or for GVBSM_JOBS_PER_GPU. With 0, or GVBSM_DEVICE=cpu, all devices are hidden. On a
-    machine without any the command runs as it is.
+    A device has GVBSM_JOBS_PER_GPU places (default: one). If `count` is 0, or GVBSM_DEVICE is cpu, all devices are hidden. On
+    a machine without devices the environment stays as it is.
 
     Raises:
         UserError: if there are fewer devices than asked for, or the number of places, the folder of locks or the command
@@ -46,11 +46,11 @@ def lease(count: int, command: Sequence[str]) -> NoReturn:
 
 
 def devices() -> list[str]:
-    """The CUDA devices of this process: CUDA_VISIBLE_DEVICES, or all that NVML finds."""
+    """The CUDA devices of this process: those in CUDA_VISIBLE_DEVICES, or all that NVML lists."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         names = [name.strip() for name in visible.split(",")]
-        # What CUDA does: the first invalid name ends the list.
+        # As in CUDA, the first invalid name ends the list.
         return names[: next((i for i, name in enumerate(names) if name in ("", "-1")), len(names))]
     import pynvml
 
@@ -69,12 +69,12 @@ def _places() -> int:
 
 
 def lock_folder() -> Path:
-    """Where locks are: GVBSM_LEASES, or this user's folder in the temporary one; inside a SLURM job, that job's part of it.
+    """The folder of the locks: GVBSM_LEASES, or a folder of this user in the temporary folder; in a SLURM job, a subfolder.
 
-    SLURM numbers the devices of every job from 0, and keeps the jobs apart itself.
+    SLURM numbers the devices of every job from 0, and itself gives each job devices of its own.
 
     Raises:
-        UserError: if it cannot be made, or is another user's.
+        UserError: if the folder cannot be made, or belongs to another user.
     """
     folder = Path(os.environ.get("GVBSM_LEASES") or Path(tempfile.gettempdir()) / f"gvbsm-leases-{os.getuid()}")
     job = os.environ.get("SLURM_JOB_ID")
@@ -90,10 +90,10 @@ def lock_folder() -> Path:
 
 
 def _acquire(pool: list[str], count: int, folder: Path, places: int) -> list[str]:
-    """Wait for a place on `count` devices of the pool; their locks stay with this process and what it becomes.
+    """Wait for a place on `count` devices of the pool; this process and the command that it becomes hold their locks.
 
-    Whoever has the turnstile is the only one to take places and keeps those it has while it waits for more: nobody can
-    wait for each other, and a request for many is not overtaken for ever by requests for one.
+    Only the process that holds the turnstile takes places, and it keeps them while it waits for more. So processes never wait
+    for each other, and requests for one device do not overtake a request for many for ever.
     """
     turnstile = _open(folder / "turnstile")
     if not _lock(turnstile):
@@ -104,10 +104,10 @@ def _acquire(pool: list[str], count: int, folder: Path, places: int) -> list[str
         for name in pool
     }
     held: dict[str, int] = {}
-    told = False
+    has_reported = False
     while True:
         free = {name: [file for file in files[name] if _lock(file)] for name in pool if name not in held}
-        # The emptiest devices first; of those as empty, in the order of the pool.
+        # The devices with the most free places first; equal ones in the order of the pool.
         for name in sorted(free, key=lambda name: -len(free[name])):
             if free[name] and len(held) < count:
                 held[name] = free[name].pop(0)
@@ -115,9 +115,9 @@ def _acquire(pool: list[str], count: int, folder: Path, places: int) -> list[str
                 fcntl.flock(file, fcntl.LOCK_UN)
         if len(held) == count:
             break
-        if not told:
+        if not has_reported:
             sys.stderr.write(f"gvbsm lease: waiting for {count} of the GPUs {','.join(pool)}\n")
-            told = True
+            has_reported = True
         time.sleep(_POLL_SECONDS)
     for name in pool:
         for file in files[name]:
@@ -137,7 +137,7 @@ def _open(path: Path) -> int:
 
 
 def _lock(file: int) -> bool:
-    """Whether the lock of an open file is ours now."""
+    """Try to lock an open file; whether this process holds the lock now."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

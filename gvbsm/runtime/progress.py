@@ -1,4 +1,4 @@
-"""Progress of a stage: a live line on a terminal, a plain line now and then in a log, and a word to whoever watches the job."""
+"""Progress of a stage: a live line on a terminal, or a plain line every few seconds in a log; also sent to the job's watch."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from gvbsm.runtime.distributed import ranks
 from gvbsm.runtime.watching import Step, current
 
 _LOG_SECONDS = 15.0
-_MARKS = 60  # a second or a step apart, whichever is longer: what went before them is no longer part of the rate
+_MARKS = 60  # at least one second and one step apart; the rate is that since the oldest mark
 
 
 class Progress:
-    """Counts steps towards `total` under a title; `images` go through each, if it is known, or else as the job's watch says."""
+    """Counts steps towards `total` under a title; `images` is the number of images per step, None to take it from the watch."""
 
     def __init__(self, title: str, total: int, done: int = 0, images: float | None = None) -> None:
         self.title, self.total, self.done = title, total, done
-        self._said, self._steps = time.monotonic(), 0
-        self._marks = deque([(self._said, 0)], maxlen=_MARKS)  # when how many steps were done
+        self._logged, self._steps = time.monotonic(), 0  # time of the last line in the log; steps of this process
+        self._marks = deque([(self._logged, 0)], maxlen=_MARKS)  # (time, steps)
         self._shown = ranks().rank == 0
         self._watch = current() if self._shown else None
         self._images = self._watch.images_per_step(total) if self._watch and images is None else images
@@ -34,18 +34,18 @@ class Progress:
     def step(self, **values: float) -> None:
         """One step is done; `values` (a loss, say) are shown beside it."""
         self.done += 1
-        self._steps += 1  # not what `done` was raised by to stand where a checkpoint does
+        self._steps += 1  # without the steps of `done` that come from a checkpoint
         rate = self._rate(time.monotonic())
         step = Step(self.title, self.done, self.total, rate, values, self._images and self._images * rate)
         if self._watch:
             self._watch.stepped(step)
         if self._bar is not None:
             self._draw(step)
-        elif self._shown and (self.done == self.total or time.monotonic() - self._said >= _LOG_SECONDS):
-            self._say(step)
+        elif self._shown and (self.done == self.total or time.monotonic() - self._logged >= _LOG_SECONDS):
+            self._log(step)
 
     def _rate(self, now: float) -> float:
-        """Steps per second of late: a first one may have compiled for minutes."""
+        """Recent steps per second, so that minutes of compilation in the first step do not count for long."""
         then, steps = self._marks[0]
         rate = (self._steps - steps) / max(now - then, 1e-9)
         if now - self._marks[-1][0] >= 1:
@@ -63,8 +63,8 @@ class Progress:
         if self.done == self.total:
             self._bar.close()
 
-    def _say(self, step: Step) -> None:
-        self._said = time.monotonic()
+    def _log(self, step: Step) -> None:
+        self._logged = time.monotonic()
         speed = f", {step.images_per_second:.3g} images/s" if step.images_per_second else ""
         left = f", {(self.total - self.done) / step.rate:.0f} s left" if self.done < self.total else ""
         shown = "".join(f", {name} {value:.4g}" for name, value in step.values.items())

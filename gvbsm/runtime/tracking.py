@@ -1,7 +1,7 @@
-"""Curves of every stage in TensorBoard or Weights & Biases, if GVBSM_TRACKING, set from config.yaml, asks for them.
+"""Curves of every stage in TensorBoard or Weights & Biases, if GVBSM_TRACKING (set from config.yaml) names one.
 
-A job is a run of its own, or one for every seed; a step has the number that the stage counts, also after a resume. Nothing
-here can fail a job: what goes wrong is said once, and the job goes on untracked.
+A job is one run, or one run per seed. A step has the stage's own number, also after a resume. No error here stops a job: the
+first is reported, and the job continues without tracking.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from gvbsm.errors import UserError
 from gvbsm.store.job import Job
 
 VARIABLE = "GVBSM_TRACKING"
-_FLUSH_SECONDS = 10  # what a killed job's curve may lack at its end
+_FLUSH_SECONDS = 10  # a killed job may lose this much of its curve
 
 
 class Tracker(Protocol):
-    """What takes the values of a job's steps."""
+    """Logs the values of a job's steps."""
 
     def log(self, part: str, step: int, values: dict[str, float]) -> None:
-        """Values of the `step`-th step, counted from 1, of a part of the job ("seed0"; "" where there are none)."""
+        """Values of the `step`-th step, counted from 1, of a part of the job ("seed0"; "" if it has no parts)."""
 
     def close(self) -> None:
-        """Nothing more will come."""
+        """End the log."""
 
 
 def tracker(job: Job[Any]) -> Tracker | None:
-    """The tracker that is asked for, None if none is, or this process is not the one that writes.
+    """The configured tracker; None if there is none, or if this process does not write.
 
     Raises:
-        UserError: if there is no such tracker, or its package is missing.
+        UserError: if the name is unknown, or the tracker's package is missing.
     """
     name = os.environ.get(VARIABLE) or "none"
     if name not in ("none", *_TRACKERS):
@@ -42,14 +42,14 @@ def tracker(job: Job[Any]) -> Tracker | None:
     if name == "none" or not job.writes:
         return None
     package = importlib.util.find_spec(name)
-    if package is None or package.origin is None:  # None: a mere folder of that name, as wandb makes, lies here
+    if package is None or package.origin is None:  # origin None: only a folder of that name, as wandb makes
         remedy = f'pip install "gvbsm[tracking]" (or {name}), or set tracking: none in config.yaml'
         raise UserError(f"tracking: {name}: expected the package {name}, got none; {remedy}")
     return _Careful(name, job)
 
 
 class _Careful:
-    """A tracker that is opened when there is something to log, and given up when it fails."""
+    """A tracker that opens with the first values, and stops at the first error."""
 
     def __init__(self, name: str, job: Job[Any]) -> None:
         self._name, self._job = name, job
@@ -69,12 +69,12 @@ class _Careful:
         if self._tracker:
             self._try(self._tracker.close)
 
-    def _try(self, what: Callable[[], None]) -> None:
+    def _try(self, action: Callable[[], None]) -> None:
         if self._failed:
             return
         try:
-            what()
-        except Exception as error:  # of whatever kind: a curve is not worth a job
+            action()
+        except Exception as error:  # of any kind: no curve may stop a job
             self._failed = True
             reason = UserError(f"{type(error).__name__}: {error}")  # in one line
             sys.stderr.write(f"tracking: {self._name} failed, the job goes on without it: {reason}\n")
@@ -95,7 +95,7 @@ class _TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         if part not in self._writers:
-            # What an earlier process logged of this step and later ones, past its last checkpoint, no longer counts.
+            # Purge this step and later ones, which an earlier process logged after its last checkpoint.
             folder = str(self._folder / part)
             self._writers[part] = SummaryWriter(folder, purge_step=step, flush_secs=_FLUSH_SECONDS)  # type: ignore[no-untyped-call]
         for name, value in values.items():
@@ -107,7 +107,7 @@ class _TensorBoard:
 
 
 class _WandB:
-    """Runs in results/tracking/wandb, sent nowhere unless WANDB_MODE says so: `wandb sync` does that later."""
+    """Runs in results/tracking/wandb; uploaded only if WANDB_MODE says so, or later by `wandb sync`."""
 
     def __init__(self, job: Job[Any]) -> None:
         self._job, self._part = job, ""
@@ -115,7 +115,7 @@ class _WandB:
         folder = _folder(job, "wandb")
         folder.mkdir(parents=True, exist_ok=True)
         defaults = {"WANDB_MODE": "offline", "WANDB_PROJECT": "gvbsm", "WANDB_DIR": str(folder.parent)}
-        # Silent: it neither talks into the log nor asks for a login, but refuses, and offline is next.
+        # Silent: no text in the log, and an error instead of a login prompt, after which `_start` goes offline.
         defaults |= {"WANDB_SILENT": "true", "WANDB_CACHE_DIR": str(folder / "cache"), "WANDB_DATA_DIR": str(folder / "data")}
         for name, value in defaults.items():
             os.environ.setdefault(name, value)
@@ -135,7 +135,7 @@ class _WandB:
 
         job, name = self._job, self._job.out.stem
         arguments: dict[str, Any] = {
-            "id": "-".join(filter(None, (job.spec.key, part))),  # of a job that is resumed: the same
+            "id": "-".join(filter(None, (job.spec.key, part))),  # a resumed job has the same id
             "name": " ".join(filter(None, (name, part))),
             "group": name,
             "job_type": job.spec.stage,
@@ -150,7 +150,7 @@ class _WandB:
                 raise
             reason = UserError(f"{type(error).__name__}: {error}")
             sys.stderr.write(f"tracking: wandb cannot be reached, its files stay here for `wandb sync`: {reason}\n")
-            wandb.teardown()  # or the run that did not begin would be in the way
+            wandb.teardown()  # the failed run would block the next one
             return wandb.init(**arguments, mode="offline")
 
 

@@ -1,7 +1,7 @@
-"""How a running job is watched from outside: its progress file, and the tracker that was chosen.
+"""A watch reports a running job: to its progress file and to the configured tracker.
 
-The command line opens a watch around a stage; `Progress` and `Checkpoint` find it, and stages need not know of it. Whatever
-goes wrong here, the job goes on.
+The command line opens a watch around a stage. `Progress` and `Checkpoint` find it by `current()`, so stages do not handle it.
+No error here stops the job.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gvbsm.store.job import Job
 from gvbsm.store.progress import Record, delete_progress, write_progress
 from gvbsm.store.receipts import KEYED
 
-# Images that go through the stage in one of so many steps, on average; None if that cannot be told.
+# (number of steps) -> images that the stage processes in one step, on average; None if unknown.
 ImagesPerStep = Callable[[int], float | None]
 
 _WRITE_SECONDS = 1.0  # between two writes of a progress file
@@ -31,7 +31,7 @@ _current: ContextVar[Watch | None] = ContextVar("watch", default=None)
 
 @dataclass(frozen=True)
 class Step:
-    """A step that is done, the `done`-th of `total`; what it says beside that."""
+    """A finished step, the `done`-th of `total`, and its values."""
 
     title: str
     done: int
@@ -42,16 +42,16 @@ class Step:
 
 
 class Watch:
-    """One running job. Some count more than once, evaluate for every seed: each count is a part of the whole."""
+    """One running job. A job may count several times, as evaluate does for each seed; each count is a part of the whole."""
 
     def __init__(self, job: Job[Any], file: Path, tracker: Tracker | None, images_per_step: ImagesPerStep) -> None:
         self._job, self._file, self._tracker = job, file, tracker
         self.images_per_step = images_per_step
         self._part, self._parts = 0, len(getattr(job.spec, "seeds", [None]))
-        now, named = time.time(), KEYED.fullmatch(job.out.stem)
+        now, match = time.time(), KEYED.fullmatch(job.out.stem)
         self._record = Record(
             stage=job.spec.stage,
-            name=named["name"] if named else job.out.stem,
+            name=match["name"] if match else job.out.stem,
             key=job.spec.key,
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -86,12 +86,12 @@ class Watch:
         self.alive(whole["done"] == whole["total"])
 
     def alive(self, at_once: bool = False) -> None:
-        """The job computes: its file is written anew, if it is time to."""
+        """The job is running: write its file again, if it is time or `at_once`."""
         if at_once or time.monotonic() - self._written >= _WRITE_SECONDS:
             self._write()
 
     def ended(self, error: BaseException | None) -> None:
-        """The job is over: well, and its file goes, or not, and it says why."""
+        """The job is over. Without an error delete its file; with one write the reason into it."""
         if error is None:
             delete_progress(self._file)
         else:
@@ -111,7 +111,7 @@ class Watch:
 
 
 def current() -> Watch | None:
-    """The watch of the job that runs here, if it is watched."""
+    """The watch of the job in this process, or None."""
     return _current.get()
 
 
@@ -119,7 +119,7 @@ def current() -> Watch | None:
 def watched(
     job: Job[Any], file: Path, tracker: Tracker | None = None, images_per_step: ImagesPerStep = lambda steps: None
 ) -> Iterator[None]:
-    """Watch a job while the block runs; of processes that train together, the first is."""
+    """Watch a job while the block runs; if several processes train together, only rank 0."""
     if not job.writes:
         yield
         return

@@ -1,1 +1,1 @@
-"""What lies on disk: keys, receipts, plans, locks, and the files of a run."""
+"""The files of the store and of runs: keys, receipts, plans, locks."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent.parent
-# Whole rooms are counted, and nothing else: a function that can change a byte belongs in one of them.
+# The hash covers whole rooms and nothing else: a function that can change a byte belongs in one of them.
 COUNTED = ("stages", "method", "backbones", "data", "training", "pictures")
 
 
@@ -110,5 +110,5 @@ def _shape(node: Any) -> Any:
         first = node.body[0] if node.body else None
         if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
             fields["body"] = node.body[1:]
-    kept = {name: value for name, value in fields.items() if value is not None and value != [] and name != "type_comment"}
-    return [type(node).__name__, *([name, _shape(value)] for name, value in kept.items())]
+    fields = {name: value for name, value in fields.items() if value is not None and value != [] and name != "type_comment"}
+    return [type(node).__name__, *([name, _shape(value)] for name, value in fields.items())]

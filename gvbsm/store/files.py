@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and tensors in files. No pickle: tensors are safetensors."""
+"""Atomic writes of files, and tensors in files. No pickle: tensors are safetensors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def _replacing(out: Path, durable: bool = True) -> Iterator[Path]:
-    """A temporary name beside `out` that becomes `out` only when the block ends well, and on the disk if `durable`.
+    """A temporary file beside `out` that replaces `out` if the block ends without an error, synced to disk if `durable`.
 
     Raises:
         UserError: if the folder cannot be written or the disk is full.
@@ -49,7 +49,7 @@ def write_text(out: Path, text: str, durable: bool = True) -> None:
 
 
 def write_bytes(out: Path, content: bytes, durable: bool = True) -> None:
-    """Write a file atomically, not waiting for the disk unless `durable`. Raises UserError if that is impossible."""
+    """Write a file atomically, and wait for the disk if `durable`. Raises UserError if that is impossible."""
     with _replacing(out, durable) as temporary:
         temporary.write_bytes(content)
 
@@ -61,7 +61,7 @@ def save_tensors(out: Path, tensors: dict[str, Tensor], metadata: Any) -> None:
 
     with _replacing(out) as temporary:
         temporary.touch()
-        mode = temporary.stat().st_mode  # as every file's here; the library's own is for the user's eyes alone
+        mode = temporary.stat().st_mode  # the usual mode; the library's own lets only the user read
         try:
             # One metadata entry: the library does not promise an order for several, and files must repeat exactly.
             save_file({name: t.contiguous() for name, t in tensors.items()}, temporary, {"gvbsm": canonical(metadata)})
@@ -80,7 +80,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
 
 
 def mapped_tensor(file: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """A tensor that is the content of a raw file, as it is there or zeros; what is written into one is in the other.
+    """A tensor mapped to a raw file: writes to the tensor go to the file. New bytes are zeros.
 
     Raises:
         UserError: if the file cannot be written or the disk is full.
@@ -94,7 +94,7 @@ def mapped_tensor(file: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Ten
         with file.open("ab") as opened:
             opened.truncate(size)
             if hasattr(os, "posix_fallocate") and size:
-                os.posix_fallocate(opened.fileno(), 0, size)  # a full disk would be a crash later
+                os.posix_fallocate(opened.fileno(), 0, size)  # or else a full disk would crash the process later
         return torch.from_file(str(file), shared=True, size=count, dtype=dtype).view(shape)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -104,7 +104,7 @@ def mapped_tensor(file: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Ten
 
 
 def nameless_tensor(folder: Path | None, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Zeros in a new file in `folder` (or the system's for such) that has lost its name: gone with the process.
+    """Zeros mapped to a new, unlinked file in `folder` (or the system's temporary folder), which ends with the process.
 
     Raises:
         UserError: if no file can be made there or the disk is full.

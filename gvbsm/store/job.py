@@ -1,6 +1,6 @@
-"""A job: one artifact of the store being made, from inputs that are verified whenever they are read.
+"""A job: it makes one artifact of the store from verified inputs.
 
-Tensors are safetensors, tables CSV, the rest JSON, and every one has a receipt.
+Artifacts are safetensors, CSV tables or JSON, each with a receipt.
 """
 
 from __future__ import annotations
@@ -35,29 +35,29 @@ S = TypeVar("S", bound=Spec)
 
 @dataclass(kw_only=True)
 class Reader:
-    """Verified reads of artifacts, and what is known of them meanwhile."""
+    """Verified reads of artifacts, with the receipts and classes read so far."""
 
     store: Path
     data_root: Path = Path("data")
     workers: int = 0  # processes that decode images
-    checkpoints: Path | None = None  # folder for what is too large for memory, and of a job's checkpoints
+    checkpoints: Path | None = None  # folder of a job's checkpoints and of tensors too large for memory
     receipts: dict[str, Receipt] = field(default_factory=dict)  # of the inputs read so far, each verified once
-    # SHA-256 of the inputs and of what they were made from, and by which input's receipt.
+    # path -> (SHA-256, path of the input whose receipt gave it), of the inputs and of their own inputs
     _contents: dict[str, tuple[str, str]] = field(default_factory=dict)
-    classes: list[str] | None = None  # what identifies the classes, in the order of their labels: the same in all inputs
+    classes: list[str] | None = None  # identifiers, in the order of the labels; the same in all inputs
 
     def receipt(self, path: str) -> Receipt:
         """The verified receipt of an input, `path` relative to the store.
 
         Raises:
-            UserError: if the input is damaged, or it and another were made from different contents of one artifact.
+            UserError: if the input is damaged, or two inputs were made from different contents of one artifact.
         """
         if path not in self.receipts:
             receipt = verify(self.store / path)
             for name, content in {**receipt["inputs"], path: receipt["sha256"]}.items():
-                known, said_by = self._contents.setdefault(name, (content, path))
-                if known != content:
-                    stale = self.store / (said_by if name == path else path)
+                earlier_content, source = self._contents.setdefault(name, (content, path))
+                if earlier_content != content:
+                    stale = self.store / (source if name == path else path)
                     raise UserError(
                         f"{stale}: made from another {self.store / name} than other inputs or the one there now; rebuild it "
                         f"with: {rebuild(stale)}"
@@ -85,21 +85,21 @@ class Reader:
 
 @dataclass(kw_only=True)
 class Job(Reader, Generic[S]):
-    """One artifact being made: its spec, verified reads of its inputs, and the one write with its receipt."""
+    """The making of one artifact: its spec, verified reads of its inputs, and the write of the artifact and its receipt."""
 
     spec: S
     out: Path
     device: str = "auto"
     checkpoint_seconds: float = 300.0
-    processes: int = 1  # that train together
-    writes: bool = True  # of those, the first does
-    images: int = 0  # how many went through the stage, counted as often as they did
+    processes: int = 1  # number that train together
+    writes: bool = True  # whether this process writes; if several train together, only rank 0 does
+    images: int = 0  # images that the stage processed, with repetitions
     started: float = field(default_factory=time.perf_counter)
-    seconds_before: float = 0.0  # of the processes whose checkpoint this one goes on from
+    seconds_before: float = 0.0  # of the earlier processes whose checkpoint this one continues
 
     @property
     def title(self) -> str:
-        """What progress is shown under."""
+        """The title of the job's progress."""
         return f"{self.spec.stage} {self.out.stem}"
 
     def write_tensors(self, tensors: dict[str, Tensor], metadata: Json, summary: Json) -> None:
@@ -115,11 +115,11 @@ class Job(Reader, Generic[S]):
             self._write_receipt(summary)
 
     def seconds(self) -> float:
-        """Time spent on the artifact so far, in the processes before this one up to their last checkpoint."""
+        """Time spent on the artifact so far; of earlier processes, the time up to their last checkpoint."""
         return self.seconds_before + time.perf_counter() - self.started
 
     def is_made(self) -> bool:
-        """Whether the artifact is there, whole, and made from this spec."""
+        """Whether the artifact exists undamaged and was made from this spec."""
         try:
             return canonical(verify(self.out)["spec"]) == canonical(self.spec.json_object)
         except UserError:
@@ -143,7 +143,7 @@ class Job(Reader, Generic[S]):
 
 
 def provenance() -> Json:
-    """Git revision of the package, versions of what computed, machine."""
+    """Git revision of the package, versions of the libraries, machine."""
     versions = {}
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -165,6 +165,6 @@ def _git_revision() -> str | None:
 
 
 def _peak_device_memory() -> int:
-    """Bytes that tensors held at most on a CUDA device; 0 if this process used none."""
-    torch = sys.modules.get("torch")  # what used a device has loaded it
+    """Peak bytes of tensors on a CUDA device; 0 if this process used none."""
+    torch = sys.modules.get("torch")  # None: torch was not loaded, so no device was used
     return int(torch.cuda.max_memory_allocated()) if torch and torch.cuda.is_initialized() else 0

@@ -1,4 +1,4 @@
-"""Canonical specs, their keys, and seeds derived from what they are for. Standard library only: planning calls this often."""
+"""Canonical specs, their keys, and seeds derived from their purpose. Standard library only: planning calls this often."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 def canonical(spec: Any) -> str:
     """JSON text of `spec` that is equal for equal specs: sorted keys, no spaces, entries that are None left out.
 
-    None means "off"; leaving it out lets a new optional setting arrive without changing the key of any old spec.
+    None means "off". It is left out, so that a new optional setting does not change the keys of old specs.
 
     Raises:
         ValueError: for NaN or infinity, which JSON cannot hold.
@@ -26,8 +26,8 @@ def key(spec: Any) -> str:
 def derive_seed(*parts: Any) -> int:
     """A 63-bit seed from JSON-able parts, independent for any two different lists of parts.
 
-    Every random draw of the pipeline comes from a seed derived from what it is for (batch, epoch, step), never from
-    a generator carried along: a resumed or differently cut job then draws the same numbers.
+    Every random draw of the pipeline comes from a seed derived from its purpose (batch, epoch, step), never from the state
+    of an earlier generator: a job that is resumed or sharded differently draws the same numbers.
     """
     return int.from_bytes(hashlib.sha256(canonical(list(parts)).encode()).digest()[:8], "big") >> 1
 

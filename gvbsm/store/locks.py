@@ -1,4 +1,4 @@
-"""Which jobs run: each holds the lock `<key>.lock` beside its checkpoints while it makes the artifact of that key."""
+"""Locks of running jobs: a job holds `<key>.lock` beside its checkpoints while it makes the artifact of that key."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def lock_file(key: str, checkpoints: Path = CHECKPOINTS) -> Path:
 
 
 def is_held(file: Path) -> bool:
-    """Whether a process holds a lock; one that may not be tried counts as held. Works on read-only folders."""
+    """Whether a process holds a lock; a lock that cannot be opened counts as held. Works on read-only folders."""
     try:
         opened = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -24,7 +24,7 @@ def is_held(file: Path) -> bool:
     except OSError:
         return True
     try:
-        # Shared: whoever else only looks is not in the way, and a job that begins just now is for an instant.
+        # A shared lock: other checks do not conflict with it, and a job that starts now waits only a moment.
         fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         return True
@@ -41,6 +41,6 @@ def delete_lock(file: Path) -> None:
     with contextlib.suppress(filelock.Timeout):
         lock.acquire(timeout=0)
         try:
-            file.unlink(missing_ok=True)  # a process that waits for it sees that, and makes a new one
+            file.unlink(missing_ok=True)  # a waiting process notices this, and makes a new file
         finally:
             lock.release()

@@ -1,4 +1,4 @@
-"""The plan files through which rules and stages meet an artifact, and lists of what files outside the store are made of."""
+"""Plan files, which give rules and stages the spec of an artifact, and lists of the inputs of files outside the store."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ LISTS = PLANS / "lists"
 
 
 def plan_file(key: str) -> Path:
-    """Where the plan of an artifact of the store is."""
+    """The plan file of an artifact of the store."""
     return PLANS / f"{key}.json"
 
 
 def target_file(key: str) -> Path:
-    """Where the plan of publish or draw is: in a folder of its own.
+    """The plan file of publish or draw, in a folder of its own.
 
-    Snakemake lists a folder once, and takes what is written there later, for the next of several targets, for missing.
+    Snakemake lists a folder once, so it would miss a plan written there later for another target.
     """
     return TARGETS / key / "plan.json"
 
 
 def write_plan(name: str, spec: Spec, file: Path) -> None:
-    """Write the plan file of an artifact, if it does not hold this already."""
+    """Write the plan file of an artifact, unless it has this content already."""
     text = json.dumps({"stage": spec.stage, "name": name, "spec": spec.json_object}, indent=1, sort_keys=True)
-    _write_if_other(text, file)
+    _write_if_different(text, file)
 
 
 def date_target(key: str, published: Path) -> None:
     """Set the time of the plan file of publish or draw, the one input that Snakemake compares by time.
 
-    If `published` (its JSON) holds another key, the file is made new, whatever Snakemake remembers; if it holds this key, the
-    file is made older than it.
+    If `published` (its JSON) holds this key, the plan file becomes older than it. If not, the plan file gets the present time,
+    so that Snakemake makes the target again.
     """
-    file, then = target_file(key), time.time()
+    file, timestamp = target_file(key), time.time()
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         if json.loads(published.read_text(encoding="utf-8"))["key"] == key:
-            then = published.stat().st_mtime - 1
+            timestamp = published.stat().st_mtime - 1
     try:
-        if file.stat().st_mtime != then:
-            os.utime(file, (then, then))
+        if file.stat().st_mtime != timestamp:
+            os.utime(file, (timestamp, timestamp))
     except OSError as error:
         raise UserError(f"{file}: cannot be written: {error.strerror}; make the folder writable") from None
 
@@ -68,20 +68,20 @@ def read_plan_file(file: Path) -> tuple[str, Json]:
 
 
 def write_list(target: Path, files: list[str]) -> Path:
-    """Write what a file outside the store is made of, and return where: an input that is newer than the file if it was
-    made of others, since Snakemake looks at the times of inputs alone, not whether they are those of before."""
+    """Write the list of a file's inputs, for a file outside the store, and return the list's path. The list is an input too:
+    Snakemake compares only the times of inputs, and the list becomes newer when the inputs are others."""
     file = LISTS / target.relative_to("results") / "files.txt"
-    _write_if_other("".join(f"{line}\n" for line in files), file)
+    _write_if_different("".join(f"{line}\n" for line in files), file)
     return file
 
 
-def _write_if_other(text: str, file: Path) -> None:
+def _write_if_different(text: str, file: Path) -> None:
     if not file.exists() or file.read_text(encoding="utf-8") != text:
-        write_text(file, text, durable=False)  # hundreds at a time, and what a crash leaves of one is written again
+        write_text(file, text, durable=False)  # there are hundreds, and a damaged one is written again
 
 
 def files_in(folder: Path) -> list[Path]:
-    """What is in a folder, sorted; nothing if it is not there. Raises UserError if it cannot be read."""
+    """The entries of a folder, sorted; none if there is no folder. Raises UserError if it cannot be read."""
     try:
         return sorted(folder.iterdir())
     except FileNotFoundError:

@@ -1,6 +1,6 @@
-"""What a running job says of itself: a file beside its lock, `<key>.progress.json`, deleted when the job ends well.
+"""The progress file of a running job: `<key>.progress.json` beside its lock, deleted when the job ends without an error.
 
-Standard library only: whoever looks at jobs reads these files without loading what computes.
+Standard library only: commands read these files without loading torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SUFFIX = ".progress.json"
 
 @dataclass(frozen=True)
 class Record:
-    """How far a job is. Steps are what the stage counts: iterations, batches, groups of images or epochs."""
+    """The progress of a job. Its steps are iterations, batches, groups of images or epochs, depending on the stage."""
 
     stage: str
     name: str  # of its artifact, without the key
@@ -31,12 +31,12 @@ class Record:
     started: float  # seconds since 1970, as is `updated`
     updated: float
     done: int = 0
-    total: int | None = None  # None: the stage has not begun to count, or does not
+    total: int | None = None  # None: the stage has not begun to count, or does not count
     rate: float | None = None  # steps per second
     images_per_second: float | None = None
     seconds_left: float | None = None
     values: dict[str, float | None] = field(default_factory=dict)  # of the last step: losses, top1; None if not finite
-    ended: str | None = None  # why it stopped before its end; also None if it was killed, and could not say
+    ended: str | None = None  # why the job stopped early; None also if it was killed
 
 
 _NUMBER = (int, float)
@@ -52,7 +52,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 
 
 def progress_file(key: str, checkpoints: Path = CHECKPOINTS) -> Path:
-    """Where the job that makes the artifact of a key says how far it is."""
+    """The progress file of the job that makes the artifact of a key."""
     return checkpoints / f"{key}{SUFFIX}"
 
 
@@ -62,26 +62,28 @@ def key_of(file: Path) -> str:
 
 
 def write_progress(file: Path, record: Record) -> None:
-    """Replace a progress file. Where nothing can be written nothing is, and the job goes on: it does not depend on this."""
+    """Replace a progress file. If it cannot be written, the job continues without it."""
     finite = {name: value if value is not None and math.isfinite(value) else None for name, value in record.values.items()}
     with contextlib.suppress(UserError):
         write_text(file, json.dumps(asdict(record) | {"values": finite}, indent=1), durable=False)
 
 
 def read_progress(file: Path) -> Record | None:
-    """What a job says; None if there is no such file, or it holds anything else."""
+    """The record of a job; None if there is no such file, or it has another content."""
     try:
-        said = json.loads(file.read_text(encoding="utf-8"))
+        entries = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    if not isinstance(said, dict) or not said.keys() <= {one.name for one in fields(Record)}:
+    if not isinstance(entries, dict) or not entries.keys() <= {field.name for field in fields(Record)}:
         return None
-    if not all(isinstance(said.get(name), kind) for name, kind in _KINDS.items()):
+    if not all(isinstance(entries.get(name), kind) for name, kind in _KINDS.items()):
         return None
-    return Record(**said) if all(isinstance(one, (*_NUMBER, type(None))) for one in said["values"].values()) else None
+    if not all(isinstance(value, (*_NUMBER, type(None))) for value in entries["values"].values()):
+        return None
+    return Record(**entries)
 
 
 def delete_progress(file: Path) -> None:
-    """The job has ended well. What cannot be deleted is left."""
+    """Delete the progress file of a finished job, if that is possible."""
     with contextlib.suppress(OSError):
         file.unlink(missing_ok=True)

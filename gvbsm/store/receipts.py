@@ -1,4 +1,4 @@
-"""Receipts: what an artifact was made from and how its bytes are known again, and the check of both."""
+"""Receipts: the spec and inputs of an artifact, the hash of its bytes, and the check of all of them."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from gvbsm.store.keys import key
 from gvbsm.store.spec import Json
 
 KEYED = re.compile(r"(?P<name>[A-Za-z0-9_.-]+)-(?P<key>[0-9a-f]{10})")  # the name of a file of the store, without its suffix
-_RECEIPT = {"spec": dict, "bytes": int, "sha256": str, "inputs": dict}  # what is read of every receipt
+_RECEIPT = {"spec": dict, "bytes": int, "sha256": str, "inputs": dict}  # the entries that every receipt must have
 
 
 class Receipt(TypedDict):
-    """What stands beside an artifact."""
+    """The JSON file beside an artifact."""
 
     spec: Json
     bytes: int
     sha256: str
     inputs: dict[str, str]  # SHA-256 of every input, by its path in the store
-    summary: Json  # what the stage found
+    summary: Json  # results of the stage
     seconds: float
-    images: int  # that went through, counted as often as they did
+    images: int  # processed images, with repetitions
     peak_memory_bytes: NotRequired[int]
     peak_device_memory_bytes: NotRequired[int]
     device: str
 
 
 def receipt_path(artifact: Path) -> Path:
-    """Where the receipt of an artifact is."""
+    """The path of an artifact's receipt."""
     return artifact.with_suffix(".json")
 
 
@@ -42,7 +42,7 @@ def read_receipt(artifact: Path) -> Receipt:
     """The receipt beside an artifact.
 
     Raises:
-        UserError: if either is missing, or any byte of the receipt is not as it was written.
+        UserError: if either is missing, or any byte of the receipt has changed.
     """
     path = receipt_path(artifact)
     for file in (artifact, path):
@@ -57,17 +57,17 @@ def read_receipt(artifact: Path) -> Receipt:
 
 
 def verify(artifact: Path) -> Receipt:
-    """The receipt of an artifact whose size and hash are as the receipt says, and whose name has the key of the receipt's spec.
+    """The receipt of an artifact, after a check of the artifact's size, hash and name: the name has the key of the spec.
 
     Raises:
         UserError: if the artifact or its receipt is missing, truncated, altered or of another key.
     """
     receipt = read_receipt(artifact)
     remedy = f"rebuild it with: {rebuild(artifact)}"
-    named = KEYED.fullmatch(artifact.stem)  # what is made by hand may be called anything
+    match = KEYED.fullmatch(artifact.stem)  # None: an artifact made by hand may have any name
     got = key(receipt["spec"])
-    if named and named["key"] != got:
-        raise UserError(f"{receipt_path(artifact)}: expected the receipt of {named['key']}, got that of {got}; {remedy}")
+    if match and match["key"] != got:
+        raise UserError(f"{receipt_path(artifact)}: expected the receipt of {match['key']}, got that of {got}; {remedy}")
     try:
         size = artifact.stat().st_size
         if size != receipt["bytes"]:
@@ -80,13 +80,13 @@ def verify(artifact: Path) -> Receipt:
 
 
 def write_receipt(artifact: Path, receipt: Json) -> None:
-    """Write the receipt of an artifact that is there, its size and hash and the receipt's own hash added."""
+    """Write the receipt of an existing artifact, and add the artifact's size and hash and the receipt's own hash."""
     receipt = receipt | {"bytes": artifact.stat().st_size, "sha256": file_hash(artifact)}
     write_text(receipt_path(artifact), _receipt_text(receipt | {"receipt_sha256": _receipt_hash(receipt)}))
 
 
 def _parse_receipt(content: bytes) -> Receipt:
-    """The receipt that a file holds, without its own hash. Raises ValueError, which says what is wrong, if anything is."""
+    """The receipt in a file's content, without its own hash. Raises ValueError with the reason if it is damaged."""
     try:
         receipt = json.loads(content.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -96,7 +96,7 @@ def _parse_receipt(content: bytes) -> Receipt:
     if not isinstance(receipt, dict):
         raise ValueError(f"expected a JSON object, got {type(receipt).__name__}")
     digest = receipt.pop("receipt_sha256", None)
-    # The text, not its value, is compared: 1e-05 and 1E-05 are the same number.
+    # Compare the text, not the parsed value: 1e-05 and 1E-05 are the same number.
     if digest != _receipt_hash(receipt) or content != _receipt_text(receipt | {"receipt_sha256": digest}).encode():
         raise ValueError("its text is not what was written")
     for name, kind in _RECEIPT.items():
@@ -110,7 +110,7 @@ def _receipt_text(receipt: Json) -> str:
 
 
 def _receipt_hash(receipt: Json) -> str:
-    # Not of the canonical form, which leaves entries that are None out: their names are to be as they were written, too.
+    # Not of the canonical form, which leaves out entries that are None; a change of their names must be detected too.
     return hashlib.sha256(_receipt_text(receipt).encode()).hexdigest()
 
 
@@ -120,11 +120,11 @@ def _unreadable(file: Path, error: OSError, artifact: Path) -> UserError:
 
 
 def rebuild(artifact: Path) -> str:
-    """The command that makes an artifact and its receipt again."""
+    """The shell command that makes an artifact and its receipt again."""
     folder = ""
     if artifact.is_absolute() and artifact.parts[-4:-2] == ("results", "store"):
-        # Snakemake knows it by its path from the working folder, which is another one.
+        # Snakemake needs the path relative to the working folder of that store.
         folder, artifact = f"cd {shlex.quote(str(artifact.parents[3]))} && ", artifact.relative_to(artifact.parents[3])
     file, receipt = shlex.quote(str(artifact)), shlex.quote(str(receipt_path(artifact)))
-    # Snakemake makes a file that is asked for only if it is not there.
+    # Snakemake makes a requested file only if it is missing.
     return f"{folder}rm -f {file} {receipt} && snakemake --cores all {file}"

@@ -1,4 +1,4 @@
-"""A run on disk: the files in its folder, what acc.json holds, and a published run read back."""
+"""The files of a run, the content of acc.json, and a published run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Spread(TypedDict):
 
 
 class Result(TypedDict):
-    """What a student reached."""
+    """The accuracies of a student."""
 
     top1: Spread  # after the last epoch
     top5: NotRequired[Spread]
@@ -39,7 +39,7 @@ class Result(TypedDict):
 
 
 class TeacherResult(TypedDict):
-    """What a teacher reached."""
+    """The accuracy of a teacher."""
 
     top1: float  # percent of the test images
 
@@ -52,11 +52,11 @@ class SoftLabels(TypedDict):
 
 
 class Cost(TypedDict):
-    """What a stage took, over its jobs."""
+    """The cost of a stage, over its jobs."""
 
     jobs: int
     seconds: float
-    images: NotRequired[int]  # counted as often as they went through
+    images: NotRequired[int]  # processed images, with repetitions
     images_per_second: NotRequired[float]
     bytes: NotRequired[int]
     peak_memory_bytes: NotRequired[int]  # of one job
@@ -64,7 +64,7 @@ class Cost(TypedDict):
 
 
 class Provenance(TypedDict):
-    """What a run was made from, and by what."""
+    """The spec and artifacts of a run, and the software and machine that made it."""
 
     spec: Json  # publish's
     artifacts: dict[str, str]  # SHA-256 by path in the store
@@ -101,28 +101,28 @@ class Published:
 
     @property
     def folder(self) -> Path:
-        """Where it lies, with what else is published of the run."""
+        """The folder of the run."""
         return self.file.parent
 
     @property
     def name(self) -> str:
-        """Data set and the folder's name, as in digits/ipc10."""
+        """Data set and name of the folder, such as digits/ipc10."""
         return f"{self.accuracies['dataset']}/{Path(os.path.abspath(self.folder)).name}"  # noqa: PTH100 (a link keeps its name)
 
     @property
     def target(self) -> str:
-        """What Snakemake is asked for to make it."""
+        """The Snakemake target that makes the run."""
         recipe = f"-{self.accuracies['recipe']}" if self.accuracies["recipe"] else ""
         return f"results/{self.accuracies['dataset']}/ipc{self.accuracies['ipc']}{recipe}/{ACCURACIES}"
 
     @property
     def by_kind(self) -> dict[str, dict[str, Result]]:
-        """Students by the images and labels that they were trained on, the distilled ones first."""
+        """Results by kind of training images and labels, distilled images first, then by student."""
         return {"distilled": self.accuracies["students"], **self.accuracies["baselines"]}
 
 
 def read_published(run: Path) -> Published:
-    """The run of a folder `results/<dataset>/<run>`, or of a file in it; nothing of the store is looked at.
+    """The run of a folder `results/<dataset>/<run>`, or of a file in it; does not read the store.
 
     Raises:
         UserError: if it is not published, or its acc.json is not what publish writes.
@@ -141,7 +141,7 @@ def read_published(run: Path) -> Published:
     return Published(file, accuracies)
 
 
-# Those that every acc.json has had, and that are of one type.
+# The entries that every version of acc.json has, with a single type each.
 _PARTS: dict[str, type] = {
     name: getattr(kind, "__origin__", dict if hasattr(kind, "__required_keys__") else kind)
     for name, kind in get_type_hints(Accuracies, include_extras=True).items()
@@ -150,14 +150,14 @@ _PARTS: dict[str, type] = {
 
 
 def run_folder(path: Path) -> Path:
-    """The folder of a run that is named by it or by one of its files."""
+    """The folder of a run, from its own path or that of one of its files."""
     if path.name in RUN_FILES:
         return path.parent
     return path.parent.parent if path.parent.name == "pictures" else path
 
 
 def further_pictures(folder: Path) -> dict[Picture, list[Path]]:
-    """The files of a run's pictures beyond images.png, by name; of those that are there."""
+    """The existing files of a run's pictures, by name, without images.png."""
     files = {name: [folder / "pictures" / f"{name}{suffix}" for suffix in (".png", ".svg")] for name in PICTURES}
-    there = {name: [file for file in forms if file.is_file()] for name, forms in files.items()}
-    return {name: forms for name, forms in there.items() if forms}
+    existing = {name: [file for file in forms if file.is_file()] for name, forms in files.items()}
+    return {name: forms for name, forms in existing.items() if forms}

@@ -1,4 +1,4 @@
-"""What a spec is: everything that decides the bytes of one artifact, typed. Each stage has its own, in `gvbsm.pipeline`."""
+"""Specs: typed models of everything that decides the bytes of one artifact. Each stage has its own in `gvbsm.pipeline`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from gvbsm.store import keys
 
-Json = dict[str, Any]  # a JSON object whose form another tool, or another version, decides
+Json = dict[str, Any]  # a JSON object in the format of another tool or another version
 
 
 class Strict(BaseModel):
@@ -32,11 +32,11 @@ class Spec(Strict):
     suffix: ClassVar[str] = ".safetensors"  # of the artifact
 
     stage: str
-    code: dict[str, str] | None = None  # hashes of the code that decides the bytes too
+    code: dict[str, str] | None = None  # hashes of the code, which decides the bytes too
 
     @cached_property
     def json_object(self) -> Json:
-        """As plan files and receipts hold it."""
+        """The JSON object in plan files and receipts."""
         return self.model_dump(mode="json")
 
     @cached_property
