@@ -14,6 +14,7 @@ from gvbsm.config.row import Evaluate, Row
 from gvbsm.config.stages import Training
 from gvbsm.config.targets import check_name
 from gvbsm.config.yaml_files import read_yaml, rows_folder
+from gvbsm.store.spec import Json
 
 
 def load_row(dataset: str, recipe: str | None = None) -> Row:
@@ -39,14 +40,14 @@ def load_row(dataset: str, recipe: str | None = None) -> Row:
         raise SettingsError(one_line(error, Row, origin)) from None
 
 
-def read_row(dataset: str, recipe: str | None = None) -> tuple[dict[str, Any], dict[Place, Path]]:
+def read_row(dataset: str, recipe: str | None = None) -> tuple[Json, dict[Place, Path]]:
     """What the files of a row and a recipe say together, not checked yet, and which file each part of it is from.
 
     Raises:
         SettingsError: for an unknown name, or a file that is not YAML.
     """
     origin: dict[Place, Path] = {}
-    raw: dict[str, Any] = {}
+    raw: Json = {}
     for path, part in _read_chain("datasets", dataset, "data set"):
         raw = _merge(raw, part, path, origin)
     if recipe is not None:
@@ -69,9 +70,9 @@ def _named(folder: str, name: str, what: str, asked_by: str = "") -> Path:
     return rows_folder(folder) / f"{name}.yaml"
 
 
-def _read_chain(folder: str, name: str, what: str) -> list[tuple[Path, dict[str, Any]]]:
+def _read_chain(folder: str, name: str, what: str) -> list[tuple[Path, Json]]:
     """config/<folder>/<name>.yaml after what it extends, that after what it extends itself, and so on."""
-    chain: list[tuple[Path, dict[str, Any]]] = []
+    chain: list[tuple[Path, Json]] = []
     base: Any = name
     while base is not None:
         asked_by = f"{chain[-1][0]}: extends: " if chain else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
@@ -12,6 +12,7 @@ from gvbsm.config.messages import SettingsError, one_line
 from gvbsm.config.sources import DataPath, Seed, Strict
 from gvbsm.config.targets import Target, check_name, parse_target
 from gvbsm.config.yaml_files import config_folder, read_yaml
+from gvbsm.store.spec import Json
 
 
 class Pictures(Strict):
@@ -45,7 +46,7 @@ class Config(Strict):
     )
 
 
-def load_config(values: dict[str, Any] | None = None) -> Config:
+def load_config(values: Json | None = None) -> Config:
     """config.yaml as typed settings; `values` are Snakemake's, when it has read the file and --config already.
 
     Raises:

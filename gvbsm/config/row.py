@@ -120,17 +120,20 @@ class Row(Strict):
         return min(self.relabel.epochs or self.evaluate.epochs, longest)
 
     @model_validator(mode="after")
-    def _consistent(self) -> Row:
+    def _images_can_be_read(self) -> Row:
+        kind = self.source.kind
         if len(self.mean) != len(self.std):
             raise ValueError(f"std: expected one value per channel ({len(self.mean)}, as mean has), got {len(self.std)}")
         if self.resize and self.resize < self.image_size:
             raise ValueError(f"resize: expected at least image_size ({self.image_size}), got {self.resize}; raise it")
-        if self.resize and self.source.kind in _OF_ONE_SIZE:
-            raise ValueError(
-                f"resize: expected off for a source of kind {self.source.kind}, whose images are not resized so; remove it"
-            )
-        if self.storage == "files" and self.source.kind not in ("imagefolder", "imagenet"):
-            raise ValueError(f"storage: expected packed for a source of kind {self.source.kind}, got files; set it to packed")
+        if self.resize and kind in _OF_ONE_SIZE:
+            raise ValueError(f"resize: expected off for a source of kind {kind}, whose images are not resized so; remove it")
+        if self.storage == "files" and kind not in ("imagefolder", "imagenet"):
+            raise ValueError(f"storage: expected packed for a source of kind {kind}, got files; set it to packed")
+        return self
+
+    @model_validator(mode="after")
+    def _images_can_be_made(self) -> Row:
         if not (self.recover.iterations or self.select or self.distilled):
             raise ValueError("recover.iterations: expected at least 1 without select, got 0; add select or raise it")
         for section, cells in (("select", self.select and self.select.cells), ("relabel", self.relabel.cells)):
@@ -143,19 +146,27 @@ class Row(Strict):
                 "recover.views: expected off where class_statistics are matched, since mixed views are of no one class; "
                 "set either to null, or relabel.mix to none"
             )
-        if self.relabel.online and self.relabel.rescale_logits:  # by norms, which are means over a batch
-            whole = self.relabel.batch_size
-            for student in self.evaluate.students:
-                if student.evaluate.accumulate > 1 or student.evaluate.batch_size not in (None, whole):
-                    raise ValueError(
-                        f"relabel.online: with rescale_logits, expected students in whole batches of {whole}, as relabel has, "
-                        f"got others for {student.label!r}; set its batch_size to null and accumulate to 1"
-                    )
+        return self
+
+    @model_validator(mode="after")
+    def _online_labels_can_be_made(self) -> Row:
+        whole = self.relabel.batch_size
+        for student in self.evaluate.students if self.relabel.online and self.relabel.rescale_logits else []:
+            # The rescaling takes means of norms over a batch.
+            if student.evaluate.accumulate > 1 or student.evaluate.batch_size not in (None, whole):
+                raise ValueError(
+                    f"relabel.online: with rescale_logits, expected students in whole batches of {whole}, as relabel has, "
+                    f"got others for {student.label!r}; set its batch_size to null and accumulate to 1"
+                )
         if self.relabel.online and self.distilled and self.distilled.labels:
             raise ValueError("relabel.online: expected false with distilled.labels, got true; remove one of them")
-        for what, entries in (("backbones", self.backbones), ("evaluate.students", self.evaluate.students)):
+        return self
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> Row:
+        for section, entries in (("backbones", self.backbones), ("evaluate.students", self.evaluate.students)):
             labels = [entry.label for entry in entries]
             twice = sorted({label for label in labels if labels.count(label) > 1})
             if twice:
-                raise ValueError(f"{what}: {twice[0]!r} stands twice; give one of them another label")
+                raise ValueError(f"{section}: {twice[0]!r} stands twice; give one of them another label")
         return self

@@ -10,6 +10,7 @@ import yaml
 
 from gvbsm.config.messages import SettingsError, short
 from gvbsm.store.code import PACKAGE
+from gvbsm.store.spec import Json
 
 
 def config_folder() -> Path:
@@ -42,7 +43,7 @@ _Loader.add_implicit_resolver(
 )
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> Json:
     """The settings in a file.
 
     Raises:

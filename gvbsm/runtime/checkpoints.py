@@ -19,6 +19,7 @@ from gvbsm.runtime.watching import current
 from gvbsm.store.files import load_tensors, mapped_tensor, save_tensors, write_text
 from gvbsm.store.job import Job
 
+State = dict[str, Any]  # what a computation goes on from: tensors, numbers, strings and None, in dicts and lists
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 _received: list[int] = []
 

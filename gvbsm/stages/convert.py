@@ -6,15 +6,13 @@ Inputs: the adopted images, a folder of labels below the data root. Output: as r
 
 from __future__ import annotations
 
-from typing import Any
-
 from gvbsm.data.distilled import imagefolder_order
 from gvbsm.data.fkd import PublishedLabels, one_view
 from gvbsm.data.folders import is_visible, stamp_if_there
 from gvbsm.errors import UserError
 from gvbsm.method.coding import Coding
 from gvbsm.pipeline.convert import ConvertSpec
-from gvbsm.runtime.checkpoints import Checkpoint
+from gvbsm.runtime.checkpoints import Checkpoint, State
 from gvbsm.runtime.devices import job_device
 from gvbsm.runtime.progress import Progress
 from gvbsm.store.job import Job
@@ -37,7 +35,7 @@ def run(job: Job[ConvertSpec]) -> None:
     published = PublishedLabels(root, labels, order, size, len(job.classes or ()), spec.seed)
     coding = Coding(**spec.coding.model_dump())
     checkpoint = Checkpoint.of(job)
-    state: dict[str, Any] = checkpoint.load() or {"digests": [], "right": 0, "source": stamp_if_there(root, is_visible)}
+    state: State = checkpoint.load() or {"digests": [], "right": 0, "source": stamp_if_there(root, is_visible)}
     done, views = len(state["digests"]), (end - first) * len(labels)
     tensors = {
         name: checkpoint.tensor(name, (end - first, len(labels), *view.shape[1:]), view.dtype)

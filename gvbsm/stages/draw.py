@@ -22,6 +22,8 @@ from gvbsm.store.files import write_bytes, write_text
 from gvbsm.store.job import Job, provenance
 from gvbsm.store.run import Picture
 
+Shown = dict[str, Any]  # arguments of a picture's `draw`
+
 
 def run(job: Job[DrawSpec]) -> None:
     """Draw the picture of a spec."""
@@ -38,7 +40,7 @@ def run(job: Job[DrawSpec]) -> None:
     write_text(job.out, json.dumps(record, indent=1, sort_keys=True))
 
 
-def _curves(job: Job[DrawSpec], _names: list[str]) -> dict[str, Any]:
+def _curves(job: Job[DrawSpec], _names: list[str]) -> Shown:
     tables = []
     for student, sets in (job.spec.inputs.students or {}).items():
         for kind, path in sets.items():
@@ -47,7 +49,7 @@ def _curves(job: Job[DrawSpec], _names: list[str]) -> dict[str, Any]:
     return {"table": pd.concat(tables, ignore_index=True)}
 
 
-def _classes(job: Job[DrawSpec], names: list[str]) -> dict[str, Any]:
+def _classes(job: Job[DrawSpec], names: list[str]) -> Shown:
     measures = [job.tensors(path)[0] for path in (job.spec.inputs.networks or {}).values()]  # by teacher
     columns: dict[str, Any] = {"name": names}
     for kind in ("distilled", "real"):
@@ -59,7 +61,7 @@ def _classes(job: Job[DrawSpec], names: list[str]) -> dict[str, Any]:
     return {"table": pd.DataFrame(columns), "teachers": len(measures)}
 
 
-def _features(job: Job[DrawSpec], names: list[str]) -> dict[str, Any]:
+def _features(job: Job[DrawSpec], names: list[str]) -> Shown:
     panel_type = import_module("gvbsm.pictures.features").Seen
     networks: dict[str, Any] = {}
     labels: set[int] = set()
@@ -73,7 +75,7 @@ def _features(job: Job[DrawSpec], names: list[str]) -> dict[str, Any]:
     return {"networks": networks, "names": shown_names, "classes": len(names), **settings}
 
 
-def _evolution(job: Job[DrawSpec], names: list[str]) -> dict[str, Any]:
+def _evolution(job: Job[DrawSpec], names: list[str]) -> Shown:
     by_label: dict[int, torch.Tensor] = {}
     iterations: list[int] = []
     for path in job.spec.inputs.images or []:
@@ -90,7 +92,7 @@ def _evolution(job: Job[DrawSpec], names: list[str]) -> dict[str, Any]:
     return {"images": images, "iterations": iterations, "names": [names[label] for label in labels], "classes": len(names)}
 
 
-_CONTENT: dict[Picture, Callable[[Job[DrawSpec], list[str]], dict[str, Any]]] = {
+_CONTENT: dict[Picture, Callable[[Job[DrawSpec], list[str]], Shown]] = {
     "curves": _curves,
     "classes": _classes,
     "features": _features,

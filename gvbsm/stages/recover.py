@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +30,7 @@ from gvbsm.runtime.devices import job_device
 from gvbsm.runtime.progress import Progress
 from gvbsm.store.job import Job
 from gvbsm.store.keys import derive_seed
+from gvbsm.store.spec import Json
 from gvbsm.training.networks import load_teacher
 from gvbsm.training.precision import autocast
 
@@ -149,9 +149,7 @@ def _matching(job: Job[RecoverSpec], path: str | None) -> tuple[Matching, dict[s
     return matching, targets
 
 
-def _selected_statistics(
-    settings: RecoverShard, path: str | None, metadata: dict[str, Any]
-) -> frozenset[tuple[str, str]] | None:
+def _selected_statistics(settings: RecoverShard, path: str | None, metadata: Json) -> frozenset[tuple[str, str]] | None:
     """The statistics of a teacher that are matched; None: all."""
     keep = settings.keep
     if not keep:

@@ -7,7 +7,6 @@ settings and seed of the views (docs/soft-labels.md).
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ from gvbsm.method.coding import Coded, Coding, encode
 from gvbsm.method.soft_labels import mean_logits, teachers_see_mixed
 from gvbsm.method.views import digest, grouped, mixed_hard_labels, render
 from gvbsm.pipeline.relabel import RelabelSpec
-from gvbsm.runtime.checkpoints import Checkpoint
+from gvbsm.runtime.checkpoints import Checkpoint, State
 from gvbsm.runtime.devices import job_device
 from gvbsm.runtime.progress import Progress
 from gvbsm.store.job import Job
@@ -40,7 +39,7 @@ def run(job: Job[RelabelSpec]) -> None:
     teachers = [load_teacher(*job.tensors(path), device) for path in spec.inputs.teachers]
     coding = Coding(**settings.coding.model_dump())
     checkpoint = Checkpoint.of(job)
-    state: dict[str, Any] = checkpoint.load() or {"digests": [], "groups": 0, "right": 0}
+    state: State = checkpoint.load() or {"digests": [], "groups": 0, "right": 0}
     coded = {
         name: checkpoint.tensor(name, (end - first, count, *view.shape[1:]), view.dtype)
         for name, view in encode(torch.zeros(1, len(job.classes or ())), coding).items()

@@ -7,8 +7,6 @@ by its index.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +17,7 @@ from gvbsm.errors import UserError
 from gvbsm.method.selection import cross_entropy, enlarge, joined_features, nearest, pack, shrink
 from gvbsm.method.views import crop_and_resize, draw_crops
 from gvbsm.pipeline.select import SelectSpec
-from gvbsm.runtime.checkpoints import Checkpoint
+from gvbsm.runtime.checkpoints import Checkpoint, State
 from gvbsm.runtime.devices import job_device
 from gvbsm.runtime.progress import Progress
 from gvbsm.store.job import Job
@@ -40,7 +38,7 @@ def run(job: Job[SelectSpec]) -> None:
     pixels = Pixels(job.spec.pixels, device)
     groups = [group for batch in job.spec.batches for group in batch]
     checkpoint = Checkpoint.of(job)
-    state: dict[str, Any] = checkpoint.load() or {"images": [], "sources": []}
+    state: State = checkpoint.load() or {"images": [], "sources": []}
     progress = Progress(job.title, len(groups), len(state["images"]))
     for label, first, end in groups[len(state["images"]) :]:
         candidates = _candidates(train.labels, label, first, end, settings)

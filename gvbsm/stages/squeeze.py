@@ -23,7 +23,7 @@ from gvbsm.runtime.devices import job_device
 from gvbsm.runtime.distributed import ranks
 from gvbsm.store.job import Job
 from gvbsm.store.keys import derive_seed
-from gvbsm.training.fit import Recipe, fit, split_batches
+from gvbsm.training.fit import EpochRow, Recipe, fit, split_batches
 from gvbsm.training.networks import accuracy, build
 from gvbsm.training.precision import autocast
 
@@ -54,7 +54,7 @@ def run(job: Job[SqueezeSpec | GivenTeacherSpec]) -> None:
 
 def _train(
     job: Job[Any], spec: SqueezeSpec, model: nn.Module, pixels: Pixels, checkpoint: Checkpoint, device: torch.device
-) -> list[dict[str, float]]:
+) -> list[EpochRow]:
     settings = spec.settings
     train = open_split(job, spec.inputs.data, "train", device, spec.augment)
     together = ranks()

@@ -6,7 +6,7 @@ of every class, for Conv and BatchNorm layers' inputs, and in the metadata the i
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +16,12 @@ from gvbsm.data.splits import open_split
 from gvbsm.method.layers import hooked_layers
 from gvbsm.method.moments import KINDS, Accumulator, ClassAccumulator, Moments, Spread, class_sums, moments
 from gvbsm.pipeline.statistics import MoreStatistics, StatisticsSpec
-from gvbsm.runtime.checkpoints import Checkpoint
+from gvbsm.runtime.checkpoints import Checkpoint, State
 from gvbsm.runtime.devices import job_device
 from gvbsm.runtime.progress import Progress
 from gvbsm.store.job import Job
 from gvbsm.store.keys import derive_seed
+from gvbsm.store.spec import Json
 from gvbsm.training.networks import load_teacher
 from gvbsm.training.precision import autocast
 
@@ -34,7 +35,7 @@ def run(job: Job[StatisticsSpec]) -> None:
     teacher = load_teacher(*job.tensors(spec.inputs.teacher), device)
     pixels = Pixels(spec.pixels, device)
     checkpoint = Checkpoint.of(job)
-    state: dict[str, Any] = checkpoint.load() or {"batches": 0, "layers": {}, "classes": {}, "spreads": {}}
+    state: State = checkpoint.load() or {"batches": 0, "layers": {}, "classes": {}, "spreads": {}}
     measures = _Measures(teacher, settings, len(job.classes or ()), state)
     batches = torch.arange(len(train.labels)).split(settings.batch_size)
     todo = [(index, derive_seed(settings.seed, "step", step)) for step, index in enumerate(batches)]
@@ -50,7 +51,7 @@ def run(job: Job[StatisticsSpec]) -> None:
         state["batches"] += 1
         checkpoint.tick(lambda: {"batches": state["batches"], **measures.state()})
         progress.step()
-    metadata: dict[str, Any] = {"patch_size": settings.patch_size}
+    metadata: Json = {"patch_size": settings.patch_size}
     if measures.spreads:
         torch.manual_seed(derive_seed(settings.seed, "noise"))
         size = spec.pixels.image_size
@@ -75,7 +76,7 @@ class _BatchMeasures(NamedTuple):
 class _Measures:
     """Measures of the inputs of a teacher's layers over all batches that pass through it."""
 
-    def __init__(self, teacher: nn.Module, settings: MoreStatistics, classes: int, state: dict[str, Any]) -> None:
+    def __init__(self, teacher: nn.Module, settings: MoreStatistics, classes: int, state: State) -> None:
         self._patch_size = settings.patch_size
         self.noise: dict[str, Moments] | None = None  # moments by layer; if not None, the next batch is noise
         self._pending: list[_BatchMeasures] = []  # of the last batch
@@ -88,9 +89,9 @@ class _Measures:
         for name in conv | class_layers | spread_layers:
             both[name].register_forward_pre_hook(lambda _, inputs, name=name: self._measure(name, inputs[0]))
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """The state from which another process continues."""
-        parts: dict[str, Any] = {"layers": self.layers, "classes": self.by_class, "spreads": self.spreads}
+        parts: State = {"layers": self.layers, "classes": self.by_class, "spreads": self.spreads}
         return {part: {name: measure.state() for name, measure in measures.items()} for part, measures in parts.items()}
 
     def tensors(self) -> dict[str, Tensor]:

@@ -6,14 +6,13 @@ network is in the metadata, its test accuracy in the receipt.
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 from gvbsm.pipeline.student import KeptHardStudentSpec, KeptStudentSpec
-from gvbsm.runtime.checkpoints import Checkpoint
+from gvbsm.runtime.checkpoints import Checkpoint, State
 from gvbsm.runtime.devices import job_device
 from gvbsm.store.job import Job
+from gvbsm.training.fit import Measured
 from gvbsm.training.students import Students
 
 
@@ -24,9 +23,9 @@ def run(job: Job[KeptStudentSpec | KeptHardStudentSpec]) -> None:
     checkpoint = Checkpoint.of(job)
     # A second checkpoint: the tested weights may be an average, from which training cannot continue.
     end = checkpoint.named("end")
-    trained: dict[str, Any] = end.load() or {}
+    trained: State = end.load() or {}
 
-    def keep(model: nn.Module, epoch: int) -> dict[str, Any]:
+    def keep(model: nn.Module, epoch: int) -> Measured:
         if epoch + 1 == settings.epochs:
             accuracy = students.test(model)
             trained.update(weights=model.state_dict(), top1=accuracy.top1, top5=accuracy.top5)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NotRequired, TypedDict, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +14,31 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from gvbsm.config.stages import HardTraining, Squeeze
 from gvbsm.errors import UserError
-from gvbsm.runtime.checkpoints import Checkpoint, to_device
+from gvbsm.runtime.checkpoints import Checkpoint, State, to_device
 from gvbsm.runtime.distributed import ranks, synchronised
 from gvbsm.runtime.progress import Progress
 from gvbsm.store.keys import derive_seed
 from gvbsm.training.graphs import Replayed
 
 Batch = TypeVar("Batch")
+
+
+class Measured(TypedDict, total=False):
+    """What is measured after an epoch, in percent of the test images; nothing where it is not tested."""
+
+    top1: float
+    top5: float
+    by_class: list[float]  # top-1 of every class
+
+
+class EpochRow(TypedDict):
+    """An epoch of a training: its number from 1, the mean loss of its steps, and what was measured after it."""
+
+    epoch: int
+    loss: float
+    top1: NotRequired[float]
+    top5: NotRequired[float]
+    by_class: NotRequired[list[float]]
 
 
 @dataclass(frozen=True)
@@ -65,7 +83,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum or 0.0)
 
 
-def _restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def _restore(optimizer: torch.optim.Optimizer, state: State) -> None:
     """Load the state of an optimizer with its averages in the weights' memory layout, which the fused step needs."""
     optimizer.load_state_dict(state)
     for weight, averages in optimizer.state.items():
@@ -103,11 +121,11 @@ class MovingAverage:
                 averaged.copy_(trained)
         return self._module
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """The state from which another process continues."""
         return {"steps": self._steps, "module": self._module.state_dict()}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: State) -> None:
         """Continue from a `state()`."""
         self._steps = state["steps"]
         self._module.load_state_dict(state["module"])
@@ -131,8 +149,8 @@ def fit(
     losses: Callable[[nn.Module, Batch], Iterable[Tensor]],
     checkpoint: Checkpoint,
     title: str,
-    after_epoch: Callable[[nn.Module, int], dict[str, Any]] = lambda model, epoch: {},
-) -> list[dict[str, Any]]:
+    after_epoch: Callable[[nn.Module, int], Measured] = lambda model, epoch: {},
+) -> list[EpochRow]:
     """Train `model` in place and return one row per epoch: epoch, loss, and the results of `after_epoch`.
 
     `after_epoch` gets the model in eval mode, or with `recipe.ema` the moving average of its weights.
@@ -170,23 +188,23 @@ class _Training(Generic[Batch]):
         state = to_device(checkpoint.load(), device) or {"epoch": 0, "step": 0, "history": []}
         if "model" in state:
             self._restore(state)
-        self._history: list[dict[str, Any]] = state["history"]
+        self._history: list[EpochRow] = state["history"]
         self._loss = torch.as_tensor(state.get("loss", 0.0), dtype=torch.float32, device=device)  # summed over an epoch
         self._begin = state["epoch"], state["step"]
 
     def run(
         self,
         batches: Callable[[int, int], Iterable[Batch]],
-        after_epoch: Callable[[nn.Module, int], dict[str, Any]],
-    ) -> list[dict[str, Any]]:
+        after_epoch: Callable[[nn.Module, int], Measured],
+    ) -> list[EpochRow]:
         """Train from the checkpoint to the end; one row per epoch."""
         first_epoch, first_step = self._begin
         epochs = self._recipe.stop_after or self._recipe.epochs
         progress = Progress(self._title, epochs, first_epoch)
         for epoch in range(first_epoch, epochs):
-            row = {"epoch": epoch + 1, "loss": self._train_epoch(epoch, first_step, batches(epoch, first_step))}
+            loss = self._train_epoch(epoch, first_step, batches(epoch, first_step))
             tested = self._averaged.module().eval() if self._averaged else self._model
-            self._history.append(row | after_epoch(tested, epoch))
+            self._history.append({"epoch": epoch + 1, "loss": loss, **after_epoch(tested, epoch)})
             self._loss, first_step = torch.zeros_like(self._loss), 0
             progress.step(**{name: value for name, value in self._history[-1].items() if isinstance(value, float)})
         if first_epoch < epochs:
@@ -223,12 +241,12 @@ class _Training(Generic[Batch]):
         if self._averaged:
             self._averaged.update()
 
-    def _state(self, epoch: int, step: int) -> dict[str, Any]:
+    def _state(self, epoch: int, step: int) -> State:
         state = {"epoch": epoch, "step": step, "history": self._history, "loss": self._loss}
         state |= {"model": self._model.state_dict(), "optimizer": self._optimizer.state_dict()}
         return state | ({"averaged": self._averaged.state()} if self._averaged else {})
 
-    def _restore(self, state: dict[str, Any]) -> None:
+    def _restore(self, state: State) -> None:
         self._model.load_state_dict(state["model"])
         _restore(self._optimizer, state["optimizer"])
         if self._averaged:

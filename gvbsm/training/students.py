@@ -23,7 +23,7 @@ from gvbsm.pipeline.evaluate import StudentSpec
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.distributed import ranks
 from gvbsm.store.job import Job
-from gvbsm.training.fit import Recipe, fit, split_batches
+from gvbsm.training.fit import EpochRow, Measured, Recipe, fit, split_batches
 from gvbsm.training.networks import Accuracy, accuracy, build, load_teacher, logits_of
 from gvbsm.training.precision import autocast
 
@@ -63,9 +63,7 @@ class Students:
         resident = image_set.resident(device)
         self._parts = _Parts(spec, resident, image_set.labels, self._labels, teachers, self._pixels)
 
-    def train(
-        self, seed: int, checkpoint: Checkpoint, after_epoch: Callable[[nn.Module, int], dict[str, Any]]
-    ) -> list[dict[str, Any]]:
+    def train(self, seed: int, checkpoint: Checkpoint, after_epoch: Callable[[nn.Module, int], Measured]) -> list[EpochRow]:
         """Train the student of a seed; one row per epoch, as `fit` gives them."""
         model = build(self._job.spec.network, seed, self._device)
         recipe = Recipe.from_settings(self._settings, seed)
