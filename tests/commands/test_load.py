@@ -17,6 +17,7 @@ from gvbsm.data.labels import load_labels
 from gvbsm.data.pixels import Pixels
 from gvbsm.errors import UserError
 from gvbsm.method.views import mixed_hard_labels, render
+from gvbsm.pipeline.registry import parse_spec
 from gvbsm.stages import publish
 from gvbsm.store.job import Job, Reader
 from gvbsm.store.plans import STORE
@@ -110,18 +111,18 @@ def test_other_splits(made):
 def test_a_student_trained_on_it_is_the_one_of_evaluate(made):
     """The same weights at the start, the same steps: the losses of every epoch, and the accuracy."""
     spec = json.loads((RUN / "acc.json").read_text())["provenance"]["spec"]["inputs"]["students"]["convnet"]["distilled"]
-    receipt = json.loads((STORE / spec).with_suffix(".json").read_text())
-    settings, rows = receipt["spec"]["settings"], pd.read_csv(STORE / spec).query("seed == 1")
+    trained = parse_spec(json.loads((STORE / spec).with_suffix(".json").read_text())["spec"])
+    settings, rows = trained.settings, pd.read_csv(STORE / spec).query("seed == 1")
     data, test = gvbsm.load(RUN), gvbsm.load(RUN, split="test")
     recipe = Recipe.from_settings(settings, 1)
-    student = build(receipt["spec"]["network"], 1, CPU)
+    student = build(trained.network, 1, CPU)
     optimizer, found = make_optimizer(student, recipe), []
     for epoch in range(recipe.epochs):
         optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = learning_rate(recipe, epoch)
         losses = []
         for view, soft_label, hard_label in DataLoader(data.epoch(epoch), batch_size=data.batch_size):
             logits = student(view.contiguous(memory_format=torch.channels_last))
-            loss = F.mse_loss(logits, soft_label) + settings["hard_weight"] * F.cross_entropy(logits, hard_label)
+            loss = F.mse_loss(logits, soft_label) + settings.hard_weight * F.cross_entropy(logits, hard_label)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -1,6 +1,8 @@
 """A run's pictures, each of made-up data: the right series, labels and positions, and equal bytes for equal data."""
 
 import itertools
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -168,4 +170,6 @@ def test_ten_classes_have_ten_colours():
 def test_every_picture_is_planned_made_and_told_of():
     """A picture that one of these does not know would be missing there without a word."""
     names = set(plan_pictures._PICTURES)
-    assert names == set(draw._SHOWN) == set(results._PICTURES) == set(PICTURES)
+    template = (Path(results.__file__).parent / "templates" / "pictures.html.j2").read_text()
+    said = set(re.findall(r'^  "(\w+)": \(', template, re.MULTILINE))
+    assert names == set(draw._CONTENT) == said == set(PICTURES)
