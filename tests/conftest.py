@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: a working folder with a data set row small enough to run in seconds."""
 
+import contextlib
 import http.server
 import importlib
 import importlib.util
@@ -129,14 +130,27 @@ def write_workspace(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def made_once(shared_folder: Callable[..., Path]) -> Path:
-    """A clone of the project in which `snakemake --cores 2` has published tiny's IPC 4."""
+    """A clone of the project in which tiny's IPC 4 is published: by Snakemake, which trains the last student and publishes.
+
+    What these read is made by one process, since twenty of them would spend most of their time on importing torch.
+    """
 
     def make_it(folder: Path) -> None:
         for part in ("gvbsm", "workflow"):
             shutil.copytree(PACKAGE.parent / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         write_workspace(folder)
+        threads = torch.get_num_threads()
+        with contextlib.chdir(folder):
+            for artifact in plan("tiny", 4)[:-2]:
+                make(artifact)
+        torch.set_num_threads(threads)  # stages set it
         done = snakemake(folder, "--cores", "2")
         assert done.returncode == 0, done.stdout + done.stderr
+        assert re.findall(r"^(evaluate|publish|total) +(\d+)$", done.stdout + done.stderr, re.MULTILINE) == [
+            ("evaluate", "1"),
+            ("publish", "1"),
+            ("total", "2"),
+        ]
 
     return shared_folder("made", make_it)
 

@@ -19,11 +19,11 @@ from gvbsm.store.plans import STORE
 
 # Long enough to be killed in the middle.
 LONGER = {
-    "squeeze": {"epochs": 10},
+    "squeeze": {"epochs": 6},
     "statistics": {"batch_size": 2},
-    "recover": {"iterations": 120},
+    "recover": {"iterations": 80},
     "relabel": {"epochs": 60, "shard_epochs": 60},
-    "evaluate": {"epochs": 30, "test_every": 10},
+    "evaluate": {"epochs": 20, "test_every": 10},
 }
 MORE = {"squeeze": 9, "statistics": 4, "recover": 9, "relabel": 9, "evaluate": 9}
 
@@ -56,13 +56,13 @@ def kill(stage, times, chance, edit_row, make_artifact) -> None:
     while kills < times:
         before = saved(checkpoints)
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        # At once or while it starts; or later, from when it has saved anew, as the first time.
+        # At once or while it starts; or later, from when it has saved anew. The first time right then, so that the next goes on.
         deadline = time.monotonic() + chance.uniform(0, 3)
         if not kills or chance.random() < 0.7:
             deadline = time.monotonic() + 120
             while process.poll() is None and saved(checkpoints) == before and time.monotonic() < deadline:
                 time.sleep(0.01)
-            deadline = time.monotonic() + chance.uniform(0, 0.5)
+            deadline = time.monotonic() + (chance.uniform(0, 0.5) if kills else 0)
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)

@@ -136,8 +136,8 @@ CODE_CHANGES = {
     "a new network": ("gvbsm/backbones/__init__.py", "BACKBONES = {", 'BACKBONES = {"new": "gvbsm.backbones.wrn:wrn16_2",', {}),
     "a new setting": (
         "gvbsm/config/sources.py",
-        "    seed: Seed  # of the stratified",
-        "    x: int | None = None\n    seed: Seed  # of the stratified",
+        "    seed: Seed = Field(",
+        "    x: int | None = None\n    seed: Seed = Field(",
         {},
     ),
     "the command line": ("gvbsm/cli.py", "return 2", "return 3", {}),
