@@ -56,7 +56,7 @@ def kill(stage, times, chance, edit_row, make_artifact) -> None:
     while kills < times:
         before = saved(checkpoints)
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        # At once or while it starts; or later, from when it has saved anew. The first time right then, so that the next goes on.
+        # At once or while it starts; or later, after it has saved again. The first time right then, so that the next goes on.
         deadline = time.monotonic() + chance.uniform(0, 3)
         if not kills or chance.random() < 0.7:
             deadline = time.monotonic() + 120
