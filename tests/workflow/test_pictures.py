@@ -12,10 +12,13 @@ from PIL import Image
 from gvbsm import cli
 from gvbsm.config.messages import SettingsError
 from gvbsm.config.project import load_config
+from gvbsm.config.targets import parse_target
 from gvbsm.data.pixels import Pixels
 from gvbsm.method.diversity import mean_cosine_distance
 from gvbsm.pipeline.graph import plan
 from gvbsm.pipeline.pictures import pictures_of, plan_picture, plan_target
+from gvbsm.pipeline.recover import Snapshots
+from gvbsm.pipeline.registry import STAGES
 from gvbsm.pipeline.specs import read_spec
 from gvbsm.store.files import load_tensors
 from gvbsm.store.keys import derive_seed
@@ -35,8 +38,8 @@ def drawings(settings=SETTINGS) -> dict[str, set[str]]:
 
 
 def test_every_spec_is_complete(workspace):
-    for artifact in plan_target("results/tiny/ipc4/pictures.txt", SETTINGS):
-        assert read_spec(artifact.stage, json.dumps(artifact.spec)) == artifact.spec
+    for artifact in plan_target(parse_target("results/tiny/ipc4/pictures.txt"), SETTINGS):
+        assert read_spec(STAGES[artifact.stage], json.dumps(artifact.spec.json_object)) == artifact.spec
     stages = {picture: sorted(path.split("/")[0] for path in paths) for picture, paths in drawings().items()}
     assert stages == {
         "curves": ["draw"],
@@ -65,7 +68,7 @@ def test_the_run_needs_no_pictures(workspace, edit_row):
         plan_picture("tiny", 4, None, "classes", None)
     assert plan_picture("tiny", 4, None, "curves", None)[-1].stage == "draw"
     edit_row({"recover": {"snapshots": None}})
-    assert pictures_of("tiny", None) == ["curves", "classes", "features"]
+    assert pictures_of("tiny", None) == ["curves", "features", "classes"]
     with pytest.raises(
         SettingsError, match=r"evolution: expected images that were recovered with recover.snapshots, got others"
     ):
@@ -74,9 +77,9 @@ def test_the_run_needs_no_pictures(workspace, edit_row):
 
 def test_only_shards_with_first_images_of_shown_classes_keep_snapshots(workspace):
     shards = [one.spec.snapshots for one in plan("tiny", 4) if one.stage == "recover"]
-    assert shards == [{"iterations": [0, 1, 3], "labels": list(range(10))}, None]
+    assert shards == [Snapshots(iterations=[0, 1, 3], labels=list(range(10))), None]
     hundred = [one.spec.snapshots for one in plan("cifar100", 20) if one.stage == "recover"]
-    assert [one["labels"] for one in hundred[:10]] == [[label] for label in range(0, 100, 10)]
+    assert [one.labels for one in hundred[:10]] == [[label] for label in range(0, 100, 10)]
     assert hundred[10:] == [None] * 10
 
 

@@ -1,5 +1,4 @@
 # What rules ask the planner. A store artifact's path holds its key, the key names its plan file, and the plan says inputs.
-import functools
 import gc
 import os
 import sys
@@ -60,10 +59,14 @@ def stored(paths):
     return [ancient(str(STORE / path)) for path in flat_paths(paths)]
 
 
-@functools.cache
+SPECS = {}  # by key: what this process has planned need not be read back
+
+
 def planned_spec(key):
     """What is planned for a job of the store."""
-    return checked(read_plan, key).spec
+    if key not in SPECS:
+        SPECS[key] = checked(read_plan, key).spec
+    return SPECS[key]
 
 
 def planned(name):

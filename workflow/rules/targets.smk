@@ -27,6 +27,7 @@ def target_inputs(artifacts, published):
     not."""
     checked(check_adopted, artifacts, Path(settings.data_root))
     target = checked(write_plans, artifacts, published)
+    SPECS.update((artifact.key, artifact.spec) for artifact in artifacts)
     inputs = {name: stored(paths) for name, paths in target.spec.inputs if paths}
     # Here alone receipts are asked for: of every input twice, they would double the time that planning takes.
     receipts = [ancient(str(receipt_path(STORE / path))) for path in target.spec.input_paths()]
