@@ -60,7 +60,7 @@ def test_the_oldest_dependencies_do(tmp_path):
     subprocess.run([sys.executable, "-m", "venv", environment], check=True)
     python = environment / "bin" / "python"
     pins = [oldest(one) for one in PROJECT["dependencies"]]
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-cache-dir", *pins], check=True)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-cache-dir", *pins, "-e", ROOT], check=True)
     (tmp_path / "config" / "datasets").mkdir(parents=True)
     (tmp_path / "config" / "datasets" / "small.yaml").write_text(yaml.safe_dump(SMALL))
     for file in [Path("config.yaml"), Path("datasets/digits.yaml")]:
