@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +14,7 @@ from gvbsm.config.messages import SettingsError, one_line
 from gvbsm.config.sources import DataPath, Seed, Strict
 from gvbsm.config.targets import Target, check_name, parse_target
 from gvbsm.config.yaml_files import config_folder, read_yaml
+from gvbsm.store.code import PACKAGE
 from gvbsm.store.spec import Json
 
 
@@ -95,3 +98,19 @@ def comparison(config: Config, name: str) -> list[Target]:
             f"ipc10-<recipe>]}} to {config_folder() / 'config.yaml'}"
         )
     return [parse_target(f"results/{run if '/' in run else f'{name}/{run}'}") for run in runs]
+
+
+def job_environment(config: Config) -> dict[str, str]:
+    """Variables that every command of the workflow finds in its environment.
+
+    No parameters of rules: a moved data folder, or curves that are drawn, make nothing stale. Not Snakemake's `shell.prefix`: a
+    workflow that uses this one as a module would share it.
+    """
+    variables = {
+        # Last, for when snakemake is called by its path; an activated environment's own gvbsm comes first.
+        "PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)]),
+        "GVBSM_DATA_ROOT": config.data_root,
+        "GVBSM_SOURCE": str(PACKAGE.parent),  # what envs/gvbsm.post-deploy.sh installs
+    }
+    # One that is not set leaves the caller's variable as it is.
+    return variables | ({"GVBSM_TRACKING": config.tracking} if config.tracking else {})

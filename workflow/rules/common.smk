@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from gvbsm.config.project import load_config
+from gvbsm.config.project import job_environment, load_config
 from gvbsm.config.yaml_files import config_folder
 from gvbsm.errors import UserError
 from gvbsm.pipeline.registry import read_plan
@@ -41,19 +41,6 @@ def checked(function, *arguments):
         raise SystemExit(1) from None
 
 
-def environment(settings):
-    """What every command finds in its environment. No parameters: a moved data folder, or curves that are drawn, make nothing
-    stale. Not `shell.prefix`: a workflow that uses this one as a module would share it."""
-    found = {
-        # Last, for when snakemake is called by its path; an activated environment's own gvbsm comes first.
-        "PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)]),
-        "GVBSM_DATA_ROOT": settings.data_root,
-        "GVBSM_SOURCE": str(PACKAGE.parent),  # what envs/gvbsm.post-deploy.sh installs
-    }
-    # One that is not set leaves the caller's variable as it is.
-    return found | ({"GVBSM_TRACKING": settings.tracking} if settings.tracking else {})
-
-
 def stored(paths):
     """Artifacts of the store. Ancient: their paths already say what is inside."""
     return [ancient(str(STORE / path)) for path in flat_paths(paths)]
@@ -73,8 +60,7 @@ def planned(name):
     """The artifacts that a job of the store reads under one name of its spec's inputs."""
 
     def inputs(wildcards):
-        value = getattr(planned_spec(wildcards.key).inputs, name)
-        return stored(list(value.values()) if isinstance(value, dict) else value)
+        return stored(getattr(planned_spec(wildcards.key).inputs, name))
 
     return inputs
 
