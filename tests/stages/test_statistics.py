@@ -97,10 +97,13 @@ def test_a_spec_has_statistics_of_every_teacher_or_no_weight(made, weight, kept,
 def test_a_share_is_kept_of_every_teacher(by):
     importance = {"conv": {"channel": 5.0, "patch": 1.0}, "bn": {"channel": 4.0}, "other": {"channel": 3.0, "patch": 2.0}}
     settings = load_row("digits").recover.model_copy(update={"keep": Keep(share=0.5, by=by), "seed": 0})
-    kept = recover._kept(settings, "statistics/a", {"importance": importance})
+    kept = recover._selected_statistics(settings, "statistics/a", {"importance": importance})
     assert len(kept) == 2 and (by == "random" or kept == {("conv", "channel"), ("bn", "channel")})
     settings = settings.model_copy(update={"conv_statistics": ["patch"]})
-    assert len(recover._kept(settings, "statistics/a", {"importance": importance}) - {("bn", "channel")}) >= 1
+    assert len(recover._selected_statistics(settings, "statistics/a", {"importance": importance}) - {("bn", "channel")}) >= 1
     settings = settings.model_copy(update={"layers": ["conv"]})
-    assert recover._kept(settings, "statistics/a", {"importance": importance}) <= {("conv", "patch"), ("other", "patch")}
-    assert recover._kept(settings.model_copy(update={"keep": None}), "statistics/a", {}) is None
+    assert recover._selected_statistics(settings, "statistics/a", {"importance": importance}) <= {
+        ("conv", "patch"),
+        ("other", "patch"),
+    }
+    assert recover._selected_statistics(settings.model_copy(update={"keep": None}), "statistics/a", {}) is None
