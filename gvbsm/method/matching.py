@@ -37,7 +37,7 @@ class Matching:
 NO_MATCHING = Matching(patch_size=1, momentum=0.0, first_layer_weight=1.0, start="first", dropped="skip", layers=())
 
 
-class BatchClasses(NamedTuple):
+class _BatchClasses(NamedTuple):
     """The K classes of a batch."""
 
     members_KB: Tensor  # 1 where the image is of the class, else 0
@@ -167,7 +167,7 @@ class StatisticsMatcher:
         parameter = next(self.model.parameters())
         return {moment: targets[name][moment].to(parameter.device, parameter.dtype) for moment in required}
 
-    def _batch_classes(self, labels_B: Tensor | None, x_BCHW: Tensor) -> BatchClasses:
+    def _batch_classes(self, labels_B: Tensor | None, x_BCHW: Tensor) -> _BatchClasses:
         """The classes that occur in a batch, ascending."""
         if labels_B is None:
             raise ValueError("labels: expected those of the batch, since statistics are matched class by class, got none")
@@ -176,7 +176,7 @@ class StatisticsMatcher:
         targets = {
             name: {moment: target[labels_K] for moment, target in self._class_targets[name].items()} for name in self.layers
         }
-        return BatchClasses(members_KB, targets)
+        return _BatchClasses(members_KB, targets)
 
     def _zeros(self, name: str) -> Moments:
         return {kind: torch.zeros_like(target) for kind, target in self._targets[name].items()}
@@ -187,7 +187,7 @@ class StatisticsMatcher:
         before: Averages,
         momenta: dict[str, float],
         active: dict[str, bool],
-        classes: BatchClasses | None,
+        classes: _BatchClasses | None,
     ) -> Passed | None:
         """The pass as a compiled graph, whose inputs include `momenta` and `active`; None if it cannot be compiled."""
         assert self._graph is not None
@@ -219,7 +219,7 @@ class StatisticsMatcher:
         before: Averages,
         momenta: Mapping[str, float | Tensor],
         active: Mapping[str, bool | Tensor],
-        classes: BatchClasses | None,
+        classes: _BatchClasses | None,
     ) -> Passed:
         """Logits, loss, and the averages of the layers whose inputs were measured."""
         self._inputs = []

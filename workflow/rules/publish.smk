@@ -33,21 +33,3 @@ rule publish:
         "../envs/gvbsm.yaml"
     shell:
         "gvbsm publish --spec {input.plan:q} --out {output.accuracies:q} 2> >(tee {log:q} >&2)"
-
-
-rule folder:
-    input:
-        accuracies_of_folder,
-    output:
-        "results/{dataset}/{run}",
-    log:
-        "results/logs/folder/{dataset}-{run}.log",
-    benchmark:
-        "results/benchmarks/folder/{dataset}-{run}.tsv"
-    wildcard_constraints:
-        run=r"ipc[^/]*",
-    localrule: True
-    conda:
-        "../envs/gvbsm.yaml"
-    shell:
-        "false 2> {log:q}"
