@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -27,62 +26,94 @@ LONGER = {
 }
 MORE = {"squeeze": 9, "statistics": 4, "recover": 9, "relabel": 9, "evaluate": 9}
 
+# A job that kills itself when it writes its n-th file of tensors, before or after the file takes its place. A clock would not
+# do alone: a fast machine ends the job before its first checkpoint.
+KILL_AT_WRITE = """
+import os, pathlib, signal, sys
+when, writes = sys.argv.pop(1), int(sys.argv.pop(1))
+replace = pathlib.Path.replace
+def replace_or_die(path, target):
+    global writes
+    writes -= str(target).endswith(".safetensors")
+    if not writes and when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(path, target)
+    if not writes:
+        os.kill(os.getpid(), signal.SIGKILL)
+pathlib.Path.replace = replace_or_die
+from gvbsm.cli import main
+sys.exit(main())
+"""
+
 
 @pytest.mark.parametrize("stage", LONGER)
 def test_killed_at_two_moments(stage, made, edit_row, make_artifact):
-    kill(stage, 2, random.Random(stage), edit_row, make_artifact)
+    job = Job(stage, edit_row, make_artifact)
+    for when in ("before", "after"):  # the second goes on from the first's checkpoint
+        assert job.killed_at_write(when, 2)
+    assert job.resumed == 1
+    job.finish()
 
 
 @pytest.mark.nightly("kills")
 @pytest.mark.parametrize("stage", MORE)
 def test_killed_at_forty_more(stage, made, edit_row, make_artifact):
-    kill(stage, MORE[stage], random.Random(f"{stage}, more"), edit_row, make_artifact)
+    job = Job(stage, edit_row, make_artifact)
+    chance = random.Random(stage)
+    kills = 0
+    for _ in range(5 * MORE[stage]):  # some are over before they are killed
+        if chance.random() < 0.5:
+            kills += job.killed_after(chance.uniform(0, 8))
+        else:
+            kills += job.killed_at_write(chance.choice(["before", "after"]), chance.randint(1, 5))
+        if kills == MORE[stage]:
+            break
+    assert kills == MORE[stage] and job.resumed
+    job.finish()
 
 
-def kill(stage, times, chance, edit_row, make_artifact) -> None:
-    """Kill one job of a stage so often, and compare what it makes with what it made undisturbed. What it reads is there."""
-    edit_row({stage: LONGER[stage]})
-    planned = plan("tiny", 4)
-    write_plans(planned, Path("results/tiny/ipc4/acc.json"))
-    artifact = next(one for one in planned if one.stage == stage)
-    make_artifact(artifact)
-    out = STORE / artifact.path
-    expected = file_hash(out)
-    command = [sys.executable, "-m", "gvbsm", stage, "--spec", f"results/.plan/{artifact.key}.json", "--out", str(out)]
-    command += ["--device", "cpu", "--checkpoint-seconds", "0.1"]
-    checkpoints = Path("results/.checkpoints") / artifact.key
-    out.unlink()
-    kills = resumed = 0
-    while kills < times:
-        before = saved(checkpoints)
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        # At once or while it starts; or later, after it has saved again. The first time right then, so that the next goes on.
-        deadline = time.monotonic() + chance.uniform(0, 3)
-        if not kills or chance.random() < 0.7:
-            deadline = time.monotonic() + 120
-            while process.poll() is None and saved(checkpoints) == before and time.monotonic() < deadline:
-                time.sleep(0.01)
-            deadline = time.monotonic() + (chance.uniform(0, 0.5) if kills else 0)
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        _, said = process.communicate(timeout=60)
-        resumed += bool(before)
-        if process.returncode == 0:  # it was faster
-            assert file_hash(out) == expected
-            out.unlink()
-            continue
+class Job:
+    """One job of a stage, whose inputs are there, and what it makes undisturbed."""
+
+    def __init__(self, stage, edit_row, make_artifact) -> None:
+        edit_row({stage: LONGER[stage]})
+        planned = plan("tiny", 4)
+        write_plans(planned, Path("results/tiny/ipc4/acc.json"))
+        artifact = next(one for one in planned if one.stage == stage)
+        make_artifact(artifact)
+        self.out = STORE / artifact.path
+        self.expected = file_hash(self.out)
+        self.checkpoints = Path("results/.checkpoints") / artifact.key
+        self.arguments = [stage, "--spec", f"results/.plan/{artifact.key}.json", "--out", str(self.out)]
+        self.arguments += ["--device", "cpu", "--checkpoint-seconds", "0"]
+        self.resumed = 0  # how many kills hit a process that had gone on from a checkpoint
+        self.out.unlink()
+
+    def killed_at_write(self, when: str, writes: int) -> bool:
+        """Run the job until it kills itself; False if it was over before."""
+        return self._killed([sys.executable, "-c", KILL_AT_WRITE, when, str(writes), *self.arguments], None)
+
+    def killed_after(self, seconds: float) -> bool:
+        """Kill the job after so many seconds; False if it was over before."""
+        return self._killed([sys.executable, "-m", "gvbsm", *self.arguments], seconds)
+
+    def _killed(self, command: list[str], seconds: float | None) -> bool:
+        going_on = any(self.checkpoints.glob("*.safetensors"))
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                _, said = process.communicate(timeout=seconds or 300)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                _, said = process.communicate()
+        if process.returncode == 0:
+            assert file_hash(self.out) == self.expected
+            return False
         assert process.returncode == -signal.SIGKILL, said
-        kills += 1
-    subprocess.run(command, check=True, stderr=subprocess.DEVNULL, timeout=300)
-    assert file_hash(out) == expected
-    assert resumed, "it never went on from a checkpoint"
-    assert not checkpoints.exists()
+        self.resumed += going_on
+        return True
 
-
-def saved(checkpoints: Path) -> list[tuple[str, int]]:
-    """The checkpoints that there are, and when they were written."""
-    try:
-        return sorted((file.name, file.stat().st_mtime_ns) for file in checkpoints.glob("*.safetensors"))
-    except OSError:  # replaced meanwhile
-        return []
+    def finish(self) -> None:
+        """Let the job come to its end, and compare."""
+        subprocess.run([sys.executable, "-m", "gvbsm", *self.arguments], check=True, stderr=subprocess.DEVNULL, timeout=300)
+        assert file_hash(self.out) == self.expected
+        assert not self.checkpoints.exists()
