@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from gvbsm.config.messages import Place, SettingsError, one_line, short
+from gvbsm.config.messages import Place, SettingsError, Source, one_line, short
 from gvbsm.config.networks import label
 from gvbsm.config.row import Evaluate, Row
 from gvbsm.config.stages import Training
+from gvbsm.config.studies import read_study, study_file
 from gvbsm.config.targets import check_name
 from gvbsm.config.yaml_files import read_yaml, rows_folder
 from gvbsm.store.spec import Json
@@ -40,64 +42,110 @@ def load_row(dataset: str, recipe: str | None = None) -> Row:
         raise SettingsError(one_line(error, Row, origin)) from None
 
 
-def read_row(dataset: str, recipe: str | None = None) -> tuple[Json, dict[Place, Path]]:
-    """What the files of a row and a recipe say together, not checked yet, and which file each part of it is from.
+def read_row(dataset: str, recipe: str | None = None) -> tuple[Json, dict[Place, Source]]:
+    """What the files of a row and a recipe say together, not checked yet, and where each part of it is from.
 
     Raises:
         SettingsError: for an unknown name, or a file that is not YAML.
     """
-    origin: dict[Place, Path] = {}
+    origin: dict[Place, Source] = {}
     raw: Json = {}
-    for path, part in _read_chain("datasets", dataset, "data set"):
-        raw = _merge(raw, part, path, origin)
+    for section in _read_chain("datasets", dataset):
+        raw = _merge(raw, section.settings, section.source, origin)
     if recipe is not None:
         row_backbones = raw.get("backbones")
-        for path, part in _read_chain("recipes", recipe, "recipe"):
-            raw = _merge(raw, part, path, origin)
+        for section in _read_chain("recipes", recipe, _split(dataset)[0]):
+            raw = _merge(raw, section.settings, section.source, origin)
         raw["backbones"] = _by_label(raw.get("backbones"), row_backbones)
     return raw, origin
 
 
-def _named(folder: str, name: str, what: str, asked_by: str = "") -> Path:
-    """<name>.yaml of the data sets or of the recipes."""
-    check_name(name, what, asked_by)
-    known = sorted(path.stem for path in rows_folder(folder).glob("*.yaml"))
-    if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        choices = ", ".join(known) or f"none yet, write config/{folder}/{name}.yaml"
-        raise SettingsError(f"{asked_by}unknown {what} {name!r}; {hint}choose from {choices}")
-    return rows_folder(folder) / f"{name}.yaml"
+@dataclass(frozen=True)
+class _Section:
+    """Settings as one file or one section of a study says them."""
+
+    settings: Json
+    source: Source
+    study: str  # that it stands in; "" for none
 
 
-def _read_chain(folder: str, name: str, what: str) -> list[tuple[Path, Json]]:
-    """config/<folder>/<name>.yaml after what it extends, that after what it extends itself, and so on."""
-    chain: list[tuple[Path, Json]] = []
+_WHAT = {"datasets": "data set", "recipes": "recipe"}
+
+
+def _read_chain(kind: str, name: str, study: str = "") -> list[_Section]:
+    """A row or a recipe after what it extends, that after what it extends itself, and so on."""
+    chain: list[_Section] = []
     base: Any = name
     while base is not None:
-        asked_by = f"{chain[-1][0]}: extends: " if chain else ""
-        path = _named(folder, base, what, asked_by)
-        above = [one.stem for one, _ in chain]
-        if base in above:
-            raise SettingsError(f"{path}: extends itself by way of {' -> '.join((*above, base))}; remove one extends")
-        raw = read_yaml(path)
-        chain.append((path, raw))
-        base = raw.pop("extends", None)
+        above = chain[-1] if chain else None
+        section = _read_section(kind, base, above.study if above else study, above.source if above else None)
+        sources = [section.source for section in chain]
+        if section.source in sources:
+            names = " -> ".join([*(_name(source) for source in sources), base])
+            raise SettingsError(f"{section.source}: extends itself by way of {names}; remove one extends")
+        base = section.settings.get("extends")
         if base is not None and not isinstance(base, str):
-            raise SettingsError(f"{path}: extends: expected the name of a {what}, got {short(base)}; write a name")
+            raise SettingsError(
+                f"{section.source}: extends: expected the name of a {_WHAT[kind]}, got {short(base)}; write a name"
+            )
+        settings = {setting: value for setting, value in section.settings.items() if setting != "extends"}
+        chain.append(replace(section, settings=settings))
     return chain[::-1]
 
 
-def _merge(base: Any, over: Any, path: Path, origin: dict[Place, Path], at: Place = ()) -> Any:
-    """`over` laid over `base`, noting in `origin` which file each part came from."""
+def _read_section(kind: str, name: str, study: str, above: Source | None) -> _Section:
+    """What a name means in a study ("" for none): a section of it, a file of `config/<kind>`, or `<study>.<section>`.
+
+    A section of a study may extend the file of its own name.
+    """
+    what = _WHAT[kind]
+    asked_by = f"{above}: extends: " if above else ""
+    check_name(name, what, asked_by)
+    known = {path.stem: path for path in sorted(rows_folder(kind).glob("*.yaml"))}
+    sections = _sections(kind, study)
+    if name in sections and (above is None or _source(kind, study, name) != above):
+        return _Section(sections[name], _source(kind, study, name), study)
+    if name in known:
+        return _Section(read_yaml(known[name]), Source(known[name]), "")
+    other, inner = _split(name)
+    if inner in _sections(kind, other):
+        return _Section(_sections(kind, other)[inner], _source(kind, other, inner), other)
+    names = [*sections, *known, *(f"{other}.{section}" for section in _sections(kind, other))]
+    near = difflib.get_close_matches(name, names, 1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    choices = ", ".join(names) or f"none yet, write config/{kind}/{name}.yaml"
+    raise SettingsError(f"{asked_by}unknown {what} {name!r}; {hint}choose from {choices}")
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Study and section of `<study>.<section>`; no study without a dot."""
+    study, dot, section = name.partition(".")
+    return (study, section) if dot else ("", name)
+
+
+def _sections(kind: str, study: str) -> dict[str, Json]:
+    found = read_study(study) if study else None
+    return found.sections(kind) if found else {}
+
+
+def _source(kind: str, study: str, section: str) -> Source:
+    return Source(study_file(study), ("rows" if kind == "datasets" else "variants", section))
+
+
+def _name(source: Source) -> str:
+    return str(source.section[-1]) if source.section else source.file.stem
+
+
+def _merge(base: Any, over: Any, source: Source, origin: dict[Place, Source], at: Place = ()) -> Any:
+    """`over` laid over `base`, noting in `origin` where each part is from."""
     if isinstance(base, dict) and isinstance(over, dict):
         # A source of another kind shares nothing with the one it replaces.
         if at == ("source",) and over.get("kind", base.get("kind")) != base.get("kind"):
             base = {}
         merged = dict(base)
         for name, value in over.items():
-            merged[name] = _merge(base.get(name, {} if isinstance(value, dict) else None), value, path, origin, (*at, name))
-            origin[(*at, name)] = path
+            merged[name] = _merge(base.get(name, {} if isinstance(value, dict) else None), value, source, origin, (*at, name))
+            origin[(*at, name)] = source
         return merged
     return over
 
@@ -120,6 +168,6 @@ def _expand(entries: Any, inner: str, shared: Any) -> Any:
         if not isinstance(entry, dict):
             entry = {"name": entry}
         own = entry.get(inner, {})
-        settings = _merge(shared, own, Path(), {}) if isinstance(own, dict) else own
+        settings = _merge(shared, own, Source(Path()), {}) if isinstance(own, dict) else own
         full.append({"label": label(str(entry.get("name"))), "options": {}} | entry | {inner: settings})
     return full

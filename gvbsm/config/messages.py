@@ -6,6 +6,7 @@ import difflib
 import re
 import typing
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +17,38 @@ from gvbsm.errors import UserError
 Place = tuple[str | int, ...]  # where a setting stands: ("backbones", 2, "squeeze", "lr")
 
 
+@dataclass(frozen=True)
+class Source:
+    """What settings are read from: a file, or a section of one."""
+
+    file: Path
+    section: Place = ()
+
+    def __str__(self) -> str:
+        return f"{self.file}: {dotted(self.section)}" if self.section else str(self.file)
+
+
 class SettingsError(UserError):
     """What the user got wrong, in one line: where, expected, got, remedy."""
 
 
-def one_line(error: ValidationError, model: type[BaseModel], origin: dict[Place, Path]) -> str:
+def one_line(error: ValidationError, model: type[BaseModel], origin: dict[Place, Source]) -> str:
     """The first mistake of a validation, with the file it stands in."""
     at = _place(error)
-    file = next((origin[at[:n]] for n in range(len(at), -1, -1) if at[:n] in origin), None)
-    return f"{file or next(reversed(origin.values()))}: {describe(error, model)}"
+    source = next((origin[at[:n]] for n in range(len(at), -1, -1) if at[:n] in origin), None)
+    return f"{source or next(reversed(origin.values()))}: {describe(error, model)}"
+
+
+def dotted(place: Place) -> str:
+    """A place as messages and tables write it: backbones[2].squeeze.lr."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
 
 
 def describe(error: ValidationError, model: type[BaseModel]) -> str:
     """The first mistake of a validation as `setting: expected, got; remedy`."""
     first = _first(error)
     at = _place(error)
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in at).lstrip(".")
+    where = dotted(at)
     if first["type"] == "extra_forbidden":
         where, _, name = where.rpartition(".")
         fields = _fields_at(model, first["loc"][:-1])

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from gvbsm.config.load import read_row
-from gvbsm.config.messages import Place
+from gvbsm.config.messages import Place, dotted
 
 _COMMENT = re.compile(r"(\s*)#\s?(.*?)\s*")
 _FOR_EDITORS = "# yaml-language-server:"  # the line that names a file's schema
@@ -40,15 +40,17 @@ def sourced_settings(dataset: str, recipe: str | None = None) -> list[Setting]:
         SettingsError: if a file is missing or is not YAML.
     """
     raw, origin = read_row(dataset, recipe)
-    notes = {file: _notes(file.read_text(encoding="utf-8")) for file in set(origin.values())}
-    found = []
+    files = {source.file for source in origin.values()}
+    notes = {file: _notes(file.read_text(encoding="utf-8")) for file in files}
+    settings = []
     for place, value in _leaves(raw):
-        file = next(origin[place[:length]] for length in range(len(place), 0, -1) if place[:length] in origin)
-        own = notes[file].get(place) or _Note(0, "")
-        if not own.comment and isinstance(place[-1], int):  # of an entry, what is said where its list begins
-            own = _Note(own.line, notes[file].get(place[:-1], own).comment)
-        found.append(Setting(_dotted(place), value, file, own.line, own.comment))
-    return found
+        source = next(origin[place[:length]] for length in range(len(place), 0, -1) if place[:length] in origin)
+        in_file = (*source.section, *place)
+        note = notes[source.file].get(in_file) or _Note(0, "")
+        if not note.comment and isinstance(place[-1], int):  # of an entry, what is said where its list begins
+            note = _Note(note.line, notes[source.file].get(in_file[:-1], note).comment)
+        settings.append(Setting(dotted(place), value, source.file, note.line, note.comment))
+    return settings
 
 
 def legend(file: Path) -> str:
@@ -69,10 +71,6 @@ def _leaves(value: Any, at: Place = ()) -> list[tuple[Place, Any]]:
     if isinstance(value, list) and at[-1:] in (("backbones",), ("students",)):
         return [((*at, index), item) for index, item in enumerate(value)]
     return [(at, value)]
-
-
-def _dotted(place: Place) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
 
 
 def _notes(text: str) -> dict[Place, _Note]:

@@ -10,8 +10,9 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from gvbsm.config.bounds import unit
-from gvbsm.config.messages import SettingsError, one_line
+from gvbsm.config.messages import SettingsError, Source, one_line
 from gvbsm.config.sources import DataPath, Seed, Strict
+from gvbsm.config.studies import Study, read_study, study_file
 from gvbsm.config.targets import Target, check_name, parse_target
 from gvbsm.config.yaml_files import config_folder, read_yaml
 from gvbsm.store.code import PACKAGE
@@ -60,7 +61,7 @@ def load_config(values: Json | None = None) -> Config:
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        raise SettingsError(one_line(error, Config, {(): path})) from None
+        raise SettingsError(one_line(error, Config, {(): Source(path)})) from None
     named = {f"targets[{index}]": target for index, target in enumerate(config.targets)}
     for name in config.comparisons or {}:
         check_name(name, "comparison", f"{path}: comparisons: ")
@@ -86,18 +87,27 @@ def runs_of(config: Config, target: str) -> list[Target]:
 
 
 def comparison(config: Config, name: str) -> list[Target]:
-    """Every run that results/<name>/compare.csv puts side by side.
+    """Every run that results/<name>/compare.csv puts side by side: of a comparison in config.yaml, or of a study.
 
     Raises:
         SettingsError: if there are none, or one has another form.
     """
-    runs = (config.comparisons or {}).get(name)
-    if not runs:
-        raise SettingsError(
-            f"results/{name}/compare.csv: expected the runs to compare, got none; add comparisons: {{{name}: [ipc10, "
-            f"ipc10-<recipe>]}} to {config_folder() / 'config.yaml'}"
-        )
-    return [parse_target(f"results/{run if '/' in run else f'{name}/{run}'}") for run in runs]
+    if runs := (config.comparisons or {}).get(name):
+        return [parse_target(f"results/{run if '/' in run else f'{name}/{run}'}") for run in runs]
+    if study := read_study(name):
+        return [_run_of_study(name, study, run) for run in study.runs]
+    raise SettingsError(
+        f"results/{name}/compare.csv: expected the runs to compare, got none; add comparisons: {{{name}: [ipc10, "
+        f"ipc10-<recipe>]}} to {config_folder() / 'config.yaml'}"
+    )
+
+
+def _run_of_study(name: str, study: Study, run: str) -> Target:
+    row, _, rest = run.partition("/")
+    try:
+        return parse_target(f"results/{f'{name}.{row}' if row in study.rows else row}/{rest}")
+    except SettingsError as error:
+        raise SettingsError(f"{study_file(name)}: runs: {error}") from None
 
 
 def job_environment(config: Config) -> dict[str, str]:

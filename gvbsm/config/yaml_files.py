@@ -13,17 +13,20 @@ from gvbsm.store.code import PACKAGE
 from gvbsm.store.spec import Json
 
 
+def beside_package(folder: Path) -> Path:
+    """The folder in the working directory, or else the one beside the package."""
+    return folder if folder.is_dir() else PACKAGE.parent / folder
+
+
 def config_folder() -> Path:
     """`config/` of the working directory, or else the one beside the package."""
-    here = Path("config")
-    return here if here.is_dir() else PACKAGE.parent / "config"
+    return beside_package(Path("config"))
 
 
 def rows_folder(kind: str) -> Path:
     """`config/<kind>/` ("datasets" or "recipes") of the working directory, or else the one beside the package: another workflow
     that uses this one as a module has a `config/` of its own."""
-    here = Path("config") / kind
-    return here if here.is_dir() else PACKAGE.parent / "config" / kind
+    return beside_package(Path("config") / kind)
 
 
 class _Loader(yaml.SafeLoader):
