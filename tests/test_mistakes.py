@@ -26,12 +26,12 @@ def run(capsys, *arguments: str) -> tuple[int, str]:
     return status, capsys.readouterr().err
 
 
-def assert_one_line(status: int, said: str, expected: str, status_expected: int = 2) -> None:
+def assert_one_line(status: int, stderr: str, expected: str, status_expected: int = 2) -> None:
     assert status == status_expected
-    assert said.startswith("gvbsm: ")
-    assert said.count("\n") == 1 and said.endswith("\n"), said
-    assert "Traceback" not in said
-    assert re.search(expected, said), said
+    assert stderr.startswith("gvbsm: ")
+    assert stderr.count("\n") == 1 and stderr.endswith("\n"), stderr
+    assert "Traceback" not in stderr
+    assert re.search(expected, stderr), stderr
 
 
 # (changes to the row, what the line says)
@@ -409,13 +409,13 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damaged_inputs_are_refused(damage, made, capsys):
+def test_damaged_inputs_are_refused(damage, published_run, capsys):
     write_plans(plan("tiny", 4), Path(TARGET))
     harm, expected = DAMAGE[damage]
-    squeeze = next(one for one in made if one.stage == "squeeze")
+    squeeze = next(artifact for artifact in published_run if artifact.stage == "squeeze")
     (STORE / squeeze.path).unlink()
     (STORE / squeeze.path).with_suffix(".json").unlink()
-    harm(STORE / made[0].path)
+    harm(STORE / published_run[0].path)
     before = store_files()
     assert_one_line(*run(capsys, *stage_command(squeeze)), expected)
     assert store_files() == before
@@ -426,7 +426,7 @@ def test_too_few_images_for_the_random_baseline(workspace, make_up_to, capsys):
     write_plans(plan("tiny", 500), Path("results/tiny/ipc500/acc.json"))
     make_up_to("squeeze", ipc=500)
     capsys.readouterr()  # the progress of making them
-    random = next(one for one in planned if "random-epoch" in one.name)
+    random = next(artifact for artifact in planned if "random-epoch" in artifact.name)
     assert_one_line(
         *run(capsys, *stage_command(random)), r"expected at least IPC \(500\) training images in every class, got \d+"
     )
@@ -462,7 +462,7 @@ def test_a_device_that_is_not_there(workspace, capsys):
     write_plans(plan("tiny", 4), Path(TARGET))
     planned = plan("tiny", 4)
     assert run(capsys, *stage_command(planned[0]))[0] == 0
-    squeeze = next(one for one in planned if one.stage == "squeeze")
+    squeeze = next(artifact for artifact in planned if artifact.stage == "squeeze")
     assert_one_line(
         *run(capsys, *stage_command(squeeze)[:-1], "tpu"),
         r"--device or GVBSM_DEVICE: expected one of auto, .*cpu on this machine, got 'tpu'",

@@ -42,16 +42,16 @@ def breaches(source: str) -> Iterator[str]:
 
 def breaches_of_call(node: ast.Call) -> Iterator[str]:
     name = dotted(node.func)
-    given = {one.arg: ast.unparse(one.value) for one in node.keywords}
+    arguments = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
     if name in EVALUATING | SHELLS | FORBIDDEN or name.startswith("os.exec") or name.endswith(".extractall"):
         yield name
-    if name == "torch.load" and given.get("weights_only") != "True":
+    if name == "torch.load" and arguments.get("weights_only") != "True":
         yield "torch.load without weights_only=True"
-    if given.get("allow_pickle", "True" if name in ("np.load", "numpy.load") else "False") != "False":
+    if arguments.get("allow_pickle", "True" if name in ("np.load", "numpy.load") else "False") != "False":
         yield "allow_pickle"
-    if name == "yaml.load" and given.get("Loader") not in ("_Loader", "yaml.SafeLoader", "yaml.CSafeLoader"):
+    if name == "yaml.load" and arguments.get("Loader") not in ("_Loader", "yaml.SafeLoader", "yaml.CSafeLoader"):
         yield "yaml.load without a safe loader"
-    if given.get("shell", "False") != "False":
+    if arguments.get("shell", "False") != "False":
         yield "shell=True"
 
 
@@ -96,7 +96,7 @@ def test_configuration_is_read_by_a_safe_loader():
 RULES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
 COMMON = (ROOT / "workflow" / "rules" / "common.smk").read_text()
 CONSTRAINTS = dict(re.findall(r'^    (\w+)=r"(.+)",$', COMMON.partition("wildcard_constraints:")[2], re.MULTILINE))
-ODD = [
+UNSAFE = [
     "a b",
     "a'b",
     'a"b',
@@ -120,7 +120,7 @@ ODD = [
 @pytest.mark.parametrize("name", ["name", "key"])
 def test_wildcards_of_the_store_hold_nothing_that_a_shell_reads(name):
     assert re.fullmatch(CONSTRAINTS[name], "0123456789")
-    assert not [odd for odd in ODD if re.fullmatch(CONSTRAINTS[name], odd)]
+    assert not [text for text in UNSAFE if re.fullmatch(CONSTRAINTS[name], text)]
 
 
 @pytest.mark.parametrize("path", RULES, ids=lambda path: path.stem)

@@ -66,8 +66,8 @@ def test_what_is_not_kept_is_its_mean_or_its_mass():
     x = logits(classes=300)
     mean, mass = (roundtrip(x, Coding("float32", top=5), rest) for rest in ("mean", "mass"))
     index = x.topk(5).indices
-    for found in (mean, mass):
-        torch.testing.assert_close(found.gather(1, index), x.gather(1, index))
+    for decoded in (mean, mass):
+        torch.testing.assert_close(decoded.gather(1, index), x.gather(1, index))
     torch.testing.assert_close(mean.mean(1), x.mean(1), rtol=0, atol=0.01)
     torch.testing.assert_close(mass.softmax(1).gather(1, index), x.softmax(1).gather(1, index), rtol=0.01, atol=1e-4)
     assert not torch.allclose(mean, mass)

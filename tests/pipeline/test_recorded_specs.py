@@ -93,8 +93,8 @@ def main() -> None:
     RECORDED.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as monkeypatch:
         use_shipped_rows(Path(folder), monkeypatch)
-        for run, named in RUNS.items():
-            (RECORDED / f"{run}.json").write_text(json.dumps(specs_of(*named), indent=1, sort_keys=True) + "\n")
+        for run, arguments in RUNS.items():
+            (RECORDED / f"{run}.json").write_text(json.dumps(specs_of(*arguments), indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

@@ -183,7 +183,7 @@ COMMANDS = """
 import contextlib, io, json, sys
 from gvbsm import cli
 
-said = []
+outputs = []
 for command in json.loads(sys.argv[1]):
     text = io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
@@ -193,8 +193,8 @@ for command in json.loads(sys.argv[1]):
             status = end.code
     if status:
         sys.exit(f"gvbsm {command}: {text.getvalue()}")
-    said.append(text.getvalue())
-print(json.dumps(said))
+    outputs.append(text.getvalue())
+print(json.dumps(outputs))
 """
 
 

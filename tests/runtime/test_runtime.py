@@ -169,7 +169,7 @@ def test_checkpoints_by_time(tmp_path, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_signals_save_and_stop(number, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "_received", [])
-    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
     try:
         checkpoints.install_signal_handlers()
         checkpoint = Checkpoint(tmp_path / "c", 1e9)
@@ -180,8 +180,8 @@ def test_signals_save_and_stop(number, tmp_path, monkeypatch):
             checkpoint.tick(lambda: {"x": 2})
         assert checkpoint.load() == {"x": 2}
     finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
 
 
 def test_devices(monkeypatch):
@@ -211,8 +211,8 @@ def test_progress_in_a_log_is_plain_lines(capsys):
     progress = Progress("title", 3)
     for _ in range(3):
         progress.step(loss=0.5)
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and said.startswith("title: 3/3, ") and said.endswith("loss 0.5\n")
+    log = capsys.readouterr().err
+    assert log.count("\n") == 1 and log.startswith("title: 3/3, ") and log.endswith("loss 0.5\n")
 
 
 def test_a_loss_that_is_not_finite_is_refused():
@@ -234,11 +234,11 @@ def test_no_batch_of_one_image_beside_others(count, size, sizes):
 def test_what_grows_is_kept_in_files_of_its_own(tmp_path):
     """A tensor is what an earlier process wrote, whatever it saved; the saved state does not grow with it."""
     first = Checkpoint(tmp_path / "c", 1e9)
-    kept = first.tensor("kept", (1000, 3), torch.float16)
-    assert kept.eq(0).all()
-    kept[:500] = 1.5
+    tensor = first.tensor("kept", (1000, 3), torch.float16)
+    assert tensor.eq(0).all()
+    tensor[:500] = 1.5
     first.save({"done": 500})
-    kept[500] = 2  # not counted yet when the process dies
+    tensor[500] = 2  # not counted yet when the process dies
     assert first.file.stat().st_size < 1000
     again = Checkpoint(tmp_path / "c", 1e9)
     assert again.load() == {"done": 500}

@@ -47,7 +47,7 @@ def oldest(requirement: str) -> str:
 
 
 def test_every_dependency_has_a_lower_bound():
-    assert len({oldest(one) for one in PROJECT["dependencies"]}) == len(PROJECT["dependencies"])
+    assert len({oldest(requirement) for requirement in PROJECT["dependencies"]}) == len(PROJECT["dependencies"])
 
 
 @pytest.mark.nightly("bounds")
@@ -59,7 +59,7 @@ def test_the_oldest_dependencies_do(tmp_path):
     environment = tmp_path / "environment"
     subprocess.run([sys.executable, "-m", "venv", environment], check=True)
     python = environment / "bin" / "python"
-    pins = [oldest(one) for one in PROJECT["dependencies"]]
+    pins = [oldest(requirement) for requirement in PROJECT["dependencies"]]
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-cache-dir", *pins, "-e", ROOT], check=True)
     (tmp_path / "config" / "datasets").mkdir(parents=True)
     (tmp_path / "config" / "datasets" / "small.yaml").write_text(yaml.safe_dump(SMALL))

@@ -18,13 +18,13 @@ ROOT = PACKAGE.parent
 ENVIRONMENTS = ROOT / "workflow" / "envs"
 CONDA_NAMES = {"matplotlib": "matplotlib-base", "torch": "pytorch"}
 DEPENDENCIES = yaml.safe_load((ENVIRONMENTS / "gvbsm.yaml").read_text())["dependencies"]
-PINS = dict(one.split(" ", 1) for one in DEPENDENCIES if " " in one)
+PINS = dict(entry.split(" ", 1) for entry in DEPENDENCIES if " " in entry)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Snakemake starts the jobs from outside.
 NEEDED = [
-    one
-    for one in map(Requirement, PROJECT["dependencies"] + PROJECT["optional-dependencies"]["tracking"])
-    if one.name != "snakemake"
+    requirement
+    for requirement in map(Requirement, PROJECT["dependencies"] + PROJECT["optional-dependencies"]["tracking"])
+    if requirement.name != "snakemake"
 ]
 
 
@@ -36,7 +36,7 @@ def test_what_the_project_needs_is_pinned_to_a_version_that_will_do(requirement)
 
 
 def test_nothing_else_is_in_it():
-    names = {CONDA_NAMES.get(one.name, one.name) for one in NEEDED}
+    names = {CONDA_NAMES.get(requirement.name, requirement.name) for requirement in NEEDED}
     assert PINS.keys() - names == {"python", "setuptools"}
     assert PINS["python"].removeprefix("=") in SpecifierSet(PROJECT["requires-python"])
     (setuptools,) = map(Requirement, tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"])
