@@ -35,11 +35,6 @@ def test_digits_at_their_own_size_are_untouched():
     assert torch.equal(together, expected)
 
 
-def test_digits_lose_no_image_and_share_none():
-    raw = digits.read(Digits(kind="digits", seed=0, test_fraction=0.2), GREY, NOWHERE)
-    assert len(raw.train_labels) + len(raw.test_labels) == 1797
-
-
 def test_an_image_folder(tmp_path):
     for split in ("train", "val"):
         for value, name in enumerate(("b", "a")):
