@@ -74,18 +74,18 @@ def test_a_legend_leaves_out_the_line_for_editors():
     assert text.startswith("CIFAR-10: 50,000") and text.endswith('"ours": chosen here.')
 
 
-def test_what_lies_over_names_its_own_file(files):
+def test_an_overriding_value_names_its_own_file(files):
     over = sources_of("over", "mine")
     assert over["squeeze.epochs"] == (6, "over.yaml", 2, "over") and over["classes"] == (11, "over.yaml", 3, "")
     assert over["evaluate.plain"] == ("c", "mine.yaml", 3, "")
-    # The row's entry of this label, because the recipe says so.
+    # The recipe names the label alone: the value is the row's entry of that label.
     assert over["backbones[0]"] == ({"name": "b", "options": {"width": 4}}, "mine.yaml", 1, "recipe")
     assert "backbones[1]" not in over and over["source.kind"][1] == "base.yaml"
 
 
 @pytest.mark.parametrize("dataset", ["digits", "cifar10", "cifar100", "tiny_imagenet", "imagenet"])
 @pytest.mark.parametrize("recipe", [None, "published", "sre2l", "edc", "short"])
-def test_every_setting_of_ours_has_a_line_that_says_it(workspace, dataset, recipe):
+def test_every_setting_stands_in_the_line_that_is_named(workspace, dataset, recipe):
     for setting in sourced_settings(dataset, recipe):
         line = setting.file.read_text().splitlines()[setting.line - 1]
         last = setting.name.rpartition(".")[2]

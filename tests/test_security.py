@@ -15,7 +15,7 @@ SOURCES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
 UNPICKLING = {"pickle", "_pickle", "cPickle", "marshal", "shelve", "dill", "joblib", "cloudpickle", "jsonpickle", "copyreg"}
 EVALUATING = {"eval", "exec", "compile", "__import__", "breakpoint"}
 SHELLS = {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput", "pty.spawn"}
-# Of torch, numpy and pandas: what unpickles whatever its arguments, and what others execute.
+# Functions that unpickle whatever their arguments, and functions that run or unpack what others wrote.
 FORBIDDEN = {"torch.hub.load", "torch.hub.load_state_dict_from_url", "torch.jit.load", "torch.package", "torch.export.load"}
 FORBIDDEN |= {"pd.read_pickle", "pandas.read_pickle", "yaml.unsafe_load", "yaml.full_load"}
 FORBIDDEN |= {"runpy.run_path", "tarfile.extractall", "shutil.unpack_archive"}
@@ -26,7 +26,7 @@ def dotted(node: ast.expr) -> str:
 
 
 def breaches(source: str) -> Iterator[str]:
-    """What a source text does of all this, with the line."""
+    """Every forbidden import and call in a source text, with its line."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (f"{node.lineno}: {alias.name}" for alias in node.names if alias.name.split(".")[0] in UNPICKLING)
@@ -83,7 +83,7 @@ def test_no_source_unpickles_evaluates_or_calls_a_shell(path):
         "archive.extractall(path)",
     ],
 )
-def test_it_would_be_seen(source):
+def test_every_breach_is_seen(source):
     assert len(list(breaches(source))) == 1
 
 
@@ -124,8 +124,8 @@ def test_wildcards_of_the_store_hold_nothing_that_a_shell_reads(name):
 
 
 @pytest.mark.parametrize("path", RULES, ids=lambda path: path.stem)
-def test_what_a_shell_is_given_is_quoted_or_of_harmless_letters(path):
-    """A rule whose paths have other wildcards than those two must quote each of them."""
+def test_shell_commands_quote_all_but_harmless_letters(path):
+    """Only a rule whose paths have no wildcards but `name` and `key` may leave a placeholder unquoted."""
     text = path.read_text()
     is_of_store = set(re.findall(r"\{(\w+)\}", text.partition("shell:")[0])) <= {"name", "key"}
     for shell in re.findall(r'shell:\n((?:        ".*"\n)+)', text + "\n"):

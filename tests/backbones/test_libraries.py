@@ -1,4 +1,4 @@
-"""Networks of torchvision and timm: names known without importing them, shapes, and what they cannot be."""
+"""Networks of torchvision and timm: names known without importing either, shapes of outputs, mistakes."""
 
 import pytest
 import timm
@@ -55,7 +55,7 @@ def test_options_reach_the_library():
         ({"name": "timm:resnet10x"}, r"timm has no model 'resnet10x'"),
     ],
 )
-def test_what_cannot_be_built_is_one_line(network, message):
+def test_a_network_that_cannot_be_built_is_one_line(network, message):
     shape = {"classes": 5, "image_size": 32, "channels": 3, "options": {}} | network
     with pytest.raises(UserError, match=rf"network {network['name']} with options .*{message}.*; correct the row"):
         networks.build(NetworkShape(**shape), 0, torch.device("cpu"))
@@ -80,7 +80,7 @@ def test_labels_of_results():
 
 @pytest.mark.nightly("stages")
 def test_a_network_of_timm_teaches(workspace, edit_row, make_up_to):
-    """Its norms and convolutions are subclasses of torch's, and have statistics like those."""
+    """timm's norms and convolutions are subclasses of torch's, and are measured like them."""
     edit_row({"backbones": ["timm:resnet10t"]})
     planned = make_up_to("recover")
     statistics = next(artifact for artifact in planned if artifact.stage == "statistics")

@@ -68,7 +68,7 @@ def test_explain_names_what_was_added_and_deleted(published_run, edit_row, capsy
 
 
 def test_explain_compares_with_what_differs_least(published_run, edit_row, make_up_to, capsys):
-    """Not with what was made last, and of artifacts that are there it says nothing."""
+    """Not with the artifact that was made last. It is silent on artifacts that are there."""
     edit_row({"recover": {"iterations": 7}})
     make_up_to("recover", 6)
     edit_row({"recover": {"lr": 0.1, "roll": 2, "conv_drop": 0.1, "statistics_weight": 0.2}})

@@ -80,7 +80,7 @@ def test_settings_that_differ_are_named(published_run, edit_row, run_snakemake, 
 
 
 @pytest.mark.nightly("workflow")
-def test_the_workflow_makes_it_of_the_runs_in_the_config(published_run, run_snakemake, stale):
+def test_the_workflow_compares_the_runs_of_the_configuration(published_run, run_snakemake, stale):
     path = Path("config/config.yaml")
     path.write_text(path.read_text().replace("comparisons:", "comparisons:\n  both: [tiny/ipc4]\n  tiny: [ipc4]"))
     done = run_snakemake("--cores", "1", "results/both/compare.csv", target="results/tiny/compare.csv")

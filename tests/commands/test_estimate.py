@@ -31,14 +31,14 @@ def header(path: str) -> int:
         return 8 + int.from_bytes(file.read(8), "little")
 
 
-def test_what_is_made_takes_no_time(published_run):
+def test_artifacts_that_are_there_take_no_time(published_run):
     rows = table()
     receipts = [read_receipt(STORE / artifact.path) for artifact in published_run[:-1]]
     assert rows["all"][:2] == [str(len(receipts)), "0"] and rows["all"][3] == "0.00"
     assert size(rows["all"][2]) == pytest.approx(sum(receipt["bytes"] for receipt in receipts), rel=0.01)
 
 
-def test_what_is_to_run_is_as_large_as_said_and_as_slow_as_its_like(published_run, edit_row, make_up_to):
+def test_estimates_match_the_bytes_that_are_made_and_the_times_of_similar_jobs(published_run, edit_row, make_up_to):
     edit_row({"recover": {"seed": 5}, "relabel": {"epochs": 6, "coding": {"values": "int4", "top": 3}}})
     edit_row({"evaluate": {"epochs": 6}})
     edit_row({"select": {"choose": "confidence", "candidates": 2, "crops": 1, "scale": [0.5, 1.0], "cells": 2, "seed": 0}})

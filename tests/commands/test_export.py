@@ -247,7 +247,7 @@ def test_equal_runs_make_equal_folders(form, exported):
     assert first == second
 
 
-def test_what_is_killed_is_not_taken_for_an_export(exported, tmp_path):
+def test_a_killed_export_is_not_taken_for_a_whole_one(exported, tmp_path):
     program = (
         "import os, signal; from gvbsm import cli; from gvbsm.share import export; "
         "export.card = lambda *parts: os.kill(os.getpid(), signal.SIGKILL); "
@@ -259,7 +259,7 @@ def test_what_is_killed_is_not_taken_for_an_export(exported, tmp_path):
     assert len(gvbsm.load(exported("imagefolder"))) == 160
 
 
-def test_what_fails_leaves_nothing(exported, monkeypatch, capsys):
+def test_a_failed_export_leaves_nothing(exported, monkeypatch, capsys):
     def full(*parts):
         raise OSError(28, "No space left on device")
 
@@ -392,7 +392,7 @@ def test_an_export_has_no_test_images(exported):
     assert len(gvbsm.load(folder, split="images")) == 40
 
 
-def test_labels_that_are_none_are_refused_even_if_they_are_as_written(exported):
+def test_a_file_without_labels_is_refused_although_its_hash_is_right(exported):
     folder = exported("imagefolder")
     file = folder / "labels" / "labels-00000.safetensors"
     for content in (b"no labels at all", file.read_bytes().replace(b"digests", b"digestz")):

@@ -64,7 +64,7 @@ def publish(planned: list[Artifact]) -> Path:
 
 
 def run(capsys, *arguments: str, status: int = 0) -> list[str]:
-    """Lines said by a command of this process."""
+    """Run gc in this process; return the lines it prints, of stderr if it fails."""
     assert cli.main(["gc", *arguments]) == status
     captured = capsys.readouterr()
     return (captured.err if status else captured.out).splitlines()
@@ -106,7 +106,7 @@ def test_needed_by_a_comparison(fill_store, capsys):
 
 @pytest.mark.parametrize("planned_for", ["plans", "receipts"])
 def test_needed_by_a_published_run(planned_for, fill_store, edit_row, capsys):
-    """Of the twins nothing but the statistics is published: what artifacts were made from is found in plans or receipts."""
+    """acc.json names the statistics of the twins, but not the twins: gc finds these in plans or receipts."""
     edit_row({"statistics": {"measured_in": "twin"}})
     planned = fill_store()
     twins = {artifact.path for artifact in planned if artifact.stage == "squeeze"} - set(planned[-1].spec.input_paths())
@@ -180,7 +180,7 @@ def gc_beside(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_what_a_job_uses_stays(fill_store, capsys):
-    """A job by hand makes labels: they, their checkpoint, their inputs and what those were made from."""
+    """A job by hand makes labels: these stay, their checkpoint, their inputs, and what the inputs were made from."""
     planned = fill_store()
     labels = next(artifact for artifact in planned if artifact.stage == "relabel")
     receipt_path(STORE / labels.path).unlink()  # it has written the one, and not yet the other
@@ -285,8 +285,8 @@ def test_leftovers(fill_store, capsys):
     assert_clean(capsys)
 
 
-def test_what_jobs_said_of_themselves(fill_store, capsys):
-    """Of jobs that were killed: it stays while there is something to go on with. A job that runs keeps its own."""
+def test_progress_files(fill_store, capsys):
+    """A killed job's file stays while the job has something left to make. A running job keeps its own."""
     planned = fill_store()
     configure(str(published()))
     finished, unfinished, running = (artifact.key for artifact in planned[:3])
@@ -308,7 +308,7 @@ def test_what_jobs_said_of_themselves(fill_store, capsys):
     assert listed(run(capsys, "--delete")) == [str(temporary), f"{CHECKPOINTS}: 1 progress file"]
 
 
-def test_files_that_are_none_of_ours_stay(fill_store, capsys):
+def test_foreign_files_stay(fill_store, capsys):
     fill_store()
     others = [STORE / "squeeze" / "notes.txt", PLANS / "mine.json", CHECKPOINTS / "mine.lock", Path("results/tiny/x.txt")]
     for file in others:

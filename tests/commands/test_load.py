@@ -108,7 +108,7 @@ def test_other_splits(published_run):
     assert data.class_names == test.class_names == list("0123456789")
 
 
-def test_a_student_trained_on_it_is_the_one_of_evaluate(published_run):
+def test_a_student_trained_on_loaded_items_is_that_of_evaluate(published_run):
     """The same weights at the start, the same steps: the losses of every epoch, and the accuracy."""
     spec = json.loads((RUN / "acc.json").read_text())["provenance"]["spec"]["inputs"]["students"]["convnet"]["distilled"]
     trained = parse_spec(json.loads((STORE / spec).with_suffix(".json").read_text())["spec"])

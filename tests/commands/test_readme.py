@@ -18,7 +18,7 @@ README = (PACKAGE.parent / "README.md").read_text()
 
 
 def train(seed: int = 0, **changes: str) -> float:
-    """Accuracy in percent that the README's program prints, with texts of it replaced."""
+    """The accuracy in percent that the README's program prints; `changes` replaces settings in it."""
     program = f"import torch; torch.manual_seed({seed}); torch.set_num_threads(1)\n{PYTHON}"
     for name, value in changes.items():
         program, before = re.sub(rf"\b{name}=[\w.-]+", f"{name}={value}", program), program
@@ -57,7 +57,7 @@ def test_commands(line, published_run):
 
 
 def test_every_command_but_stages_is_shown():
-    """Of these the table of stages tells."""
+    """The README's table of stages shows the stages."""
     shown = {"compare", "explain", "export", "report", "estimate", "status", "verify", "gc"}
     shown |= {"settings", "networks", "datasets", "recipes"}
     assert {line.split()[1] for line in COMMANDS} == shown

@@ -26,7 +26,7 @@ def test_the_file_that_is_asked_for_is_known():
 
 
 @pytest.mark.parametrize("command", ["explain", "estimate", "status"])
-def test_before_it_is_made(command, workspace, capsys):
+def test_commands_before_the_run_is_made(command, workspace, capsys):
     outputs = set()
     for name in NAMES:
         assert cli.main([command, RUN + name]) == 0
@@ -35,7 +35,7 @@ def test_before_it_is_made(command, workspace, capsys):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_when_it_is_made(name, published_run, capsys):
+def test_commands_when_the_run_is_made(name, published_run, capsys):
     assert cli.main(["compare", RUN + name]) == 0 and "tiny/ipc4" in capsys.readouterr().out
     assert cli.main(["report", RUN + name]) == 0 and capsys.readouterr().out == f"{RUN}/report.html\n"
     exported = f"exported{NAMES.index(name)}"

@@ -93,7 +93,7 @@ def test_half_and_the_whole_of_a_run(published_run, capsys):
     assert "  evaluate        6     0        0      6" in lines and "  relabel         4     4        0      0" in lines
 
 
-def test_what_is_left(configured, capsys):
+def test_the_time_that_is_left(configured, capsys):
     """By what jobs of the same stage took, divided among as many as run."""
     squeeze = [artifact for artifact in plan("tiny", 4) if artifact.stage == "squeeze"]
     pretend(squeeze[0], seconds=600)
@@ -137,7 +137,7 @@ def test_a_job_that_was_killed(configured, capsys):
     ("silence", "rate", "runs"), [(5, 2.5, True), (300, 2.5, True), (700, 2.5, False), (700, 0.005, True), (2000, 0.005, False)]
 )
 def test_a_job_of_another_machine(silence, rate, runs, configured, capsys):
-    """Whose lock may not be seen: it runs as long as it says so, at its own pace."""
+    """Its lock cannot be relied on: it runs if it has written its progress lately, for its own pace."""
     artifact = of_stage("squeeze")
     write_progress(progress_file(artifact.key), record(artifact, host="node7", rate=rate, updated=time.time() - silence))
     last = status_lines(capsys)[-1]

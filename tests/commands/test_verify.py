@@ -21,7 +21,7 @@ from gvbsm.store.spec import Spec
 
 
 def run(capsys, *arguments: str) -> tuple[int, list[str]]:
-    """Exit status and what was said on stdout, by a command of this process."""
+    """Run verify in this process; return its exit status and the lines of stdout."""
     status = cli.main(["verify", *arguments])
     captured = capsys.readouterr()
     assert captured.err == ""
@@ -114,7 +114,7 @@ def test_a_receipt_of_the_same_value_but_another_text(before, after, workspace):
         (b'{"receipt_sha256": [1]}', "its text is not what was written"),
     ],
 )
-def test_a_receipt_that_is_none(content, expected, published_run, capsys):
+def test_a_file_that_is_no_receipt(content, expected, published_run, capsys):
     artifact = STORE / published_run[0].path
     receipt_path(artifact).write_bytes(content)
     status, (line, _) = run(capsys, str(artifact))
@@ -166,7 +166,7 @@ def test_missing_halves(published_run, capsys):
 
 
 def test_an_input_that_changed_or_is_gone(published_run, capsys):
-    """Prepare made other bytes: all that were made from the first ones are stale. Removed inputs are only noted."""
+    """When prepare makes other bytes, artifacts made from the old ones are stale. Removed inputs are only noted."""
     data = STORE / published_run[0].path
 
     def reads(artifact) -> bool:
@@ -186,7 +186,7 @@ def test_an_input_that_changed_or_is_gone(published_run, capsys):
     assert lines[0].startswith(f"note: {data}: no longer there; ")
 
 
-def test_what_is_noted(published_run, capsys):
+def test_foreign_files_in_the_store_are_noted(published_run, capsys):
     data = STORE / published_run[0].path
     (data.parent / f".{data.name}.1.tmp").write_text("")
     (data.parent / "notes.txt").write_text("")
@@ -239,7 +239,7 @@ def test_paths(published_run, capsys, monkeypatch, tmp_path):
         ("results/store/squeeze/digits-convnet-0123456789.safetensors", "nothing there"),
     ],
 )
-def test_paths_that_are_none(path, got, workspace, capsys):
+def test_paths_without_artifacts(path, got, workspace, capsys):
     assert cli.main(["verify", *([path] if path else [])]) == 2
     message = capsys.readouterr().err
     assert message.startswith(f"gvbsm: {path or 'results/store'}: expected the store (results/store), a stage's folder in it, ")

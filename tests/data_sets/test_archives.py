@@ -149,7 +149,7 @@ def test_links_and_devices_in_a_zip_are_refused(kind, tmp_path):
 
 
 def bomb(path: Path, count: int = 1) -> None:
-    """An archive of files of a MiB of zeros each, which compress a thousand times."""
+    """An archive of `count` files, each a MiB of zeros, which compress a thousand times."""
     files = {f"train/a/{i}.png": bytes(2**20) for i in range(count)}
     if path.suffix == ".zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -250,14 +250,14 @@ def cut_between_members(content: bytes, at: int) -> bytes:
     return content[:at]
 
 
-def a_bit_of_a_header(content: bytes, at: int) -> bytes:
+def flip_a_bit_of_a_header(content: bytes, at: int) -> bytes:
     return content[: at + 3] + bytes([content[at + 3] ^ 1]) + content[at + 4 :]
 
 
-@pytest.mark.parametrize("damage", [cut_in_a_header, cut_between_members, a_bit_of_a_header])
+@pytest.mark.parametrize("damage", [cut_in_a_header, cut_between_members, flip_a_bit_of_a_header])
 @pytest.mark.parametrize("name", ["x.tar", "x.tar.gz"])
-def test_a_tar_that_does_not_say_its_end_is_damaged(name, damage, tmp_path):
-    """tarfile would read the files before as all there are."""
+def test_a_tar_without_its_end_mark_is_damaged(name, damage, tmp_path):
+    """tarfile would take the files before the damage for all there are."""
     write_tar(tmp_path / "x.tar", FILES, "w")
     with tarfile.open(tmp_path / "x.tar") as archive:
         at = archive.getmembers()[5].offset
@@ -355,7 +355,7 @@ def test_only_the_formats_of_the_known_endings_are_decoded(content):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "MPO", "BMP", "WEBP", "PPM", "TIFF", "GIF"])
-def test_the_formats_of_the_known_endings_are(kind):
+def test_every_format_of_the_known_endings_is_decoded(kind):
     assert open_image("x", encode(Image.new("RGB", (8, 8)), kind), "RGB").size == (8, 8)
 
 

@@ -55,7 +55,7 @@ def pack(files: dict[str, bytes]) -> bytes:
 
 @pytest.fixture
 def put(tmp_path, monkeypatch):
-    """Write the bytes of an archive where it is looked for, and have its sum be the official one."""
+    """Write an archive's bytes where `read` looks for it, and make their MD5 the official one."""
 
     def write(kind: str, content: bytes, folder: Path = tmp_path, md5: str | None = None, url: str = "") -> Path:
         archive = cifar.ARCHIVES[kind]
@@ -160,7 +160,7 @@ def test_without_a_network_the_file_its_sum_and_its_address_are_named(kind, tmp_
 
 
 def altered(kind: str, name: str, content: bytes | None) -> dict[str, bytes]:
-    """The official files with another content of one, or without it."""
+    """The official files, one of them with another content or left out."""
     files = official(kind) | {f"{cifar.ARCHIVES[kind].folder}/{name}": content or b""}
     return {file: value for file, value in files.items() if content is not None or not file.endswith(f"/{name}")}
 
@@ -195,7 +195,7 @@ def altered(kind: str, name: str, content: bytes | None) -> dict[str, bytes]:
     ],
 )
 def test_an_archive_of_another_content_is_one_line(kind, content, message, tmp_path, put):
-    """Though its sum is right, as it were."""
+    """Although its MD5 is taken for the official one."""
     put(kind, content)
     with pytest.raises(UserError, match=message):
         read(kind, tmp_path)

@@ -49,7 +49,7 @@ def mine(tmp_path: Path) -> Path:
 
 
 def prepared(root: Path, storage: str, workers: int = 0) -> Callable[..., Split]:
-    """What opens a split of the data set of `root`, prepared now."""
+    """Prepare the data set of `root`; return a function that opens a split of it."""
     store = root / "store"
     spec = PrepareSpec.model_validate(SPEC | {"storage": storage})
     prepare.run(Job(spec=spec, out=store / f"{storage}.safetensors", store=store, data_root=root))
@@ -88,7 +88,7 @@ def test_neither_workers_nor_batches_before_change_a_crop(mine):
 
 
 def test_a_signal_to_all_processes_of_a_job_ends_no_worker(mine):
-    """As a scheduler sends it: the job saves its state first, for which it needs no error out of the loader."""
+    """A scheduler signals every process. The job must save its state first, without an error from the loader."""
     prepared(mine.parent, "files")
     todo = [(torch.tensor([0, 1]), seed) for seed in range(12)]
     quiet, signalled = (opener(mine.parent, "files", workers)("train", AUGMENT) for workers in (0, 2))

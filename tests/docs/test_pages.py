@@ -59,7 +59,7 @@ SMALL: dict[str, Any] = {
 
 
 class Block(NamedTuple):
-    """Between three backticks and three."""
+    """The text between two fences of three backticks."""
 
     language: str
     mark: str
@@ -77,7 +77,7 @@ def blocks(page: str) -> list[Block]:
 
 
 def headings(page: str) -> set[str]:
-    """As GitHub makes anchors of them."""
+    """Anchors of a page's headings, as GitHub makes them."""
     prose = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE)
     titles = re.findall(r"^#+ (.*)$", prose, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in titles}
@@ -213,7 +213,7 @@ def save_images(folder: Path, classes: int, count: int, size: int) -> None:
 
 
 def save_own_data(clone: Path) -> None:
-    """The images that own-data.md tells the reader to have: three classes, and a set by others with an epoch of its labels."""
+    """The images that own-data.md asks for: three classes, and a distilled set by others with one epoch of labels."""
     save_images(clone / "data/mine/train", classes=3, count=12, size=40)
     save_images(clone / "data/mine/test", classes=3, count=4, size=40)
     others, count = clone / "data" / "sre2l", 10

@@ -18,7 +18,7 @@ def roundtrip(x: torch.Tensor, coding: Coding, rest: str = "mean") -> torch.Tens
     return decode(encode(x, coding), coding, x.shape[1], rest)
 
 
-def test_floats_are_what_they_hold():
+def test_floats_are_rounded_to_their_format_alone():
     x = logits()
     assert torch.equal(roundtrip(x, Coding("float32")), x)
     assert torch.equal(roundtrip(x, Coding("float16")), x.half().float())
@@ -62,7 +62,7 @@ def test_equal_logits_stay_equal():
     assert torch.equal(roundtrip(x, Coding("int4")), x)
 
 
-def test_what_is_not_kept_is_its_mean_or_its_mass():
+def test_logits_that_are_not_kept_have_their_mean_or_their_mass():
     x = logits(classes=300)
     mean, mass = (roundtrip(x, Coding("float32", top=5), rest) for rest in ("mean", "mass"))
     index = x.topk(5).indices
@@ -73,7 +73,7 @@ def test_what_is_not_kept_is_its_mean_or_its_mass():
     assert not torch.allclose(mean, mass)
 
 
-def test_as_many_as_there_are_is_all():
+def test_the_top_of_all_classes_loses_nothing():
     x = logits(classes=10)
     assert torch.equal(roundtrip(x, Coding("float32", top=10)), x)
 

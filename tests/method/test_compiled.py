@@ -1,4 +1,4 @@
-"""The compiled pass gives what the plain hooks and the uncompiled pass give; where it cannot be compiled, that one runs."""
+"""The compiled pass gives what plain hooks and the uncompiled pass give. Without a compiler the uncompiled pass runs."""
 
 import shutil
 
@@ -51,7 +51,7 @@ def test_compiled_or_not_is_the_same(start, dropped, tmp_path, monkeypatch):
                 torch.testing.assert_close(matcher.averages[layer][kind], value, rtol=1e-4, atol=1e-5)
 
 
-def test_where_nothing_can_be_compiled_it_goes_on_without(monkeypatch):
+def test_without_a_compiler_the_uncompiled_pass_runs(monkeypatch):
     def no_compiler(function, **options):
         def fail(*arguments):
             raise RuntimeError("no C++ compiler\nat great length")

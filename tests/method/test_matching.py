@@ -133,7 +133,7 @@ def test_a_share_is_matched_class_by_class():
 
 
 def test_only_the_statistics_that_are_kept_are_matched():
-    """Their terms are as without the others'; the first layer keeps its weight, whether or not it is among them."""
+    """Each term is what it is alone. A first layer that is matched keeps its weight; no other layer gets it."""
     alone = {}
     for layer, kind in (("0", "patch"), ("1", "channel"), ("3", "channel")):
         with matcher_of(network(), selected_statistics=frozenset({(layer, kind)})) as matcher:

@@ -35,7 +35,7 @@ def test_crop_and_resize_is_pils_within_one_level():
         assert difference <= 1.0
 
 
-def test_a_whole_image_is_itself():
+def test_a_view_of_a_whole_image_is_the_image():
     images = pictures()
     views = plain(draw_views(len(images), 32, dataclasses.replace(SETTINGS, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=False), 0))
     torch.testing.assert_close(render(images, views, torch.arange(11)), images[views.image_V.long()].float() / 255)
@@ -137,7 +137,7 @@ def test_hard_labels_unmixed_and_mixed():
     assert not torch.equal(published, corrected)
 
 
-def test_views_of_cells_stay_within_one_and_meet_all():
+def test_views_of_cells_stay_within_one_cell_and_reach_all():
     settings = dataclasses.replace(SETTINGS, cells=4)
     crop_V4 = draw_views(2000, 32, settings, 0).crop_V4.long()
     first_V2, last_V2 = crop_V4[:, :2] // 8, (crop_V4[:, :2] + crop_V4[:, 2:] - 1) // 8

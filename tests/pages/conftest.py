@@ -20,7 +20,7 @@ SECONDS = 120  # that a busy machine may take to start it
 
 
 class Browser:
-    """One tab. `requests` are the addresses it asked for, data: aside; `complaints` warnings, errors and what did not load."""
+    """One tab. `requests`: addresses it asked for, but data: ones. `complaints`: warnings, errors and failed loads."""
 
     def __init__(self, program: str, profile: Path) -> None:
         self.requests: list[str] = []

@@ -56,7 +56,7 @@ def report_page(*arguments: str) -> Page:
     return Page(PAGE.read_text())
 
 
-def test_it_needs_nothing_else(published_run):
+def test_the_page_needs_no_other_file(published_run):
     page = report_page()
     addresses = {value for _, attributes in page.tags for name, value in attributes.items() if name in ("src", "href")}
     inside = {address for address in addresses if address.startswith(("#", "data:"))}
@@ -96,7 +96,7 @@ def test_accuracies_are_those_of_acc_json(published_run):
     assert len(by_class) == 10
 
 
-def test_the_same_of_the_same_and_where_it_is_asked_for(published_run, capsys):
+def test_equal_runs_give_equal_pages_at_the_path_asked_for(published_run, capsys):
     report_page()
     assert cli.main(["report", str(RUN / "acc.json"), "--out", "elsewhere.html"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "elsewhere.html"
@@ -122,7 +122,7 @@ def test_settings_have_their_sources(published_run, edit_row):
         assert float(shown[name]) == planned[name]
 
 
-def test_what_was_published_stands_against_changed_files(published_run, edit_row):
+def test_published_settings_stand_beside_changed_ones(published_run, edit_row):
     edit_row({"recover": {"iterations": 7}, "evaluate": {"headline": "best"}})
     page = report_page()
     assert "has been changed since this run was published" in page.text
@@ -171,7 +171,7 @@ def test_further_pictures_are_taken_in(published_run):
 
 
 @pytest.mark.nightly("workflow")
-def test_the_workflow_makes_it_and_again_after_a_picture(published_run, edit_row, run_snakemake, stale):
+def test_the_workflow_makes_the_page_and_makes_it_anew_after_a_picture(published_run, edit_row, run_snakemake, stale):
     target = str(PAGE)
     assert stale(target) == {"report": 1}
     done = run_snakemake("--cores", "1", target=target)

@@ -58,7 +58,7 @@ def class_table(count: int) -> pd.DataFrame:
     return pd.DataFrame({"name": [f"class {n}" for n in at], **columns})
 
 
-def test_accuracies_of_runs_some_of_which_have_no_baseline():
+def test_accuracies_of_runs_with_and_without_a_baseline():
     rows = [("d", 10, None, 60.0, 50.0), ("d", 10, "x", 61.0, np.nan), ("d", 50, "x", 70.0, np.nan)]
     table = pd.DataFrame(rows, columns=["dataset", "ipc", "recipe", "distilled", "random_soft"])
     table = table.assign(student="a", seeds=3, distilled_std=1.0, random_soft_std=np.nan, label_bytes=[10, 20, 30])
@@ -167,8 +167,8 @@ def test_ten_classes_have_ten_colours():
     assert len(set(CLASS_COLOURS)) == 10 and DISTILLED.startswith("#")
 
 
-def test_every_picture_is_planned_made_and_told_of():
-    """A picture that one of these does not know would be missing there without a word."""
+def test_every_picture_is_planned_drawn_and_described():
+    """A picture that one of the four lists lacks would be missing there without a message."""
     names = set(plan_pictures._PICTURES)
     template = (Path(results.__file__).parent / "templates" / "pictures.html.j2").read_text()
     described = set(re.findall(r'^  "(\w+)": \(', template, re.MULTILINE))

@@ -45,7 +45,7 @@ MINE: dict[str, Any] = {  # a folder that stays where it is, a teacher with weig
 
 
 def specs_of(dataset: str, ipc: int, recipe: str | None) -> dict[str, Any]:
-    """Specs by stage and name, and of stages with many the first and the key of all."""
+    """Specs by stage and name. Of a stage with many: the first spec, and the key of all."""
     artifacts = graph.plan(dataset, ipc, recipe)
     for picture in pictures.pictures_of(dataset, recipe):
         artifacts += pictures.plan_picture(dataset, ipc, recipe, picture, load_config().pictures)

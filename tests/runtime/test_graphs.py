@@ -1,4 +1,4 @@
-"""CUDA graphs of a training's passes: what a training gives is what it gives without them."""
+"""CUDA graphs of a training's passes: the training gives the same with and without them."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def test_passes_are_recorded_once_for_a_shape_that_comes_again(monkeypatch):
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_gradients_of_passes_are_the_networks(frozen):
-    """On any device: of the functions that are recorded, of other names for the weights."""
+def test_gradients_of_passes_are_those_of_the_network(frozen):
+    """On any device: `passes_of` gives the function that is recorded, and aliases of the weights as its arguments."""
     torch.manual_seed(0)
     model, x = build("resnet10", classes=10, image_size=16, channels=1, width=4), torch.randn(5, 1, 16, 16)
     model.conv1.requires_grad_(not frozen)
@@ -107,8 +107,8 @@ def test_gradients_of_passes_are_the_networks(frozen):
 
 @needs_cuda
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_replayed_pass_sees_the_weights_of_now(precision):
-    """And not what autocast made of those that were recorded."""
+def test_a_replayed_pass_reads_the_current_weights(precision):
+    """And not autocast's copies of the weights at the recording."""
     model, x = Replayed(network()), torch.randn(8, 1, 16, 16, device=CUDA)
     with autocast(CUDA, precision):
         model(x), model(x)
@@ -154,7 +154,7 @@ def test_large_batches_and_tests_are_not_recorded(monkeypatch):
 
 @needs_cuda
 def test_gradients_of_a_second_pass_are_added():
-    """It is not replayed: it would write over those of the first."""
+    """The second pass is not replayed: a replay would overwrite the gradients of the first."""
     model, generator = Replayed(network()), torch.Generator(CUDA).manual_seed(0)
     first, second = (torch.randn(4, 1, 16, 16, generator=generator, device=CUDA) for _ in range(2))
 

@@ -94,7 +94,7 @@ def test_a_killed_waiter_keeps_nothing():
 
 
 def test_a_request_for_all_is_not_overtaken_for_ever():
-    """A stream of small jobs, of which there is always one waiting, does not keep out the large one."""
+    """Small jobs, one of which is always waiting, do not keep out a large one."""
     holders = [holder(1) for _ in range(4)]
     large = start(4, "touch", "large")
     time.sleep(1)
@@ -136,7 +136,7 @@ def test_a_device_that_has_become_free_is_taken_before_half_of_another(monkeypat
 
 
 @pytest.mark.parametrize("text", ["0", "two", "-1", "1.5"])
-def test_no_number_of_jobs(text):
+def test_a_wrong_number_of_jobs_per_device(text):
     process = start(1, "true", GVBSM_JOBS_PER_GPU=text)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 2
@@ -145,7 +145,7 @@ def test_no_number_of_jobs(text):
     )
 
 
-def test_none_hides_all_devices():
+def test_a_lease_of_no_device_hides_all():
     assert visible_devices(0) == ""
     assert visible_devices(2, GVBSM_DEVICE="cpu") == ""
     assert not Path("leases").exists()
@@ -156,7 +156,7 @@ def test_without_devices_the_command_runs_as_it_is():
     assert visible_devices(1, CUDA_VISIBLE_DEVICES="-1,0") == "-1,0"
 
 
-def test_more_than_there_are():
+def test_more_devices_than_there_are():
     process = start(5, "true")
     _, error = process.communicate(timeout=60)
     assert process.returncode == 2

@@ -41,7 +41,7 @@ def run(*arguments, **more) -> None:
 
 
 def assert_same_teacher(alone: str, together: str, processes: int) -> None:
-    """As good after the same number of steps; the weights part by rounding, which training makes larger."""
+    """Equally good after the same number of steps. The weights differ: training enlarges rounding errors."""
     expected, got = (read_receipt(Path(file)) for file in (alone, together))
     assert (expected["processes"], got["processes"]) == (1, processes)
     assert got["summary"]["loss"] == pytest.approx(expected["summary"]["loss"], rel=0.01)
@@ -92,8 +92,8 @@ if __name__ == "__main__":
 
 @pytest.mark.nightly("processes")
 @pytest.mark.parametrize("size", [2, 3])
-def test_a_step_of_several_is_that_of_one(size, tmp_path):
-    """Outputs, gradients and running statistics in float64; of 2 images one of three ranks has none."""
+def test_a_step_of_several_processes_is_that_of_one(size, tmp_path):
+    """Outputs, gradients and running statistics in float64. Of a batch of 2 images, one of three ranks has none."""
     file = tmp_path / "step.py"
     file.write_text(STEP)
     with socket.socket() as free:
@@ -123,7 +123,7 @@ def test_two_processes_train_the_same_teacher(published_run):
 
 
 @pytest.mark.nightly("processes")
-def test_torchrun_starts_them_too(published_run):
+def test_torchrun_starts_the_processes_too(published_run):
     artifact = planned("squeeze", "wrn16_2")
     run(artifact, "two.safetensors", start=TORCHRUN)
     assert_same_teacher(str(STORE / artifact.path), "two.safetensors", 2)
@@ -131,7 +131,7 @@ def test_torchrun_starts_them_too(published_run):
 
 @pytest.mark.nightly("processes")
 def test_more_processes_than_a_ragged_batch_has_images(published_run, edit_row):
-    """The published code hangs there. Batches of 38 and 2 images: the second leaves one of three ranks without any."""
+    """Batches of 38 and 2 images: one of three ranks has no image of the second. The published code hangs then."""
     edit_row({"evaluate": {"batch_size": 38, "accumulate": 1, "test_every": 1}})
     artifact = planned("evaluate", "wrn16_2-distilled")
     run(artifact, "one.csv")

@@ -92,7 +92,7 @@ def test_no_tracking_by_default(published_run, monkeypatch, command_of):
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
-def test_a_missing_package_is_said_before_anything_is_done(name, workspace, monkeypatch, capsys, command_of):
+def test_a_missing_package_stops_the_job_before_its_work(name, workspace, monkeypatch, capsys, command_of):
     planned = plan("tiny", 4)
     write_plans(planned, TARGET)
     Path(name).mkdir()  # as wandb makes one where it is called: no package
@@ -140,7 +140,7 @@ def test_other_processes_of_a_job_do_not_track(tmp_path, monkeypatch):
 
 @pytest.fixture
 def proxy():
-    """The address of a server that refuses whatever is asked of it, and what was."""
+    """The address of a server that refuses every request, and the list of requests."""
     requests: list[str] = []
 
     class Refusing(http.server.BaseHTTPRequestHandler):
@@ -163,7 +163,7 @@ def wandb_run(command: list[str], address: str, **environment: str) -> subproces
 
 @pytest.mark.nightly("tracking")
 def test_wandb_offline(published_run, proxy, command_of):
-    """Its files appear, all below results/tracking; nothing is asked of any server, nor of whoever sits there."""
+    """Its files appear, all below results/tracking. It asks nothing of a server, nor of the user."""
     pytest.importorskip("wandb", reason='no wandb here: pip install "gvbsm[tracking]"')
     artifact = next(artifact for artifact in published_run if artifact.stage == "evaluate")
     before = file_hash(STORE / artifact.path)
@@ -183,7 +183,7 @@ def test_wandb_offline(published_run, proxy, command_of):
 @pytest.mark.parametrize(
     "environment", [{}, {"WANDB_API_KEY": "0" * 40, "WANDB_INIT_TIMEOUT": "3"}], ids=["no login", "no server"]
 )
-def test_wandb_online_where_it_cannot_be(environment, published_run, proxy, command_of):
+def test_wandb_online_without_a_login_or_a_server(environment, published_run, proxy, command_of):
     """It does not ask for a login, and does not fail the job; the files stay here."""
     pytest.importorskip("wandb", reason='no wandb here: pip install "gvbsm[tracking]"')
     artifact = next(artifact for artifact in published_run if artifact.stage == "relabel")
@@ -194,4 +194,4 @@ def test_wandb_online_where_it_cannot_be(environment, published_run, proxy, comm
     (warning,) = [line for line in done.stderr.splitlines() if line.startswith("tracking: ")]
     assert warning.startswith("tracking: wandb cannot be reached, its files stay here for `wandb sync`: ")
     assert list(Path("results/tracking/wandb").glob("offline-run-*/*.wandb"))
-    assert requests, "what is asked of a server is seen here: offline, nothing was"
+    assert requests, "the proxy saw no request: then the offline test proves nothing"

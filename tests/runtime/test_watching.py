@@ -74,7 +74,7 @@ def test_a_progress_file_from_the_first_step_to_the_last(tmp_path, clock, capsys
 
 
 def test_a_count_for_every_seed(tmp_path, clock):
-    """Parts that earlier processes did count, and the speed is that of the steps of this process."""
+    """Steps of earlier processes count as done; the speed is that of this process alone."""
     file = tmp_path / "x.progress.json"
     with watched(squeeze_job(seeds=[0, 1, 2]), file):
         Progress("squeeze digits-net-0123456789 seed 0", 10, done=10)
@@ -86,7 +86,7 @@ def test_a_count_for_every_seed(tmp_path, clock):
         assert (seen.done, seen.total, seen.rate, seen.seconds_left) == (15, 30, 0.5, 30.0)
 
 
-def test_the_rate_is_that_of_late(tmp_path, clock):
+def test_the_rate_is_that_of_recent_steps(tmp_path, clock):
     """A first step that compiles for ten minutes does not slow down the last."""
     file = tmp_path / "x.progress.json"
     with watched(squeeze_job(), file):
@@ -149,7 +149,7 @@ def test_a_full_disk_stops_nothing(workspace, make_up_to, monkeypatch, command_o
 
 
 def test_images_per_second_are_those_of_the_receipts(published_run, monkeypatch, command_of):
-    """Steps times images per step, of every stage that counts, are the images that it says went through."""
+    """For every stage that counts images: steps times images per step is the number in its receipt."""
     counted: dict[str, float] = {}
     began = Progress.__init__
 

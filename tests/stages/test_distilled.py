@@ -134,7 +134,7 @@ def assert_same(views: Tensor, expected: Tensor) -> None:
 def test_views_are_those_of_the_published_loader(
     mix, entries, folder_name, saved_seed, coding, workspace, edit_row, make_artifact, reader
 ):
-    """With seed 42 in the row: where the labels say which images they are of, it does not matter."""
+    """The row has seed 42; labels that name their images were saved with another, which does not matter."""
     save_images(folder_name)
     expected = save_labels(mix, entries, saved_seed)
     edit_row({"distilled": DISTILLED, "relabel": {"coding": {"values": coding}}})
@@ -252,7 +252,7 @@ def test_a_run_with_images_and_labels_by_others(workspace, small_row, make_up_to
         assert ("convert" in estimated) == (recipe == "labels")
 
 
-def test_planning_reads_no_file_and_a_version_makes_them_anew(workspace, edit_row):
+def test_planning_reads_no_file_and_another_version_makes_all_anew(workspace, edit_row):
     edit_row({"distilled": DISTILLED, "statistics": {"measured_in": "twin"}})
     before = {artifact.path for artifact in plan("tiny", IPC)}
     assert all(
@@ -282,7 +282,7 @@ def import_fkd(seed: int = 42) -> int:
     return cli.main(["import-fkd", str(LABELS), "--images", str(IMAGES), "--out", "out", "--seed", str(seed)])
 
 
-def test_other_views_than_those_that_were_stored(workspace, reader):
+def test_views_that_differ_from_the_stored_ones_are_refused(workspace, reader):
     save_images()
     save_labels("cutmix")
     assert import_fkd() == 0
@@ -418,7 +418,7 @@ def test_a_mistake_is_one_line(mistake, published, tmp_path, monkeypatch, capsys
     assert not Path("executed").exists(), "the pickle was executed"
     if mistake == "an object":
         torch.load(LABELS / "epoch_1/batch_1.tar", weights_only=False)
-        assert Path("executed").exists(), "it would have been"
+        assert Path("executed").exists(), "the pickle executes nothing: then the test proves nothing"
 
 
 def test_labels_of_other_images(published, tmp_path, monkeypatch, capsys):

@@ -74,7 +74,7 @@ def test_5_normalisation_is_the_rows_and_instance_norm_is_named(published_run, e
 
 
 def test_6_the_kept_epoch(published_run, edit_row, make_up_to):
-    """Published teachers are those of an early epoch of the full schedule; corrected, the last."""
+    """Published teachers are those of an early epoch of the full schedule; corrected ones are of the last."""
     edit_row({"squeeze": {"keep_epoch": 1, "epochs": 2}})
     make_up_to("squeeze")
     early = planned("squeeze")[0]
@@ -157,8 +157,8 @@ def test_mixup_labels_of_the_mixed_and_the_unmixed_image(published_run, edit_row
     assert not torch.equal(logits["mixed"], logits["unmixed"])
 
 
-def test_teachers_that_see_unmixed_views_are_right_on_those(published_run, edit_row, make_up_to):
-    """Whatever is mixed, views are of the same crops."""
+def test_accuracy_of_teachers_on_unmixed_views_is_that_without_mixing(published_run, edit_row, make_up_to):
+    """Views are of the same crops, mixed or not."""
     summaries = {}
     for mix in ("mixup", "none"):
         edit_row({"relabel": {"mix": mix, "mixup_labels": "unmixed"}})

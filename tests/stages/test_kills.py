@@ -73,7 +73,7 @@ def test_killed_at_forty_more(stage, published_run, edit_row, make_artifact):
 
 
 class Job:
-    """One job of a stage, whose inputs are there, and what it makes undisturbed."""
+    """One job of a stage, whose inputs are made, and the hash of what it makes undisturbed."""
 
     def __init__(self, stage, edit_row, make_artifact) -> None:
         edit_row({stage: LONGER[stage]})

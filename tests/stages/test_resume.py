@@ -60,8 +60,10 @@ def test_students_beside_their_teachers_resume_to_the_same_bytes(accumulate, pub
 
 
 def run_in_pieces(artifact, kind: str, monkeypatch) -> int:
-    """Make an artifact anew by a job that every second tick ends: killed right before a save, or signalled at it. Returns in
-    how many processes, as it were."""
+    """Make an artifact anew by a job that every second tick ends: killed right before a save, or signalled at it.
+
+    Return how often the job was started.
+    """
     (STORE / artifact.path).unlink()
     run = importlib.import_module(f"gvbsm.stages.{artifact.stage}").run
     tick = checkpoints.Checkpoint.tick

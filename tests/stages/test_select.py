@@ -101,7 +101,7 @@ def test_confidence_prefers_what_the_teachers_know(published_run, edit_row, make
     assert of_first[0] <= of_first[1]
 
 
-def test_recover_starts_from_them_and_without_iterations_they_stay(published_run, edit_row, make_up_to):
+def test_recover_starts_from_selected_images_which_stay_without_iterations(published_run, edit_row, make_up_to):
     edit_row({"select": RANDOM, "recover": {"lr": 1e-9}})
     planned = make_up_to("recover")
     recovered = [load_tensors(STORE / artifact.path)[0] for artifact in planned if artifact.stage == "recover"]
@@ -115,7 +115,7 @@ def test_recover_starts_from_them_and_without_iterations_they_stay(published_run
     assert used and all(artifact.spec.inputs.images == [x.path for x in planned if x.stage == "select"] for artifact in used)
 
 
-def test_acc_json_tells_what_images_began_with_and_what_that_cost(published_run, edit_row, make_up_to, make_artifact):
+def test_acc_json_has_the_settings_and_the_cost_of_select(published_run, edit_row, make_up_to, make_artifact):
     edit_row({"select": RANDOM, "recover": {"views": "relabel"}, "evaluate": {"baselines": [], "seeds": [0]}})
     accuracies = json.loads(make_artifact(make_up_to("evaluate")[-1]).read_text())
     settings = accuracies["settings"]
@@ -147,7 +147,7 @@ def test_cells_are_of_distilled_images_alone(published_run, edit_row):
     assert hard == {"random_hard": None}
 
 
-def test_mistakes_are_told(published_run, edit_row, make_up_to):
+def test_mistakes_are_refused(published_run, edit_row, make_up_to):
     edit_row({"recover": {"iterations": 0}})
     with pytest.raises(SettingsError, match=r"recover.iterations: expected at least 1 without select, got 0"):
         load_row("tiny")

@@ -35,7 +35,7 @@ def running_stages() -> Callable[[Path], list[Running]]:
             except OSError:  # ended meanwhile
                 continue
             environment = dict(variable.partition("=")[::2] for variable in variables)
-            # One that is just ending has no environment any more.
+            # A process that is ending has no environment any more.
             if stage in STAGES and where == str(folder.resolve()) and environment != {"": ""}:
                 devices, job = (environment.get(name, "") for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID"))
                 by_process[process.name] = (parent, Running(stage, devices, job, where))

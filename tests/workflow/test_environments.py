@@ -1,4 +1,4 @@
-"""The environments of `--sdm conda` and `--sdm apptainer`, which cannot be made here: that they say what they must."""
+"""The environments of `--sdm conda` and `--sdm apptainer`, which cannot be made here: their files say what they must."""
 
 import re
 import shutil
@@ -29,13 +29,13 @@ NEEDED = [
 
 
 @pytest.mark.parametrize("requirement", NEEDED, ids=lambda requirement: requirement.name)
-def test_what_the_project_needs_is_pinned_to_a_version_that_will_do(requirement):
+def test_every_dependency_is_pinned_to_a_version_that_suffices(requirement):
     pin = PINS[CONDA_NAMES.get(requirement.name, requirement.name)]
     assert re.fullmatch(r"=\d+(\.\d+)+", pin)
     assert pin.removeprefix("=") in requirement.specifier
 
 
-def test_nothing_else_is_in_it():
+def test_the_environment_has_no_other_package():
     names = {CONDA_NAMES.get(requirement.name, requirement.name) for requirement in NEEDED}
     assert PINS.keys() - names == {"python", "setuptools"}
     assert PINS["python"].removeprefix("=") in SpecifierSet(PROJECT["requires-python"])

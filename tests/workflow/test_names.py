@@ -1,4 +1,4 @@
-"""Names that are others' choice, of files, folders, classes and labels: none leaves the results folder or is executed."""
+"""Names that others choose, of files, folders, classes and labels: none leaves the results folder or is executed."""
 
 import json
 import os

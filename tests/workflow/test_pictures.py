@@ -30,7 +30,7 @@ FOLDER = Path("results/tiny/ipc4/pictures")
 
 
 def drawings(settings=SETTINGS) -> dict[str, set[str]]:
-    """Of every picture of tiny: what is made for it beside the run, and its drawing."""
+    """For each of tiny's pictures: the paths that are made for it beside the run, its drawing among them."""
     run = {artifact.path for artifact in plan("tiny", 4)}
     return {
         name: {artifact.path for artifact in plan_picture("tiny", 4, None, name, settings)} - run
@@ -50,7 +50,7 @@ def test_every_spec_is_complete(workspace):
     }
 
 
-def test_a_setting_of_pictures_changes_what_it_is_of_and_no_run(workspace):
+def test_a_setting_of_pictures_changes_its_pictures_and_no_run(workspace):
     before, run = drawings(), {artifact.path for artifact in plan("tiny", 4)}
     other = drawings(SETTINGS.model_copy(update={"perplexity": 7.0}))
     assert {name for name in before if before[name] != other[name]} == {"features"}

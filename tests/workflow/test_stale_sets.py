@@ -45,7 +45,7 @@ def planned() -> Planned:
 
 
 def new(before: Planned, after: Planned) -> dict[str, int]:
-    """What the store lacks that had all of the first: {stage: jobs}."""
+    """Jobs that the second plan adds to the first: {stage: jobs}."""
     return dict(Counter(stage for stage, _ in after - before))
 
 
@@ -238,7 +238,7 @@ def test_a_deleted_artifact_is_made_again_only_if_something_needs_it(published_r
 
 
 def test_a_missing_receipt_is_noticed(published_run, stale):
-    """By publish, which asks for all of them; what was made from the artifact is not made again."""
+    """Publish asks for all receipts. What was made from the artifact is not made again."""
     labels = next(artifact for artifact in published_run if artifact.stage == "relabel")
     (Path("results/store") / labels.path).with_suffix(".json").unlink()
     Path("results/tiny/ipc4/acc.json").unlink()

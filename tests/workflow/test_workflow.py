@@ -174,7 +174,7 @@ def test_a_failing_job_shows_its_line(published_run, run_snakemake):
 
 
 def test_lint_from_another_folder(tmp_path):
-    """In the clone itself .ci/run does it."""
+    """From the clone itself, .ci/run lints."""
     command = [sys.executable, "-m", "snakemake", "--lint", "-s", str(ROOT / "workflow" / "Snakefile")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
