@@ -1,14 +1,13 @@
-"""Rows: a data set's file and a recipe's, what they extend, and the settings of every network in them."""
+"""Loads rows: merges the files of a data set and a recipe with those that they extend, and completes every network's entry."""
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from gvbsm.config.messages import Place, SettingsError, one_line, short
+from gvbsm.config.messages import Place, SettingsError, did_you_mean, one_line, short
 from gvbsm.config.networks import label
 from gvbsm.config.row import Evaluate, Row
 from gvbsm.config.stages import Training
@@ -21,8 +20,8 @@ def load_row(dataset: str, recipe: str | None = None) -> Row:
     """The row `config/datasets/<dataset>.yaml` with the recipe laid over it, `extends` followed in both.
 
     Dicts merge, lists replace. A backbone may be a name or {name, label, options, squeeze: {...}}, a student a name or
-    {name, label, options, evaluate: {...}}; the inner settings are laid over the row's. A recipe's name of a backbone is
-    first looked for among the labels of the row's.
+    {name, label, options, evaluate: {...}}; the inner settings are laid over the row's. A backbone that a recipe names is
+    first looked up among the labels of the row's backbones.
 
     Raises:
         SettingsError: for an unknown name, a file that is not YAML, or any setting that is wrong.
@@ -31,8 +30,8 @@ def load_row(dataset: str, recipe: str | None = None) -> Row:
     raw["backbones"] = _expand(raw.get("backbones"), "squeeze", raw.get("squeeze"))
     evaluate = raw.get("evaluate")
     if isinstance(evaluate, dict):
-        of_all = Evaluate.model_fields.keys() - Training.model_fields.keys()
-        shared = {key: value for key, value in evaluate.items() if key not in of_all}
+        not_per_student = Evaluate.model_fields.keys() - Training.model_fields.keys()
+        shared = {key: value for key, value in evaluate.items() if key not in not_per_student}
         raw["evaluate"] = evaluate | {"students": _expand(evaluate.get("students"), "evaluate", shared)}
     try:
         return Row.model_validate(raw)
@@ -41,7 +40,7 @@ def load_row(dataset: str, recipe: str | None = None) -> Row:
 
 
 def read_row(dataset: str, recipe: str | None = None) -> tuple[Json, dict[Place, Path]]:
-    """What the files of a row and a recipe say together, not checked yet, and which file each part of it is from.
+    """The merged settings of a row and a recipe, not checked yet, and the file that each of them comes from.
 
     Raises:
         SettingsError: for an unknown name, or a file that is not YAML.
@@ -58,28 +57,26 @@ def read_row(dataset: str, recipe: str | None = None) -> tuple[Json, dict[Place,
     return raw, origin
 
 
-def _named(folder: str, name: str, what: str, asked_by: str = "") -> Path:
-    """<name>.yaml of the data sets or of the recipes."""
-    check_name(name, what, asked_by)
+def _find_file(folder: str, name: str, what: str, where: str) -> Path:
+    """config/<folder>/<name>.yaml, which must exist; `where` begins the error message."""
+    check_name(name, what, where)
     known = sorted(path.stem for path in rows_folder(folder).glob("*.yaml"))
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
         choices = ", ".join(known) or f"none yet, write config/{folder}/{name}.yaml"
-        raise SettingsError(f"{asked_by}unknown {what} {name!r}; {hint}choose from {choices}")
+        raise SettingsError(f"{where}unknown {what} {name!r}; {did_you_mean(name, known)}choose from {choices}")
     return rows_folder(folder) / f"{name}.yaml"
 
 
 def _read_chain(folder: str, name: str, what: str) -> list[tuple[Path, Json]]:
-    """config/<folder>/<name>.yaml after what it extends, that after what it extends itself, and so on."""
+    """config/<folder>/<name>.yaml and all files that it extends, directly or not: each after the one that it extends."""
     chain: list[tuple[Path, Json]] = []
     base: Any = name
     while base is not None:
-        asked_by = f"{chain[-1][0]}: extends: " if chain else ""
-        path = _named(folder, base, what, asked_by)
-        above = [one.stem for one, _ in chain]
-        if base in above:
-            raise SettingsError(f"{path}: extends itself by way of {' -> '.join((*above, base))}; remove one extends")
+        where = f"{chain[-1][0]}: extends: " if chain else ""
+        path = _find_file(folder, base, what, where)
+        names = [file.stem for file, _ in chain]
+        if base in names:
+            raise SettingsError(f"{path}: extends itself by way of {' -> '.join((*names, base))}; remove one extends")
         raw = read_yaml(path)
         chain.append((path, raw))
         base = raw.pop("extends", None)
@@ -89,7 +86,7 @@ def _read_chain(folder: str, name: str, what: str) -> list[tuple[Path, Json]]:
 
 
 def _merge(base: Any, over: Any, path: Path, origin: dict[Place, Path], at: Place = ()) -> Any:
-    """`over` laid over `base`, noting in `origin` which file each part came from."""
+    """`over`, the content of `path`, laid over `base`; `origin` receives the file that each setting comes from."""
     if isinstance(base, dict) and isinstance(over, dict):
         # A source of another kind shares nothing with the one it replaces.
         if at == ("source",) and over.get("kind", base.get("kind")) != base.get("kind"):
@@ -102,17 +99,17 @@ def _merge(base: Any, over: Any, path: Path, origin: dict[Place, Path], at: Plac
     return over
 
 
-def _by_label(names: Any, entries: Any) -> Any:
-    """A recipe's names of backbones as the row's entries of these labels, so that it fits rows of any size."""
-    if not isinstance(names, list) or not isinstance(entries, list):
+def _by_label(names: Any, row_entries: Any) -> Any:
+    """A recipe's backbones, their labels replaced by the row's entries: so one recipe fits rows of any image size."""
+    if not isinstance(names, list) or not isinstance(row_entries, list):
         return names
-    full = [entry if isinstance(entry, dict) else {"name": entry} for entry in entries]
+    full = [entry if isinstance(entry, dict) else {"name": entry} for entry in row_entries]
     labelled = {entry.get("label", label(str(entry.get("name")))): entry for entry in full}
     return [labelled.get(name, name) if isinstance(name, str) else name for name in names]
 
 
 def _expand(entries: Any, inner: str, shared: Any) -> Any:
-    """Names to full entries; whatever is not well-formed is left for the typed settings to refuse."""
+    """Full entries, with `shared` below their own `inner` settings. Malformed parts stay: the typed settings refuse them."""
     if not isinstance(entries, list):
         return entries
     full = []

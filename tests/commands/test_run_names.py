@@ -47,4 +47,4 @@ def test_snakemake_says_which_file_to_ask_for(run_snakemake):
         done: subprocess.CompletedProcess[str] = run_snakemake("-n", target=target)
         said = done.stdout + done.stderr
         assert done.returncode == 1 and "Traceback" not in said
-        assert said.splitlines()[-1] == (f"gvbsm: {RUN}: a run is asked for by its file: snakemake --cores all {RUN}/acc.json")
+        assert said.splitlines()[-1] == (f"gvbsm: {RUN}: expected a file of it; run snakemake --cores all {RUN}/acc.json")

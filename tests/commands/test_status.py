@@ -111,13 +111,13 @@ def test_a_job_with_its_lock(configured, capsys):
     one = of_stage("recover")
     progress_file(one.key).parent.mkdir(parents=True)
     with filelock.FileLock(lock_file(one.key)):
-        assert said(capsys)[-1] == f"  recover {one.name}: running, and says nothing of itself"
+        assert said(capsys)[-1] == f"  recover {one.name}: running, without reported progress"
         write_progress(progress_file(one.key), record(one, slurm_job="77", values={"loss": float("nan"), "ce": 0.5}))
         expected = f"  recover {one.name}: 300/1000, 2.5/s, 125 images/s, 4.67 min left, loss not finite, ce 0.5, on "
         assert said(capsys)[-1] == f"{expected}{socket.gethostname()} (SLURM job 77)"
         json.loads(progress_file(one.key).read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
         progress_file(one.key).write_text('{"stage": "recover"}')
-        assert said(capsys)[-1].endswith("running, and says nothing of itself")
+        assert said(capsys)[-1].endswith("running, without reported progress")
         assert said(capsys)[0].endswith(" 1 running, 19 to do")
 
 
