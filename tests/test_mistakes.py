@@ -78,7 +78,7 @@ ROW_MISTAKES = {
     ),
     "backbone twice": (
         {"backbones": ["convnet", "convnet"]},
-        r"backbones: 'convnet' stands twice; give one of them another label",
+        r"backbones: 'convnet' appears twice; give one of them another label",
     ),
     "no backbones": ({"backbones": []}, r"backbones: expected at least 1 item"),
     "backbone is a number": ({"backbones": [3]}, r"backbones\[0\]: unknown backbone 3"),
@@ -140,16 +140,19 @@ ROW_MISTAKES = {
     "shares as percent": ({"relabel": {"scale": [8, 100]}}, r"relabel\.scale\[0\]: expected less than or equal to 1, got 8"),
     "the most before the least": (
         {"augment": {"pad": None, "resized_crop": [1.0, 0.08]}},
-        r"augment\.resized_crop: expected the least before the most, got \[1\.0, 0\.08\]; change places",
+        r"augment\.resized_crop: expected the smaller value first, got \[1\.0, 0\.08\]; swap the two",
     ),
-    "the same seed twice": ({"evaluate": {"seeds": [0, 1, 0]}}, r"evaluate\.seeds: expected each once, .*, got \[0, 1, 0\]"),
+    "the same seed twice": (
+        {"evaluate": {"seeds": [0, 1, 0]}},
+        r"evaluate\.seeds: expected different seeds, .*, got \[0, 1, 0\]",
+    ),
     "candidates of which any is taken": (
         {"select": SELECT | {"candidates": 5}},
         r"select: candidates: expected 1 with choose: random, which takes any, got 5; set it to 1",
     ),
     "resize of what is not resized": (
         {"resize": 16},
-        r"resize: expected off for a source of kind digits, whose images are not resized so; remove it",
+        r"resize: expected off for a source of kind digits, whose images are not cropped; remove it",
     ),
     "batch smaller than a group": (
         {"recover": {"batch_size": 1}},
@@ -198,6 +201,7 @@ TARGET_MISTAKES = {
     "tiny/ipc4": r"target 'tiny/ipc4': expected results/<dataset>/ipc<N>",
     "results/tinny/ipc4/acc.json": r"unknown data set 'tinny'; did you mean 'tiny'\? choose from cifar10, .*, tiny, ",
     "results/tiny/ipc4-sre2/acc.json": r"unknown recipe 'sre2'; .*choose from",
+    "results/tiny/results": r"run 'results': expected ipc<N>",
     "results/../ipc4/acc.json": r"target 'results/\.\./ipc4/acc\.json': expected results/<dataset>/",
 }
 
@@ -209,7 +213,7 @@ def test_mistakes_in_a_target(target, workspace, capsys):
 
 FILE_MISTAKES = {
     "not YAML": (b"classes: [1, 2\nmean: 3", r"tiny\.yaml:\d: not valid YAML"),
-    "a key twice": (b"extends: digits\nclasses: 10\nclasses: 11\n", r"tiny\.yaml:3: not valid YAML: 'classes' stands twice"),
+    "a key twice": (b"extends: digits\nclasses: 10\nclasses: 11\n", r"tiny\.yaml:3: not valid YAML: 'classes' appears twice"),
     "a list": (b"- 1\n- 2\n", r"tiny\.yaml: expected settings \(key: value\), got \[1, 2\]"),
     "empty": (b"", r"tiny\.yaml: expected settings \(key: value\), got None"),
     "not text": (b"\xff\xfe\x00", r"tiny\.yaml: cannot be read"),

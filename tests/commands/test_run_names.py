@@ -47,6 +47,4 @@ def test_snakemake_says_which_file_to_ask_for(run_snakemake):
         done: subprocess.CompletedProcess[str] = run_snakemake("-n", target=target)
         output = done.stdout + done.stderr
         assert done.returncode == 1 and "Traceback" not in output
-        assert output.splitlines()[-1] == (
-            f"gvbsm: {RUN}: a run is asked for by its file: snakemake --cores all {RUN}/acc.json"
-        )
+        assert output.splitlines()[-1] == f"gvbsm: {RUN}: expected a file of it; run snakemake --cores all {RUN}/acc.json"

@@ -111,13 +111,13 @@ def test_a_job_with_its_lock(configured, capsys):
     artifact = of_stage("recover")
     progress_file(artifact.key).parent.mkdir(parents=True)
     with filelock.FileLock(lock_file(artifact.key)):
-        assert status_lines(capsys)[-1] == f"  recover {artifact.name}: running, and says nothing of itself"
+        assert status_lines(capsys)[-1] == f"  recover {artifact.name}: running, without reported progress"
         write_progress(progress_file(artifact.key), record(artifact, slurm_job="77", values={"loss": float("nan"), "ce": 0.5}))
         expected = f"  recover {artifact.name}: 300/1000, 2.5/s, 125 images/s, 4.67 min left, loss not finite, ce 0.5, on "
         assert status_lines(capsys)[-1] == f"{expected}{socket.gethostname()} (SLURM job 77)"
         json.loads(progress_file(artifact.key).read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
         progress_file(artifact.key).write_text('{"stage": "recover"}')
-        assert status_lines(capsys)[-1].endswith("running, and says nothing of itself")
+        assert status_lines(capsys)[-1].endswith("running, without reported progress")
         assert status_lines(capsys)[0].endswith(" 1 running, 19 to do")
 
 
