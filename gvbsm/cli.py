@@ -1,4 +1,4 @@
-"""The command line: `gvbsm <stage>` runs one stage, the other commands look after runs. Heavy imports wait for their use."""
+"""The command line: `gvbsm <stage>` runs one stage, the others manage runs. Heavy modules are imported where they are used."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _RUN = "results/<dataset>/<run>, or a file of it such as acc.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 0, 1 if verify found damage, 2 after one line for what the user got wrong, or 128 + n after signal n."""
+    """Run a command. Exit status: 0; 1 if verify found damage; 2 for a UserError, shown as one line; 128 + n after signal n."""
     try:
         options = parser().parse_args(arguments)
         return int(options.run_command(options) or 0)
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Mistakes are one line."""
+    """A parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
         where = self.prog.removeprefix("gvbsm").strip()
@@ -55,16 +55,16 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of the command line."""
-    whole = _Parser(prog="gvbsm", description="Dataset condensation by G-VBSM; usually run by snakemake.")
-    whole.add_argument("--version", action="version", version=f"gvbsm {__version__}")
-    commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    """The parser of the command line."""
+    root = _Parser(prog="gvbsm", description="Dataset condensation by G-VBSM; usually run by snakemake.")
+    root.add_argument("--version", action="version", version=f"gvbsm {__version__}")
+    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(
-        name: str, run: Callable[[argparse.Namespace], int | None], about: str, more: str = "", **how: Any
+        name: str, run: Callable[[argparse.Namespace], int | None], about: str, more: str = "", **options: Any
     ) -> argparse.ArgumentParser:
-        described = f"{about[0].upper()}{about[1:]}.{more}"
-        added = commands.add_parser(name, help=about, description=described, **how)
+        description = f"{about[0].upper()}{about[1:]}.{more}"
+        added = commands.add_parser(name, help=about, description=description, **options)
         added.set_defaults(run_command=run)
         return added
 
@@ -76,14 +76,14 @@ def parser() -> argparse.ArgumentParser:
     _add_run_commands(command)
     _add_store_commands(command)
     _add_listing_commands(command)
-    return whole
+    return root
 
 
 def _add_stage_arguments(command: argparse.ArgumentParser, stage: Stage) -> None:
     environment = os.environ
     command.add_argument("--spec", help="required: plan file or JSON text")
     command.add_argument("--out", type=Path, help="required: artifact to write")
-    command.add_argument("--store", type=Path, default=STORE, help="where inputs are (default: %(default)s)")
+    command.add_argument("--store", type=Path, default=STORE, help="folder of the inputs (default: %(default)s)")
     device = "auto, cpu, cuda[:n] or mps (default: GVBSM_DEVICE, or auto)"
     command.add_argument("--device", default=environment.get("GVBSM_DEVICE", "auto"), help=device)
     root = Path(environment.get("GVBSM_DATA_ROOT", "data"))
@@ -95,7 +95,7 @@ def _add_stage_arguments(command: argparse.ArgumentParser, stage: Stage) -> None
         "--workers",
         type=int,
         default=environment.get("GVBSM_WORKERS", _usable_cores()),
-        help="processes that decode images which stay in files (default: GVBSM_WORKERS, or the usable cores, at most 16)",
+        help="processes that decode image files (default: GVBSM_WORKERS, or the usable cores, at most 16)",
     )
     command.add_argument("--checkpoints", type=Path, default=CHECKPOINTS, help="folder of checkpoints (default: %(default)s)")
     seconds = "time between checkpoints (default: %(default)s)"
@@ -103,58 +103,58 @@ def _add_stage_arguments(command: argparse.ArgumentParser, stage: Stage) -> None
 
 
 def _add_run_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Commands that take runs, made or not."""
-    about = "say which artifacts of a target are present, missing or stale, and why"
+    """Commands that take runs."""
+    about = "list the artifacts of a target: present, missing or stale, and why"
     command("explain", _explain, about).add_argument("target", help=_RUN)
-    about = "say what a target will take: jobs, bytes, and hours at the rates of what has been run here"
+    about = "estimate the cost of a target: jobs, bytes, and hours at the rates of earlier jobs here"
     command("estimate", _estimate, about).add_argument("target", help=_RUN)
     status = command(
-        "status", _status, "say how far runs are: jobs made, running and to do, and what every running job says of itself"
+        "status", _status, "show the progress of runs: jobs made, running and to do, and the progress of every running job"
     )
-    which = f"{_RUN} (default: config.yaml's, and all that have been planned)"
+    which = f"{_RUN} (default: those of config.yaml, and all that have been planned)"
     status.add_argument("targets", nargs="*", metavar="TARGET", help=which)
-    about = "say it again every so many seconds (default: 2) until all is made"
+    about = "show it again every SECONDS (default: 2) until all jobs are made"
     status.add_argument("--watch", type=_seconds, nargs="?", const=2.0, metavar="SECONDS", help=about)
     compare = command("compare", _compare, "put published runs side by side: accuracies, cost, and the settings that differ")
     compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=_RUN)
-    compare.add_argument("--csv", type=Path, metavar="FILE", help="write the table there too")
-    about = "draw accuracy against images per class and label bytes there (.png or .svg); may be given twice"
+    compare.add_argument("--csv", type=Path, metavar="FILE", help="also write the table to FILE")
+    about = "draw accuracy against images per class and label bytes (.png or .svg); may be given twice"
     compare.add_argument("--picture", type=Path, metavar="FILE", action="append", help=about)
     about = "write a published run as one HTML page: accuracies, pictures, settings with their sources, cost, provenance"
     report = command("report", _report, about)
     report.add_argument("run", type=Path, metavar="RUN", help=_RUN)
-    report.add_argument("--out", type=Path, metavar="FILE", help="where to (default: report.html beside acc.json)")
+    report.add_argument("--out", type=Path, metavar="FILE", help="page to write (default: report.html beside acc.json)")
     about = "write a published run to a folder for others: lossless images, soft labels, class names, a card"
     export = command("export", _export, about)
     export.add_argument("run", type=Path, metavar="RUN", help=_RUN)
-    export.add_argument("--to", required=True, choices=("imagefolder", "webdataset", "huggingface"), help="who is to read it")
-    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder that is not there yet, or is empty")
-    about = "terms of the source, for the card (default: what is known of it, which may be nothing)"
+    export.add_argument("--to", required=True, choices=("imagefolder", "webdataset", "huggingface"), help="format to write")
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="new or empty folder")
+    about = "terms of the source, for the card (default: those that are known, if any)"
     export.add_argument("--licence", metavar="TEXT", help=about)
 
 
 def _add_store_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Commands that take files, or nothing."""
-    about = "convert published soft labels (SRe2L, G-VBSM, EDC) and their images to files of ours, without a row"
+    """Commands that take files, or no arguments."""
+    about = "convert published soft labels (SRe2L, G-VBSM, EDC) and their images to gvbsm's files, without a row"
     fkd = command("import-fkd", _import_fkd, about)
     fkd.add_argument("labels", type=Path, metavar="DIR", help="folder of epoch_<k>/batch_<i>.tar; no code in them is executed")
-    fkd.add_argument("--images", type=Path, required=True, help="folder or archive of the images that were labelled, by class")
+    fkd.add_argument("--images", type=Path, required=True, help="folder or archive of the labelled images, by class")
     fkd.add_argument("--out", type=Path, required=True, help="folder for images.safetensors and labels-<epoch>.safetensors")
-    fkd.add_argument("--seed", type=_count, default=42, help="of the sampler when they were made (default: %(default)s)")
+    fkd.add_argument("--seed", type=_count, default=42, help="seed with which images were sampled (default: %(default)s)")
     lease = command("lease", _lease, "run a command on GPUs of its own", usage="%(prog)s -n N -- COMMAND")
-    lease.add_argument("-n", dest="count", type=_count, required=True, help="how many; 0 hides all")
-    lease.add_argument("run", nargs="+", metavar="COMMAND", help="what to run, after --")
-    about = "check every artifact and receipt of the store, and say how to rebuild what is damaged"
-    verify = command("verify", _verify, about, " Exit status 1 if any is.")
+    lease.add_argument("-n", dest="count", type=_count, required=True, help="number of GPUs; 0 hides all")
+    lease.add_argument("run", nargs="+", metavar="COMMAND", help="command to run, after --")
+    about = "check every artifact and receipt of the store, and name the commands that rebuild damaged ones"
+    verify = command("verify", _verify, about, " Exit status 1 if there is any damage.")
     where = "the store, a stage's folder in it, an artifact or its receipt (default: %(default)s)"
     verify.add_argument("path", type=Path, nargs="?", default=STORE, help=where)
-    about = "list what neither config.yaml's targets nor a published acc.json or picture need, or delete it"
-    gc = command("gc", _gc, about, " What running jobs use is left.")
-    gc.add_argument("--delete", action="store_true", help="delete what is listed")
+    about = "list files that no target in config.yaml and no published acc.json or picture needs, or delete them"
+    gc = command("gc", _gc, about, " Files that running jobs use stay.")
+    gc.add_argument("--delete", action="store_true", help="delete the listed files")
 
 
 def _add_listing_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Commands that say what files in config/ may hold."""
+    """Commands that list what files in config/ may contain."""
     about = "print every setting: name, type, bounds, unit, meaning"
     settings = command("settings", _settings, about)
     section = "part of a row (row, recover, recover.ema, ...) or config (default: all)"
@@ -329,27 +329,27 @@ def _compute(job: Job[Any]) -> None:
 
 
 def _run_alone(stage: Stage, job: Job[Any], file: Path) -> None:
-    """Run a job unless another process makes the same artifact, whose end is waited for."""
+    """Run a job. If another process makes the same artifact, wait for it, and run only if it fails."""
     from gvbsm.runtime.checkpoints import install_signal_handlers
     from gvbsm.runtime.tracking import tracker
     from gvbsm.runtime.watching import watched
 
-    tracked = tracker(job)  # what is wrong with it is said before anything is waited for or computed
+    tracked = tracker(job)  # first, so that its errors come before the wait and the computation
     with _process_group(job), _locked(job, file) as is_made:
         if is_made:
             return
-        if stage.checkpoints(job.spec):  # without a state to save, a job simply ends
+        if stage.checkpoints(job.spec):  # a job without checkpoints ends at the signal
             install_signal_handlers()
         try:
             with watched(job, progress_file(file.stem, file.parent), tracked, partial(images_per_step, stage.images, job)):
                 _compute(job)
         except Interrupted:
-            if job.writes:  # the others stop at the same step, and it says so for all
+            if job.writes:  # one process reports for all, as all stop at the same step
                 raise
 
 
 def _process_group(job: Job[Any]) -> contextlib.AbstractContextManager[None]:
-    """The other processes of a job that several share."""
+    """Join the processes that train together, if the job has several."""
     if job.processes == 1:
         return contextlib.nullcontext()
     from gvbsm.runtime.distributed import process_group
@@ -359,7 +359,7 @@ def _process_group(job: Job[Any]) -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def _locked(job: Job[Any], file: Path) -> Iterator[bool]:
-    """Hold the lock of an artifact, and say whether it was made while that was waited for."""
+    """Hold the lock of an artifact; True if another process has made the artifact while this one waited for the lock."""
     import filelock
 
     from gvbsm.runtime.distributed import ranks

@@ -3,16 +3,16 @@
 import re
 from pathlib import Path
 
-# What would begin another line, or tell a terminal something: control characters, and bytes that are no text.
+# Characters that start a new line or control a terminal, and bytes that could not be decoded (surrogates).
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class UserError(Exception):
-    """Something outside the program is wrong. The text says what, where, expected, got and the remedy, in one line."""
+    """A mistake outside the program. Its text is one line: where, what was expected, what was found, and the remedy."""
 
     def __str__(self) -> str:
-        # Names of files and folders are others' choice.
-        return _UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], super().__str__())
+        # The text may quote file names, which may contain any character.
+        return _UNPRINTABLE.sub(lambda match: repr(match[0])[1:-1], super().__str__())
 
 
 class Interrupted(Exception):
@@ -20,5 +20,7 @@ class Interrupted(Exception):
 
 
 def unreadable(path: Path, error: OSError) -> UserError:
-    """What to say of a file or folder, or of one in it, that cannot be read."""
-    return UserError(f"{error.filename or path}: cannot be read: {error.strerror}; restore, remove or permit it")
+    """The error to raise for a file or folder that cannot be read; `error` may name a file inside it."""
+    return UserError(
+        f"{error.filename or path}: cannot be read: {error.strerror}; restore it, remove it or give read permission"
+    )

@@ -1,4 +1,4 @@
-"""Sizes, times and accuracies as people say them."""
+"""Sizes, times and accuracies as text for people."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 def readable_bytes(size: float) -> str:
-    """Three digits and a decimal unit: 294576 is 295 kB."""
+    """Three significant digits and a decimal unit: 294576 is 295 kB."""
     units = iter(("B", "kB", "MB", "GB", "TB"))
     unit = next(units)
     while size >= 999.5 and unit != "TB":
@@ -15,7 +15,7 @@ def readable_bytes(size: float) -> str:
 
 
 def readable_seconds(seconds: float) -> str:
-    """Whole seconds, or from two of a larger unit three digits of it: 5400 is 90 min."""
+    """Whole seconds; from 2 min, 2 h or 2 days on, three significant digits in that unit: 5400 is 90 min."""
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.3g} {unit}"
@@ -23,10 +23,10 @@ def readable_seconds(seconds: float) -> str:
 
 
 def readable_spread(mean: float, std: float | None, sign: str = "") -> str:
-    """Two decimals and, unless it is that of one run (None or not a number), the deviation; `sign` is "+" for a margin."""
+    """Mean ± deviation with two decimals; the mean alone if `std` is None or NaN (one run). `sign` is "+" for a margin."""
     return f"{mean:{sign}.2f}" + ("" if std is None or math.isnan(std) else f" ± {std:.2f}")
 
 
 def readable_seeds(seeds: int) -> str:
-    """What an accuracy of so many seeds is, as `readable_spread` writes it."""
+    """The legend for accuracies that `readable_spread` writes: over how many seeds they are taken."""
     return "one seed" if seeds == 1 else f"mean ± standard deviation over {seeds} seeds"

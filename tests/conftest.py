@@ -129,10 +129,11 @@ def write_workspace(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def made_once(shared_folder: Callable[..., Path]) -> Path:
-    """A clone of the project in which tiny's IPC 4 is published: by Snakemake, which trains the last student and publishes.
+def published_clone(shared_folder: Callable[..., Path]) -> Path:
+    """A clone of the project in which tiny's run of IPC 4 is published.
 
-    What these read is made by one process, since twenty of them would spend most of their time on importing torch.
+    One process makes all artifacts but the last two: twenty processes would spend most of their time on importing torch.
+    Snakemake trains the last student and publishes.
     """
 
     def make_it(folder: Path) -> None:
@@ -152,7 +153,7 @@ def made_once(shared_folder: Callable[..., Path]) -> Path:
             ("total", "2"),
         ]
 
-    return shared_folder("made", make_it)
+    return shared_folder("published", make_it)
 
 
 @pytest.fixture(scope="session")
@@ -185,9 +186,9 @@ def snakemake(folder: Path, *arguments: str, target: str = TARGET) -> subprocess
 
 
 @pytest.fixture
-def made(made_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Artifact]:
-    """A copy of that clone, which the tests run in; the artifacts planned in it."""
-    shutil.copytree(made_once, tmp_path, dirs_exist_ok=True)
+def published_run(published_clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Artifact]:
+    """The artifacts of tiny's published run. The test runs in a copy of the clone that holds them."""
+    shutil.copytree(published_clone, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return plan("tiny", 4)
 
@@ -259,7 +260,7 @@ def command_of() -> Callable[[Artifact], list[str]]:
 
 
 @pytest.fixture
-def run_snakemake(made: list[Artifact], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def run_snakemake(published_run: list[Artifact], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Snakemake in the copy of the clone."""
     return lambda *arguments, target=TARGET: snakemake(tmp_path, *arguments, target=target)
 

@@ -18,7 +18,7 @@ def test_functions_of_the_method(name):
 
 
 def test_every_public_equation_is_on_the_page():
-    """Functions and classes that others import from method/'s mathematics are all named there, or used by one that is."""
+    """The page names every public function and class of these modules, but for four that a named one uses."""
     named = set(re.findall(r"`gvbsm\.method\.\w+:(\w+)`", METHOD))
     for module in ("densification", "losses", "soft_labels", "recovery", "matching"):
         text = (PACKAGE / "method" / f"{module}.py").read_text()

@@ -21,7 +21,7 @@ FLOORS = (
     {"store"},
     {"errors", "format", "method", "backbones"},
 )
-# What a room's own rule forbids beside: they compute, on what they are given.
+# These rooms import no other room: they compute on what they are given.
 ALONE = {"method", "backbones", "errors", "format"}
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 WORKFLOW = {"pipeline", "config", "store", "errors"}

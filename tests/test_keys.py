@@ -102,7 +102,7 @@ def test_an_edit_changes_the_fingerprints_of_exactly_its_stages(package, file, o
 
 @pytest.mark.parametrize("version", ["3.12", "3.13"])
 def test_every_python_takes_the_same_fingerprints(version, tmp_path):
-    python = next((found for found in pythons(version)), None)
+    python = next(iter(pythons(version)), None)
     if python is None:
         pytest.skip(f"no Python {version} on this machine to compare fingerprints with")
     program = (
@@ -117,6 +117,6 @@ def test_every_python_takes_the_same_fingerprints(version, tmp_path):
 
 def pythons(version: str) -> list[str]:
     """Interpreters of a version: on the PATH, or among pyenv's."""
-    found = [shutil.which(f"python{version}")]
-    found += [str(path) for path in sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))]
-    return [path for path in found if path and subprocess.run([path, "-c", ""], capture_output=True).returncode == 0]
+    paths = [shutil.which(f"python{version}")]
+    paths += [str(path) for path in sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))]
+    return [path for path in paths if path and subprocess.run([path, "-c", ""], capture_output=True).returncode == 0]

@@ -13,12 +13,14 @@ MARK = re.compile(r"^\s*(?:@|pytestmark = )?pytest\.mark\.nightly\b(.*)$", re.MU
 @pytest.fixture
 def hooks(request):
     """tests/conftest.py"""
-    return next(one for one in request.config.pluginmanager.get_plugins() if hasattr(one, "nightly_groups"))
+    return next(plugin for plugin in request.config.pluginmanager.get_plugins() if hasattr(plugin, "nightly_groups"))
 
 
 def test_every_nightly_test_names_a_group_and_every_group_has_tests(hooks, request):
-    named = {(file.name, what.rstrip(",")) for file in HERE.rglob("test_*.py") for what in MARK.findall(file.read_text())}
-    assert {what for _, what in named} == {f'("{group}")' for group in hooks.nightly_groups(request.config)}, named
+    named = {
+        (file.name, argument.rstrip(",")) for file in HERE.rglob("test_*.py") for argument in MARK.findall(file.read_text())
+    }
+    assert {argument for _, argument in named} == {f'("{group}")' for group in hooks.nightly_groups(request.config)}, named
 
 
 class Item:
@@ -36,9 +38,9 @@ class Item:
 
 
 def config(group: str | None) -> SimpleNamespace:
-    said = SimpleNamespace(pytest_deselected=lambda items: None)
+    hook = SimpleNamespace(pytest_deselected=lambda items: None)
     lines = ["slurm: one cluster", "kills: kill -9"]
-    return SimpleNamespace(getoption=lambda name: group, getini=lambda name: lines, option=SimpleNamespace(), hook=said)
+    return SimpleNamespace(getoption=lambda name: group, getini=lambda name: lines, option=SimpleNamespace(), hook=hook)
 
 
 @pytest.mark.parametrize("marked", [Item(), Item("sometimes"), Item("slurm", "kills")])
@@ -52,9 +54,9 @@ def test_an_unknown_group_that_is_asked_for_is_an_error(hooks):
         hooks.pytest_configure(config("slrm"))
 
 
-@pytest.mark.parametrize(("asked", "kept"), [("kills", ["kills"]), ("all", ["slurm", "kills"])])
-def test_a_group_that_is_asked_for_is_run_alone(asked, kept, hooks):
-    asked_for, items = config(asked), [Item("slurm"), Item("kills")]
-    hooks.pytest_configure(asked_for)
-    hooks.pytest_collection_modifyitems(asked_for, items)
-    assert [item.nodeid for item in items] == kept and asked_for.option.markexpr == "nightly"
+@pytest.mark.parametrize(("asked", "remaining"), [("kills", ["kills"]), ("all", ["slurm", "kills"])])
+def test_a_group_that_is_asked_for_is_run_alone(asked, remaining, hooks):
+    settings, items = config(asked), [Item("slurm"), Item("kills")]
+    hooks.pytest_configure(settings)
+    hooks.pytest_collection_modifyitems(settings, items)
+    assert [item.nodeid for item in items] == remaining and settings.option.markexpr == "nightly"

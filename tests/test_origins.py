@@ -45,13 +45,14 @@ def files(workspace):
     Path("config/recipes/mine.yaml").write_text("backbones: [b]   # recipe\nevaluate:\n  plain: c\n")
 
 
-def found(dataset, recipe=None):
-    said = {one.name: one for one in sourced_settings(dataset, recipe)}
-    return {name: (one.value, one.file.name, one.line, one.comment) for name, one in said.items()}
+def sources_of(dataset, recipe=None):
+    """Value, file, line and comment of every setting."""
+    settings = sourced_settings(dataset, recipe)
+    return {setting.name: (setting.value, setting.file.name, setting.line, setting.comment) for setting in settings}
 
 
 def test_values_have_lines_and_comments(files):
-    assert found("base") == {
+    assert sources_of("base") == {
         "classes": (10, "base.yaml", 5, "paper"),
         "source.kind": ("digits", "base.yaml", 6, "ours; with a # in it"),
         "source.seed": (0, "base.yaml", 6, "ours; with a # in it"),
@@ -69,24 +70,24 @@ def test_values_have_lines_and_comments(files):
 
 
 def test_a_legend_leaves_out_the_line_for_editors():
-    said = legend(CONFIG / "datasets" / "cifar10.yaml")
-    assert said.startswith("CIFAR-10: 50,000") and said.endswith('"ours": chosen here.')
+    text = legend(CONFIG / "datasets" / "cifar10.yaml")
+    assert text.startswith("CIFAR-10: 50,000") and text.endswith('"ours": chosen here.')
 
 
-def test_what_lies_over_names_its_own_file(files):
-    over = found("over", "mine")
+def test_an_overriding_value_names_its_own_file(files):
+    over = sources_of("over", "mine")
     assert over["squeeze.epochs"] == (6, "over.yaml", 2, "over") and over["classes"] == (11, "over.yaml", 3, "")
     assert over["evaluate.plain"] == ("c", "mine.yaml", 3, "")
-    # The row's entry of this label, because the recipe says so.
+    # The recipe names the label alone: the value is the row's entry of that label.
     assert over["backbones[0]"] == ({"name": "b", "options": {"width": 4}}, "mine.yaml", 1, "recipe")
     assert "backbones[1]" not in over and over["source.kind"][1] == "base.yaml"
 
 
 @pytest.mark.parametrize("dataset", ["digits", "cifar10", "cifar100", "tiny_imagenet", "imagenet"])
 @pytest.mark.parametrize("recipe", [None, "published", "sre2l", "edc", "short"])
-def test_every_setting_of_ours_has_a_line_that_says_it(workspace, dataset, recipe):
-    for one in sourced_settings(dataset, recipe):
-        said = one.file.read_text().splitlines()[one.line - 1]
-        last = one.name.rpartition(".")[2]
-        assert "[" in last or f"{last}:" in said, one
-        assert not one.comment or one.comment.split(" ")[0] in one.file.read_text()
+def test_every_setting_stands_in_the_line_that_is_named(workspace, dataset, recipe):
+    for setting in sourced_settings(dataset, recipe):
+        line = setting.file.read_text().splitlines()[setting.line - 1]
+        last = setting.name.rpartition(".")[2]
+        assert "[" in last or f"{last}:" in line, setting
+        assert not setting.comment or setting.comment.split(" ")[0] in setting.file.read_text()

@@ -15,7 +15,7 @@ SOURCES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
 UNPICKLING = {"pickle", "_pickle", "cPickle", "marshal", "shelve", "dill", "joblib", "cloudpickle", "jsonpickle", "copyreg"}
 EVALUATING = {"eval", "exec", "compile", "__import__", "breakpoint"}
 SHELLS = {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput", "pty.spawn"}
-# Of torch, numpy and pandas: what unpickles whatever its arguments, and what others execute.
+# Functions that unpickle whatever their arguments, and functions that run or unpack what others wrote.
 FORBIDDEN = {"torch.hub.load", "torch.hub.load_state_dict_from_url", "torch.jit.load", "torch.package", "torch.export.load"}
 FORBIDDEN |= {"pd.read_pickle", "pandas.read_pickle", "yaml.unsafe_load", "yaml.full_load"}
 FORBIDDEN |= {"runpy.run_path", "tarfile.extractall", "shutil.unpack_archive"}
@@ -26,7 +26,7 @@ def dotted(node: ast.expr) -> str:
 
 
 def breaches(source: str) -> Iterator[str]:
-    """What a source text does of all this, with the line."""
+    """Every forbidden import and call in a source text, with its line."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (f"{node.lineno}: {alias.name}" for alias in node.names if alias.name.split(".")[0] in UNPICKLING)
@@ -42,16 +42,16 @@ def breaches(source: str) -> Iterator[str]:
 
 def breaches_of_call(node: ast.Call) -> Iterator[str]:
     name = dotted(node.func)
-    given = {one.arg: ast.unparse(one.value) for one in node.keywords}
+    arguments = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
     if name in EVALUATING | SHELLS | FORBIDDEN or name.startswith("os.exec") or name.endswith(".extractall"):
         yield name
-    if name == "torch.load" and given.get("weights_only") != "True":
+    if name == "torch.load" and arguments.get("weights_only") != "True":
         yield "torch.load without weights_only=True"
-    if given.get("allow_pickle", "True" if name in ("np.load", "numpy.load") else "False") != "False":
+    if arguments.get("allow_pickle", "True" if name in ("np.load", "numpy.load") else "False") != "False":
         yield "allow_pickle"
-    if name == "yaml.load" and given.get("Loader") not in ("_Loader", "yaml.SafeLoader", "yaml.CSafeLoader"):
+    if name == "yaml.load" and arguments.get("Loader") not in ("_Loader", "yaml.SafeLoader", "yaml.CSafeLoader"):
         yield "yaml.load without a safe loader"
-    if given.get("shell", "False") != "False":
+    if arguments.get("shell", "False") != "False":
         yield "shell=True"
 
 
@@ -83,7 +83,7 @@ def test_no_source_unpickles_evaluates_or_calls_a_shell(path):
         "archive.extractall(path)",
     ],
 )
-def test_it_would_be_seen(source):
+def test_every_breach_is_seen(source):
     assert len(list(breaches(source))) == 1
 
 
@@ -96,7 +96,7 @@ def test_configuration_is_read_by_a_safe_loader():
 RULES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
 COMMON = (ROOT / "workflow" / "rules" / "common.smk").read_text()
 CONSTRAINTS = dict(re.findall(r'^    (\w+)=r"(.+)",$', COMMON.partition("wildcard_constraints:")[2], re.MULTILINE))
-ODD = [
+UNSAFE = [
     "a b",
     "a'b",
     'a"b',
@@ -120,12 +120,12 @@ ODD = [
 @pytest.mark.parametrize("name", ["name", "key"])
 def test_wildcards_of_the_store_hold_nothing_that_a_shell_reads(name):
     assert re.fullmatch(CONSTRAINTS[name], "0123456789")
-    assert not [odd for odd in ODD if re.fullmatch(CONSTRAINTS[name], odd)]
+    assert not [text for text in UNSAFE if re.fullmatch(CONSTRAINTS[name], text)]
 
 
 @pytest.mark.parametrize("path", RULES, ids=lambda path: path.stem)
-def test_what_a_shell_is_given_is_quoted_or_of_harmless_letters(path):
-    """A rule whose paths have other wildcards than those two must quote each of them."""
+def test_shell_commands_quote_all_but_harmless_letters(path):
+    """Only a rule whose paths have no wildcards but `name` and `key` may leave a placeholder unquoted."""
     text = path.read_text()
     is_of_store = set(re.findall(r"\{(\w+)\}", text.partition("shell:")[0])) <= {"name", "key"}
     for shell in re.findall(r'shell:\n((?:        ".*"\n)+)', text + "\n"):

@@ -45,8 +45,8 @@ def test_a_setting_has_a_meaning_and_a_number_has_bounds(name):
 
 
 def test_bounds_and_units_in_words():
-    recover = ENTRIES["recover.roll"], ENTRIES["recover.betas"], ENTRIES["recover.conv_statistics"], ENTRIES["squeeze.seed"]
-    assert [(entry.kind, entry.bounds, entry.unit) for entry in recover] == [
+    entries = [ENTRIES[name] for name in ("recover.roll", "recover.betas", "recover.conv_statistics", "squeeze.seed")]
+    assert [(entry.kind, entry.bounds, entry.unit) for entry in entries] == [
         ("whole number", "0 to 1,024", "px"),
         ("list of numbers", "2 entries, each at least 0, below 1", ""),
         ("list of choices", "1 or more entries, each of channel, patch", ""),

@@ -22,11 +22,11 @@ _SHOWN = ("run", "student", "weights", *KINDS, "margin", "label_bytes", "hours")
 
 
 def compare(runs: list[Path], csv: Path | None = None, pictures: list[Path] | None = None) -> str:
-    """A table of accuracies (percent, mean +- standard deviation over seeds, last epoch) and the settings that differ. The
-    full table is written to `csv`, and drawn into `pictures` (.png, .svg).
+    """A table of accuracies (percent, mean ± standard deviation over seeds, last epoch), and the settings that differ.
 
-    `margin` is the accuracy with distilled images minus that with random real images at the same labels, schedule and budget,
-    in points; its deviation is that of the difference of two independent students.
+    The full table is also written to `csv` and drawn into `pictures` (.png, .svg). `margin` is the accuracy with distilled
+    images minus that with random real images at the same labels, schedule and budget, in points; its deviation is that of the
+    difference of two independent students.
 
     Raises:
         UserError: if a run is not published, or there is none.
@@ -70,7 +70,7 @@ def _table(published: list[Published]) -> pd.DataFrame:
                 row |= {kind: top1["mean"], f"{kind}_std": math.nan if top1["std"] is None else top1["std"]}
             if "random_soft" in row:
                 row["margin"] = row["distilled"] - row["random_soft"]
-                row["margin_std"] = math.hypot(row["distilled_std"], row["random_soft_std"])  # of a difference of two runs
+                row["margin_std"] = math.hypot(row["distilled_std"], row["random_soft_std"])  # the two are independent
             seconds = sum(stage["seconds"] for stage in accuracies["cost"].values())
             rows.append(row | {"label_bytes": accuracies["soft_labels"]["bytes"], "hours": round(seconds / 3600, 3)})
     table = pd.DataFrame(rows)
@@ -95,7 +95,7 @@ def _differences(published: list[Published]) -> str:
     settings = [flat(run.accuracies.get("settings", {})) for run in published]
     names = sorted({name for run_settings in settings for name in run_settings})
     values = {name: [run_settings.get(name) for run_settings in settings] for name in names}
-    differing = {name: of_runs for name, of_runs in values.items() if len({json.dumps(value) for value in of_runs}) > 1}
-    lines = [f"  {name}: {' | '.join(short(value) for value in of_runs)}" for name, of_runs in differing.items()]
+    differing = {name: per_run for name, per_run in values.items() if len({json.dumps(value) for value in per_run}) > 1}
+    lines = [f"  {name}: {' | '.join(short(value) for value in per_run)}" for name, per_run in differing.items()]
     head = "settings that differ (" + " | ".join(run.name for run in published) + "):"
     return "\n".join(["", head, *lines] if lines else ["", "no setting differs"]) + "\n"

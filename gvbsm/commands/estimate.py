@@ -139,7 +139,7 @@ def _scale(artifacts: list[Artifact], ipc: int) -> Scale:
 
 
 def _training_images(data: PrepareSpec) -> int | None:
-    """The number of a prepared data set of the same source, in any form, or else the known number of this source."""
+    """The number in a prepared data set of the same source, in any form, or else the known number of this source."""
     source = canonical(data.source.model_dump())
     for file in files_in(STORE / "prepare"):
         receipt = _receipt(file) if file.suffix != ".json" else None
@@ -157,5 +157,5 @@ def _table(stages: dict[str, _Stage]) -> str:
         hours = stage.seconds.text(lambda seconds: f"{seconds / 3600:.2f}")
         lines.append(f"{name:<11}{stage.jobs:>6}{stage.to_run:>8}{stage.bytes.text(readable_bytes):>12}{hours:>14}")
     if total.seconds.unknown:
-        lines.append("unknown: nothing of the kind has been run here; a recipe with few epochs would show its speed")
+        lines.append("unknown: no job of this kind has run here; run a recipe with few epochs to measure its speed")
     return "\n".join(lines) + "\n"

@@ -16,7 +16,7 @@ from gvbsm.store.receipts import read_receipt, receipt_path
 from gvbsm.store.spec import Json
 
 _SHOWN_REASONS = 4
-_COMPARED = 20  # artifacts of one name, the newest
+_COMPARED = 20  # newest artifacts of the same name that are compared
 
 
 def explain(target: str) -> str:
@@ -57,10 +57,11 @@ def _damage(artifact: Path) -> str | None:
     if not all(present):
         return f"its {'receipt' if present[0] else 'file'} is missing; when it is needed, both are made again"
     try:
-        size = read_receipt(artifact)["bytes"]
+        expected = read_receipt(artifact)["bytes"]
     except UserError as error:
         return str(error)
-    return "" if artifact.stat().st_size == size else f"{artifact} has not the {size} bytes of its receipt; delete it"
+    size = artifact.stat().st_size
+    return "" if size == expected else f"{artifact} has {size} bytes, its receipt says {expected}; delete it"
 
 
 def _published(target: Path) -> Json:

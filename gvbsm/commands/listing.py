@@ -1,4 +1,4 @@
-"""What settings and targets may name: networks, data sets and recipes, a line each. Nothing here imports torch."""
+"""Lists of the names that rows and targets may use: networks, data sets and recipes. Imports no torch."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def rows(folder: str) -> str:
 
 
 def _sentence(text: str) -> str:
-    """The first sentence."""
-    found = re.match(r".*?\.(?=\s|$)", text, re.DOTALL)
-    return " ".join((found[0] if found else text).split())
+    """The first sentence of a text, in one line."""
+    match = re.match(r".*?\.(?=\s|$)", text, re.DOTALL)
+    return " ".join((match[0] if match else text).split())
 
 
 def _columns(lines: dict[str, str]) -> str:

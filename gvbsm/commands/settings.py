@@ -16,7 +16,7 @@ _LEAST_WIDTH = 40  # of the column of meanings
 
 
 def settings(name: str | None, width: int) -> str:
-    """Tables of the section of this name and those inside it, or of all, as wide as `width` columns if that is enough.
+    """Tables of a section and those inside it, or of all sections, at most `width` columns wide where possible.
 
     Raises:
         SettingsError: for an unknown name.
@@ -46,7 +46,7 @@ def schema_text(name: str) -> str:
 
 
 def refresh(folder: Path) -> str:
-    """Write the tables in the README.md of a folder `config`, and the schemas beside it; name what has changed.
+    """Write the tables in the README.md of a folder `config`, and the schemas beside it; list the files that changed.
 
     Raises:
         UserError: if there is no such README.md, or it asks for the table of an unknown section.
@@ -61,7 +61,7 @@ def refresh(folder: Path) -> str:
 
 
 def refreshed(folder: Path) -> dict[Path, str]:
-    """The files that `refresh` writes, and what is to stand in them.
+    """The files that `refresh` writes, with their new content.
 
     Raises:
         UserError: as `refresh` does.
@@ -71,7 +71,7 @@ def refreshed(folder: Path) -> dict[Path, str]:
         text = page.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{page}: cannot be read: {error.strerror}; name the folder config of the project") from None
-    files = {page: _TABLE.sub(lambda found: _with_table(found["name"]), text)}
+    files = {page: _TABLE.sub(lambda match: _with_table(match["name"]), text)}
     return files | {folder / "schema" / f"{name}.json": schema_text(name) for name in SCHEMAS}
 
 

@@ -28,8 +28,8 @@ from gvbsm.store.plans import STORE, TARGETS, files_in, read_plan_file
 from gvbsm.store.progress import SUFFIX, Record, key_of, progress_file, read_progress
 from gvbsm.store.receipts import receipt_path
 
-_QUIET = 30.0  # seconds since the last progress after which a job's line tells them
-_SILENCE = 600.0  # seconds since the last progress after which a job on another machine counts as dead
+_QUIET = 30.0  # seconds without progress after which a job's line shows them
+_SILENCE = 600.0  # seconds without progress after which a job on another machine counts as dead
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,8 @@ class Overview:
                 durations.setdefault(job.stage, []).append(seconds)
             elif job.state == "running" and job.record and job.record.seconds_left is not None:
                 left += job.record.seconds_left
-                whole = job.record.updated - job.record.started + job.record.seconds_left
-                durations.setdefault(job.stage, []).append(whole)
+                duration = job.record.updated - job.record.started + job.record.seconds_left
+                durations.setdefault(job.stage, []).append(duration)
         for job in jobs:
             counted = job.state == "running" and job.record is not None and job.record.seconds_left is not None
             if job.state != "made" and not counted and job.stage != "publish":
@@ -167,7 +167,7 @@ def _planned_before() -> list[Target]:
 
 def _inspect(artifact: Artifact, run: str) -> _Job:
     """The present state of a job of a run."""
-    # The lock before the artifact: a job that ends in between then counts as made.
+    # Read the lock before the artifact: a job that ends in between then counts as made.
     record, held = read_progress(progress_file(artifact.key)), is_held(lock_file(artifact.key))
     if _is_published(artifact, run) if artifact.stage == "publish" else _is_made(artifact):
         return _Job(artifact.stage, artifact.name, "made")
@@ -210,7 +210,7 @@ def _job_line(job: _Job) -> str:
     """The line of a job that is running or was stopped."""
     start, record = f"  {job.stage} {job.name}: ", job.record
     if record is None:
-        return f"{start}running, and says nothing of itself"
+        return f"{start}running, without reported progress"
     place = record.host + (f" (SLURM job {record.slurm_job})" if record.slurm_job else f" (process {record.pid})")
     counted = [f"{record.done}/{record.total}"] if record.total is not None else []
     silence = max(time.time() - record.updated, 0)
@@ -225,5 +225,5 @@ def _job_line(job: _Job) -> str:
     if record.seconds_left is not None:
         parts.append(f"{readable_seconds(record.seconds_left)} left")
     parts += [f"{name} {'not finite' if value is None else f'{value:.4g}'}" for name, value in record.values.items()]
-    heard = f", last heard of {readable_seconds(silence)} ago" if silence > _QUIET else ""
-    return start + ", ".join([*parts, f"on {place}"]) + heard
+    last_report = f", last heard of {readable_seconds(silence)} ago" if silence > _QUIET else ""
+    return start + ", ".join([*parts, f"on {place}"]) + last_report

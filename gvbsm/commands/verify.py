@@ -43,8 +43,8 @@ def verify(path: Path) -> tuple[str, int]:
                     damaged.append(str(error))
             bar.update(sizes[name])
     for name, times in sorted(removed.items()):
-        made = "artifact was" if times == 1 else "artifacts were"
-        notes.append(f"{store / name}: no longer there; {times} {made} made from it")
+        artifacts_were = "artifact was" if times == 1 else "artifacts were"
+        notes.append(f"{store / name}: no longer there; {times} {artifacts_were} made from it")
     lines = [*damaged, *(f"note: {note}" for note in notes)]
     count = f"{len(chosen)} artifact{'s' * (len(chosen) != 1)} verified, {len(damaged)} damaged"
     return "\n".join([*lines, count]) + "\n", len(damaged)
@@ -97,7 +97,7 @@ def _removed_inputs(store: Path, name: str, inputs: dict[str, str], hashes: dict
     """The inputs of an artifact that are no longer in the store; `hashes` caches the hashes of inputs.
 
     Raises:
-        UserError: if the artifact was made from another content of an input than the present one.
+        UserError: if an input has changed since the artifact was made.
     """
     removed = []
     for path, content in inputs.items():

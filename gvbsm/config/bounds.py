@@ -24,13 +24,13 @@ Pixels = Annotated[int, Field(ge=0, le=1024, json_schema_extra=unit("px"))]
 
 def _ordered(interval: list[float]) -> list[float]:
     if interval[0] > interval[1]:
-        raise ValueError(f"expected the least before the most, got {interval}; change places")
+        raise ValueError(f"expected the smaller value first, got {interval}; swap the two")
     return interval
 
 
-_Two = (Field(min_length=2, max_length=2), AfterValidator(_ordered))
-Shares = Annotated[list[Annotated[float, Field(gt=0, le=1)]], *_Two]  # the least and the most of an area
-Ratios = Annotated[list[Annotated[float, Field(gt=0, le=100)]], *_Two]  # width / height, likewise
+_INTERVAL = (Field(min_length=2, max_length=2), AfterValidator(_ordered))
+Shares = Annotated[list[Annotated[float, Field(gt=0, le=1)]], *_INTERVAL]  # smallest and largest share of an area
+Ratios = Annotated[list[Annotated[float, Field(gt=0, le=100)]], *_INTERVAL]  # smallest and largest width / height
 PerChannel = Annotated[list[float], Field(min_length=1, max_length=4)]
 Cells = Annotated[int, Field(ge=1, le=16)]  # per direction
 Precision = Literal["float32", "bfloat16"]  # of convolutions and matrix products (autocast)

@@ -1,15 +1,14 @@
-"""Rows: a data set's file and a recipe's, what they extend, and the settings of every network in them."""
+"""Loads rows: merges the files of a data set and a recipe with those that they extend, and completes every network's entry."""
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from gvbsm.config.messages import Place, SettingsError, Source, one_line, short
+from gvbsm.config.messages import Place, SettingsError, Source, did_you_mean, one_line, short
 from gvbsm.config.networks import label
 from gvbsm.config.row import Evaluate, Row
 from gvbsm.config.stages import Training
@@ -23,8 +22,8 @@ def load_row(dataset: str, recipe: str | None = None) -> Row:
     """The row `config/datasets/<dataset>.yaml` with the recipe laid over it, `extends` followed in both.
 
     Dicts merge, lists replace. A backbone may be a name or {name, label, options, squeeze: {...}}, a student a name or
-    {name, label, options, evaluate: {...}}; the inner settings are laid over the row's. A recipe's name of a backbone is
-    first looked for among the labels of the row's.
+    {name, label, options, evaluate: {...}}; the inner settings are laid over the row's. A backbone that a recipe names is
+    first looked up among the labels of the row's backbones.
 
     Raises:
         SettingsError: for an unknown name, a file that is not YAML, or any setting that is wrong.
@@ -33,8 +32,8 @@ def load_row(dataset: str, recipe: str | None = None) -> Row:
     raw["backbones"] = _expand(raw.get("backbones"), "squeeze", raw.get("squeeze"))
     evaluate = raw.get("evaluate")
     if isinstance(evaluate, dict):
-        of_all = Evaluate.model_fields.keys() - Training.model_fields.keys()
-        shared = {key: value for key, value in evaluate.items() if key not in of_all}
+        not_per_student = Evaluate.model_fields.keys() - Training.model_fields.keys()
+        shared = {key: value for key, value in evaluate.items() if key not in not_per_student}
         raw["evaluate"] = evaluate | {"students": _expand(evaluate.get("students"), "evaluate", shared)}
     try:
         return Row.model_validate(raw)
@@ -43,7 +42,7 @@ def load_row(dataset: str, recipe: str | None = None) -> Row:
 
 
 def read_row(dataset: str, recipe: str | None = None) -> tuple[Json, dict[Place, Source]]:
-    """What the files of a row and a recipe say together, not checked yet, and where each part of it is from.
+    """The merged settings of a row and a recipe, not checked yet, and the source of each of them.
 
     Raises:
         SettingsError: for an unknown name, or a file that is not YAML.
@@ -62,18 +61,18 @@ def read_row(dataset: str, recipe: str | None = None) -> tuple[Json, dict[Place,
 
 @dataclass(frozen=True)
 class _Section:
-    """Settings as one file or one section of a study says them."""
+    """The content of one file, or of one section of a study."""
 
     settings: Json
     source: Source
-    study: str  # that it stands in; "" for none
+    study: str  # whose section it is; "" for a file
 
 
 _WHAT = {"datasets": "data set", "recipes": "recipe"}
 
 
 def _read_chain(kind: str, name: str, study: str = "") -> list[_Section]:
-    """A row or a recipe after what it extends, that after what it extends itself, and so on."""
+    """A row or a recipe and all that it extends, directly or not: each after the one that it extends."""
     chain: list[_Section] = []
     base: Any = name
     while base is not None:
@@ -94,13 +93,13 @@ def _read_chain(kind: str, name: str, study: str = "") -> list[_Section]:
 
 
 def _read_section(kind: str, name: str, study: str, above: Source | None) -> _Section:
-    """What a name means in a study ("" for none): a section of it, a file of `config/<kind>`, or `<study>.<section>`.
+    """The section or file of a name: in this order a section of `study`, `config/<kind>/<name>.yaml`, or `<study>.<section>`.
 
-    A section of a study may extend the file of its own name.
+    `above` is what extends the name. A section of a study may extend the file of its own name.
     """
     what = _WHAT[kind]
-    asked_by = f"{above}: extends: " if above else ""
-    check_name(name, what, asked_by)
+    where = f"{above}: extends: " if above else ""
+    check_name(name, what, where)
     known = {path.stem: path for path in sorted(rows_folder(kind).glob("*.yaml"))}
     sections = _sections(kind, study)
     if name in sections and (above is None or _source(kind, study, name) != above):
@@ -111,10 +110,8 @@ def _read_section(kind: str, name: str, study: str, above: Source | None) -> _Se
     if inner in _sections(kind, other):
         return _Section(_sections(kind, other)[inner], _source(kind, other, inner), other)
     names = [*sections, *known, *(f"{other}.{section}" for section in _sections(kind, other))]
-    near = difflib.get_close_matches(name, names, 1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
     choices = ", ".join(names) or f"none yet, write config/{kind}/{name}.yaml"
-    raise SettingsError(f"{asked_by}unknown {what} {name!r}; {hint}choose from {choices}")
+    raise SettingsError(f"{where}unknown {what} {name!r}; {did_you_mean(name, names)}choose from {choices}")
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -137,7 +134,7 @@ def _name(source: Source) -> str:
 
 
 def _merge(base: Any, over: Any, source: Source, origin: dict[Place, Source], at: Place = ()) -> Any:
-    """`over` laid over `base`, noting in `origin` where each part is from."""
+    """`over`, the content of `source`, laid over `base`; `origin` receives the source of each setting."""
     if isinstance(base, dict) and isinstance(over, dict):
         # A source of another kind shares nothing with the one it replaces.
         if at == ("source",) and over.get("kind", base.get("kind")) != base.get("kind"):
@@ -150,17 +147,17 @@ def _merge(base: Any, over: Any, source: Source, origin: dict[Place, Source], at
     return over
 
 
-def _by_label(names: Any, entries: Any) -> Any:
-    """A recipe's names of backbones as the row's entries of these labels, so that it fits rows of any size."""
-    if not isinstance(names, list) or not isinstance(entries, list):
+def _by_label(names: Any, row_entries: Any) -> Any:
+    """A recipe's backbones, their labels replaced by the row's entries: so one recipe fits rows of any image size."""
+    if not isinstance(names, list) or not isinstance(row_entries, list):
         return names
-    full = [entry if isinstance(entry, dict) else {"name": entry} for entry in entries]
+    full = [entry if isinstance(entry, dict) else {"name": entry} for entry in row_entries]
     labelled = {entry.get("label", label(str(entry.get("name")))): entry for entry in full}
     return [labelled.get(name, name) if isinstance(name, str) else name for name in names]
 
 
 def _expand(entries: Any, inner: str, shared: Any) -> Any:
-    """Names to full entries; whatever is not well-formed is left for the typed settings to refuse."""
+    """Full entries, with `shared` below their own `inner` settings. Malformed parts stay: the typed settings refuse them."""
     if not isinstance(entries, list):
         return entries
     full = []

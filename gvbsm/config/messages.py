@@ -29,7 +29,7 @@ class Source:
 
 
 class SettingsError(UserError):
-    """What the user got wrong, in one line: where, expected, got, remedy."""
+    """A mistake in what the user wrote: a setting, a name or a target."""
 
 
 def one_line(error: ValidationError, model: type[BaseModel], origin: dict[Place, Source]) -> str:
@@ -52,14 +52,10 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] == "extra_forbidden":
         where, _, name = where.rpartition(".")
         fields = _fields_at(model, first["loc"][:-1])
-        near = difflib.get_close_matches(name, fields, 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        text = f"unknown setting {name!r}; {hint}choose from {', '.join(fields)}"
+        text = f"unknown setting {name!r}; {did_you_mean(name, fields)}choose from {', '.join(fields)}"
     elif first["type"] == "union_tag_invalid":
-        kinds = [kind.strip(" '") for kind in first["ctx"]["expected_tags"].split(",")]
-        near = difflib.get_close_matches(first["ctx"]["tag"], kinds, 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        text = f"unknown kind {first['ctx']['tag']!r}; {hint}choose from {', '.join(kinds)}"
+        kind, kinds = first["ctx"]["tag"], [tag.strip(" '") for tag in first["ctx"]["expected_tags"].split(",")]
+        text = f"unknown kind {kind!r}; {did_you_mean(kind, kinds)}choose from {', '.join(kinds)}"
     elif first["type"] == "missing":
         text = "expected a value, got none; add this setting"
     elif first["type"] == "value_error":
@@ -71,9 +67,9 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def _first(error: ValidationError) -> Any:
-    """The mistake nearest to the top, and there a misspelt setting before the one that is missing for it.
+    """The mistake nearest to the top; of several there, an unknown setting before a missing one, as it may be its misspelling.
 
-    A section's mistake is found again in every entry that takes the section over.
+    A mistake in a section is reported again for every entry that inherits the section.
     """
     return min(error.errors(include_url=False), key=lambda mistake: (len(mistake["loc"]), mistake["type"] != "extra_forbidden"))
 
@@ -84,26 +80,33 @@ def _place(error: ValidationError) -> Place:
     return (at[0], *at[2:]) if at[:1] == ("source",) and len(at) > 2 else tuple(at)
 
 
-def _fields_at(model: type[BaseModel], loc: Iterable[str | int]) -> list[str]:
+def _fields_at(root: type[BaseModel], loc: Iterable[str | int]) -> list[str]:
     """Names of the settings allowed at `loc`."""
-    current = [model]
+    models = [root]
     for part in loc:
-        if isinstance(part, str) and any(part in one.model_fields for one in current):
-            annotations = [one.model_fields[part].annotation for one in current if part in one.model_fields]
-            current = [found for annotation in annotations for found in _models_in(annotation)]
-        elif len(current) > 1:  # the tag of one kind of source
-            kinds = [one for one in current if part in typing.get_args(one.model_fields["kind"].annotation)]
-            current = kinds or current
-    return [name for one in current for name in one.model_fields]
+        fields = [model.model_fields[part] for model in models if isinstance(part, str) and part in model.model_fields]
+        if fields:
+            models = [model for field in fields for model in _models_in(field.annotation)]
+        elif len(models) > 1:  # `part` is the kind of a source
+            of_kind = [model for model in models if part in typing.get_args(model.model_fields["kind"].annotation)]
+            models = of_kind or models
+    return [name for model in models for name in model.model_fields]
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models that an annotation names, such as a union or a list of them."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [found for inner in typing.get_args(annotation) for found in _models_in(inner)]
+    return [model for inner in typing.get_args(annotation) for model in _models_in(inner)]
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """The question whether the choice most like `name` was meant, with a space after it; "" if none is like it."""
+    near = difflib.get_close_matches(name, choices, 1)
+    return f"did you mean {near[0]!r}? " if near else ""
 
 
 def short(value: Any) -> str:
-    """A value as a message shows it."""
+    """A value as messages show it, in at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

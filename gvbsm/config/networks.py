@@ -1,4 +1,4 @@
-"""What a network may be called: one of ours, or `torchvision:<name>` or `timm:<name>`. Imports none of these libraries."""
+"""Names of networks: this package's own, `torchvision:<name>` and `timm:<name>`. Imports neither of these libraries."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from gvbsm.backbones import BACKBONES, LIBRARIES
+from gvbsm.config.messages import did_you_mean
 from gvbsm.store.code import builder_options
 
-GIVEN = ("classes", "image_size", "channels")  # parameters of builders that a row gives in other settings
+GIVEN = ("classes", "image_size", "channels")  # parameters of builders that are no options: other settings of a row give them
 
 
 def builder(name: str) -> str:
@@ -26,27 +27,25 @@ def label(name: str) -> str:
 
 
 def check(name: object, options: object) -> None:
-    """See that a network exists and has these options; a library's network refuses wrong options when it is built.
+    """Check that a network exists and has these options. A library checks the options of its networks when it builds them.
 
     Raises:
-        ValueError: if not.
+        ValueError: for an unknown network or option.
     """
-    own, libraries = BACKBONES, LIBRARIES
     library, colon, model = str(name).partition(":")
-    if colon and library in libraries:
+    if colon and library in LIBRARIES:
         known = _models_of(library)
         if known and model.partition(".")[0] not in known:
-            near = [f"{library}:{one}" for one in difflib.get_close_matches(model, known, 3)]
+            near = [f"{library}:{match}" for match in difflib.get_close_matches(model, known, 3)]
             raise ValueError(
-                f"unknown backbone {name!r}; {library} has {len(known)}; did you mean {' or '.join(near) or 'another'}?"
+                f"unknown backbone {name!r}; {library} has {len(known)} others; did you mean {' or '.join(near) or 'another'}?"
             )
         return
-    if name not in own:
-        near = difflib.get_close_matches(str(name), own, 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        prefixes = " or ".join(f"{one}:<name>" for one in libraries)
-        raise ValueError(f"unknown backbone {name!r}; {hint}choose from {', '.join(sorted(own))}, {prefixes}")
-    allowed = [x for x in builder_options(own[str(name)]) if x not in GIVEN]
+    if name not in BACKBONES:
+        hint = did_you_mean(str(name), BACKBONES)
+        names, prefixes = ", ".join(sorted(BACKBONES)), " or ".join(f"{prefix}:<name>" for prefix in LIBRARIES)
+        raise ValueError(f"unknown backbone {name!r}; {hint}choose from {names}, {prefixes}")
+    allowed = [option for option in builder_options(BACKBONES[str(name)]) if option not in GIVEN]
     for option in options if isinstance(options, dict) else ():
         if option not in allowed:
             raise ValueError(f"unknown option {option!r} of {name}; choose from {', '.join(allowed) or 'none'}")
@@ -54,9 +53,9 @@ def check(name: object, options: object) -> None:
 
 @cache
 def _models_of(library: str) -> frozenset[str]:
-    """Names that a library registers, found in its source text: importing it takes seconds, planning must not.
+    """Names of a library's models, read from its source text: to import it would delay planning by seconds.
 
-    Empty if the library is not installed or registers its models in another way; then only building tells.
+    Empty if the library is not installed or registers its models in another way; a wrong name then fails at building.
     """
     spec = find_spec(library)
     if spec is None or spec.origin is None:

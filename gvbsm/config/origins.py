@@ -1,4 +1,4 @@
-"""Where the settings of a row come from: of every value the file, the line, and the comment that says why it is so."""
+"""The origin of every setting of a row: its file, its line, and the comment that gives the reason for its value."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Setting:
     value: Any
     file: Path
     line: int  # from 1; 0 if it is not known
-    comment: str  # at the end of its line, or of a network without any, of the line that the list begins with
+    comment: str  # at the end of its line; for a network without one, the comment where its list begins
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class _Note:
 
 
 def sourced_settings(dataset: str, recipe: str | None = None) -> list[Setting]:
-    """Every setting of a row as it stands in its files, in their order; optional ones that are not there are off.
+    """Every setting that the files of a row give, in their order; an optional setting that they do not give is off.
 
     Raises:
         SettingsError: if a file is missing or is not YAML.
@@ -47,14 +47,14 @@ def sourced_settings(dataset: str, recipe: str | None = None) -> list[Setting]:
         source = next(origin[place[:length]] for length in range(len(place), 0, -1) if place[:length] in origin)
         in_file = (*source.section, *place)
         note = notes[source.file].get(in_file) or _Note(0, "")
-        if not note.comment and isinstance(place[-1], int):  # of an entry, what is said where its list begins
+        if not note.comment and isinstance(place[-1], int):  # a list's comment counts for its entries
             note = _Note(note.line, notes[source.file].get(in_file[:-1], note).comment)
         settings.append(Setting(dotted(place), value, source.file, note.line, note.comment))
     return settings
 
 
 def legend(file: Path) -> str:
-    """The comment that a file begins with, which says what the words in its other comments mean; not the line for editors."""
+    """The comment at the top of a file, which explains the terms of its other comments; without the line for editors."""
     lines = []
     for line in file.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
@@ -65,7 +65,7 @@ def legend(file: Path) -> str:
 
 
 def _leaves(value: Any, at: Place = ()) -> list[tuple[Place, Any]]:
-    """Values by their place. A list of networks is taken apart, a network is not: what it says belongs together."""
+    """Every value with its place. A list of networks is split into its networks, but each network is one value."""
     if isinstance(value, dict) and value:
         return [leaf for name, item in value.items() for leaf in _leaves(item, (*at, name))]
     if isinstance(value, list) and at[-1:] in (("backbones",), ("students",)):
@@ -95,25 +95,25 @@ def _notes(text: str) -> dict[Place, _Note]:
 
 
 def _comments(text: str) -> dict[int, str]:
-    """Comments at the ends of lines, by line from 0; one that goes on below, in the same column, is joined."""
-    of_file = text.splitlines()
-    ends: dict[int, int] = {}  # by line, the column after its last token
-    inside: set[int] = set()  # lines on which a text of several lines begins or goes on: a # there need be no comment
+    """Comments at line ends, by line from 0. A comment that continues below, in the same column, is joined to one text."""
+    lines = text.splitlines()
+    ends: dict[int, int] = {}  # by line: the column after its last token
+    inside: set[int] = set()  # lines of a value that continues on the next line: a # there may be part of the value
     for token in yaml.scan(text, Loader=yaml.SafeLoader):
         start, end = token.start_mark, token.end_mark
         if (start.line, start.column) != (end.line, end.column):
-            if end.column and of_file[end.line][: end.column].strip():  # a text in lines ends where the next begins
+            if end.column and lines[end.line][: end.column].strip():  # a block text ends at the start of the next token
                 ends[end.line] = max(ends.get(end.line, 0), end.column)
             inside.update(range(start.line, end.line))
-    found: dict[int, str] = {}
-    owner, column = None, -1  # of the comment that may go on
-    for number, line in enumerate(of_file):
+    comments: dict[int, str] = {}
+    owner, column = None, -1  # line and column of the comment that may continue
+    for number, line in enumerate(lines):
         comment = _COMMENT.fullmatch(line, ends.get(number, 0)) if number not in inside else None
         at = comment.end(1) if comment else -1
         if comment and number in ends:
-            found[number], owner, column = comment[2], number, at
+            comments[number], owner, column = comment[2], number, at
         elif comment and owner is not None and at == column:
-            found[owner] += f" {comment[2]}"
+            comments[owner] += f" {comment[2]}"
         else:
             owner = None
-    return found
+    return comments

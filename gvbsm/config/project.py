@@ -35,7 +35,7 @@ class Config(Strict):
     """config/config.yaml."""
 
     targets: Annotated[list[str], Field(min_length=1)] = Field(
-        description="Files that `snakemake` builds when it is asked for nothing."
+        description="Files that `snakemake` makes when it is given no target."
     )
     data_root: DataPath = Field(description="Folder of data sets, relative to the working folder or absolute.")
     tracking: Literal["none", "tensorboard", "wandb"] | None = Field(
@@ -51,7 +51,7 @@ class Config(Strict):
 
 
 def load_config(values: Json | None = None) -> Config:
-    """config.yaml as typed settings; `values` are Snakemake's, when it has read the file and --config already.
+    """config.yaml as typed settings; `values` is its content as Snakemake has read it, merged with --config.
 
     Raises:
         SettingsError: for anything wrong in it.
@@ -78,7 +78,7 @@ def runs_of(config: Config, target: str) -> list[Target]:
     """The run that a target names, or those that it compares.
 
     Raises:
-        SettingsError: if it has neither form, or nothing is said to be compared there.
+        SettingsError: if it has neither form, or config.yaml gives that comparison no runs.
     """
     path = Path(target)
     if path.name == "compare.csv" and len(path.parts) > 1:
@@ -90,7 +90,7 @@ def comparison(config: Config, name: str) -> list[Target]:
     """Every run that results/<name>/compare.csv puts side by side: of a comparison in config.yaml, or of a study.
 
     Raises:
-        SettingsError: if there are none, or one has another form.
+        SettingsError: if config.yaml gives none, or one of another form.
     """
     if runs := (config.comparisons or {}).get(name):
         return [parse_target(f"results/{run if '/' in run else f'{name}/{run}'}") for run in runs]
@@ -113,14 +113,14 @@ def _run_of_study(name: str, study: Study, run: str) -> Target:
 def job_environment(config: Config) -> dict[str, str]:
     """Variables that every command of the workflow finds in its environment.
 
-    No parameters of rules: a moved data folder, or curves that are drawn, make nothing stale. Not Snakemake's `shell.prefix`: a
-    workflow that uses this one as a module would share it.
+    They are not parameters of rules, so that another data folder or tracking tool makes no artifact stale. Nor are they set in
+    Snakemake's `shell.prefix`, which a workflow that uses this one as a module would share.
     """
     variables = {
-        # Last, for when snakemake is called by its path; an activated environment's own gvbsm comes first.
+        # This Python's folder has gvbsm, if snakemake is called by its path. It is last: an activated environment's wins.
         "PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)]),
         "GVBSM_DATA_ROOT": config.data_root,
         "GVBSM_SOURCE": str(PACKAGE.parent),  # what envs/gvbsm.post-deploy.sh installs
     }
-    # One that is not set leaves the caller's variable as it is.
+    # Without the setting, the caller's own variable counts.
     return variables | ({"GVBSM_TRACKING": config.tracking} if config.tracking else {})

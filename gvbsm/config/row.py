@@ -1,4 +1,4 @@
-"""A row, its networks and config.yaml as typed settings. The values live in `config/`; there are no second defaults here."""
+"""A row and its networks as typed settings. Their values are in `config/`; the types have no defaults but "off"."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Weights = Annotated[str, StringConstraints(pattern=r"^(.+\.(pth|pt|bin|safetenso
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*$", max_length=60)]
 
 
-_OF_ONE_SIZE = ("digits", "cifar10", "cifar100")  # sources whose images are read as they are
+_NEVER_CROPPED = ("digits", "cifar10", "cifar100")  # sources of small square images, which `resize` does not concern
 
 
 class Network(Strict):
@@ -28,14 +28,14 @@ class Network(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _known(cls, entry: Any) -> Any:
+    def _exists_with_its_options(cls, entry: Any) -> Any:
         is_dict = isinstance(entry, dict)
         network_names.check(entry.get("name") if is_dict else entry, entry.get("options") if is_dict else None)
         return entry
 
 
 class RecoverThrough(Strict):
-    """What recover does otherwise with one teacher than with the rest."""
+    """Settings of recover for one teacher."""
 
     precision: Precision = Field(description="Precision of recover with this teacher.")
 
@@ -59,7 +59,7 @@ class Student(Network):
 
 def _different(seeds: list[int]) -> list[int]:
     if len(set(seeds)) < len(seeds):
-        raise ValueError(f"expected each once, since the same seed gives the same student, got {seeds}; change one")
+        raise ValueError(f"expected different seeds, since equal seeds give equal students, got {seeds}; change one")
     return seeds
 
 
@@ -73,7 +73,7 @@ class Evaluate(Training):
         description="Seeds of the students: each student is trained once per seed."
     )
     baselines: list[Literal["random_soft", "random_hard", "distilled_hard"]] = Field(
-        description="Images and labels that students are trained on beside, under the same schedule; `[]`: none."
+        description="Other images and labels that students are also trained on, under the same schedule; `[]`: none."
     )
     random_seed: Seed = Field(description="Seed of the choice of real images for the random baselines.")
     headline: Literal["best", "last"] = Field(
@@ -115,7 +115,7 @@ class Row(Strict):
 
     @property
     def labelled_epochs(self) -> int:
-        """Epochs of views that are drawn, and labelled unless teachers do so beside the students; no more than any trains."""
+        """Epochs of views: drawn, and labelled by relabel or by online teachers. At most those of the longest training."""
         longest = max(student.evaluate.epochs for student in self.evaluate.students)
         return min(self.relabel.epochs or self.evaluate.epochs, longest)
 
@@ -126,8 +126,8 @@ class Row(Strict):
             raise ValueError(f"std: expected one value per channel ({len(self.mean)}, as mean has), got {len(self.std)}")
         if self.resize and self.resize < self.image_size:
             raise ValueError(f"resize: expected at least image_size ({self.image_size}), got {self.resize}; raise it")
-        if self.resize and kind in _OF_ONE_SIZE:
-            raise ValueError(f"resize: expected off for a source of kind {kind}, whose images are not resized so; remove it")
+        if self.resize and kind in _NEVER_CROPPED:
+            raise ValueError(f"resize: expected off for a source of kind {kind}, whose images are not cropped; remove it")
         if self.storage == "files" and kind not in ("imagefolder", "imagenet"):
             raise ValueError(f"storage: expected packed for a source of kind {kind}, got files; set it to packed")
         return self
@@ -143,19 +143,19 @@ class Row(Strict):
                 )
         if self.recover.views and self.recover.class_statistics and self.relabel.mix != "none":
             raise ValueError(
-                "recover.views: expected off where class_statistics are matched, since mixed views are of no one class; "
+                "recover.views: expected off where class_statistics are matched, since mixed views have no single class; "
                 "set either to null, or relabel.mix to none"
             )
         return self
 
     @model_validator(mode="after")
     def _online_labels_can_be_made(self) -> Row:
-        whole = self.relabel.batch_size
+        batch_size = self.relabel.batch_size
         for student in self.evaluate.students if self.relabel.online and self.relabel.rescale_logits else []:
             # The rescaling takes means of norms over a batch.
-            if student.evaluate.accumulate > 1 or student.evaluate.batch_size not in (None, whole):
+            if student.evaluate.accumulate > 1 or student.evaluate.batch_size not in (None, batch_size):
                 raise ValueError(
-                    f"relabel.online: with rescale_logits, expected students in whole batches of {whole}, as relabel has, "
+                    f"relabel.online: with rescale_logits, expected students in whole batches of {batch_size}, as relabel has, "
                     f"got others for {student.label!r}; set its batch_size to null and accumulate to 1"
                 )
         if self.relabel.online and self.distilled and self.distilled.labels:
@@ -168,5 +168,5 @@ class Row(Strict):
             labels = [entry.label for entry in entries]
             twice = sorted({label for label in labels if labels.count(label) > 1})
             if twice:
-                raise ValueError(f"{section}: {twice[0]!r} stands twice; give one of them another label")
+                raise ValueError(f"{section}: {twice[0]!r} appears twice; give one of them another label")
         return self

@@ -1,4 +1,4 @@
-"""JSON schemas of the files in `config/`, for editors: what their keys may be, before rows are laid over each other."""
+"""JSON schemas of the files in `config/`, for editors: the keys that one file may have, before it is merged with others."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _DROPPED = ("title", "default", "discriminator", "required")
 def schema(name: str) -> Json:
     """The JSON schema of one of `SCHEMAS`.
 
-    Rows and recipes are parts that are laid over others, so every key may be absent, and a network may be its name alone.
+    A row or a recipe may be laid over another, so every key may be absent, and a network may be given by its name alone.
     """
     if name == "config":
         model = Config.model_json_schema()
-        return _head(name) | _without(model) | {"required": model["required"]}
-    parts = _without(Row.model_json_schema())
+        return _head(name) | _for_editors(model) | {"required": model["required"]}
+    parts = _for_editors(Row.model_json_schema())
     for network in _NETWORKS:
         parts["$defs"][network]["required"] = ["name"]
     for owner, lists in ((parts, "backbones"), (parts["$defs"]["Evaluate"], "students")):
@@ -36,17 +36,17 @@ def _head(name: str) -> Json:
     return {"$schema": "http://json-schema.org/draft-07/schema#", "title": f"gvbsm: {name}"}
 
 
-def _without(node: Any, holds_names: bool = False) -> Any:
-    """A schema of pydantic's without what editors do not need; the keys of `properties` are names, and stay."""
+def _for_editors(node: Any) -> Any:
+    """A schema by pydantic without the keywords that editors do not need."""
     if isinstance(node, list):
-        return [_without(item) for item in node]
+        return [_for_editors(item) for item in node]
     if not isinstance(node, dict):
         return node
-    kept = {key: value for key, value in node.items() if holds_names or key not in _DROPPED}
-    # A source of which only a part is given fits several kinds.
-    return {
-        "anyOf" if key == "oneOf" and not holds_names else key: _without(
-            value, not holds_names and key in ("properties", "$defs")
-        )
-        for key, value in kept.items()
-    }
+    cleaned: Json = {}
+    for keyword, value in node.items():
+        if keyword in ("properties", "$defs"):  # the keys in them are names of settings and models
+            cleaned[keyword] = {name: _for_editors(inner) for name, inner in value.items()}
+        elif keyword not in _DROPPED:
+            # anyOf: a source of which a file gives only some settings fits several kinds.
+            cleaned["anyOf" if keyword == "oneOf" else keyword] = _for_editors(value)
+    return cleaned

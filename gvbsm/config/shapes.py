@@ -1,4 +1,4 @@
-"""What specs of several stages say alike: the shape of a network, the form of images, and which images and views are meant."""
+"""Parts that the specs of several stages share: shapes of networks, forms of images, and selections of images and views."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from gvbsm.config.stages import ViewsOfImages
 from gvbsm.store.spec import Strict
 
 Batch = Annotated[list[Annotated[list[int], Field(min_length=3, max_length=3)]], Field(min_length=1)]
-"""Images that are optimised together: for every class [label, first image, end]."""
+"""Images that are optimised together: for every class [label, first image, end), the images counted from 0."""
 
 Span = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]
-"""[first, end) of a range of epochs."""
+"""A range of epochs: [first, end), counted from 0."""
 
 
 class NetworkShape(Strict):
@@ -37,7 +37,7 @@ class PixelForm(Strict):
 
 
 class RandomImages(Strict):
-    """Which random real images are taken."""
+    """Random real images, drawn with a seed."""
 
     ipc: Count
     seed: Seed

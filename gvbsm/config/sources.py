@@ -1,4 +1,4 @@
-"""Where a data set's images come from: typed like every setting, one class per kind."""
+"""Sources of images as typed settings: one class per kind."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Distilled(Files):
     )
 
     @model_validator(mode="after")
-    def _sampled(self) -> Distilled:
+    def _seed_belongs_to_labels(self) -> Distilled:
         if (self.labels is None) != (self.seed is None):
             raise ValueError("seed: expected exactly when labels are given; add (published scripts: 42) or remove it")
         return self

@@ -1,7 +1,7 @@
-"""Types, bounds and meanings of every stage's settings. The values live in `config/`; there are no second defaults here.
+"""Types, bounds and meanings of every stage's settings. Their values are in `config/`; the types have no defaults but "off".
 
-An entry that may be None is off when it is absent. Where the published code is wrong (METHOD.md section 6), the setting
-is a choice between the published behaviour and the corrected one; its description says which is which.
+A setting that may be None is off when it is absent. Where the published code is wrong (docs/deviations.md), the setting is a
+choice between the published and the corrected behaviour, and its description names both.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Augment(Strict):
         default=None, description="Zeros around an image before a random crop of its own size; off: no such crop."
     )
     resized_crop: Shares | None = Field(
-        default=None, description="Least and most share of the area that a random resized crop keeps, instead of `pad`."
+        default=None, description="Smallest and largest share of the area that a random resized crop keeps, instead of `pad`."
     )
     flip: bool = Field(description="Mirror half of the images left to right.")
 
     @model_validator(mode="after")
-    def _one_crop(self) -> Augment:
+    def _at_most_one_crop(self) -> Augment:
         if self.pad and self.resized_crop:
             raise ValueError("expected one of pad and resized_crop, got both (one may be an extended row's); set one to null")
         return self
@@ -51,7 +51,7 @@ class Optimised(Compute):
     schedule: Literal["constant", "cosine"] = Field(description="Step size over the epochs: constant, or a cosine to 0.")
 
     @model_validator(mode="after")
-    def _moved(self) -> Optimised:
+    def _momentum_belongs_to_sgd(self) -> Optimised:
         if (self.optimizer == "sgd") != (self.momentum is not None):
             raise ValueError(
                 f"momentum: expected exactly when optimizer is sgd, got {self.momentum} with {self.optimizer}; "
@@ -72,7 +72,7 @@ class Squeeze(Optimised):
     seed: Seed = Field(description="Seed of the weights and the order of images.")
 
     @model_validator(mode="after")
-    def _kept(self) -> Squeeze:
+    def _keep_epoch_is_trained(self) -> Squeeze:
         if self.keep_epoch and self.keep_epoch > self.epochs:
             raise ValueError(f"keep_epoch: expected at most epochs ({self.epochs}), got {self.keep_epoch}; lower it")
         return self
@@ -134,12 +134,12 @@ class Select(Compute):
         description="Random real images, of which one is chosen for each crop of an image; 1 with `random`."
     )
     crops: Count = Field(description="Random crops of each candidate; the crop with the least cross-entropy stays.")
-    scale: Shares = Field(description="Least and most share of the area that a crop keeps.")
+    scale: Shares = Field(description="Smallest and largest share of the area that a crop keeps.")
     cells: Cells = Field(description="n: an image is made of n x n crops, each shrunk to 1/n of its side.")
     seed: Seed = Field(description="Seed of the candidates and the crops.")
 
     @model_validator(mode="after")
-    def _chosen(self) -> Select:
+    def _random_choice_has_one_candidate(self) -> Select:
         if self.choose == "random" and self.candidates > 1:
             raise ValueError(f"candidates: expected 1 with choose: random, which takes any, got {self.candidates}; set it to 1")
         return self
@@ -194,7 +194,7 @@ class RecoverShard(Compute):
     seed: Seed = Field(description="Seed of the noise and all draws.")
 
     @model_validator(mode="after")
-    def _weighed(self) -> RecoverShard:
+    def _matched_statistics_have_weight(self) -> RecoverShard:
         for name in ("class_statistics", "keep"):
             if getattr(self, name) and not self.statistics_weight:
                 raise ValueError(f"{name}: expected off where statistics_weight is 0; set it to null, or raise the weight")
@@ -202,7 +202,7 @@ class RecoverShard(Compute):
 
     @property
     def needs_statistics(self) -> bool:
-        """Whether more is matched than the running moments of BatchNorm layers, which teachers hold themselves."""
+        """Whether recover matches more than the running moments of BatchNorm layers, which are part of a teacher's weights."""
         more = "conv" in self.layers or self.class_statistics or self.keep
         return bool(self.iterations and self.statistics_weight and more)
 
@@ -245,8 +245,8 @@ class ViewsOfImages(Strict):
     """How the views of an image set are drawn."""
 
     batch_size: Batch = Field(description="Views per batch.", json_schema_extra=unit("views"))
-    scale: Shares = Field(description="Least and most share of the area that a view's crop keeps.")
-    ratio: Ratios = Field(description="Least and most width / height of the crop.")
+    scale: Shares = Field(description="Smallest and largest share of the area that a view's crop keeps.")
+    ratio: Ratios = Field(description="Smallest and largest width / height of the crop.")
     cells: Cells | None = Field(
         default=None,
         description="n: a view is a crop of one of the n x n cells of its image (`select.cells`); off: of the whole.",
@@ -273,10 +273,10 @@ class Coding(Strict):
 
 
 class TeachersLabels(Compute):
-    """What teachers make of a view."""
+    """How teachers label a view."""
 
     mixup_labels: Literal["unmixed", "mixed"] = Field(
-        description="Whose soft labels a view of `mix: mixup` has. published: `unmixed`; corrected: `mixed`."
+        description="With `mix: mixup`, teachers label a view before or after mixing. published: `unmixed`; corrected: `mixed`."
     )
     rescale_logits: bool = Field(description="Scale every teacher's logits to the mean norm.")
 
@@ -331,13 +331,13 @@ class Training(HardTraining):
     hard_weight: Weight = Field(description="Weight gamma of the cross-entropy against hard labels.")
 
     @model_validator(mode="after")
-    def _stretched(self) -> Training:
+    def _stretch_belongs_to_cosine(self) -> Training:
         if self.stretch and self.schedule != "cosine":
             raise ValueError(f"stretch: expected only with schedule: cosine, got schedule: {self.schedule}; remove it")
         return self
 
     @model_validator(mode="after")
-    def _tempered(self) -> Training:
+    def _temperature_belongs_to_kl(self) -> Training:
         if (self.loss == "kl") != (self.temperature is not None):
             raise ValueError("temperature: expected exactly when loss is kl; add or remove it")
         return self

@@ -26,7 +26,7 @@ class Entry:
 
     name: str
     kind: str  # in words
-    bounds: str  # in words, "" if any value of the kind is right
+    bounds: str  # in words, "" if every value of the kind is valid
     unit: str  # "" for none
     meaning: str
 
@@ -41,11 +41,11 @@ class Section:
 
 
 def sections() -> dict[str, Section]:
-    """All sections by name: `row` and those of rows, in the order of their settings, then `config` and its own."""
+    """All sections by name: `row` and its sections, in the order of their settings, then `config` and its sections."""
     known: dict[str, Section] = {}
     for name in ("row", "config"):
-        whole = schema(name)
-        _collect(name, [whole], whole["$defs"], known, [])
+        root = schema(name)
+        _collect(name, [root], root["$defs"], known, [])
     return known
 
 
@@ -57,14 +57,17 @@ def section_and_parts(name: str) -> list[Section]:
     """
     known = sections()
     if name not in known:
-        near = [one for one in known if one.endswith(f".{name}")] or difflib.get_close_matches(name, known, 1)
+        near = [section for section in known if section.endswith(f".{name}")] or difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise SettingsError(f"unknown section {name!r}; {hint}choose from {', '.join(known)}")
     return [section for path, section in known.items() if path == name or path.startswith(f"{name}.")]
 
 
 def _collect(name: str, kinds: list[Json], models: Json, known: dict[str, Section], seen: list[Json]) -> None:
-    """Add a section of one kind or several, and then its settings that are sections, unless these settings are known."""
+    """Add a section to `known`, and then those of its settings that are sections, unless they have only settings `seen` before.
+
+    A source is one section of several kinds.
+    """
     about = kinds[0]["description"] if len(kinds) == 1 else "Where images come from; every kind has its own settings."
     known[name] = Section(name, " ".join(about.split("\n\n")[0].split()), tuple(_entries(kinds, models)))
     for kind in kinds:
@@ -83,7 +86,7 @@ def _references(node: Json) -> list[str]:
 
 
 def _entries(kinds: list[Json], models: Json) -> list[Entry]:
-    """The settings of a section; a setting of some of several kinds says of which."""
+    """The settings of a section. The meaning of a setting that only some of the kinds have begins with these kinds."""
     where: dict[tuple[str, str], list[str]] = {}
     nodes: dict[tuple[str, str], list[Json]] = {}
     for kind in kinds:
@@ -106,17 +109,17 @@ def _choices(node: Json) -> list[str]:
 
 
 def _variants(node: Json) -> list[Json]:
-    """What a setting may be, but for null."""
+    """The alternatives that a setting allows, without null."""
     return [variant for variant in node.get("anyOf", [node]) if variant.get("type") != "null"]
 
 
 def _kind(node: Json, number: int = 0) -> str:
-    """The type of a setting in words; of several if `number` is 1."""
-    words = list(dict.fromkeys(_kind_of_one(variant, number) for variant in _variants(node)))
+    """The type of a setting in words: in the singular if `number` is 0, in the plural if it is 1."""
+    words = list(dict.fromkeys(_kind_of_variant(variant, number) for variant in _variants(node)))
     return " or ".join([*words, "null"] if {"type": "null"} in node.get("anyOf", []) else words)
 
 
-def _kind_of_one(node: Json, number: int) -> str:
+def _kind_of_variant(node: Json, number: int) -> str:
     if node.get("type") == "array":
         return f"{('list', 'lists')[number]} of {_kind(node['items'], 1)}"
     return _KINDS["object" if "$ref" in node else "choice" if _choices(node) else node["type"]][number]
@@ -124,10 +127,10 @@ def _kind_of_one(node: Json, number: int) -> str:
 
 def _bounds(node: Json) -> str:
     """The bounds of a setting in words."""
-    return "; ".join(bounds for variant in _variants(node) if (bounds := _bounds_of_one(variant)))
+    return "; ".join(bounds for variant in _variants(node) if (bounds := _bounds_of_variant(variant)))
 
 
-def _bounds_of_one(node: Json) -> str:
+def _bounds_of_variant(node: Json) -> str:
     if node.get("type") != "array":
         return ", ".join(_choices(node)) or _interval(node)
     least, most = node.get("minItems"), node.get("maxItems")

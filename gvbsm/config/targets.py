@@ -9,7 +9,7 @@ from pathlib import Path
 from gvbsm.config.messages import SettingsError
 from gvbsm.store.run import ACCURACIES, RUN_FILES
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # of data sets and recipes: they become folders, and stand in commands
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # of data sets and recipes: parts of paths and of commands
 _RESULTS = "results"
 _FORM = f"{_RESULTS}/<dataset>/ipc<N>[-<recipe>]"
 
@@ -46,10 +46,11 @@ def parse_target(target: str) -> Target:
         SettingsError: if it has another form or IPC is not at least 1.
     """
     parts = Path(target).parts
-    is_named = ".." not in parts and _RESULTS in parts[:-2]
-    dataset, run, *rest = parts[len(parts) - parts[::-1].index(_RESULTS) :] if is_named else ("", "")
+    above = parts[:-2]  # a data set and a run follow `results`
+    has_run = ".." not in parts and _RESULTS in above
+    dataset, run, *rest = parts[len(above) - above[::-1].index(_RESULTS) :] if has_run else ("", "")
     is_file = rest[:1] == ["pictures"] or (len(rest) == 1 and rest[0] in RUN_FILES)
-    if not is_named or (rest and not is_file):
+    if not has_run or (rest and not is_file):
         raise SettingsError(f"target {target!r}: expected {_FORM} or a file of it, such as {ACCURACIES}; correct the path")
     check_name(dataset, "data set")
     return Target(dataset, *parse_run(run), rest[-1] if len(rest) == 1 else ACCURACIES)
@@ -70,9 +71,13 @@ def parse_run(run: str) -> tuple[int, str | None]:
     return ipc, match[2]
 
 
-def check_name(name: str, what: str, asked_by: str = "") -> None:
-    """Refuse a name that could not become a folder or stand in a command."""
+def check_name(name: str, what: str, where: str = "") -> None:
+    """Check that a name is safe in a path and in a command; `where` begins the error message.
+
+    Raises:
+        SettingsError: if not.
+    """
     if not _NAME.fullmatch(name):
         raise SettingsError(
-            f"{asked_by}{what} {name!r}: expected letters, digits, '_', '.' and '-', a letter or digit first; correct the name"
+            f"{where}{what} {name!r}: expected letters, digits, '_', '.' and '-', a letter or digit first; correct the name"
         )

@@ -1,4 +1,4 @@
-"""The folder of what users write, and YAML files in it."""
+"""The folder `config/`, and the YAML files in it."""
 
 from __future__ import annotations
 
@@ -24,19 +24,21 @@ def config_folder() -> Path:
 
 
 def rows_folder(kind: str) -> Path:
-    """`config/<kind>/` ("datasets" or "recipes") of the working directory, or else the one beside the package: another workflow
-    that uses this one as a module has a `config/` of its own."""
+    """`config/<kind>/` ("datasets" or "recipes") of the working directory, or else the one beside the package.
+
+    The working directory may have a `config/` without it: that of another workflow which uses this one as a module.
+    """
     return beside_package(Path("config") / kind)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number and a key that stands twice is an error."""
+    """YAML in which 1e-3 is a number and a repeated key is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
             if isinstance(key_node, yaml.ScalarNode) and key_node.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"{key_node.value!r} stands twice", problem_mark=key_node.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"{key_node.value!r} appears twice", problem_mark=key_node.start_mark)
             seen.add(str(key_node.value))
         return super().construct_mapping(node, deep)
 
@@ -50,7 +52,7 @@ def read_yaml(path: Path) -> Json:
     """The settings in a file.
 
     Raises:
-        SettingsError: if it cannot be read, is not YAML, or holds anything else.
+        SettingsError: if it cannot be read, is not YAML, or is no mapping.
     """
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)

@@ -1,4 +1,4 @@
-"""adopt: distilled images by others, and whether the files are still those that were taken over."""
+"""adopt: distilled images by others, and the check that their files have not changed since they were read."""
 
 from __future__ import annotations
 
@@ -52,24 +52,26 @@ def plan_adopt(row: Row, distilled: Distilled, ipc: int, data: Artifact) -> Arti
 
 
 def check_adopted(planned: Iterable[Artifact], data_root: Path) -> None:
-    """See that what was taken over is as it was, or gone: who makes new images in the same folder wants new accuracies.
+    """Check that the files that adopt and convert have read are unchanged, or gone.
+
+    Specs hold only their path: without this check, new images in the same folder would have the accuracies of the old ones.
 
     Raises:
-        UserError: if files have changed since.
+        UserError: if files have changed since they were read.
     """
-    stamps: dict[tuple[str, Path], Stamp | None] = {}  # many shards of labels are of one folder
+    stamps: dict[tuple[str, Path], Stamp | None] = {}  # shards of labels share a folder
     for artifact in planned:
         if not isinstance(artifact.spec, (AdoptSpec, ConvertSpec)):
             continue
         try:
             before = read_receipt(STORE / artifact.path)["summary"]["source"]
         except UserError:
-            continue  # missing, and yet to be made; or damaged, as the job that reads it says
+            continue  # not made yet, or damaged, which the job that reads it reports
         root = data_root / artifact.spec.path
-        at = artifact.stage, root
-        if at not in stamps:
-            stamps[at] = stamp_if_there(root, is_image if isinstance(artifact.spec, AdoptSpec) else is_visible)
-        change = difference(before, stamps[at] or before)
+        reader = artifact.stage, root
+        if reader not in stamps:
+            stamps[reader] = stamp_if_there(root, is_image if isinstance(artifact.spec, AdoptSpec) else is_visible)
+        change = difference(before, stamps[reader] or before)
         if change:
             raise UserError(
                 f"{root}: changed since {artifact.stage} read it: {change}; restore it, or set distilled.version (2, 3, ...) "

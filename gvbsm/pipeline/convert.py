@@ -1,4 +1,4 @@
-"""convert: published soft labels of distilled images by others, a range of epochs a job."""
+"""convert: published soft labels of distilled images by others, one range of epochs per job."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gvbsm.pipeline.shards import epoch_ranges
 from gvbsm.pipeline.stage import Artifact, Stage, planned, prefix
 from gvbsm.store.spec import Inputs, Spec
 
-_STORED_VIEW = 29  # bytes of a view that is stored beside its label
+_BYTES_OF_VIEW = 29  # the parameters of a view, stored beside its label
 
 
 class ConvertInputs(Inputs):
@@ -58,7 +58,7 @@ def _images(spec: ConvertSpec, scale: Scale) -> int | None:
 
 
 def _bytes(spec: ConvertSpec, scale: Scale) -> int | None:
-    return times(_images(spec, scale), bytes_per_view(spec.coding, scale.classes) + _STORED_VIEW)
+    return times(_images(spec, scale), bytes_per_view(spec.coding, scale.classes) + _BYTES_OF_VIEW)
 
 
 STAGE = Stage(

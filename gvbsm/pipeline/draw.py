@@ -14,16 +14,16 @@ from gvbsm.store.spec import Inputs, Spec, Strict
 
 
 class DrawInputs(Inputs):
-    """The data set, and what each picture shows of a run."""
+    """The data set, and the artifacts of a run that the picture shows."""
 
     data: str
     students: dict[str, dict[str, str]] | None = None  # curves: evaluate's tables by student and kind
-    networks: dict[str, str] | None = None  # classes, features: what the networks of these names see
+    networks: dict[str, str] | None = None  # classes, features: artifacts of the stage features, by name of the network
     images: Annotated[list[str], Field(min_length=1)] | None = None  # evolution: shards with snapshots
 
 
 class Embedding(Strict):
-    """t-SNE."""
+    """Settings of t-SNE."""
 
     perplexity: Annotated[float, Field(ge=1)]
     seed: Seed
@@ -40,7 +40,7 @@ class DrawSpec(Spec):
     ipc: Count
     recipe: str | None = None
     inputs: DrawInputs
-    settings: Embedding | None = None  # features alone
+    settings: Embedding | None = None  # of the picture features only
 
 
 STAGE = Stage(name="draw", about="draw one picture of a run as PNG and SVG", spec=DrawSpec, stored=False)

@@ -35,7 +35,7 @@ class StudentSpec(Spec):
     online: TeachersLabels | None = None
     network: NetworkShape
     pixels: PixelForm
-    settings: Any  # narrowed below
+    settings: Any  # a subclass narrows the type
 
     @model_validator(mode="after")
     def _one_set_of_images_and_labels(self) -> StudentSpec:
@@ -47,7 +47,7 @@ class StudentSpec(Spec):
 
 
 class EvaluateSpec(StudentSpec):
-    """Students of several seeds on soft labels, stored or made beside them."""
+    """Students of several seeds on soft labels, stored or made online."""
 
     suffix = ".csv"
 
@@ -81,7 +81,10 @@ def plan_evaluate(
     teachers: list[Artifact],
     random: RandomImages | None,
 ) -> Artifact:
-    """Training on stored labels, beside `teachers`, or with neither on hard labels; `kind` is one of data.kinds.KINDS."""
+    """A student on stored soft labels (`labels`), on online ones (`teachers`), or without both on hard labels.
+
+    `kind` is one of gvbsm.pictures.names.KINDS.
+    """
     is_soft = bool(labels or teachers)
     return planned(
         EvaluateSpec if is_soft else HardEvaluateSpec,
@@ -101,7 +104,7 @@ def plan_evaluate(
 
 
 def student_builders(row: Row, student: Student, online: bool) -> tuple[str, ...]:
-    """Of the student, and of the teachers that run beside it."""
+    """The builders of a student and, with `online`, of the teachers that label its views."""
     return builders_of([student, *(row.backbones if online else [])])
 
 

@@ -25,7 +25,7 @@ class FeaturesInputs(Inputs):
 
 
 class RealImages(Strict):
-    """How many random real images of every class, if it has them, and which."""
+    """Random real images: `per_class` of every class, or all if it has fewer, drawn with `seed`."""
 
     per_class: Count
     seed: Seed
@@ -37,7 +37,7 @@ class FeaturesSpec(Spec):
     stage: Literal["features"] = "features"
     inputs: FeaturesInputs
     real: RealImages
-    shown: list[Annotated[int, Field(ge=0)]]  # labels whose features are kept
+    shown: list[Annotated[int, Field(ge=0)]]  # labels of the classes whose features are stored
     pixels: PixelForm
     settings: Compute
 

@@ -23,24 +23,24 @@ from gvbsm.pipeline.statistics import plan_statistics
 
 @dataclass
 class _Graph:
-    """The artifacts of a run by what they are to it."""
+    """The artifacts of a run by their role."""
 
     row: Row
     data: Artifact
-    twins: list[Artifact] = field(default_factory=list)  # teachers in which statistics alone are measured
+    twins: list[Artifact] = field(default_factory=list)  # teachers that only serve to measure statistics
     teachers: list[Artifact] = field(default_factory=list)
     statistics: list[Artifact] = field(default_factory=list)
     selected: list[Artifact] = field(default_factory=list)
     images: list[Artifact] = field(default_factory=list)
     labels: list[Artifact] = field(default_factory=list)
     random_labels: list[Artifact] = field(default_factory=list)
-    students: dict[str, dict[str, Artifact]] = field(default_factory=dict)  # by label, and by what they are trained on
+    students: dict[str, dict[str, Artifact]] = field(default_factory=dict)  # by label, then by kind of training set
 
     def in_order(self) -> list[Artifact]:
-        """Each after its inputs."""
-        trained = [run for runs in self.students.values() for run in runs.values()]
-        parts = (self.twins, self.teachers, self.statistics, self.selected, self.images, self.labels, self.random_labels)
-        return [self.data, *(artifact for of_one in parts for artifact in of_one), *trained]
+        """Each artifact after its inputs."""
+        evaluations = [evaluation for by_kind in self.students.values() for evaluation in by_kind.values()]
+        groups = (self.twins, self.teachers, self.statistics, self.selected, self.images, self.labels, self.random_labels)
+        return [self.data, *(artifact for group in groups for artifact in group), *evaluations]
 
 
 def plan(dataset: str, ipc: int, recipe: str | None = None) -> list[Artifact]:
@@ -60,9 +60,9 @@ def plan(dataset: str, ipc: int, recipe: str | None = None) -> list[Artifact]:
     return list({artifact.path: artifact for artifact in artifacts}.values())
 
 
-def plan_run(run: Target) -> list[Artifact]:
-    """`plan` of a run that is named by a path."""
-    return plan(run.dataset, run.ipc, run.recipe)
+def plan_run(target: Target) -> list[Artifact]:
+    """The `plan` of a target's run."""
+    return plan(target.dataset, target.ipc, target.recipe)
 
 
 def _add_teachers(graph: _Graph) -> None:
@@ -73,11 +73,11 @@ def _add_teachers(graph: _Graph) -> None:
         teacher = plan_squeeze(row, backbone, data, backbone.squeeze.seed)
         graph.teachers.append(teacher)
         if needs_statistics:
-            measured = _measured_in(graph, backbone, teacher)
-            graph.statistics.append(plan_statistics(row, backbone, data, measured))
+            measured_teacher = _measured_teacher(graph, backbone, teacher)
+            graph.statistics.append(plan_statistics(row, backbone, data, measured_teacher))
 
 
-def _measured_in(graph: _Graph, backbone: Backbone, teacher: Artifact) -> Artifact:
+def _measured_teacher(graph: _Graph, backbone: Backbone, teacher: Artifact) -> Artifact:
     """The teacher in which the statistics of a backbone are measured: itself, or a twin from another seed."""
     if graph.row.statistics.measured_in == "own" or backbone.weights is not None:
         return teacher
@@ -86,7 +86,7 @@ def _measured_in(graph: _Graph, backbone: Backbone, teacher: Artifact) -> Artifa
 
 
 def _add_images(graph: _Graph, ipc: int) -> None:
-    """Distilled images: by others, recovered, or selected real ones as they are."""
+    """Distilled images: adopted from others, recovered, or selected real images as they are."""
     row = graph.row
     if row.distilled:
         graph.images = [plan_adopt(row, row.distilled, ipc, graph.data)]
@@ -99,7 +99,7 @@ def _add_images(graph: _Graph, ipc: int) -> None:
 
 
 def _add_labels(graph: _Graph, random: RandomImages) -> None:
-    """Soft labels of the distilled images, and of random real ones if a baseline needs them."""
+    """Soft labels of the distilled images, and of random real images if a baseline needs them."""
     row = graph.row
     if row.distilled and row.distilled.labels:
         graph.labels = plan_convert(row, row.distilled, graph.images[0])
@@ -110,32 +110,35 @@ def _add_labels(graph: _Graph, random: RandomImages) -> None:
 
 
 def _add_students(graph: _Graph, random: RandomImages) -> None:
-    """Every student on the distilled images, and on what it is compared with."""
+    """The evaluation of every student on the distilled images and on the baselines."""
     row = graph.row
-    beside = graph.teachers if row.relabel.online else []
-    sets: dict[str, tuple[list[Artifact], list[Artifact], list[Artifact], RandomImages | None]] = {
-        "distilled": (graph.images, graph.labels, beside, None),
-        "random_soft": ([], graph.random_labels, beside, random),
+    online = graph.teachers if row.relabel.online else []
+    training_sets: dict[str, tuple[list[Artifact], list[Artifact], list[Artifact], RandomImages | None]] = {
+        "distilled": (graph.images, graph.labels, online, None),
+        "random_soft": ([], graph.random_labels, online, random),
         "random_hard": ([], [], [], random),
         "distilled_hard": (graph.images, [], [], None),
     }
     for student in row.evaluate.students:
-        kinds = ["distilled", *row.evaluate.baselines]
-        graph.students[student.label] = {kind: plan_evaluate(row, student, kind, graph.data, *sets[kind]) for kind in kinds}
+        graph.students[student.label] = {
+            kind: plan_evaluate(row, student, kind, graph.data, *training_sets[kind])
+            for kind in ("distilled", *row.evaluate.baselines)
+        }
 
 
 def _publish(graph: _Graph, target: Target) -> Artifact:
-    """acc.json."""
-    row, is_recovered = graph.row, graph.selected != graph.images
+    """The artifact that gathers the run into acc.json."""
+    row = graph.row
+    start = [] if graph.selected == graph.images else graph.selected
     inputs = PublishInputs(
         data=graph.data.path,
         teachers={backbone.label: teacher.path for backbone, teacher in zip(row.backbones, graph.teachers, strict=True)},
         statistics=paths_of(graph.statistics),
-        selected=(paths_of(graph.selected) or None) if is_recovered else None,
+        selected=paths_of(start) or None,
         images=paths_of(graph.images),
         labels=paths_of(graph.labels),
         random_labels=paths_of(graph.random_labels),
-        students={label: {kind: run.path for kind, run in runs.items()} for label, runs in graph.students.items()},
+        students={label: {kind: run.path for kind, run in by_kind.items()} for label, by_kind in graph.students.items()},
     )
     return planned(
         PublishSpec,

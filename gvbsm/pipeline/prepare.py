@@ -12,7 +12,7 @@ from gvbsm.pipeline.scale import Scale
 from gvbsm.pipeline.stage import Artifact, Stage, planned, prefix
 from gvbsm.store.spec import Spec
 
-# Training images of the whole data sets, from the tables of their authors: {(kind, classes): images}.
+# Training images of complete data sets, as their authors state: {(kind, classes): images}.
 _KNOWN_SETS = {
     ("cifar10", 10): 50_000,
     ("cifar100", 100): 50_000,
@@ -34,7 +34,7 @@ class PrepareSpec(Spec):
 
     @property
     def known_training_images(self) -> int | None:
-        """How many images the source has by its name; None if only reading it tells."""
+        """Number of training images of a complete, well-known data set; None for others, whose files must be counted."""
         return _KNOWN_SETS.get((self.source.kind, self.classes))
 
 

@@ -16,12 +16,12 @@ class PublishInputs(Inputs):
 
     data: str
     teachers: dict[str, str]  # by label
-    statistics: list[str]  # none, if images are not recovered, or without them
-    selected: list[str] | None = None  # the real images that recover began with
+    statistics: list[str]  # empty if recover needs none
+    selected: list[str] | None = None  # the real images that recover started from
     images: Annotated[list[str], Field(min_length=1)]
-    labels: list[str]  # none, if they are made online
-    random_labels: list[str]  # none, if they are not asked for or made online
-    students: dict[str, dict[str, str]]  # by label and kind of what they were trained on
+    labels: list[str]  # empty if they are made online
+    random_labels: list[str]  # empty without the baseline, or if they are made online
+    students: dict[str, dict[str, str]]  # by label and kind of training set
 
 
 class PublishSpec(Spec):

@@ -20,8 +20,8 @@ class RecoverInputs(Inputs):
     """Teachers, their statistics, and the images to start from."""
 
     teachers: Annotated[list[str], Field(min_length=1)]
-    statistics: list[str]  # none, if they have no weight
-    start: str | None = None  # select's images; none: noise
+    statistics: list[str]  # empty if the settings need none
+    start: str | None = None  # select's images; None: noise
 
 
 class Snapshots(Strict):

@@ -70,7 +70,7 @@ def read_plan(key: str) -> Artifact:
         name, raw = read_plan_file(file)
         artifact = Artifact(name, parse_spec(raw))
     except (OSError, ValueError, TypeError, KeyError, ValidationError):
-        raise UserError(f"{file}: missing or damaged plan; ask Snakemake for the acc.json it belongs to") from None
+        raise UserError(f"{file}: missing or damaged plan; run snakemake again for the acc.json that needs it") from None
     if artifact.key != key:
         raise UserError(f"{file}: expected the plan of {key}, got that of {artifact.key}; delete the file and plan again")
     return artifact
@@ -79,13 +79,13 @@ def read_plan(key: str) -> Artifact:
 def write_plans(artifacts: list[Artifact], published: Path) -> Artifact:
     """Write the plan file of every artifact of a target, and return the last, that of publish or draw.
 
-    `published` is the JSON that it writes; see `date_target`.
+    `published` is the JSON file that this last stage writes; see `date_target`.
 
     Raises:
         UserError: if a file cannot be written.
     """
-    *made, last = artifacts
-    for artifact in made:
+    *others, last = artifacts
+    for artifact in others:
         write_plan(artifact.name, artifact.spec, plan_file(artifact.key))
     write_plan(last.name, last.spec, target_file(last.key))
     date_target(last.key, published)
@@ -93,7 +93,7 @@ def write_plans(artifacts: list[Artifact], published: Path) -> Artifact:
 
 
 def artifact_of(file: Path) -> str | None:
-    """The artifact, relative to the store, that a file is or has the receipt of, by its folder and name; None if neither."""
+    """The artifact, relative to the store, that a file or a receipt with this folder and name belongs to; None for others."""
     stage = file.parent.name
     if stage not in STORED or file.suffix not in (STAGES[stage].suffix, ".json") or not KEYED.fullmatch(file.stem):
         return None
@@ -101,6 +101,6 @@ def artifact_of(file: Path) -> str | None:
 
 
 def stored(store: Path) -> list[str]:
-    """Every artifact that the store has, or has half of (it or its receipt), relative to it, in the order of the chain."""
-    named = [artifact_of(file) for stage in STORED for file in files_in(store / stage)]
-    return list(dict.fromkeys(path for path in named if path))
+    """The artifacts of a store, relative to it, in the order of the chain, also those of which only the receipt is there."""
+    paths = [artifact_of(file) for stage in STORED for file in files_in(store / stage)]
+    return list(dict.fromkeys(path for path in paths if path))

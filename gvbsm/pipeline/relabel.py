@@ -1,4 +1,4 @@
-"""relabel: the teachers' soft labels of views, a range of epochs a job."""
+"""relabel: the teachers' soft labels of views, one range of epochs per job."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gvbsm.store.spec import Inputs, Spec
 
 
 class RelabelInputs(Inputs):
-    """Teachers, and shards of distilled images or the data set that random ones are drawn from."""
+    """Teachers, and shards of distilled images or the data set from which random images are drawn."""
 
     teachers: Annotated[list[str], Field(min_length=1)]
     data: str | None = None
@@ -46,7 +46,7 @@ def check_one_of(first: str, first_value: object, second: str, second_value: obj
 
 
 def views_of(row: Row, random: RandomImages | None) -> Relabel:
-    """How views are drawn: random real images have no cells, and a quarter of one would be a worse image."""
+    """How views are drawn. Real images are not made of cells: their views are crops of the whole image."""
     return row.relabel.model_copy(update={"cells": None}) if random else row.relabel
 
 
@@ -80,14 +80,14 @@ def plan_relabel(
 
 def bytes_per_view(coding: Coding, classes: int) -> int:
     """Bytes of a view's coded logits (docs/soft-labels.md)."""
-    kept = classes if coding.top is None else min(coding.top, classes)
-    values = {"float32": 4 * kept, "float16": 2 * kept, "int8": kept, "int4": -(-kept // 2)}[coding.values]
+    logits = classes if coding.top is None else min(coding.top, classes)
+    values = {"float32": 4 * logits, "float16": 2 * logits, "int8": logits, "int4": -(-logits // 2)}[coding.values]
     low_and_step = 4 if coding.values in ("int8", "int4") else 0
-    if kept == classes:
+    if logits == classes:
         return values + low_and_step
     index = 1 if classes <= 2**8 else 2 if classes <= 2**15 else 4
     mean_and_mass = 4
-    return values + low_and_step + index * kept + mean_and_mass
+    return values + low_and_step + index * logits + mean_and_mass
 
 
 def _images(spec: RelabelSpec, scale: Scale) -> int | None:

@@ -19,7 +19,7 @@ class Scale:
 
 
 def times(count: int | None, factor: int) -> int | None:
-    """A product that is not known if the count is not."""
+    """The product; None if the count is not known."""
     return None if count is None else count * factor
 
 
@@ -39,7 +39,7 @@ def scale_of(job: Job[Any]) -> Scale:
 def images_per_step(images: Callable[[Any, Scale], int | None], job: Job[Any], steps: int) -> float | None:
     """Images that a job processes in one of its steps, on average; None if unknown.
 
-    `images` is the stage's (`Stage.images`); `steps` are those of one of the job's trainings, of which evaluate has several.
+    `images` is `Stage.images`. `steps` are those of one training: a job of evaluate has one training per seed.
     """
     count = images(job.spec, scale_of(job))
     trainings = len(getattr(job.spec, "seeds", [None]))

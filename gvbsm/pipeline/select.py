@@ -16,7 +16,7 @@ from gvbsm.store.spec import Inputs, Spec
 
 
 class SelectInputs(Inputs):
-    """The data set, and the teachers if they have a say."""
+    """The data set, and the teachers if the choice depends on them."""
 
     data: str
     teachers: list[str]
@@ -34,9 +34,9 @@ class SelectSpec(Spec):
 
 def plan_select(row: Row, settings: Select, ipc: int, data: Artifact, teachers: list[Artifact]) -> list[Artifact]:
     """The real images that each shard of a row starts from."""
-    is_asked = settings.choose != "random" or settings.crops > 1
-    inputs = SelectInputs(data=data.path, teachers=paths_of(teachers if is_asked else []))
-    builders = builders_of(row.backbones if is_asked else [])
+    needs_teachers = settings.choose != "random" or settings.crops > 1
+    inputs = SelectInputs(data=data.path, teachers=paths_of(teachers if needs_teachers else []))
+    builders = builders_of(row.backbones if needs_teachers else [])
     pixels = pixel_form(row)
     return [
         planned(SelectSpec, name, builders, inputs=inputs, batches=batches, pixels=pixels, settings=settings)

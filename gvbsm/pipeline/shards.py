@@ -13,12 +13,12 @@ _MOST_SHOWN = 10  # classes that a picture tells apart by colour
 
 
 def image_batches(classes: int, ipc: int, group: int, batch_size: int, batching: str) -> list[Batch]:
-    """Which images are optimised together: per batch a list of [class, first image, end].
+    """Which images are optimised together: per batch a list of [class, first image, end).
 
-    "group": `group` images of a class with those of as many classes as `batch_size` has room for; what IPC leaves over a
-    multiple of `group` is a group of its own, so IPC 10 is part of IPC 50 and IPC 15 is 10 + 5. "class_major" (the
-    published code): the list of all images by class, cut every `batch_size`; at IPC 10 the same, at IPC 50 batches split
-    classes.
+    "group": a batch has the same `group` images of as many classes as `batch_size` has room for. If IPC is no multiple of
+    `group`, the last group is smaller: with groups of 10, IPC 10 is part of IPC 50, and IPC 15 is 10 + 5. "class_major" (the
+    published code): all images in the order of classes, cut every `batch_size`. With groups of 10 the two agree at IPC 10; at
+    IPC 50, batches of "class_major" split classes.
     """
     if batching == "class_major":
         batches = []
@@ -30,9 +30,9 @@ def image_batches(classes: int, ipc: int, group: int, batch_size: int, batching:
     batches = []
     for first in range(0, ipc, group):
         end = min(first + group, ipc)
-        together = batch_size // (end - first)
-        for block in range(0, classes, together):
-            batches.append([[c, first, end] for c in range(block, min(block + together, classes))])
+        together = batch_size // (end - first)  # classes per batch
+        for start in range(0, classes, together):
+            batches.append([[c, first, end] for c in range(start, min(start + together, classes))])
     return batches
 
 
@@ -48,7 +48,7 @@ def row_shards(row: Row, ipc: int) -> list[tuple[str, list[Batch]]]:
 
 
 def image_shards(batches: list[Batch], settings: Recover) -> list[list[Batch]]:
-    """The batches of each job. None spans two groups of images per class, so that a larger IPC only adds jobs."""
+    """The batches of each job. A job never has two groups of images per class, so that a larger IPC only adds jobs."""
     if settings.ema.reset == "never":  # averages pass from batch to batch: one job, in the published order
         return [batches]
     groups = [batches]
@@ -59,11 +59,11 @@ def image_shards(batches: list[Batch], settings: Recover) -> list[list[Batch]]:
 
 
 def epoch_ranges(epochs: int, settings: Relabel) -> list[Span]:
-    """The labelled epochs of each job: [first, end]; none if labels are made online."""
+    """The labelled epochs of each job: [first, end); no jobs if labels are made online."""
     epochs, size = 0 if settings.online else epochs, settings.shard_epochs
     return [[start, min(start + size, epochs)] for start in range(0, epochs, size)]
 
 
 def shown_classes(classes: int) -> list[int]:
-    """The labels that pictures with room for few classes show: all, or ten that lie as far apart in their order."""
+    """The labels of the classes that pictures show: all, or ten that are spread evenly."""
     return list(range(classes)) if classes <= _MOST_SHOWN else [n * classes // _MOST_SHOWN for n in range(_MOST_SHOWN)]

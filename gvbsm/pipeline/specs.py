@@ -15,7 +15,7 @@ from gvbsm.store.spec import Json, Spec
 
 
 def read_spec(stage: Stage, text: str) -> Spec:
-    """The spec in a plan file, or in JSON text, for a stage; `code` is filled in if a hand-written one lacks it.
+    """The spec in a plan file, or in JSON text, for a stage. One without `code`, written by hand, gets it here.
 
     Raises:
         UserError: if it cannot be read, is not JSON, is for another stage, is incomplete or of wrong types, or was
@@ -26,13 +26,13 @@ def read_spec(stage: Stage, text: str) -> Spec:
         raw = raw["spec"]
     if raw.get("stage") != stage.name:
         raise UserError(f"{where}: stage: expected {stage.name!r}, got {raw.get('stage')!r}; run the command of that stage")
-    kind = stage.spec_type(raw)
+    spec_type = stage.spec_type(raw)
     try:
-        spec = kind.model_validate(raw)
+        spec = spec_type.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{where}: {describe(error, kind)}") from None
+        raise UserError(f"{where}: {describe(error, spec_type)}") from None
     if spec.code is None:
-        return kind.model_validate({**raw, "code": fingerprint(stage.name)})
+        return spec_type.model_validate({**raw, "code": fingerprint(stage.name)})
     for module, digest in spec.code.items():
         if module_digest(module) != digest:
             raise UserError(f"{where}: code: {module} has changed since this was planned; run snakemake again")
@@ -40,7 +40,7 @@ def read_spec(stage: Stage, text: str) -> Spec:
 
 
 def _read_json(text: str) -> tuple[str, Json]:
-    """What errors call the source of a text, and the JSON object in it or in the file that it names."""
+    """The source of a spec as errors name it, and the JSON object in the text or in the file that the text names."""
     where = "--spec"
     if not text.lstrip().startswith("{"):
         where = text

@@ -1,4 +1,4 @@
-"""squeeze: the teachers, trained or with the weights that they are given."""
+"""squeeze: the teachers, trained here or loaded from files of weights."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class SqueezeSpec(_Teacher):
 
 
 class GivenTeacherSpec(_Teacher):
-    """A teacher with weights from elsewhere, which is tested alone."""
+    """A teacher with given weights: it is tested, not trained."""
 
     weights: Weights
     settings: Compute
 
 
 def plan_squeeze(row: Row, backbone: Backbone, data: Artifact, seed: int) -> Artifact:
-    """A teacher of a row; `seed` counts if it is trained."""
+    """A teacher of a row; `seed` has no effect on one with given weights."""
     name, builders = f"{prefix(row)}-{backbone.label}", builders_of([backbone])
     inputs, network, pixels = SqueezeInputs(data=data.path), network_shape(row, backbone), pixel_form(row)
     if backbone.weights:

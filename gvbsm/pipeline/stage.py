@@ -57,14 +57,14 @@ class Stage:
     checkpoints: Callable[[Spec], bool] = lambda spec: True  # whether a signal makes the job save its state and stop
     shared: bool = False  # several processes, each on a GPU, may train together
     sharded: bool = False  # a run has several jobs of it, each named after its part
-    images: Callable[[Any, Scale], int | None] = lambda spec, scale: None  # processed by a job, as in its receipt
-    bytes: Callable[[Any, Scale], int | None] = lambda spec, scale: None  # of its tensors, without a header of a kilobyte
+    images: Callable[[Any, Scale], int | None] = lambda spec, scale: None  # processed by a job, as its receipt counts
+    bytes: Callable[[Any, Scale], int | None] = lambda spec, scale: None  # of its tensors, without the 1 kB header
     bytes_as_before: bool = True  # whether artifacts of similar jobs have the same size
-    origin: str | None = None  # of the distilled images that it makes, for the card of an export
+    origin: str | None = None  # origin of the distilled images that it makes, for the card of an export
 
     @property
     def suffix(self) -> str:
-        """Of its artifact's name."""
+        """The suffix of its artifact's file name."""
         return self.spec.suffix
 
     def spec_type(self, raw: Mapping[str, Any]) -> type[Spec]:
@@ -79,9 +79,9 @@ def planned(spec: type[S], name: str, builders: Iterable[str] = (), **fields: An
 
 
 def part(model: type[Part], settings: BaseModel, **others: Any) -> Part:
-    """The settings with a field in `model`: those that decide a job's bytes, without the sizes of shards.
+    """A `model` with the values of `settings`, and of `others` for fields that differ or that `settings` lacks.
 
-    `settings` are checked already, and of a type that has all fields of `model` but `others`.
+    It has only the settings that decide a job's bytes: not, for example, the sizes of shards. Values are not checked again.
     """
     return model.model_construct(**{name: getattr(settings, name, None) for name in model.model_fields} | others)
 
@@ -115,10 +115,10 @@ def pixel_form(row: Row) -> PixelForm:
 
 
 def paths_of(artifacts: Iterable[Artifact]) -> list[str]:
-    """Relative to the store."""
+    """The paths of artifacts, relative to the store."""
     return [artifact.path for artifact in artifacts]
 
 
 def count_images(batches: Iterable[Batch]) -> int:
-    """Images in some batches."""
+    """The number of images in batches."""
     return sum(end - first for batch in batches for _, first, end in batch)

@@ -20,7 +20,7 @@ class StatisticsInputs(Inputs):
 
 
 class MoreStatistics(StatisticsPass):
-    """The pass, and what else it measures if asked to."""
+    """The pass, and optional measurements: moments of each class, and the importance of each statistic."""
 
     by_class: bool | None = None
     importance: bool | None = None

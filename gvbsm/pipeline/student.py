@@ -1,4 +1,4 @@
-"""student: one student trained again as evaluate does, and its weights kept."""
+"""student: the weights of one student, trained as evaluate does."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class KeptHardStudentSpec(StudentSpec):
 
 
 def plan_student(row: Row, student: Student, evaluated: Artifact) -> Artifact:
-    """The weights of the student of an evaluation's first seed, trained again: evaluate keeps accuracies alone."""
+    """The weights of a student with its first seed. It is trained again, since evaluate stores only accuracies."""
     spec = evaluated.spec
     assert isinstance(spec, (EvaluateSpec, HardEvaluateSpec))
     shared = {name: getattr(spec, name) for name in StudentSpec.model_fields if name not in ("stage", "code")}

@@ -1,4 +1,4 @@
-"""Networks of torchvision and timm: names known without importing them, shapes, and what they cannot be."""
+"""Networks of torchvision and timm: names known without importing either, shapes of outputs, mistakes."""
 
 import pytest
 import timm
@@ -47,7 +47,7 @@ def test_options_reach_the_library():
 
 
 @pytest.mark.parametrize(
-    ("network", "said"),
+    ("network", "message"),
     [
         ({"name": "torchvision:resnet18", "channels": 1}, r"torchvision:resnet18: expected 3 channels, got 1"),
         ({"name": "torchvision:resnet18", "options": {"widht": 2}}, r"unexpected keyword argument 'widht'"),
@@ -55,10 +55,10 @@ def test_options_reach_the_library():
         ({"name": "timm:resnet10x"}, r"timm has no model 'resnet10x'"),
     ],
 )
-def test_what_cannot_be_built_is_one_line(network, said):
-    whole = {"classes": 5, "image_size": 32, "channels": 3, "options": {}} | network
-    with pytest.raises(UserError, match=rf"network {network['name']} with options .*{said}.*; correct the row"):
-        networks.build(NetworkShape(**whole), 0, torch.device("cpu"))
+def test_a_network_that_cannot_be_built_is_one_line(network, message):
+    shape = {"classes": 5, "image_size": 32, "channels": 3, "options": {}} | network
+    with pytest.raises(UserError, match=rf"network {network['name']} with options .*{message}.*; correct the row"):
+        networks.build(NetworkShape(**shape), 0, torch.device("cpu"))
 
 
 def test_names_found_in_the_libraries_text_are_those_they_list():
@@ -80,10 +80,10 @@ def test_labels_of_results():
 
 @pytest.mark.nightly("stages")
 def test_a_network_of_timm_teaches(workspace, edit_row, make_up_to):
-    """Its norms and convolutions are subclasses of torch's, and have statistics like those."""
+    """timm's norms and convolutions are subclasses of torch's, and are measured like them."""
     edit_row({"backbones": ["timm:resnet10t"]})
     planned = make_up_to("recover")
-    statistics = next(one for one in planned if one.stage == "statistics")
+    statistics = next(artifact for artifact in planned if artifact.stage == "statistics")
     model = build("timm:resnet10t", classes=10, image_size=8, channels=1)
     convolutions = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Conv2d)]
     assert {name.rpartition("/")[0] for name in load_tensors(STORE / statistics.path)[0]} == set(convolutions)

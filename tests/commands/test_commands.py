@@ -40,48 +40,50 @@ def test_a_spec_as_json_text_and_by_hand(workspace):
     assert "gvbsm.stages.prepare" in receipt["spec"]["code"], "the code is in the spec of a job by hand, too"
 
 
-def test_explain_names_modules_and_what_was_never_made(made):
+def test_explain_names_modules_and_what_was_never_made(published_run):
     target = "results/tiny/ipc4/acc.json"
-    assert gvbsm("explain", target).endswith(f"{len(made)} present, 0 stale, damaged or missing\n")
+    assert gvbsm("explain", target).endswith(f"{len(published_run)} present, 0 stale, damaged or missing\n")
     module = Path("gvbsm/method/densification.py")
     module.write_text(module.read_text().replace("POOLED = 32", "POOLED = 16"))
-    said = gvbsm("explain", target)
-    assert said.count("because module gvbsm.method.densification changed") == 2
-    assert "because input recover/digits-class0000-image0000 changed; input recover/digits-class0000-image0002 changed" in said
+    output = gvbsm("explain", target)
+    assert output.count("because module gvbsm.method.densification changed") == 2
+    assert (
+        "because input recover/digits-class0000-image0000 changed; input recover/digits-class0000-image0002 changed" in output
+    )
     never = gvbsm("explain", "results/digits/ipc7/acc.json")
     assert never.count("never made") >= 5
     assert "present  prepare" not in never
 
 
-def test_explain_names_what_was_added_and_deleted(made, edit_row, capsys):
-    (Path("results/store") / made[0].path).unlink()
+def test_explain_names_what_was_added_and_deleted(published_run, edit_row, capsys):
+    (Path("results/store") / published_run[0].path).unlink()
     networks = [{"name": "convnet", "options": {"width": 4}}, {"name": "wrn16_2", "options": {"widen": 1, "depth": 10}}]
     networks.append({"name": "mobilenet_v2"})
     edit_row({"backbones": networks})
     assert cli.main(["explain", "results/tiny/ipc4/acc.json"]) == 0
-    said = capsys.readouterr().out
-    assert "its file is missing; when it is needed, both are made again" in said
-    assert "input squeeze/digits-mobilenet_v2 added" in said
-    assert "input squeeze/digits-resnet10 removed" in said
+    output = capsys.readouterr().out
+    assert "its file is missing; when it is needed, both are made again" in output
+    assert "input squeeze/digits-mobilenet_v2 added" in output
+    assert "input squeeze/digits-resnet10 removed" in output
 
 
-def test_explain_compares_with_what_differs_least(made, edit_row, make_up_to, capsys):
-    """Not with what was made last, and of artifacts that are there it says nothing."""
+def test_explain_compares_with_what_differs_least(published_run, edit_row, make_up_to, capsys):
+    """Not with the artifact that was made last. It is silent on artifacts that are there."""
     edit_row({"recover": {"iterations": 7}})
     make_up_to("recover", 6)
     edit_row({"recover": {"lr": 0.1, "roll": 2, "conv_drop": 0.1, "statistics_weight": 0.2}})
     make_up_to("recover", 6)
     edit_row({"recover": {"lr": 0.25, "roll": 1, "conv_drop": 0.4, "statistics_weight": 0.1, "iterations": 8}})
     assert cli.main(["explain", "results/tiny/ipc6/acc.json"]) == 0
-    said = capsys.readouterr().out
-    assert re.search(r"because setting iterations changed from \d to 8\n", said) and "lr changed" not in said
+    output = capsys.readouterr().out
+    assert re.search(r"because setting iterations changed from \d to 8\n", output) and "lr changed" not in output
 
 
-def test_a_second_process_waits_and_does_not_make_the_artifact_again(made, edit_row):
+def test_a_second_process_waits_and_does_not_make_the_artifact_again(published_run, edit_row):
     edit_row({"squeeze": {"epochs": 3}})
     planned = plan("tiny", 4)
     write_plans(planned, Path("results/tiny/ipc4/acc.json"))
-    squeeze = next(one for one in planned if one.stage == "squeeze")
+    squeeze = next(artifact for artifact in planned if artifact.stage == "squeeze")
     out = Path("results/store") / squeeze.path
     command = [sys.executable, "-m", "gvbsm", "squeeze", "--spec", f"results/.plan/{squeeze.key}.json", "--out", str(out)]
     with filelock.FileLock(f"results/.checkpoints/{squeeze.key}.lock"):
@@ -94,7 +96,7 @@ def test_a_second_process_waits_and_does_not_make_the_artifact_again(made, edit_
     assert out.stat().st_mtime_ns == made_at
 
 
-def test_receipts_name_the_device(made):
+def test_receipts_name_the_device(published_run):
     devices = json.loads(Path("results/tiny/ipc4/acc.json").read_text())["provenance"]["devices"]
     assert len(devices) == 1 and devices[0].startswith("cpu: ") and len(devices[0]) > 5
 
@@ -115,11 +117,11 @@ def test_help_and_version(capsys):
 def test_planning_imagenet_reads_nothing(workspace):
     """There is no data here, and the images of IPC 10 are part of those of IPC 50."""
     few, many = plan("imagenet", 10), plan("imagenet", 50)
-    counts = Counter(one.stage for one in many)
+    counts = Counter(artifact.stage for artifact in many)
     assert counts["recover"] == 160 and counts["relabel"] == 76 and sum(counts.values()) == 264
-    shards = [{one.path for one in planned if one.stage == "recover"} for planned in (few, many)]
+    shards = [{artifact.path for artifact in planned if artifact.stage == "recover"} for planned in (few, many)]
     assert len(shards[0]) == 32 and shards[0] < shards[1]
-    assert sum(len(batch) for one in many if one.stage == "recover" for batch in one.spec.batches) == 5000
+    assert sum(len(batch) for artifact in many if artifact.stage == "recover" for batch in artifact.spec.batches) == 5000
     assert not Path("results").exists()
 
 
@@ -140,17 +142,17 @@ def test_prepare_can_be_interrupted(workspace, monkeypatch, capsys):
     assert capsys.readouterr().err == "gvbsm: interrupted; run the same command to begin anew\n"
 
 
-def test_a_teacher_with_given_weights_stops_at_once(made, edit_row, command_of, monkeypatch):
+def test_a_teacher_with_given_weights_stops_at_once(published_run, edit_row, command_of, monkeypatch):
     """It is only tested: there is no state that a signal should wait for."""
-    trained = next(one for one in made if one.stage == "squeeze")
+    trained = next(artifact for artifact in published_run if artifact.stage == "squeeze")
     Path("data").mkdir(exist_ok=True)
     Path("data/teacher.safetensors").write_bytes((STORE / trained.path).read_bytes())
     edit_row({"backbones": [{"name": "convnet", "options": {"width": 4}, "weights": "teacher.safetensors"}]})
     write_plans(plan("tiny", 4), Path("results/tiny/ipc4/acc.json"))
-    given = next(one for one in plan("tiny", 4) if one.stage == "squeeze")
+    given = next(artifact for artifact in plan("tiny", 4) if artifact.stage == "squeeze")
     asked = []
     monkeypatch.setattr("gvbsm.runtime.checkpoints.install_signal_handlers", lambda: asked.append(1))
     assert cli.main(command_of(given)) == 0 and not asked
-    write_plans(made, Path("results/tiny/ipc4/acc.json"))
+    write_plans(published_run, Path("results/tiny/ipc4/acc.json"))
     (STORE / trained.path).unlink()
     assert cli.main(command_of(trained)) == 0 and asked

@@ -17,39 +17,39 @@ from gvbsm.pipeline.graph import plan
 RUN = Path("results/tiny/ipc4")
 
 
-def test_the_table_holds_what_acc_json_does(made, capsys):
+def test_the_table_holds_what_acc_json_does(published_run, capsys):
     assert cli.main(["compare", str(RUN), "--csv", "both.csv"]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     accuracies = json.loads((RUN / "acc.json").read_text())
     table = pd.read_csv("both.csv").set_index("student")
-    for student, found in accuracies["students"].items():
+    for student, result in accuracies["students"].items():
         row = table.loc[student]
         soft = accuracies["baselines"]["random_soft"][student]["top1"]
-        assert row["distilled"] == pytest.approx(found["top1"]["mean"])
+        assert row["distilled"] == pytest.approx(result["top1"]["mean"])
         assert row["random_soft_std"] == pytest.approx(soft["std"])
-        assert row["margin"] == pytest.approx(found["top1"]["mean"] - soft["mean"])
-        assert row["margin_std"] ** 2 == pytest.approx(found["top1"]["std"] ** 2 + soft["std"] ** 2)
-        assert f"{row['margin']:+.2f} ± {row['margin_std']:.2f}" in said
+        assert row["margin"] == pytest.approx(result["top1"]["mean"] - soft["mean"])
+        assert row["margin_std"] ** 2 == pytest.approx(result["top1"]["std"] ** 2 + soft["std"] ** 2)
+        assert f"{row['margin']:+.2f} ± {row['margin_std']:.2f}" in output
         assert row["label_bytes"] == accuracies["soft_labels"]["bytes"] and row["weights"] == "last" and row["seeds"] == 2
-        assert f"{found['top1']['mean']:.2f} ± {found['top1']['std']:.2f}" in said
-    assert "settings that differ" not in said and "distilled_hard" not in said
+        assert f"{result['top1']['mean']:.2f} ± {result['top1']['std']:.2f}" in output
+    assert "settings that differ" not in output and "distilled_hard" not in output
 
 
-def test_one_seed_has_no_deviation_anywhere(made, edit_row, make_up_to, make_artifact, capsys):
+def test_one_seed_has_no_deviation_anywhere(published_run, edit_row, make_up_to, make_artifact, capsys):
     network = {"name": "convnet", "options": {"width": 4}}
     edit_row({"backbones": [network], "evaluate": {"students": [network], "seeds": [0], "baselines": ["random_soft"]}})
     file = make_artifact(make_up_to("evaluate")[-1])
     accuracies = json.loads(file.read_text())
-    found, soft = (one["convnet"]["top1"] for one in (accuracies["students"], accuracies["baselines"]["random_soft"]))
-    assert found["std"] is None and found["runs"] == [found["mean"]]
+    distilled, soft = (kind["convnet"]["top1"] for kind in (accuracies["students"], accuracies["baselines"]["random_soft"]))
+    assert distilled["std"] is None and distilled["runs"] == [distilled["mean"]]
     assert pd.read_csv(file.with_name("table.csv"))["std"].isna().all()
     capsys.readouterr()
     assert cli.main(["compare", str(file), "--csv", "one.csv", "--picture", "one.svg"]) == 0
-    said = capsys.readouterr().out
-    assert f"{found['mean']:.2f}" in said and f"{found['mean'] - soft['mean']:+.2f}" in said and "±" not in said
+    output = capsys.readouterr().out
+    assert f"{distilled['mean']:.2f}" in output and f"{distilled['mean'] - soft['mean']:+.2f}" in output and "±" not in output
     row = pd.read_csv("one.csv").loc[0]
     assert (
-        row["distilled"] == pytest.approx(found["mean"])
+        row["distilled"] == pytest.approx(distilled["mean"])
         and row[["distilled_std", "random_soft_std", "margin_std"]].isna().all()
     )
     assert cli.main(["report", str(file), "--out", "one.html"]) == 0
@@ -58,7 +58,7 @@ def test_one_seed_has_no_deviation_anywhere(made, edit_row, make_up_to, make_art
 
 
 @pytest.mark.nightly("workflow")
-def test_settings_that_differ_are_named(made, edit_row, run_snakemake, capsys):
+def test_settings_that_differ_are_named(published_run, edit_row, run_snakemake, capsys):
     Path("config/recipes/longer.yaml").write_text(
         "recover: {iterations: 7}\nrelabel: {epochs: 2}\nevaluate: {baselines: [distilled_hard], ema: .5}\n"
     )
@@ -80,7 +80,7 @@ def test_settings_that_differ_are_named(made, edit_row, run_snakemake, capsys):
 
 
 @pytest.mark.nightly("workflow")
-def test_the_workflow_makes_it_of_the_runs_in_the_config(made, run_snakemake, stale):
+def test_the_workflow_compares_the_runs_of_the_configuration(published_run, run_snakemake, stale):
     path = Path("config/config.yaml")
     path.write_text(path.read_text().replace("comparisons:", "comparisons:\n  both: [tiny/ipc4]\n  tiny: [ipc4]"))
     done = run_snakemake("--cores", "1", "results/both/compare.csv", target="results/tiny/compare.csv")
@@ -106,7 +106,7 @@ def test_the_workflow_makes_it_of_the_runs_in_the_config(made, run_snakemake, st
 def settings_in_acc_json(row: str) -> dict[str, Any]:
     *artifacts, publish = plan(row, 4)
     inputs = publish.spec.inputs
-    return settings_of({one.path: one.spec for one in artifacts}, inputs.teachers, inputs.students)
+    return settings_of({artifact.path: artifact.spec for artifact in artifacts}, inputs.teachers, inputs.students)
 
 
 def test_acc_json_tells_of_views_that_are_labelled_online_and_of_the_draw_of_random_images(workspace, edit_row):

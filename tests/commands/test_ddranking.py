@@ -49,7 +49,7 @@ CHANGES = {
 
 @pytest.mark.nightly("ddranking")
 @pytest.mark.skipif(not find_spec("ddranking"), reason="no ddranking here: pip install --no-deps ddranking")
-def test_ddranking_scores_an_exported_run(made, edit_row):
+def test_ddranking_scores_an_exported_run(published_run, edit_row):
     from torchvision import datasets, transforms
 
     for split, count in (("train", 40), ("test", 20)):

@@ -31,46 +31,46 @@ def header(path: str) -> int:
         return 8 + int.from_bytes(file.read(8), "little")
 
 
-def test_what_is_made_takes_no_time(made):
-    found = table()
-    receipts = [read_receipt(STORE / one.path) for one in made[:-1]]
-    assert found["all"][:2] == [str(len(receipts)), "0"] and found["all"][3] == "0.00"
-    assert size(found["all"][2]) == pytest.approx(sum(one["bytes"] for one in receipts), rel=0.01)
+def test_artifacts_that_are_there_take_no_time(published_run):
+    rows = table()
+    receipts = [read_receipt(STORE / artifact.path) for artifact in published_run[:-1]]
+    assert rows["all"][:2] == [str(len(receipts)), "0"] and rows["all"][3] == "0.00"
+    assert size(rows["all"][2]) == pytest.approx(sum(receipt["bytes"] for receipt in receipts), rel=0.01)
 
 
-def test_what_is_to_run_is_as_large_as_said_and_as_slow_as_its_like(made, edit_row, make_up_to):
+def test_estimates_match_the_bytes_that_are_made_and_the_times_of_similar_jobs(published_run, edit_row, make_up_to):
     edit_row({"recover": {"seed": 5}, "relabel": {"epochs": 6, "coding": {"values": "int4", "top": 3}}})
     edit_row({"evaluate": {"epochs": 6}})
     edit_row({"select": {"choose": "confidence", "candidates": 2, "crops": 1, "scale": [0.5, 1.0], "cells": 2, "seed": 0}})
     edit_row({"select": {"threads": 1, "precision": "float32"}})
-    found = table()
-    assert [found[stage][1] for stage in ("prepare", "squeeze", "statistics")] == ["0"] * 3
-    assert [found[stage][:2] for stage in ("recover", "relabel", "evaluate")] == [["2", "2"], ["6", "6"], ["6", "6"]]
-    assert found.pop("select")[:2] == ["2", "2"]  # none has been run here: its time is not known
-    assert all(found[stage][3] not in ("unknown", "") for stage in found if stage != "all")
+    rows = table()
+    assert [rows[stage][1] for stage in ("prepare", "squeeze", "statistics")] == ["0"] * 3
+    assert [rows[stage][:2] for stage in ("recover", "relabel", "evaluate")] == [["2", "2"], ["6", "6"], ["6", "6"]]
+    assert rows.pop("select")[:2] == ["2", "2"]  # none has been run here: its time is not known
+    assert all(rows[stage][3] not in ("unknown", "") for stage in rows if stage != "all")
     planned = make_up_to("relabel")
-    one = next(one for one in planned if one.stage == "select")
-    assert STAGES["select"].images(one.spec, estimating._scale(planned, 4)) == read_receipt(STORE / one.path)["images"]
-    assert STAGES["select"].bytes(one.spec, estimating._scale(planned, 4)) == read_receipt(STORE / one.path)["bytes"] - header(
-        one.path
-    )
+    select = next(artifact for artifact in planned if artifact.stage == "select")
+    scale, receipt = estimating._scale(planned, 4), read_receipt(STORE / select.path)
+    assert STAGES["select"].images(select.spec, scale) == receipt["images"]
+    assert STAGES["select"].bytes(select.spec, scale) == receipt["bytes"] - header(select.path)
     for stage in ("recover", "relabel"):
-        paths = [one.path for one in planned if one.stage == stage]
+        paths = [artifact.path for artifact in planned if artifact.stage == stage]
         made_bytes = sum(read_receipt(STORE / path)["bytes"] - header(path) for path in paths)
-        assert size(found[stage][2]) == pytest.approx(made_bytes, rel=0.005)
+        assert size(rows[stage][2]) == pytest.approx(made_bytes, rel=0.005)
 
 
-def test_another_form_of_the_same_images_takes_as_long_to_prepare(made, edit_row):
+def test_another_form_of_the_same_images_takes_as_long_to_prepare(published_run, edit_row):
     edit_row({"image_size": 9})
     assert table()["prepare"][1:] == ["1", "unknown", "0.00"]
 
 
-def test_seconds_are_those_of_the_same_work(made, edit_row, monkeypatch):
+def test_seconds_are_those_of_the_same_work(published_run, edit_row, monkeypatch):
     """Three times the iterations take three times as long; as many images go through a job as are expected to."""
-    seconds = sum(read_receipt(STORE / one.path)["seconds"] for one in made if one.stage == "recover")
-    for one in made[:-1]:
-        counted = read_receipt(STORE / one.path)["images"]
-        assert one.stage == "prepare" or STAGES[one.stage].images(one.spec, estimating._scale(made, 4)) == counted, one.path
+    seconds = sum(read_receipt(STORE / artifact.path)["seconds"] for artifact in published_run if artifact.stage == "recover")
+    scale = estimating._scale(published_run, 4)
+    for artifact in published_run[:-1]:
+        counted = read_receipt(STORE / artifact.path)["images"]
+        assert artifact.stage == "prepare" or STAGES[artifact.stage].images(artifact.spec, scale) == counted, artifact.path
     edit_row({"recover": {"iterations": 18}})
 
     def slower(path):
@@ -81,18 +81,18 @@ def test_seconds_are_those_of_the_same_work(made, edit_row, monkeypatch):
 
 
 def test_nothing_made_yet(workspace):
-    found = table()
-    assert found["recover"] == ["2", "2", "5.12 kB", "unknown"]  # 40 images of 64 bytes, label and number; ten at 3 iterations
-    assert found["squeeze"] == ["3", "3", "unknown", "unknown"]
-    assert found["all"][2].startswith("> ") and found["all"][3] == "unknown"
+    rows = table()
+    assert rows["recover"] == ["2", "2", "5.12 kB", "unknown"]  # 40 images of 64 bytes, label and number; ten at 3 iterations
+    assert rows["squeeze"] == ["3", "3", "unknown", "unknown"]
+    assert rows["all"][2].startswith("> ") and rows["all"][3] == "unknown"
 
 
 def test_imagenet_without_its_images(workspace):
     """Soft labels at IPC 10, twice, for random images are labelled too: 750,000 views, or as published 3 million."""
-    found = table("results/imagenet/ipc10/acc.json")
-    assert size(found["relabel"][2]) == pytest.approx(2 * 0.75e6 * 158, rel=0.01) and 0.75e6 * 158 < 0.14e9
+    rows = table("results/imagenet/ipc10/acc.json")
+    assert size(rows["relabel"][2]) == pytest.approx(2 * 0.75e6 * 158, rel=0.01) and 0.75e6 * 158 < 0.14e9
     assert size(table("results/imagenet/ipc10-published/acc.json")["relabel"][2]) == pytest.approx(2 * 3e6 * 2000, rel=0.01)
-    assert size(found["recover"][2]) == pytest.approx(10_000 * (3 * 224**2 + 16), rel=0.01)
+    assert size(rows["recover"][2]) == pytest.approx(10_000 * (3 * 224**2 + 16), rel=0.01)
 
 
 def test_a_misspelt_target_is_one_line(workspace, capsys):

@@ -35,11 +35,22 @@ from gvbsm.training.fit import Recipe, make_optimizer
 
 RUN, OUT = Path("results/tiny/ipc4"), Path("shared/tiny")
 # Ten, as tiny has. Two are the same, and so are two folders on a disk that takes upper for lower case.
-ODD = ["a/b", "..", ".hidden", "crane", "crane", "CRANE", "鶴 \u202e\u0301é", "<b>|`x`*\n---\n[y](z)", "", 'yes: "no" # {1}']
+ODD_NAMES = [
+    "a/b",
+    "..",
+    ".hidden",
+    "crane",
+    "crane",
+    "CRANE",
+    "鶴 \u202e\u0301é",
+    "<b>|`x`*\n---\n[y](z)",
+    "",
+    'yes: "no" # {1}',
+]
 
 
 @pytest.fixture
-def exported(made) -> Callable[..., Path]:
+def exported(published_run) -> Callable[..., Path]:
     """A folder that the command has written."""
 
     def run(form: str, *arguments: str, out: Path = OUT) -> Path:
@@ -53,16 +64,16 @@ def exported(made) -> Callable[..., Path]:
 def odd_names(monkeypatch):
     """The classes of every run that is exported are called as none should be."""
     read = export.read_run
-    monkeypatch.setattr(export, "read_run", lambda path: replace(read(path), class_names=ODD))
+    monkeypatch.setattr(export, "read_run", lambda path: replace(read(path), class_names=ODD_NAMES))
 
 
 def failed(capsys, *arguments: str) -> str:
     """What the command says of a mistake, in one line."""
     capsys.readouterr()
     assert cli.main(["export", *arguments]) == 2
-    *progress, said = capsys.readouterr().err.splitlines()
-    assert said.startswith("gvbsm: ") and all(line.startswith("export: ") for line in progress)
-    return said
+    *progress, message = capsys.readouterr().err.splitlines()
+    assert message.startswith("gvbsm: ") and all(line.startswith("export: ") for line in progress)
+    return message
 
 
 def as_arrays(images: torch.Tensor) -> list[np.ndarray]:
@@ -77,7 +88,7 @@ def test_what_is_read_back_is_what_the_run_has(form, exported):
     assert torch.equal(copy.images, run.images) and torch.equal(copy.labels, run.labels) and len(copy) == len(run) == 160
     assert copy.classes == run.classes and copy.class_names == run.class_names and copy.epochs == run.epochs == 4
     for got, expected in zip(copy.__getitems__(range(160)), run.__getitems__(range(160)), strict=True):
-        assert all(torch.equal(one, other) for one, other in zip(got, expected, strict=True))
+        assert all(torch.equal(value, reference) for value, reference in zip(got, expected, strict=True))
     assert not list(Path("shared").iterdir())  # and nothing else was left where it was written
 
 
@@ -88,9 +99,9 @@ def test_by_torchvision(exported, odd_names):
     for (image, _), expected in zip(images, as_arrays(run.images), strict=True):
         assert np.array_equal(np.asarray(image)[:, :, 0], expected)
     listed = json.loads((folder / "classes.json").read_text())
-    assert [one["name"] for one in listed] == ODD == gvbsm.load(folder).class_names
-    assert [one["folder"] for one in listed] == images.classes and [one["label"] for one in listed] == list(range(10))
-    assert [one["identity"] for one in listed] == run.classes
+    assert [entry["name"] for entry in listed] == ODD_NAMES == gvbsm.load(folder).class_names
+    assert [entry["folder"] for entry in listed] == images.classes and [entry["label"] for entry in listed] == list(range(10))
+    assert [entry["identity"] for entry in listed] == run.classes
 
 
 def test_by_webdataset(exported, monkeypatch):
@@ -128,17 +139,17 @@ def test_by_datasets(exported, odd_names, tmp_path):
     assert done.returncode == 0, done.stderr
     read = json.loads(done.stdout)
     assert read["labels"] == run.labels.tolist() and np.array_equal(read["images"], run.images[:, 0].numpy())
-    assert read["names"] == unique_names(list_classes(run.classes, ODD))
+    assert read["names"] == unique_names(list_classes(run.classes, ODD_NAMES))
     assert ImageFolder(folder / "train").targets == read["labels"]
 
 
 def test_names_of_classes_make_safe_folders_in_the_order_of_labels():
-    listed = list_classes([f"n{number}" for number in range(10)], ODD)
-    folders = [one.folder for one in listed]
+    listed = list_classes([f"n{number}" for number in range(10)], ODD_NAMES)
+    folders = [entry.folder for entry in listed]
     assert folders == sorted(folders) and len({folder.lower() for folder in folders}) == 10
     assert all(re.fullmatch(r"[0-9]{4}(_[A-Za-z0-9_]+)?", folder) for folder in folders)
     assert folders[0] == "0000_a_b" and folders[1] == "0001" and folders[6] == "0006_e"
-    many = [one.folder for one in list_classes([""] * 10001, ["x" * 300] * 10001)]
+    many = [entry.folder for entry in list_classes([""] * 10001, ["x" * 300] * 10001)]
     assert many == sorted(many) and max(map(len, many)) < 60
     names = unique_names(listed)
     assert names[3] == "crane (n3)" and names[4] == "crane (n4)" and names[5] == "CRANE"
@@ -153,7 +164,7 @@ def test_the_card_says_what_it_is_and_no_name_breaks_it(exported, odd_names):
     front = yaml.safe_load(front)
     assert front["license"] == "cc-by-4.0" and front["size_categories"] == ["n<1K"]
     names = front["configs"][0]["features"][1]["dtype"]["class_label"]["names"]
-    assert len(names) == 10 and names["0"] == "a/b" and names["9"] == ODD[9]
+    assert len(names) == 10 and names["0"] == "a/b" and names["9"] == ODD_NAMES[9]
     assert "<b>" not in body and "\u202e" not in body and "[y]" not in body and "\n---\n" not in body
     assert "&#60;b&#62;&#124;&#96;x&#96;&#42; --- &#91;y&#93;(z)" in body
     acc = json.loads((RUN / "acc.json").read_text())
@@ -165,7 +176,7 @@ def test_the_card_says_what_it_is_and_no_name_breaks_it(exported, odd_names):
 
 
 @pytest.mark.parametrize(
-    ("kind", "licence", "identifier", "said"),
+    ("kind", "licence", "identifier", "words"),
     [
         ("cifar10", None, "unknown", "not stated"),
         ("imagenet", None, "other", "non-commercial research"),
@@ -175,9 +186,9 @@ def test_the_card_says_what_it_is_and_no_name_breaks_it(exported, odd_names):
         ("imagefolder", "ask me first", "other", "ask me first"),
     ],
 )
-def test_terms_of_the_sources(kind, licence, identifier, said):
+def test_terms_of_the_sources(kind, licence, identifier, words):
     source = source_of(kind, licence)
-    assert source.identifier == identifier and said in source.licence
+    assert source.identifier == identifier and words in source.licence
 
 
 def test_terms_that_are_given_are_in_the_card(exported):
@@ -197,15 +208,19 @@ def test_the_card_steps_as_evaluate_does(name, decay):
     code = environment().get_template("training.py.j2").render(program=program)
     student = build("convnet", classes=10, image_size=8, channels=1, width=4)
     text = code.partition("optimizer = ")[2].partition("\nschedule = ")[0]
-    found = eval(text, {"torch": torch, "student": student})
+    written = eval(text, {"torch": torch, "student": student})
     expected = make_optimizer(student, Recipe.from_settings(Training.model_validate(settings), 0))
-    assert type(found) is type(expected)
+    assert type(written) is type(expected)
 
     def steps(optimizer):
-        told = [{part: group.get(part) for part in ("lr", "weight_decay", "momentum")} for group in optimizer.param_groups]
-        return {id(weight): one for one, group in zip(told, optimizer.param_groups, strict=True) for weight in group["params"]}
+        groups = [{part: group.get(part) for part in ("lr", "weight_decay", "momentum")} for group in optimizer.param_groups]
+        return {
+            id(weight): options
+            for options, group in zip(groups, optimizer.param_groups, strict=True)
+            for weight in group["params"]
+        }
 
-    assert steps(found) == steps(expected) and len(steps(found)) == len(list(student.parameters()))
+    assert steps(written) == steps(expected) and len(steps(written)) == len(list(student.parameters()))
 
 
 @pytest.mark.nightly("pages")
@@ -225,12 +240,14 @@ def test_the_programs_of_the_card_run(form, exported, tmp_path):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_equal_runs_make_equal_folders(form, exported):
-    both = [exported(form), exported(form, out=Path("shared/again"))]
-    first, second = ({file.relative_to(one): file.read_bytes() for file in one.rglob("*") if file.is_file()} for one in both)
+    folders = [exported(form), exported(form, out=Path("shared/again"))]
+    first, second = (
+        {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()} for folder in folders
+    )
     assert first == second
 
 
-def test_what_is_killed_is_not_taken_for_an_export(exported, tmp_path):
+def test_a_killed_export_is_not_taken_for_a_whole_one(exported, tmp_path):
     program = (
         "import os, signal; from gvbsm import cli; from gvbsm.share import export; "
         "export.card = lambda *parts: os.kill(os.getpid(), signal.SIGKILL); "
@@ -242,17 +259,17 @@ def test_what_is_killed_is_not_taken_for_an_export(exported, tmp_path):
     assert len(gvbsm.load(exported("imagefolder"))) == 160
 
 
-def test_what_fails_leaves_nothing(exported, monkeypatch, capsys):
+def test_a_failed_export_leaves_nothing(exported, monkeypatch, capsys):
     def full(*parts):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(export, "card", full)
-    said = failed(capsys, str(RUN), "--to", "webdataset", "--out", str(OUT))
-    assert "shared/tiny: cannot be written: No space left on device" in said
+    message = failed(capsys, str(RUN), "--to", "webdataset", "--out", str(OUT))
+    assert "shared/tiny: cannot be written: No space left on device" in message
     assert not list(OUT.parent.iterdir())
 
 
-def test_mistakes(made, capsys):
+def test_mistakes(published_run, capsys):
     OUT.mkdir(parents=True)
     arguments = ("--to", "imagefolder", "--out", str(OUT))
     (OUT / "mine").touch()
@@ -266,7 +283,7 @@ def test_mistakes(made, capsys):
     assert cli.main(["export", str(RUN / "acc.json"), *arguments]) == 0  # into the empty folder
 
 
-def test_damaged_and_changed_inputs_are_refused(made, capsys):
+def test_damaged_and_changed_inputs_are_refused(published_run, capsys):
     arguments = (str(RUN), "--to", "imagefolder", "--out", str(OUT))
     spec = json.loads((RUN / "acc.json").read_text())
     (RUN / "acc.json").write_text(json.dumps(spec | {"key": "0" * 10}))
@@ -284,7 +301,7 @@ def test_damaged_and_changed_inputs_are_refused(made, capsys):
     assert not OUT.exists()
 
 
-def test_without_stored_labels_images_alone_are_written(made, edit_row, make_up_to):
+def test_without_stored_labels_images_alone_are_written(published_run, edit_row, make_up_to):
     edit_row({"relabel": {"online": True}})
     planned = make_up_to("evaluate")
     publish.run(Job(spec=planned[-1].spec, out=RUN / "acc.json", store=STORE))
@@ -348,13 +365,13 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("said", DAMAGE)
-def test_a_damaged_folder_is_refused(said, exported):
+@pytest.mark.parametrize("message", DAMAGE)
+def test_a_damaged_folder_is_refused(message, exported):
     folder = exported("imagefolder")
-    DAMAGE[said](folder)
+    DAMAGE[message](folder)
     with pytest.raises(UserError) as refused:
         gvbsm.load(folder)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_a_damaged_archive_is_refused(exported):
@@ -375,7 +392,7 @@ def test_an_export_has_no_test_images(exported):
     assert len(gvbsm.load(folder, split="images")) == 40
 
 
-def test_labels_that_are_none_are_refused_even_if_they_are_as_written(exported):
+def test_a_file_without_labels_is_refused_although_its_hash_is_right(exported):
     folder = exported("imagefolder")
     file = folder / "labels" / "labels-00000.safetensors"
     for content in (b"no labels at all", file.read_bytes().replace(b"digests", b"digestz")):

@@ -27,7 +27,7 @@ CHECKPOINTS = Path("results/.checkpoints")
 
 
 @pytest.fixture
-def made_up(workspace) -> Callable[..., list[Artifact]]:
+def fill_store(workspace) -> Callable[..., list[Artifact]]:
     """Fill the store with files that stand for a run's artifacts; the run is neither configured nor published."""
     configure("results/digits/ipc10/acc.json")
 
@@ -64,10 +64,10 @@ def publish(planned: list[Artifact]) -> Path:
 
 
 def run(capsys, *arguments: str, status: int = 0) -> list[str]:
-    """Lines said by a command of this process."""
+    """Run gc in this process; return the lines it prints, of stderr if it fails."""
     assert cli.main(["gc", *arguments]) == status
-    said = capsys.readouterr()
-    return (said.err if status else said.out).splitlines()
+    captured = capsys.readouterr()
+    return (captured.err if status else captured.out).splitlines()
 
 
 def listed(lines: list[str]) -> list[str]:
@@ -76,7 +76,7 @@ def listed(lines: list[str]) -> list[str]:
 
 
 def in_store(artifacts: list[Artifact]) -> set[str]:
-    return {str(STORE / one.path) for one in artifacts if one.stage != "publish"}
+    return {str(STORE / artifact.path) for artifact in artifacts if artifact.stage != "publish"}
 
 
 def everything() -> set[Path]:
@@ -89,15 +89,15 @@ def assert_clean(capsys) -> None:
     assert capsys.readouterr().out.splitlines()[-1].endswith(" 0 damaged")
 
 
-def test_needed_by_the_configuration(made_up, capsys):
-    made_up()
+def test_needed_by_the_configuration(fill_store, capsys):
+    fill_store()
     configure(str(published()))
     assert run(capsys, "--delete") == ["0 entries, 0 bytes deleted"]
     assert_clean(capsys)
 
 
-def test_needed_by_a_comparison(made_up, capsys):
-    made_up()
+def test_needed_by_a_comparison(fill_store, capsys):
+    fill_store()
     path = Path("config/config.yaml")
     path.write_text(path.read_text() + "comparisons: {both: [tiny/ipc4, digits/ipc10]}\n")
     assert run(capsys, "--delete") == ["0 entries, 0 bytes deleted"]
@@ -105,11 +105,11 @@ def test_needed_by_a_comparison(made_up, capsys):
 
 
 @pytest.mark.parametrize("planned_for", ["plans", "receipts"])
-def test_needed_by_a_published_run(planned_for, made_up, edit_row, capsys):
-    """Of the twins nothing but the statistics is published: what artifacts were made from is found in plans or receipts."""
+def test_needed_by_a_published_run(planned_for, fill_store, edit_row, capsys):
+    """acc.json names the statistics of the twins, but not the twins: gc finds these in plans or receipts."""
     edit_row({"statistics": {"measured_in": "twin"}})
-    planned = made_up()
-    twins = {one.path for one in planned if one.stage == "squeeze"} - set(planned[-1].spec.input_paths())
+    planned = fill_store()
+    twins = {artifact.path for artifact in planned if artifact.stage == "squeeze"} - set(planned[-1].spec.input_paths())
     assert len(twins) == 3
     publish(planned)
     edit_row({"statistics": {"measured_in": "teacher"}, "recover": {"iterations": 7}})
@@ -120,11 +120,11 @@ def test_needed_by_a_published_run(planned_for, made_up, edit_row, capsys):
     assert_clean(capsys)
 
 
-def test_needed_by_neither(made_up, edit_row, capsys):
+def test_needed_by_neither(fill_store, edit_row, capsys):
     """A setting was changed and its run made anew: what it replaced is listed, and nothing else."""
-    before = made_up()
+    before = fill_store()
     edit_row({"relabel": {"batch_size": 8}})
-    after = made_up()
+    after = fill_store()
     publish(after)
     stale = in_store(before) - in_store(after)
     assert {Path(path).parent.name for path in stale} == {"relabel", "evaluate"}
@@ -141,26 +141,26 @@ def test_needed_by_neither(made_up, edit_row, capsys):
     assert run(capsys) == lines and everything() == files, "a listing changes nothing"
     deleted = run(capsys, "--delete")
     assert deleted[-1] == f"{total} deleted" and deleted[:-1] == lines[:-1]
-    plans = [{plan_file(one.key) for one in run[:-1]} | {target_file(run[-1].key)} for run in (before, after)]
+    plans = [{plan_file(artifact.key) for artifact in run[:-1]} | {target_file(run[-1].key)} for run in (before, after)]
     gone = {file for pair in entries for file in pair} | plans[0] - plans[1]
     assert files - everything() == gone
     assert_clean(capsys)
 
 
-def test_other_numbers_of_images_and_recipes(made_up, capsys):
+def test_other_numbers_of_images_and_recipes(fill_store, capsys):
     """What a smaller run shares with a larger one stays; the recipe's own artifacts go."""
-    small, large, recipe = made_up(2), made_up(4), made_up(4, "sre2l")
+    small, large, recipe = fill_store(2), fill_store(4), fill_store(4, "sre2l")
     configure(str(published(2)))
-    kept = in_store(small)
-    assert kept & in_store(large) and kept & in_store(recipe)
+    needed = in_store(small)
+    assert needed & in_store(large) and needed & in_store(recipe)
     titles = {title for title in listed(run(capsys, "--delete")) if title.startswith(str(STORE))}
-    assert titles == (in_store(large) | in_store(recipe)) - kept
-    assert {str(path) for path in STORE.rglob("*") if path.suffix != ".json"} >= kept
+    assert titles == (in_store(large) | in_store(recipe)) - needed
+    assert {str(path) for path in STORE.rglob("*") if path.suffix != ".json"} >= needed
     assert_clean(capsys)
 
 
-def test_halves_are_deleted_too(made_up, capsys):
-    planned = made_up()
+def test_halves_are_deleted_too(fill_store, capsys):
+    planned = fill_store()
     (STORE / planned[0].path).unlink()
     receipt_path(STORE / planned[1].path).unlink()
     assert set(listed(run(capsys, "--delete"))) > in_store(planned)
@@ -179,10 +179,10 @@ def gc_beside(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
-def test_what_a_job_uses_stays(made_up, capsys):
-    """A job by hand makes labels: they, their checkpoint, their inputs and what those were made from."""
-    planned = made_up()
-    labels = next(one for one in planned if one.stage == "relabel")
+def test_what_a_job_uses_stays(fill_store, capsys):
+    """A job by hand makes labels: these stay, their checkpoint, their inputs, and what the inputs were made from."""
+    planned = fill_store()
+    labels = next(artifact for artifact in planned if artifact.stage == "relabel")
     receipt_path(STORE / labels.path).unlink()  # it has written the one, and not yet the other
     folder = CHECKPOINTS / labels.key
     temporary = [STORE / "relabel" / f".{Path(labels.path).name}.99999999.tmp", folder / ".state.safetensors.99999999.tmp"]
@@ -193,8 +193,8 @@ def test_what_a_job_uses_stays(made_up, capsys):
     with filelock.FileLock(CHECKPOINTS / f"{labels.key}.lock"):
         done = gc_beside("--delete")
     assert done.returncode == 0, done.stderr
-    kept = {str(path) for path in STORE.rglob("*-*") if path.suffix in (".csv", ".safetensors")}
-    assert kept == in_store([one for one in planned if one.stage in used]) | {str(STORE / labels.path)}
+    remaining = {str(path) for path in STORE.rglob("*-*") if path.suffix in (".csv", ".safetensors")}
+    assert remaining == in_store([artifact for artifact in planned if artifact.stage in used]) | {str(STORE / labels.path)}
     assert (PLANS / f"{labels.key}.json").exists() and (CHECKPOINTS / f"{labels.key}.lock").exists()
     assert all(file.exists() for file in temporary)
     run(capsys, "--delete")  # the job has ended
@@ -202,8 +202,8 @@ def test_what_a_job_uses_stays(made_up, capsys):
     assert_clean_and_empty(capsys)
 
 
-def test_a_job_without_a_plan(made_up, capsys):
-    planned = made_up()
+def test_a_job_without_a_plan(fill_store, capsys):
+    planned = fill_store()
     (PLANS / f"{planned[5].key}.json").unlink()
     files = everything()
     lock = CHECKPOINTS / f"{planned[5].key}.lock"
@@ -217,8 +217,8 @@ def test_a_job_without_a_plan(made_up, capsys):
     assert everything() == files | {lock}
 
 
-def test_a_running_snakemake(made_up, capsys):
-    made_up()
+def test_a_running_snakemake(fill_store, capsys):
+    fill_store()
     files = everything()
     lock = Path(".snakemake/locks/0.input.lock")
     lock.parent.mkdir(parents=True)
@@ -237,7 +237,7 @@ def alter_a_path(text: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("harm", "said"),
+    ("harm", "reason"),
     [
         (lambda text: text[:-1], "JSONDecodeError"),
         (lambda text: "[]", "TypeError"),
@@ -245,21 +245,21 @@ def alter_a_path(text: str) -> str:
         (alter_a_path, "ValueError: key: expected "),
     ],
 )
-def test_an_acc_json_that_cannot_be_read(harm, said, made_up, capsys):
-    file = publish(made_up())
+def test_an_acc_json_that_cannot_be_read(harm, reason, fill_store, capsys):
+    file = publish(fill_store())
     file.write_text(harm(file.read_text()))
     files = everything()
     (line,) = run(capsys, "--delete", status=2)
-    assert line.startswith(f"gvbsm: gc: nothing deleted: {file}: expected what publish wrote, got {said}")
+    assert line.startswith(f"gvbsm: gc: nothing deleted: {file}: expected what publish wrote, got {reason}")
     assert line.endswith(f"; make it again with: rm {file} && snakemake --cores all {file}; or only delete it")
     assert everything() == files
     notes = [text for text in run(capsys) if text.startswith("note: ")]
     assert len(notes) == 1 and notes[0].startswith(f"note: --delete refuses: {file}: ")
 
 
-def test_leftovers(made_up, capsys):
+def test_leftovers(fill_store, capsys):
     """Of dead processes and of keys that nothing needs; what may yet be used stays."""
-    planned = made_up()
+    planned = fill_store()
     configure(str(published()))
     dead = subprocess.Popen(["true"])
     dead.wait()
@@ -285,15 +285,15 @@ def test_leftovers(made_up, capsys):
     assert_clean(capsys)
 
 
-def test_what_jobs_said_of_themselves(made_up, capsys):
-    """Of jobs that were killed: it stays while there is something to go on with. A job that runs keeps its own."""
-    planned = made_up()
+def test_progress_files(fill_store, capsys):
+    """A killed job's file stays while the job has something left to make. A running job keeps its own."""
+    planned = fill_store()
     configure(str(published()))
-    made, half, running = (one.key for one in planned[:3])
+    finished, unfinished, running = (artifact.key for artifact in planned[:3])
     (STORE / planned[1].path).unlink()
     receipt_path(STORE / planned[1].path).unlink()
     CHECKPOINTS.mkdir(exist_ok=True)
-    for key in (made, half, running, "0123456789"):
+    for key in (finished, unfinished, running, "0123456789"):
         progress_file(key).write_text("{}")
     progress_file("mine").write_text("{}")
     temporary = CHECKPOINTS / f".{progress_file(running).name}.99999999.tmp"
@@ -302,14 +302,14 @@ def test_what_jobs_said_of_themselves(made_up, capsys):
         done = gc_beside("--delete")
     assert done.returncode == 0 and f"{CHECKPOINTS}: 2 progress files" in done.stdout
     assert {file for file in everything() if "progress" in file.name} == {
-        *(progress_file(name) for name in (half, running, "mine")),
+        *(progress_file(name) for name in (unfinished, running, "mine")),
         temporary,
     }
     assert listed(run(capsys, "--delete")) == [str(temporary), f"{CHECKPOINTS}: 1 progress file"]
 
 
-def test_files_that_are_none_of_ours_stay(made_up, capsys):
-    made_up()
+def test_foreign_files_stay(fill_store, capsys):
+    fill_store()
     others = [STORE / "squeeze" / "notes.txt", PLANS / "mine.json", CHECKPOINTS / "mine.lock", Path("results/tiny/x.txt")]
     for file in others:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -319,24 +319,24 @@ def test_files_that_are_none_of_ours_stay(made_up, capsys):
 
 
 @pytest.mark.parametrize(
-    ("target", "said"),
+    ("target", "message"),
     [
         ("results/tinny/ipc4/acc.json", "unknown data set 'tinny'; did you mean 'tiny'"),
         ("results/tiny", r"targets[0]: target 'results/tiny': expected"),
     ],
 )
-def test_a_wrong_target(target, said, made_up, capsys):
-    made_up()
+def test_a_wrong_target(target, message, fill_store, capsys):
+    fill_store()
     files = everything()
     configure(target)
     for arguments in ([], ["--delete"]):
         (line,) = run(capsys, *arguments, status=2)
-        assert said in line
+        assert message in line
     assert everything() == files
 
 
-def test_what_cannot_be_deleted(made_up, monkeypatch, capsys):
-    made_up()
+def test_what_cannot_be_deleted(fill_store, monkeypatch, capsys):
+    fill_store()
 
     def failing(path, missing_ok=False):
         raise PermissionError(13, "Permission denied")

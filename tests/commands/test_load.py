@@ -28,7 +28,7 @@ RUN = Path("results/tiny/ipc4")
 CPU = torch.device("cpu")
 
 
-def whole(loader: DataLoader) -> list[torch.Tensor]:
+def read_all(loader: DataLoader) -> list[torch.Tensor]:
     return [torch.cat(parts) for parts in zip(*loader, strict=True)]
 
 
@@ -47,68 +47,68 @@ def test_importing_the_package_imports_no_torch():
     ],
     ids=["cutmix", "mixup, int4 top 3", "cells, RandAugment"],
 )
-def test_items_are_what_evaluate_trains_on(how, made, edit_row, make_up_to):
+def test_items_are_what_evaluate_trains_on(how, published_run, edit_row, make_up_to):
     edit_row({"relabel": how})
     planned = make_up_to("evaluate")
     publish.run(Job(spec=planned[-1].spec, out=RUN / "acc.json", store=STORE))
-    evaluate = next(one for one in planned if one.stage == "evaluate" and "distilled" in one.name)
+    evaluate = next(artifact for artifact in planned if artifact.stage == "evaluate" and "distilled" in artifact.name)
     reader, inputs = Reader(store=STORE), evaluate.spec.inputs
     images, at = load_image_set(reader, inputs.images), torch.arange(40)
     labels, pixels = load_labels(reader, inputs.labels, 40, 8), Pixels(evaluate.spec.pixels, CPU)
     for rest in ("mean", "mass"):
         data = gvbsm.load(RUN, rest=rest)
         epochs = [labels.epoch(number) for number in range(4)]
-        views = torch.cat([render(images, one.views, at, True, pixels.from_levels, CPU, one.augment) for one in epochs])
-        soft = torch.cat([one.logits(at, 10, rest) for one in epochs])
-        hard = torch.cat([mixed_hard_labels(images.labels, one.views, at, 10, mixed=True) for one in epochs])
+        views = torch.cat([render(images, epoch.views, at, True, pixels.from_levels, CPU, epoch.augment) for epoch in epochs])
+        soft = torch.cat([epoch.logits(at, 10, rest) for epoch in epochs])
+        hard = torch.cat([mixed_hard_labels(images.labels, epoch.views, at, 10, mixed=True) for epoch in epochs])
         for loader in (DataLoader(data, batch_size=7), DataLoader(data, batch_size=160)):
-            for got, expected in zip(whole(loader), (views, soft, hard), strict=True):
+            for got, expected in zip(read_all(loader), (views, soft, hard), strict=True):
                 torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
         order = torch.randperm(160, generator=torch.Generator().manual_seed(1)).tolist()
-        for got, expected in zip(whole(DataLoader(data, batch_size=9, sampler=order)), (views, soft, hard), strict=True):
+        for got, expected in zip(read_all(DataLoader(data, batch_size=9, sampler=order)), (views, soft, hard), strict=True):
             torch.testing.assert_close(got, expected[order], rtol=0, atol=1e-6)
 
 
-def test_one_item_is_as_in_a_batch(made):
+def test_one_item_is_as_in_a_batch(published_run):
     data = gvbsm.load(str(RUN / "acc.json"))
     view, soft, hard = data[41]
     assert view.shape == (1, 8, 8) and soft.shape == hard.shape == (10,)
     assert view.dtype == soft.dtype == hard.dtype == torch.float32
     batch = next(iter(DataLoader(data.epoch(1), batch_size=3)))
-    assert all(torch.equal(one, several[1]) for one, several in zip((view, soft, hard), batch, strict=True))
+    assert all(torch.equal(value, several[1]) for value, several in zip((view, soft, hard), batch, strict=True))
     assert torch.equal(data[-1][0], data[159][0]) and torch.equal(data.epoch(5)[0][0], data[40][0])
     for index in (160, -161):
         with pytest.raises(IndexError):
             data[index]
 
 
-def test_workers_make_the_same(made):
+def test_workers_make_the_same(published_run):
     data = gvbsm.load(RUN)
-    expected = whole(DataLoader(data, batch_size=16))
-    for got, one in zip(whole(DataLoader(data, batch_size=16, num_workers=2)), expected, strict=True):
-        assert torch.equal(got, one)
+    expected = read_all(DataLoader(data, batch_size=16))
+    for got, reference in zip(read_all(DataLoader(data, batch_size=16, num_workers=2)), expected, strict=True):
+        assert torch.equal(got, reference)
 
 
 @pytest.mark.nightly("pages")
-def test_workers_that_share_no_memory_make_the_same(made):
+def test_workers_that_share_no_memory_make_the_same(published_run):
     for split in ("train", "images", "test"):
         data = gvbsm.load(RUN, split=split)
         read = DataLoader(data, batch_size=16, num_workers=1, multiprocessing_context="spawn")
-        for got, one in zip(whole(read), whole(DataLoader(data, batch_size=16)), strict=True):
-            assert torch.equal(got, one)
+        for got, reference in zip(read_all(read), read_all(DataLoader(data, batch_size=16)), strict=True):
+            assert torch.equal(got, reference)
 
 
-def test_other_splits(made):
+def test_other_splits(published_run):
     data, test = gvbsm.load(RUN), gvbsm.load(RUN, split="test")
-    images, labels = whole(DataLoader(gvbsm.load(RUN, split="images"), batch_size=9))
+    images, labels = read_all(DataLoader(gvbsm.load(RUN, split="images"), batch_size=9))
     assert torch.equal(labels, data.labels)
     torch.testing.assert_close(data.pixels.unit(images) * 255, data.images.float())
-    images, labels = whole(DataLoader(test, batch_size=100))
+    images, labels = read_all(DataLoader(test, batch_size=100))
     assert images.shape == (360, 1, 8, 8) and labels.shape == (360,) and labels.dtype == torch.int64
     assert data.class_names == test.class_names == list("0123456789")
 
 
-def test_a_student_trained_on_it_is_the_one_of_evaluate(made):
+def test_a_student_trained_on_loaded_items_is_that_of_evaluate(published_run):
     """The same weights at the start, the same steps: the losses of every epoch, and the accuracy."""
     spec = json.loads((RUN / "acc.json").read_text())["provenance"]["spec"]["inputs"]["students"]["convnet"]["distilled"]
     trained = parse_spec(json.loads((STORE / spec).with_suffix(".json").read_text())["spec"])
@@ -116,7 +116,7 @@ def test_a_student_trained_on_it_is_the_one_of_evaluate(made):
     data, test = gvbsm.load(RUN), gvbsm.load(RUN, split="test")
     recipe = Recipe.from_settings(settings, 1)
     student = build(trained.network, 1, CPU)
-    optimizer, found = make_optimizer(student, recipe), []
+    optimizer, mean_losses = make_optimizer(student, recipe), []
     for epoch in range(recipe.epochs):
         optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = learning_rate(recipe, epoch)
         losses = []
@@ -127,15 +127,15 @@ def test_a_student_trained_on_it_is_the_one_of_evaluate(made):
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
-        found.append(sum(losses) / len(losses))
-    assert found == pytest.approx(rows["loss"].tolist(), rel=1e-4)
+        mean_losses.append(sum(losses) / len(losses))
+    assert mean_losses == pytest.approx(rows["loss"].tolist(), rel=1e-4)
     student.eval()
-    images, labels = whole(DataLoader(test, batch_size=100))
+    images, labels = read_all(DataLoader(test, batch_size=100))
     right = accuracy(student, lambda batches: (images[index] for index in batches), labels, lambda x: x, "float32")
     assert right.top1 == pytest.approx(rows["top1"].iloc[-1], abs=100 / 360)
 
 
-def test_mistakes(made):
+def test_mistakes(published_run):
     with pytest.raises(UserError, match="load: split: expected train, images or test, got 'val'; name one of them"):
         gvbsm.load(RUN, split="val")
     with pytest.raises(UserError, match="load: rest: expected mean or mass, got 'sum'"):
@@ -148,7 +148,7 @@ def test_mistakes(made):
         gvbsm.load("broken")
 
 
-def test_a_run_is_found_by_any_path(made, tmp_path, monkeypatch):
+def test_a_run_is_found_by_any_path(published_run, tmp_path, monkeypatch):
     (tmp_path / "link").symlink_to(RUN.resolve())
     assert len(gvbsm.load("link")) == len(gvbsm.load(RUN.resolve())) == 160
     monkeypatch.chdir(RUN)

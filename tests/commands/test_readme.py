@@ -18,7 +18,7 @@ README = (PACKAGE.parent / "README.md").read_text()
 
 
 def train(seed: int = 0, **changes: str) -> float:
-    """Accuracy in percent that the README's program prints, with texts of it replaced."""
+    """The accuracy in percent that the README's program prints; `changes` replaces settings in it."""
     program = f"import torch; torch.manual_seed({seed}); torch.set_num_threads(1)\n{PYTHON}"
     for name, value in changes.items():
         program, before = re.sub(rf"\b{name}=[\w.-]+", f"{name}={value}", program), program
@@ -27,7 +27,7 @@ def train(seed: int = 0, **changes: str) -> float:
     return float(done.stdout.removesuffix(" %\n"))
 
 
-def test_the_program_that_trains_a_student_runs_and_is_short(made):
+def test_the_program_that_trains_a_student_runs_and_is_short(published_run):
     lines = [line for line in PYTHON.splitlines() if line and not line.startswith(("import", "from"))]
     assert len(lines) <= 15
     Path("results/digits").mkdir()
@@ -40,24 +40,24 @@ def test_the_program_that_trains_a_student_reaches_what_evaluate_does(run_snakem
     done = run_snakemake("--cores", "2", target="results/digits/ipc10/acc.json")
     assert done.returncode == 0, done.stderr
     published = json.loads(Path("results/digits/ipc10/acc.json").read_text())["students"]["convnet"]["top1"]
-    found = [train(seed) for seed in range(3)]
+    accuracies = [train(seed) for seed in range(3)]
     # Both means are of three seeds; two test images' worth of percent where the spread is smaller than can be measured.
-    spread = max(published["std"], statistics.stdev(found), 200 / 360)
-    assert abs(statistics.fmean(found) - published["mean"]) <= 2 * spread
+    spread = max(published["std"], statistics.stdev(accuracies), 200 / 360)
+    assert abs(statistics.fmean(accuracies) - published["mean"]) <= 2 * spread
 
 
 COMMANDS = re.findall(r"^gvbsm .*$", README, re.MULTILINE)
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_commands(line, made):
+def test_commands(line, published_run):
     if re.search("compare|export|report|--watch", line):  # published runs, of which there is this one here
         line = line.replace("digits/ipc10", "tiny/ipc4")
     assert cli.main(shlex.split(line, comments=True)[1:]) == 0
 
 
 def test_every_command_but_stages_is_shown():
-    """Of these the table of stages tells."""
+    """The README's table of stages shows the stages."""
     shown = {"compare", "explain", "export", "report", "estimate", "status", "verify", "gc"}
     shown |= {"settings", "networks", "datasets", "recipes"}
     assert {line.split()[1] for line in COMMANDS} == shown

@@ -26,16 +26,16 @@ def test_the_file_that_is_asked_for_is_known():
 
 
 @pytest.mark.parametrize("command", ["explain", "estimate", "status"])
-def test_before_it_is_made(command, workspace, capsys):
-    said = set()
+def test_commands_before_the_run_is_made(command, workspace, capsys):
+    outputs = set()
     for name in NAMES:
         assert cli.main([command, RUN + name]) == 0
-        said.add(capsys.readouterr().out)
-    assert len(said) == 1
+        outputs.add(capsys.readouterr().out)
+    assert len(outputs) == 1
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_when_it_is_made(name, made, capsys):
+def test_commands_when_the_run_is_made(name, published_run, capsys):
     assert cli.main(["compare", RUN + name]) == 0 and "tiny/ipc4" in capsys.readouterr().out
     assert cli.main(["report", RUN + name]) == 0 and capsys.readouterr().out == f"{RUN}/report.html\n"
     exported = f"exported{NAMES.index(name)}"
@@ -45,6 +45,6 @@ def test_when_it_is_made(name, made, capsys):
 def test_snakemake_says_which_file_to_ask_for(run_snakemake):
     for target in (RUN, f"{RUN}/"):
         done: subprocess.CompletedProcess[str] = run_snakemake("-n", target=target)
-        said = done.stdout + done.stderr
-        assert done.returncode == 1 and "Traceback" not in said
-        assert said.splitlines()[-1] == (f"gvbsm: {RUN}: a run is asked for by its file: snakemake --cores all {RUN}/acc.json")
+        output = done.stdout + done.stderr
+        assert done.returncode == 1 and "Traceback" not in output
+        assert output.splitlines()[-1] == f"gvbsm: {RUN}: expected a file of it; run snakemake --cores all {RUN}/acc.json"

@@ -101,7 +101,7 @@ def test_another_folder_lists_what_the_package_has(tmp_path, monkeypatch, capsys
     assert "tiny_imagenet" in output(capsys, "datasets") and "sre2l" in output(capsys, "recipes")
 
 
-def test_none_of_them_imports_torch():
+def test_no_listing_command_imports_torch():
     program = (
         "import sys; from gvbsm import cli;"
         "[cli.main(line.split()) for line in ('settings', 'settings --json-schema row', 'networks', 'recipes', 'datasets')];"

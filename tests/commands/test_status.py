@@ -37,7 +37,7 @@ def configured(workspace):
     Path("config/config.yaml").write_text(yaml.safe_dump({"targets": [TARGET], "data_root": "data"}))
 
 
-def said(capsys, *arguments: str) -> list[str]:
+def status_lines(capsys, *arguments: str) -> list[str]:
     assert cli.main(["status", *arguments]) == 0
     return capsys.readouterr().out.splitlines()
 
@@ -53,25 +53,25 @@ def pretend(artifact: Artifact, seconds: float = 60.0) -> None:
 def pretend_all() -> None:
     """Files that stand for all of a run."""
     planned = plan("tiny", 4)
-    for one in planned[:-1]:
-        pretend(one)
+    for artifact in planned[:-1]:
+        pretend(artifact)
     Path(TARGET).parent.mkdir(parents=True)
     Path(TARGET).write_text(json.dumps({"key": planned[-1].key}))
 
 
 def record(artifact: Artifact, **changes) -> Record:
     now = time.time()
-    one = Record(artifact.stage, artifact.name, artifact.key, socket.gethostname(), 99999999, None, now - 100, now)
+    initial = Record(artifact.stage, artifact.name, artifact.key, socket.gethostname(), 99999999, None, now - 100, now)
     counts = {"done": 300, "total": 1000, "rate": 2.5, "images_per_second": 125.0, "seconds_left": 280.0}
-    return replace(one, **{**counts, "values": {"loss": 0.123456, "top1": 98.76543}, **changes})
+    return replace(initial, **{**counts, "values": {"loss": 0.123456, "top1": 98.76543}, **changes})
 
 
 def of_stage(stage: str) -> Artifact:
-    return next(one for one in plan("tiny", 4) if one.stage == stage)
+    return next(artifact for artifact in plan("tiny", 4) if artifact.stage == stage)
 
 
 def test_nothing_is_made(configured, capsys):
-    lines = said(capsys)
+    lines = status_lines(capsys)
     assert lines[0] == f"{TARGET}: 0 of 20 jobs made, 0 running, 20 to do"
     assert [line.split() for line in lines[1:4]] == [
         ["stage", "jobs", "made", "running", "to", "do"],
@@ -82,65 +82,65 @@ def test_nothing_is_made(configured, capsys):
     assert not Path("results").exists(), "it only reads"
 
 
-def test_half_and_the_whole_of_a_run(made, capsys):
-    assert said(capsys, TARGET) == [f"{TARGET}: all {len(made)} jobs made"]
+def test_half_and_the_whole_of_a_run(published_run, capsys):
+    assert status_lines(capsys, TARGET) == [f"{TARGET}: all {len(published_run)} jobs made"]
     Path(TARGET).unlink()
-    for artifact in made:
+    for artifact in published_run:
         if artifact.stage == "evaluate":
             receipt_path(STORE / artifact.path).unlink()  # half of it is not it
-    lines = said(capsys, TARGET)
+    lines = status_lines(capsys, TARGET)
     assert re.fullmatch(rf"{TARGET}: 13 of 20 jobs made, 0 running, 7 to do(, .*)?", lines[0])
     assert "  evaluate        6     0        0      6" in lines and "  relabel         4     4        0      0" in lines
 
 
-def test_what_is_left(configured, capsys):
+def test_the_time_that_is_left(configured, capsys):
     """By what jobs of the same stage took, divided among as many as run."""
-    squeeze = [one for one in plan("tiny", 4) if one.stage == "squeeze"]
+    squeeze = [artifact for artifact in plan("tiny", 4) if artifact.stage == "squeeze"]
     pretend(squeeze[0], seconds=600)
-    assert said(capsys)[0].endswith("19 to do, at least 20 min left (one after another)")
-    for one, left in zip(squeeze[1:], (400.0, 200.0), strict=True):
-        write_progress(progress_file(one.key), record(one, host="elsewhere", seconds_left=left))
-    assert said(capsys)[0].endswith("2 running, 17 to do, at least 5 min left (2 at a time)")
-    for one in plan("tiny", 4)[:-1]:
-        pretend(one, seconds=600)
+    assert status_lines(capsys)[0].endswith("19 to do, at least 20 min left (one after another)")
+    for artifact, left in zip(squeeze[1:], (400.0, 200.0), strict=True):
+        write_progress(progress_file(artifact.key), record(artifact, host="elsewhere", seconds_left=left))
+    assert status_lines(capsys)[0].endswith("2 running, 17 to do, at least 5 min left (2 at a time)")
+    for artifact in plan("tiny", 4)[:-1]:
+        pretend(artifact, seconds=600)
     receipt_path(STORE / squeeze[0].path).unlink()
-    assert said(capsys)[0].endswith("about 10 min left (one after another)")
+    assert status_lines(capsys)[0].endswith("about 10 min left (one after another)")
 
 
 def test_a_job_with_its_lock(configured, capsys):
-    one = of_stage("recover")
-    progress_file(one.key).parent.mkdir(parents=True)
-    with filelock.FileLock(lock_file(one.key)):
-        assert said(capsys)[-1] == f"  recover {one.name}: running, and says nothing of itself"
-        write_progress(progress_file(one.key), record(one, slurm_job="77", values={"loss": float("nan"), "ce": 0.5}))
-        expected = f"  recover {one.name}: 300/1000, 2.5/s, 125 images/s, 4.67 min left, loss not finite, ce 0.5, on "
-        assert said(capsys)[-1] == f"{expected}{socket.gethostname()} (SLURM job 77)"
-        json.loads(progress_file(one.key).read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-        progress_file(one.key).write_text('{"stage": "recover"}')
-        assert said(capsys)[-1].endswith("running, and says nothing of itself")
-        assert said(capsys)[0].endswith(" 1 running, 19 to do")
+    artifact = of_stage("recover")
+    progress_file(artifact.key).parent.mkdir(parents=True)
+    with filelock.FileLock(lock_file(artifact.key)):
+        assert status_lines(capsys)[-1] == f"  recover {artifact.name}: running, without reported progress"
+        write_progress(progress_file(artifact.key), record(artifact, slurm_job="77", values={"loss": float("nan"), "ce": 0.5}))
+        expected = f"  recover {artifact.name}: 300/1000, 2.5/s, 125 images/s, 4.67 min left, loss not finite, ce 0.5, on "
+        assert status_lines(capsys)[-1] == f"{expected}{socket.gethostname()} (SLURM job 77)"
+        json.loads(progress_file(artifact.key).read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+        progress_file(artifact.key).write_text('{"stage": "recover"}')
+        assert status_lines(capsys)[-1].endswith("running, without reported progress")
+        assert status_lines(capsys)[0].endswith(" 1 running, 19 to do")
 
 
 def test_a_job_that_was_killed(configured, capsys):
-    one = of_stage("squeeze")
-    write_progress(progress_file(one.key), record(one, updated=time.time() - 7200))
+    artifact = of_stage("squeeze")
+    write_progress(progress_file(artifact.key), record(artifact, updated=time.time() - 7200))
     place = f"on {socket.gethostname()} (process 99999999); ask for the run again to go on"
-    assert said(capsys)[-1] == f"  squeeze {one.name}: 300/1000, killed 2 h ago {place}"
-    write_progress(progress_file(one.key), record(one, ended="stopped by SIGTERM"))
-    assert said(capsys)[-1] == f"  squeeze {one.name}: 300/1000, stopped by SIGTERM 0 s ago {place}"
-    assert said(capsys)[0].endswith(" 0 running, 20 to do")
-    pretend(one)
-    assert not any(one.name in line for line in said(capsys)), "it was made after all"
+    assert status_lines(capsys)[-1] == f"  squeeze {artifact.name}: 300/1000, killed 2 h ago {place}"
+    write_progress(progress_file(artifact.key), record(artifact, ended="stopped by SIGTERM"))
+    assert status_lines(capsys)[-1] == f"  squeeze {artifact.name}: 300/1000, stopped by SIGTERM 0 s ago {place}"
+    assert status_lines(capsys)[0].endswith(" 0 running, 20 to do")
+    pretend(artifact)
+    assert not any(artifact.name in line for line in status_lines(capsys)), "it was made after all"
 
 
 @pytest.mark.parametrize(
     ("silence", "rate", "runs"), [(5, 2.5, True), (300, 2.5, True), (700, 2.5, False), (700, 0.005, True), (2000, 0.005, False)]
 )
 def test_a_job_of_another_machine(silence, rate, runs, configured, capsys):
-    """Whose lock may not be seen: it runs as long as it says so, at its own pace."""
-    one = of_stage("squeeze")
-    write_progress(progress_file(one.key), record(one, host="node7", rate=rate, updated=time.time() - silence))
-    last = said(capsys)[-1]
+    """Its lock cannot be relied on: it runs if it has written its progress lately, for its own pace."""
+    artifact = of_stage("squeeze")
+    write_progress(progress_file(artifact.key), record(artifact, host="node7", rate=rate, updated=time.time() - silence))
+    last = status_lines(capsys)[-1]
     assert ("on node7 (process 99999999)" in last and "killed" not in last) == runs
     assert ("last heard of" in last) == (runs and silence > 30)
 
@@ -156,12 +156,12 @@ def test_which_runs_are_shown(configured, capsys):
     file.write_text(file.read_text().replace('"dataset": "digits"', '"dataset": "gone"'))
     (file.parent.parent / "not_a_plan").mkdir()
     runs = [f"results/tiny/{run}/acc.json" for run in ("ipc4", "ipc2", "ipc4-sre2l", "ipc6")]
-    assert [line.partition(":")[0] for line in said(capsys) if line.startswith("results/")] == runs
-    assert [line.partition(":")[0] for line in said(capsys, runs[1]) if line.startswith("results/")] == [runs[1]]
-    assert said(capsys, "results/tiny/ipc2/table.csv") == said(capsys, runs[1])
-    other = plan("tiny", 50)[0 - 2]
+    assert [line.partition(":")[0] for line in status_lines(capsys) if line.startswith("results/")] == runs
+    assert [line.partition(":")[0] for line in status_lines(capsys, runs[1]) if line.startswith("results/")] == [runs[1]]
+    assert status_lines(capsys, "results/tiny/ipc2/table.csv") == status_lines(capsys, runs[1])
+    other = plan("tiny", 50)[-2]
     write_progress(progress_file(other.key), record(other, host="node7"))
-    assert said(capsys)[-2:][0] == "other jobs, of no run above" and other.name in said(capsys)[-1]
+    assert status_lines(capsys)[-2:][0] == "other jobs, of no run above" and other.name in status_lines(capsys)[-1]
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_mistakes(arguments, expected, configured, capsys):
 def test_a_watch_that_is_no_terminal_says_what_is_new(configured, capsys):
     timer = threading.Timer(0.5, pretend_all)
     timer.start()
-    lines = said(capsys, TARGET, "--watch", "0.1")
+    lines = status_lines(capsys, TARGET, "--watch", "0.1")
     timer.join()
     assert lines[0] == f"{TARGET}: 0 of 20 jobs made, 0 running, 20 to do"
     assert lines[-1] == f"{TARGET}: all 20 jobs made"
@@ -219,7 +219,7 @@ def test_ctrl_c_ends_a_watch(configured, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("time.sleep", interrupt)
-    assert said(capsys, TARGET, "--watch")[0].startswith(f"{TARGET}: 0 of 20 jobs made")
+    assert status_lines(capsys, TARGET, "--watch")[0].startswith(f"{TARGET}: 0 of 20 jobs made")
 
 
 def wait_for(condition, process: subprocess.Popen) -> None:
@@ -236,16 +236,16 @@ def test_a_real_stage(end, configured, edit_row, make_up_to, capsys):
     edit_row({"squeeze": {"epochs": 4000 if end else 30}})
     planned = make_up_to("prepare")
     write_plans(planned, Path(TARGET))
-    one = of_stage("squeeze")
-    file = progress_file(one.key)
-    command = [sys.executable, "-m", "gvbsm", "squeeze", "--spec", f"results/.plan/{one.key}.json"]
-    command += ["--out", str(STORE / one.path), "--device", "cpu"]
+    artifact = of_stage("squeeze")
+    file = progress_file(artifact.key)
+    command = [sys.executable, "-m", "gvbsm", "squeeze", "--spec", f"results/.plan/{artifact.key}.json"]
+    command += ["--out", str(STORE / artifact.path), "--device", "cpu"]
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent), "SLURM_JOB_ID": "123", "OMP_NUM_THREADS": "1"}
     running = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: (seen := read_progress(file)) is not None and seen.total is not None, running)
     if end:
         wait_for(lambda: (seen := read_progress(file)) is not None and seen.done > 0, running)
-        (line,) = [line for line in status([TARGET]).splitlines() if line.startswith(f"  squeeze {one.name}: ")]
+        (line,) = [line for line in status([TARGET]).splitlines() if line.startswith(f"  squeeze {artifact.name}: ")]
         numbers = r"\d+/4000, \S+/s, \S+ images/s, [\d.]+ (s|min|h) left, loss \S+"
         assert re.fullmatch(rf".*: {numbers}, on {socket.gethostname()} \(SLURM job 123\)", line)
         assert "1 running" in status([TARGET])
@@ -253,8 +253,8 @@ def test_a_real_stage(end, configured, edit_row, make_up_to, capsys):
     running.communicate(timeout=120)
     last = status([TARGET]).splitlines()[-1]
     if end is None:
-        assert running.returncode == 0 and not file.exists() and one.name not in last
+        assert running.returncode == 0 and not file.exists() and artifact.name not in last
     else:
         assert running.returncode != 0
         how = "killed" if end == signal.SIGKILL else "stopped by SIGTERM"
-        assert re.search(rf"squeeze {one.name}: \d+/4000, {how} \d+ s ago on ", last)
+        assert re.search(rf"squeeze {artifact.name}: \d+/4000, {how} \d+ s ago on ", last)

@@ -21,11 +21,11 @@ from gvbsm.store.spec import Spec
 
 
 def run(capsys, *arguments: str) -> tuple[int, list[str]]:
-    """Exit status and what was said on stdout, by a command of this process."""
+    """Run verify in this process; return its exit status and the lines of stdout."""
     status = cli.main(["verify", *arguments])
-    said = capsys.readouterr()
-    assert said.err == ""
-    return status, said.out.splitlines()
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return status, captured.out.splitlines()
 
 
 def read_as_input(path: str) -> None:
@@ -44,26 +44,26 @@ def harmed(content: bytes, seed: str) -> list[bytes]:
     return [*versions, b"", content[: len(content) // 2], content[:-1]]
 
 
-def assert_damaged(said: str, file: Path, artifact: Path) -> None:
-    line, count = said.splitlines()
+def assert_damaged(output: str, file: Path, artifact: Path) -> None:
+    line, count = output.splitlines()
     assert line.startswith(f"{file}: ") and line.endswith(f"rebuild it with: {rebuild(artifact)}"), line
     assert count.endswith(" verified, 1 damaged")
 
 
-def test_every_harm_to_every_file_is_noticed(made, capsys):
-    stored = [one.path for one in made if one.stage != "publish"]
+def test_every_harm_to_every_file_is_noticed(published_run, capsys):
+    stored = [artifact.path for artifact in published_run if artifact.stage != "publish"]
     assert run(capsys) == (0, [f"{len(stored)} artifacts verified, 0 damaged"])
     for path in stored:
         for file in (STORE / path, receipt_path(STORE / path)):
             content = file.read_bytes()
             for version in harmed(content, file.name):
                 file.write_bytes(version)
-                said, damaged = verify(file)
+                output, damaged = verify(file)
                 assert damaged == 1
-                assert_damaged(said, file, STORE / path)
+                assert_damaged(output, file, STORE / path)
                 with pytest.raises(UserError) as mistake:
                     read_as_input(path)
-                assert str(mistake.value) == said.splitlines()[0]
+                assert str(mistake.value) == output.splitlines()[0]
             assert_damaged(verify(STORE)[0], file, STORE / path)
             file.write_bytes(content)
     assert run(capsys)[0] == 0
@@ -114,8 +114,8 @@ def test_a_receipt_of_the_same_value_but_another_text(before, after, workspace):
         (b'{"receipt_sha256": [1]}', "its text is not what was written"),
     ],
 )
-def test_a_receipt_that_is_none(content, expected, made, capsys):
-    artifact = STORE / made[0].path
+def test_a_file_that_is_no_receipt(content, expected, published_run, capsys):
+    artifact = STORE / published_run[0].path
     receipt_path(artifact).write_bytes(content)
     status, (line, _) = run(capsys, str(artifact))
     assert status == 1
@@ -129,90 +129,92 @@ def test_a_whole_receipt_that_lacks_an_entry(workspace, monkeypatch):
         read_receipt(STORE / write("a.csv"))
 
 
-def swap(one: Path, other: Path) -> None:
-    one.rename("kept")
-    other.rename(one)
-    Path("kept").rename(other)
+def swap(first: Path, second: Path) -> None:
+    first.rename("kept")
+    second.rename(first)
+    Path("kept").rename(second)
 
 
-def test_swapped_files(made, capsys):
-    one, other = [STORE / artifact.path for artifact in made if artifact.stage == "squeeze"][:2]
-    folder = str(one.parent)
-    swap(one, other)
-    status, said = run(capsys, folder)
-    assert status == 1 and [line.partition(": damaged")[0] for line in said[:-1]] == [str(one), str(other)]
-    swap(receipt_path(one), receipt_path(other))
-    status, said = run(capsys, folder)
-    assert status == 1 and said[-1] == "3 artifacts verified, 2 damaged"
-    for line, named, got in zip(said, (one, other), (other, one), strict=False):
+def test_swapped_files(published_run, capsys):
+    first, second = [STORE / artifact.path for artifact in published_run if artifact.stage == "squeeze"][:2]
+    folder = str(first.parent)
+    swap(first, second)
+    status, lines = run(capsys, folder)
+    assert status == 1 and [line.partition(": damaged")[0] for line in lines[:-1]] == [str(first), str(second)]
+    swap(receipt_path(first), receipt_path(second))
+    status, lines = run(capsys, folder)
+    assert status == 1 and lines[-1] == "3 artifacts verified, 2 damaged"
+    for line, named, got in zip(lines, (first, second), (second, first), strict=False):
         expected = f"{receipt_path(named)}: expected the receipt of {named.stem[-10:]}, got that of {got.stem[-10:]}; rebuild"
         assert line.startswith(expected)
     with pytest.raises(UserError, match="expected the receipt of"):
-        read_as_input(str(one.relative_to(STORE)))
+        read_as_input(str(first.relative_to(STORE)))
 
 
-def test_missing_halves(made, capsys):
-    without_file, without_receipt = sorted(STORE / one.path for one in made if one.stage == "squeeze")[:2]
+def test_missing_halves(published_run, capsys):
+    without_file, without_receipt = sorted(STORE / artifact.path for artifact in published_run if artifact.stage == "squeeze")[
+        :2
+    ]
     without_file.unlink()
     receipt_path(without_receipt).unlink()
-    status, said = run(capsys)
-    assert status == 1 and said[-1].endswith("2 damaged")
-    assert said[0].startswith(f"{without_file}: missing; rebuild it with: rm -f ")
-    assert said[1].startswith(f"{receipt_path(without_receipt)}: missing; rebuild it with: rm -f ")
+    status, lines = run(capsys)
+    assert status == 1 and lines[-1].endswith("2 damaged")
+    assert lines[0].startswith(f"{without_file}: missing; rebuild it with: rm -f ")
+    assert lines[1].startswith(f"{receipt_path(without_receipt)}: missing; rebuild it with: rm -f ")
     assert run(capsys, str(without_file))[0] == run(capsys, str(receipt_path(without_file)))[0] == 1
     assert_damaged("\n".join(run(capsys, str(without_receipt))[1]), receipt_path(without_receipt), without_receipt)
 
 
-def test_an_input_that_changed_or_is_gone(made, capsys):
-    """Prepare made other bytes: all that were made from the first ones are stale. Removed inputs are only noted."""
-    data = STORE / made[0].path
+def test_an_input_that_changed_or_is_gone(published_run, capsys):
+    """When prepare makes other bytes, artifacts made from the old ones are stale. Removed inputs are only noted."""
+    data = STORE / published_run[0].path
 
-    def reads(one) -> bool:
-        return getattr(getattr(one.spec, "inputs", None), "data", None) == made[0].path
+    def reads(artifact) -> bool:
+        return getattr(getattr(artifact.spec, "inputs", None), "data", None) == published_run[0].path
 
-    direct = [one for one in made if reads(one) and one.stage != "publish"]
+    direct = [artifact for artifact in published_run if reads(artifact) and artifact.stage != "publish"]
     assert len(direct) > 6
-    Job(spec=made[0].spec, out=data, store=STORE).write_table("other", {})
-    status, said = run(capsys)
-    assert status == 1 and said[-1].endswith(f" {len(direct)} damaged")
+    Job(spec=published_run[0].spec, out=data, store=STORE).write_table("other", {})
+    status, lines = run(capsys)
+    assert status == 1 and lines[-1].endswith(f" {len(direct)} damaged")
     stale = f"{STORE / direct[0].path}: made from another {data} than the one there now; rebuild it with: "
-    assert said[0] == stale + rebuild(STORE / direct[0].path)
+    assert lines[0] == stale + rebuild(STORE / direct[0].path)
     data.unlink()
     receipt_path(data).unlink()
-    status, said = run(capsys)
-    assert status == 0 and said[-1].endswith(" 0 damaged")
-    assert said[0].startswith(f"note: {data}: no longer there; ")
+    status, lines = run(capsys)
+    assert status == 0 and lines[-1].endswith(" 0 damaged")
+    assert lines[0].startswith(f"note: {data}: no longer there; ")
 
 
-def test_what_is_noted(made, capsys):
-    data = STORE / made[0].path
+def test_foreign_files_in_the_store_are_noted(published_run, capsys):
+    data = STORE / published_run[0].path
     (data.parent / f".{data.name}.1.tmp").write_text("")
     (data.parent / "notes.txt").write_text("")
     (STORE / "backup").mkdir()
-    status, said = run(capsys)
-    assert status == 0 and len(said) == 4
-    assert said[0] == "note: results/store/backup: neither an artifact nor a receipt"
-    assert said[1].startswith(f"note: {data.parent}/.{data.name}.1.tmp: a temporary file; ")
-    assert said[2] == f"note: {data.parent}/notes.txt: neither an artifact nor a receipt"
+    status, lines = run(capsys)
+    assert status == 0 and len(lines) == 4
+    assert lines[0] == "note: results/store/backup: neither an artifact nor a receipt"
+    assert lines[1].startswith(f"note: {data.parent}/.{data.name}.1.tmp: a temporary file; ")
+    assert lines[2] == f"note: {data.parent}/notes.txt: neither an artifact nor a receipt"
 
 
-def test_an_artifact_that_is_being_made_is_not_damaged(made):
+def test_an_artifact_that_is_being_made_is_not_damaged(published_run):
     """Its file is there before its receipt is."""
-    data = STORE / made[0].path
+    data = STORE / published_run[0].path
     receipt_path(data).unlink()
     command = [sys.executable, "-m", "gvbsm", "verify", str(data)]
-    with filelock.FileLock(f"results/.checkpoints/{made[0].key}.lock"):
+    with filelock.FileLock(f"results/.checkpoints/{published_run[0].key}.lock"):
         done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[0] == f"note: {data}: is being made; its receipt comes next"
     assert subprocess.run(command, capture_output=True).returncode == 1
 
 
-def test_paths(made, capsys, monkeypatch, tmp_path):
-    data = STORE / made[0].path
+def test_paths(published_run, capsys, monkeypatch, tmp_path):
+    data = STORE / published_run[0].path
     for path, count in (
-        (str(STORE), f"{len(made) - 1} artifacts"),
-        (f"./{STORE}/", f"{len(made) - 1} artifacts"),
+        (str(STORE), f"{len(published_run) - 1} artifacts"),
+        (f"./{STORE}/", f"{len(published_run) - 1} artifacts"),
         (str(STORE.absolute() / "squeeze"), "3 artifacts"),
         (str(data), "1 artifact"),
         (str(receipt_path(data)), "1 artifact"),
@@ -237,16 +239,16 @@ def test_paths(made, capsys, monkeypatch, tmp_path):
         ("results/store/squeeze/digits-convnet-0123456789.safetensors", "nothing there"),
     ],
 )
-def test_paths_that_are_none(path, got, workspace, capsys):
+def test_paths_without_artifacts(path, got, workspace, capsys):
     assert cli.main(["verify", *([path] if path else [])]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith(f"gvbsm: {path or 'results/store'}: expected the store (results/store), a stage's folder in it, ")
-    assert f", got {got}; " in said and said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert message.startswith(f"gvbsm: {path or 'results/store'}: expected the store (results/store), a stage's folder in it, ")
+    assert f", got {got}; " in message and message.count("\n") == 1
 
 
 @pytest.mark.parametrize("which", ["artifact", "receipt", "folder"])
-def test_what_cannot_be_read(which, made, capsys, monkeypatch):
-    data = STORE / made[0].path
+def test_what_cannot_be_read(which, published_run, capsys, monkeypatch):
+    data = STORE / published_run[0].path
     method = {"artifact": "open", "receipt": "read_bytes", "folder": "iterdir"}[which]
     real = getattr(Path, method)
 
@@ -257,22 +259,22 @@ def test_what_cannot_be_read(which, made, capsys, monkeypatch):
 
     monkeypatch.setattr(Path, method, failing)
     status = cli.main(["verify"])
-    said = capsys.readouterr()
-    assert "Input/output error; make it readable" in said.out + said.err
+    captured = capsys.readouterr()
+    assert "Input/output error; make it readable" in captured.out + captured.err
     assert status == (2 if which == "folder" else 1)
 
 
-def test_verifying_imports_no_torch(made):
+def test_verifying_imports_no_torch(published_run):
     program = "import sys; from gvbsm import cli; status = cli.main(['verify']); sys.exit(status or 'torch' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == ""
 
 
-def test_the_receipts_hash_is_of_the_text(made):
+def test_the_receipts_hash_is_of_the_text(published_run):
     """What another program that reads receipts may rely on."""
     import hashlib
 
-    receipt = json.loads(receipt_path(STORE / made[0].path).read_text())
+    receipt = json.loads(receipt_path(STORE / published_run[0].path).read_text())
     digest = receipt.pop("receipt_sha256")
     assert digest == hashlib.sha256(json.dumps(receipt, indent=1, sort_keys=True).encode()).hexdigest()

@@ -149,7 +149,7 @@ def test_links_and_devices_in_a_zip_are_refused(kind, tmp_path):
 
 
 def bomb(path: Path, count: int = 1) -> None:
-    """An archive of files of a MiB of zeros each, which compress a thousand times."""
+    """An archive of `count` files, each a MiB of zeros, which compress a thousand times."""
     files = {f"train/a/{i}.png": bytes(2**20) for i in range(count)}
     if path.suffix == ".zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -184,7 +184,7 @@ def test_images_that_compress_well_are_no_bomb(tmp_path, monkeypatch):
     """Even without a floor: black bitmaps among noise, and an archive that is not compressed."""
     monkeypatch.setattr(archives, "_FLOOR", 0)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    images = [encode(Image.fromarray(one), "BMP") for one in (noise, np.zeros_like(noise), noise[::-1])]
+    images = [encode(Image.fromarray(pixels), "BMP") for pixels in (noise, np.zeros_like(noise), noise[::-1])]
     write_tar(tmp_path / "x.tar.xz", {f"{i}.bmp": image for i, image in enumerate(images)})
     write_tar(tmp_path / "x.tar", {f"{i}.bmp": image for i, image in enumerate(images)}, "w")
     assert [len(list(read_entries(tmp_path / name))) for name in ("x.tar.xz", "x.tar")] == [3, 3]
@@ -209,17 +209,17 @@ def test_a_header_that_asks_for_memory_or_time_is_refused(kind, size, tmp_path):
         read(tmp_path / "x.tar")
 
 
-@pytest.mark.parametrize("said", [10, 2**20 - 1, 2**20 + 1, 2**27])
-def test_a_zip_that_lies_about_a_size_is_damaged(said, tmp_path):
+@pytest.mark.parametrize("size", [10, 2**20 - 1, 2**20 + 1, 2**27])
+def test_a_zip_that_lies_about_a_size_is_damaged(size, tmp_path):
     bomb(tmp_path / "x.zip")
     content = (tmp_path / "x.zip").read_bytes()
     central = content.rindex(b"PK\x01\x02")
-    lie = content[: central + 24] + struct.pack("<I", said) + content[central + 28 :]
+    lie = content[: central + 24] + struct.pack("<I", size) + content[central + 28 :]
     (tmp_path / "x.zip").write_bytes(lie)
     tracemalloc.start()
     with pytest.raises(UserError, match=r"damaged archive: .*; fetch it again"):
         read(tmp_path / "x.zip")
-    assert said > 10 or tracemalloc.get_traced_memory()[1] < 2**19, "it was unpacked whole"
+    assert size > 10 or tracemalloc.get_traced_memory()[1] < 2**19, "it was unpacked whole"
     tracemalloc.stop()
 
 
@@ -236,28 +236,28 @@ def test_compressions_without_a_limit_are_refused(kind, tmp_path):
 @pytest.mark.parametrize("name", ["x.zip", "x.tar.gz", "x.tar.xz"])
 def test_a_damaged_archive_is_one_line(name, tmp_path):
     write_zip(tmp_path / name, FILES) if name.endswith("zip") else write_tar(tmp_path / name, FILES, f"w:{name[-2:]}")
-    whole = (tmp_path / name).read_bytes()
-    (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=r"damaged archive: .*; fetch it again"):
         read(tmp_path / name)
 
 
-def cut_in_a_header(whole: bytes, at: int) -> bytes:
-    return whole[: at + 200]
+def cut_in_a_header(content: bytes, at: int) -> bytes:
+    return content[: at + 200]
 
 
-def cut_between_members(whole: bytes, at: int) -> bytes:
-    return whole[:at]
+def cut_between_members(content: bytes, at: int) -> bytes:
+    return content[:at]
 
 
-def a_bit_of_a_header(whole: bytes, at: int) -> bytes:
-    return whole[: at + 3] + bytes([whole[at + 3] ^ 1]) + whole[at + 4 :]
+def flip_a_bit_of_a_header(content: bytes, at: int) -> bytes:
+    return content[: at + 3] + bytes([content[at + 3] ^ 1]) + content[at + 4 :]
 
 
-@pytest.mark.parametrize("damage", [cut_in_a_header, cut_between_members, a_bit_of_a_header])
+@pytest.mark.parametrize("damage", [cut_in_a_header, cut_between_members, flip_a_bit_of_a_header])
 @pytest.mark.parametrize("name", ["x.tar", "x.tar.gz"])
-def test_a_tar_that_does_not_say_its_end_is_damaged(name, damage, tmp_path):
-    """tarfile would read the files before as all there are."""
+def test_a_tar_without_its_end_mark_is_damaged(name, damage, tmp_path):
+    """tarfile would take the files before the damage for all there are."""
     write_tar(tmp_path / "x.tar", FILES, "w")
     with tarfile.open(tmp_path / "x.tar") as archive:
         at = archive.getmembers()[5].offset
@@ -269,9 +269,9 @@ def test_a_tar_that_does_not_say_its_end_is_damaged(name, damage, tmp_path):
 
 def test_the_check_sum_at_the_end_of_gzip_is_compared(tmp_path):
     write_tar(tmp_path / "x.tar.gz", FILES, "w:gz")
-    whole = bytearray((tmp_path / "x.tar.gz").read_bytes())
-    whole[-8] ^= 1
-    (tmp_path / "x.tar.gz").write_bytes(whole)
+    content = bytearray((tmp_path / "x.tar.gz").read_bytes())
+    content[-8] ^= 1
+    (tmp_path / "x.tar.gz").write_bytes(content)
     with pytest.raises(UserError, match="damaged archive: CRC check failed"):
         read(tmp_path / "x.tar.gz")
 
@@ -355,7 +355,7 @@ def test_only_the_formats_of_the_known_endings_are_decoded(content):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "MPO", "BMP", "WEBP", "PPM", "TIFF", "GIF"])
-def test_the_formats_of_the_known_endings_are(kind):
+def test_every_format_of_the_known_endings_is_decoded(kind):
     assert open_image("x", encode(Image.new("RGB", (8, 8)), kind), "RGB").size == (8, 8)
 
 

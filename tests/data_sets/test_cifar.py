@@ -55,7 +55,7 @@ def pack(files: dict[str, bytes]) -> bytes:
 
 @pytest.fixture
 def put(tmp_path, monkeypatch):
-    """Write the bytes of an archive where it is looked for, and have its sum be the official one."""
+    """Write an archive's bytes where `read` looks for it, and make their MD5 the official one."""
 
     def write(kind: str, content: bytes, folder: Path = tmp_path, md5: str | None = None, url: str = "") -> Path:
         archive = cifar.ARCHIVES[kind]
@@ -148,25 +148,25 @@ def test_another_size_is_refused(tmp_path):
 def test_without_a_network_the_file_its_sum_and_its_address_are_named(kind, tmp_path, offline):
     archive = cifar.ARCHIVES[kind]
     name = archive.url.rpartition("/")[2]
-    said = (
+    message = (
         rf"^{kind}: expected {tmp_path}/{name} \(MD5 {archive.md5}\), which could not be had: .*put the file from http.* there"
     )
-    with pytest.raises(UserError, match=said + "$"):
+    with pytest.raises(UserError, match=message + "$"):
         read(kind, tmp_path)
     (tmp_path / name.replace("binary", "python")).write_bytes(b"pickles")
-    with pytest.raises(UserError, match=said + r" \(cifar-100?-python\.tar\.gz, which is there, will not do: .*\)$"):
+    with pytest.raises(UserError, match=message + r" \(cifar-100?-python\.tar\.gz, which is there, will not do: .*\)$"):
         read(kind, tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def altered(kind: str, name: str, content: bytes | None) -> dict[str, bytes]:
-    """The official files with another content of one, or without it."""
+    """The official files, one of them with another content or left out."""
     files = official(kind) | {f"{cifar.ARCHIVES[kind].folder}/{name}": content or b""}
     return {file: value for file, value in files.items() if content is not None or not file.endswith(f"/{name}")}
 
 
 @pytest.mark.parametrize(
-    ("kind", "content", "said"),
+    ("kind", "content", "message"),
     [
         ("cifar10", pack(official("cifar10"))[:2000], r"cifar-10-binary\.tar\.gz: damaged archive: .*; fetch it again"),
         ("cifar10", b"<html>404</html>", r"damaged archive"),
@@ -194,10 +194,10 @@ def altered(kind: str, name: str, content: bytes | None) -> dict[str, bytes]:
         ),
     ],
 )
-def test_an_archive_of_another_content_is_one_line(kind, content, said, tmp_path, put):
-    """Though its sum is right, as it were."""
+def test_an_archive_of_another_content_is_one_line(kind, content, message, tmp_path, put):
+    """Although its MD5 is taken for the official one."""
     put(kind, content)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         read(kind, tmp_path)
 
 
@@ -216,12 +216,12 @@ def test_a_file_that_is_there_is_checked(tmp_path, put):
 
 def test_another_download_is_not_kept_and_the_next_one_is_made_anew(tmp_path, put, served):
     folder, address = served
-    whole = pack(official("cifar10"))
-    offered = put("cifar10", whole[:-10], folder, hashlib.md5(whole).hexdigest(), address)
+    content = pack(official("cifar10"))
+    offered = put("cifar10", content[:-10], folder, hashlib.md5(content).hexdigest(), address)
     with pytest.raises(UserError, match=r"which could not be had: File not found or corrupted"):
         read("cifar10", tmp_path / "data")
     assert list((tmp_path / "data").iterdir()) == []
-    offered.write_bytes(whole)
+    offered.write_bytes(content)
     assert read("cifar10", tmp_path / "data").classes == ["cat", "dog"]
     assert [path.name for path in (tmp_path / "data").iterdir()] == [offered.name]
 
@@ -251,9 +251,9 @@ def test_what_a_killed_download_left_is_removed_after_a_day(tmp_path, served):
     folder, address = served
     (folder / "x.bin").write_bytes(b"x")
     left, running = tmp_path / ".x.bin.abc.part", tmp_path / ".x.bin.def.part"
-    for one in (left, running):
-        one.mkdir()
-        (one / "x.bin").write_bytes(b"half")
+    for part in (left, running):
+        part.mkdir()
+        (part / "x.bin").write_bytes(b"half")
     os.utime(left, (0, time.time() - 100_000))
     ensure("x", tmp_path / "x.bin", f"{address}/x.bin", hashlib.md5(b"x").hexdigest())
     assert sorted(path.name for path in tmp_path.iterdir()) == [".x.bin.def.part", "x.bin"]

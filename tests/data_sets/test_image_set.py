@@ -1,4 +1,4 @@
-"""Image sets: in order whatever shards hold them, and no larger in memory than they may be."""
+"""Image sets: the images are in order, whatever shards hold them, and take no more memory than they may."""
 
 from types import SimpleNamespace
 
@@ -39,7 +39,7 @@ def test_images_come_by_class_and_number(shards):
     assert images[torch.tensor([], dtype=torch.int64)].shape == (0, 1, 4, 4)
 
 
-def test_too_many_to_be_resident_are_read_as_they_are_needed(shards, monkeypatch):
+def test_images_too_many_to_be_resident_are_read_when_needed(shards, monkeypatch):
     images = load(shards)
     cpu = torch.device("cpu")
     all_at_once = images.resident(cpu)

@@ -124,7 +124,7 @@ def extra_image(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "truth", "said"),
+    ("spoil", "truth", "message"),
     [
         (lambda root: None, None, r"flat: expected a folder per class, got 6 images without one; set source.ground_truth"),
         (wrong_kit, "kit", r"meta\.mat: damaged \(.*\); fetch the development kit again"),
@@ -137,9 +137,9 @@ def extra_image(root: Path) -> None:
         (lambda root: None, "kit", r"kit: expected a folder or an archive .*, got nothing there"),
     ],
 )
-def test_a_ground_truth_that_does_not_fit(spoil, truth, said, root):
+def test_a_ground_truth_that_does_not_fit(spoil, truth, message, root):
     spoil(root)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         read(root, truth=truth)
 
 

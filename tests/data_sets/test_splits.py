@@ -49,7 +49,7 @@ def mine(tmp_path: Path) -> Path:
 
 
 def prepared(root: Path, storage: str, workers: int = 0) -> Callable[..., Split]:
-    """What opens a split of the data set of `root`, prepared now."""
+    """Prepare the data set of `root`; return a function that opens a split of it."""
     store = root / "store"
     spec = PrepareSpec.model_validate(SPEC | {"storage": storage})
     prepare.run(Job(spec=spec, out=store / f"{storage}.safetensors", store=store, data_root=root))
@@ -77,32 +77,32 @@ def test_files_are_what_is_packed(split, mine):
 def test_neither_workers_nor_batches_before_change_a_crop(mine):
     prepared(mine.parent, "files")
     todo = [(torch.tensor([0, 1, 2]), 11), (torch.tensor([3, 4]), 12), (torch.tensor([0, 1, 2]), 13)]
-    found = [
+    crops = [
         list(opener(mine.parent, "files", workers)("train", AUGMENT).augmented(batches))
         for workers, batches in ((0, todo), (2, todo), (1, todo[1:]))
     ]
-    assert all(torch.equal(a, b) for a, b in zip(found[0], found[1], strict=True))
-    assert torch.equal(found[0][1], found[2][0])
-    assert not torch.equal(found[0][0], found[0][2]), "another seed, another crop"
-    assert found[0][0].shape == (3, 3, 12, 12) and found[0][0].min() >= 0 and found[0][0].max() <= 1
+    assert all(torch.equal(a, b) for a, b in zip(crops[0], crops[1], strict=True))
+    assert torch.equal(crops[0][1], crops[2][0])
+    assert not torch.equal(crops[0][0], crops[0][2]), "another seed, another crop"
+    assert crops[0][0].shape == (3, 3, 12, 12) and crops[0][0].min() >= 0 and crops[0][0].max() <= 1
 
 
 def test_a_signal_to_all_processes_of_a_job_ends_no_worker(mine):
-    """As a scheduler sends it: the job saves its state first, for which it needs no error out of the loader."""
+    """A scheduler signals every process. The job must save its state first, without an error from the loader."""
     prepared(mine.parent, "files")
     todo = [(torch.tensor([0, 1]), seed) for seed in range(12)]
     quiet, signalled = (opener(mine.parent, "files", workers)("train", AUGMENT) for workers in (0, 2))
-    found = []
+    batches = []
     for batch in signalled.augmented(todo):
-        found.append(batch)
-        if len(found) == 2:
+        batches.append(batch)
+        if len(batches) == 2:
             workers = multiprocessing.active_children()
             assert len(workers) == 2
             for worker in workers:
                 os.kill(worker.pid, signal.SIGTERM)
             time.sleep(0.2)
             assert all(worker.is_alive() for worker in workers)
-    assert all(torch.equal(a, b) for a, b in zip(found, quiet.augmented(todo), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(batches, quiet.augmented(todo), strict=True))
     for worker in workers:
         worker.join(10)
         assert not worker.is_alive(), "they end with the loader"
@@ -114,10 +114,10 @@ def test_a_part_of_a_batch_is_that_of_the_whole(storage, mine):
     augment = AUGMENT if storage == "files" else Augment(pad=2, flip=True)
     split = prepared(mine.parent, storage)("train", augment)
     todo = [(torch.tensor([0, 1, 2]), 11), (torch.tensor([3, 4]), 12)]
-    whole = list(split.augmented(todo))
+    batches = list(split.augmented(todo))
     parts = [list(split.augmented(todo, Ranks(rank, 3).part)) for rank in range(3)]
     assert [len(batch) for batch in parts[0]] == [1, 0]
-    for number, expected in enumerate(whole):
+    for number, expected in enumerate(batches):
         assert torch.equal(torch.cat([part[number] for part in parts]), expected)
 
 
@@ -169,9 +169,9 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_folder_is_noticed(change, storage, mine):
     open_part = prepared(mine.parent, storage, workers=1)
-    change, said = CHANGES[change]
-    change(mine)
-    with pytest.raises(UserError, match=f"(?s){said}.*; restore it, or set source.version") as caught:
+    alter, message = CHANGES[change]
+    alter(mine)
+    with pytest.raises(UserError, match=f"(?s){message}.*; restore it, or set source.version") as caught:
         everything(open_part("test"))
     assert "\n" not in str(caught.value)
 

@@ -59,7 +59,7 @@ SMALL: dict[str, Any] = {
 
 
 class Block(NamedTuple):
-    """Between three backticks and three."""
+    """The text between two fences of three backticks."""
 
     language: str
     mark: str
@@ -73,14 +73,14 @@ class Block(NamedTuple):
 
 
 def blocks(page: str) -> list[Block]:
-    return [Block(*one) for one in re.findall(r"^```(\w*) ?(\S*)\n(.*?)^```$", PAGES[page], re.DOTALL | re.MULTILINE)]
+    return [Block(*parts) for parts in re.findall(r"^```(\w*) ?(\S*)\n(.*?)^```$", PAGES[page], re.DOTALL | re.MULTILINE)]
 
 
 def headings(page: str) -> set[str]:
-    """As GitHub makes anchors of them."""
+    """Anchors of a page's headings, as GitHub makes them."""
     prose = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE)
-    found = re.findall(r"^#+ (.*)$", prose, re.MULTILINE)
-    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in found}
+    titles = re.findall(r"^#+ (.*)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in titles}
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -101,10 +101,10 @@ def test_every_page_is_in_the_index():
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_is_run_or_says_that_it_is_not(page):
-    found = blocks(page)
-    assert 2 * len(found) == len(re.findall(r"^```", PAGES[page], re.MULTILINE)), "a block that is not closed, or indented"
-    assert sum(block.mark == "no-run" for block in found) == NOT_RUN.get(page, 0)
-    for block in found:
+    all_blocks = blocks(page)
+    assert 2 * len(all_blocks) == len(re.findall(r"^```", PAGES[page], re.MULTILINE)), "a block that is not closed, or indented"
+    assert sum(block.mark == "no-run" for block in all_blocks) == NOT_RUN.get(page, 0)
+    for block in all_blocks:
         assert block.mark in ("", "no-run") or (page, block.mark) == ("docs/cluster.md", "slurm")
         assert block.language in ("bash", "diff", "") or block.language == "python" or block.file, block
         if block.language == "bash":
@@ -120,9 +120,9 @@ def test_installations_that_are_not_run_here_are_what_the_check_runs():
     assert re.search(r"^pip install --quiet -e \.$.*^pip install --quiet -e \"\.\[dev\]\"$.*^pytest\b", check, re.M | re.S)
     assert "gvbsm[test]" in extras["dev"]
     for page, installations in (("README.md", 2), ("docs/quickstart.md", 1)):
-        found = [one for one in blocks(page) if one.mark and "pip install" in one.text]
-        assert len(found) == installations
-        for block in found:
+        shown = [block for block in blocks(page) if block.mark and "pip install" in block.text]
+        assert len(shown) == installations
+        for block in shown:
             parts = [part.strip() for part in block.text.split("&&")]
             assert parts[:2] == ["python3 -m venv .venv", ". .venv/bin/activate"]
             assert parts[2] in ("pip install -e .", 'pip install -e ".[test]"')
@@ -131,12 +131,14 @@ def test_installations_that_are_not_run_here_are_what_the_check_runs():
 
 def test_the_commands_of_accuracies_name_recorded_comparisons(monkeypatch):
     monkeypatch.chdir(ROOT / "benchmarks" / "accuracy")
-    named = [name for one in blocks("README.md") if one.mark for name in re.findall(r"results/(\w+)/compare\.csv", one.text)]
-    assert len(named) >= 5
-    assert set(named) <= load_config().comparisons.keys()
+    names = [
+        name for block in blocks("README.md") if block.mark for name in re.findall(r"results/(\w+)/compare\.csv", block.text)
+    ]
+    assert len(names) >= 5
+    assert set(names) <= load_config().comparisons.keys()
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if not any(one.language == "diff" for one in blocks(page))])
+@pytest.mark.parametrize("page", [page for page in PAGES if not any(block.language == "diff" for block in blocks(page))])
 def test_targets_can_be_planned(page, workspace):
     """Without the changes of the code that two pages make first."""
     for block in blocks(page):
@@ -150,13 +152,13 @@ def test_what_the_files_of_the_pages_ask_for(workspace):
     for block in [*blocks("docs/own-data.md"), *blocks("docs/soft-labels.md")]:
         if block.file:
             Path(block.file).write_text(block.text)
-    stages = {one.stage for one in plan("imagenet", 10, "sre2l_published")}
+    stages = {artifact.stage for artifact in plan("imagenet", 10, "sre2l_published")}
     assert {"adopt", "convert"} <= stages and "recover" not in stages
-    labels = [one.spec for one in plan("imagenet", 10, "whole") if one.stage == "relabel"]
-    assert labels and all(one.settings.coding == Coding(values="float16", top=None) for one in labels)
-    assert max(one.epochs[1] for one in labels) == 300
-    assert {one.spec.source.path for one in plan("mine", 10) if one.stage == "prepare"} == {"mine"}
-    (weights,) = [one.spec.weights for one in plan("photographs", 10) if one.stage == "squeeze"]
+    labels = [artifact.spec for artifact in plan("imagenet", 10, "whole") if artifact.stage == "relabel"]
+    assert labels and all(spec.settings.coding == Coding(values="float16", top=None) for spec in labels)
+    assert max(spec.epochs[1] for spec in labels) == 300
+    assert {artifact.spec.source.path for artifact in plan("mine", 10) if artifact.stage == "prepare"} == {"mine"}
+    (weights,) = [artifact.spec.weights for artifact in plan("photographs", 10) if artifact.stage == "squeeze"]
     assert weights == "mine.pth"
 
 
@@ -175,7 +177,7 @@ def small_clone(shared_folder) -> Path:
 
 
 def _laid_over(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    return base | {name: _laid_over(base[name], one) if isinstance(one, dict) else one for name, one in changes.items()}
+    return base | {name: _laid_over(base[name], value) if isinstance(value, dict) else value for name, value in changes.items()}
 
 
 def run(command: list[str], folder: Path, clone: Path, **variables: str) -> None:
@@ -211,7 +213,7 @@ def save_images(folder: Path, classes: int, count: int, size: int) -> None:
 
 
 def save_own_data(clone: Path) -> None:
-    """The images that own-data.md tells the reader to have: three classes, and a set by others with an epoch of its labels."""
+    """The images that own-data.md asks for: three classes, and a distilled set by others with one epoch of labels."""
     save_images(clone / "data/mine/train", classes=3, count=12, size=40)
     save_images(clone / "data/mine/test", classes=3, count=4, size=40)
     others, count = clone / "data" / "sre2l", 10
@@ -220,8 +222,8 @@ def save_own_data(clone: Path) -> None:
     epoch.mkdir(parents=True)
     order = RandomSampler(labels, generator=torch.Generator().manual_seed(42))
     for number, index in enumerate(BatchSampler(order, 25, drop_last=False)):
-        whole, logits = torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(len(index), 1), 6 * torch.eye(10)[labels[index]].half()
-        saved = [whole, torch.zeros(len(index), dtype=torch.bool), None, None, None, logits]
+        crops, logits = torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(len(index), 1), 6 * torch.eye(10)[labels[index]].half()
+        saved = [crops, torch.zeros(len(index), dtype=torch.bool), None, None, None, logits]
         torch.save(saved, epoch / f"batch_{number}.tar")
 
 
@@ -231,7 +233,7 @@ FOLDER = {"docs/module.md": "study"}  # else the clone's
 
 @pytest.mark.nightly("pages")
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if any(not one.mark and one.language in ("bash", "python") for one in blocks(page))]
+    "page", [page for page in PAGES if any(not block.mark and block.language in ("bash", "python") for block in blocks(page))]
 )
 def test_every_command_runs_as_it_stands(page, small_clone, tmp_path):
     clone = tmp_path / "gvbsm"

@@ -18,7 +18,7 @@ def roundtrip(x: torch.Tensor, coding: Coding, rest: str = "mean") -> torch.Tens
     return decode(encode(x, coding), coding, x.shape[1], rest)
 
 
-def test_floats_are_what_they_hold():
+def test_floats_are_rounded_to_their_format_alone():
     x = logits()
     assert torch.equal(roundtrip(x, Coding("float32")), x)
     assert torch.equal(roundtrip(x, Coding("float16")), x.half().float())
@@ -62,18 +62,18 @@ def test_equal_logits_stay_equal():
     assert torch.equal(roundtrip(x, Coding("int4")), x)
 
 
-def test_what_is_not_kept_is_its_mean_or_its_mass():
+def test_logits_that_are_not_kept_have_their_mean_or_their_mass():
     x = logits(classes=300)
     mean, mass = (roundtrip(x, Coding("float32", top=5), rest) for rest in ("mean", "mass"))
     index = x.topk(5).indices
-    for found in (mean, mass):
-        torch.testing.assert_close(found.gather(1, index), x.gather(1, index))
+    for decoded in (mean, mass):
+        torch.testing.assert_close(decoded.gather(1, index), x.gather(1, index))
     torch.testing.assert_close(mean.mean(1), x.mean(1), rtol=0, atol=0.01)
     torch.testing.assert_close(mass.softmax(1).gather(1, index), x.softmax(1).gather(1, index), rtol=0.01, atol=1e-4)
     assert not torch.allclose(mean, mass)
 
 
-def test_as_many_as_there_are_is_all():
+def test_the_top_of_all_classes_loses_nothing():
     x = logits(classes=10)
     assert torch.equal(roundtrip(x, Coding("float32", top=10)), x)
 

@@ -1,4 +1,4 @@
-"""The compiled pass gives what the plain hooks and the uncompiled pass give; where it cannot be compiled, that one runs."""
+"""The compiled pass gives what plain hooks and the uncompiled pass give. Without a compiler the uncompiled pass runs."""
 
 import shutil
 
@@ -22,13 +22,13 @@ def targets(model: nn.Module) -> dict:
 
 def steps(matcher: StatisticsMatcher) -> list[torch.Tensor]:
     """Losses and gradients of four batches, layers dropped in the second and third."""
-    found = []
+    values = []
     for number, dropped in enumerate([(), ("3",), ("0", "3"), ()]):
         x = torch.randn(4, 1, 7, 7, generator=torch.Generator().manual_seed(number)).requires_grad_()
         logits, loss = matcher(x, frozenset(dropped))
         (loss + logits.square().sum()).backward()
-        found += [loss.detach(), x.grad]
-    return found
+        values += [loss.detach(), x.grad]
+    return values
 
 
 @pytest.mark.nightly("compile")
@@ -43,15 +43,15 @@ def test_compiled_or_not_is_the_same(start, dropped, tmp_path, monkeypatch):
     with StatisticsMatcher(model, wanted, matching, compiled=True) as matcher:
         got = steps(matcher)
         assert matcher.compiled
-        for one, other in zip(got, expected, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        for result, reference in zip(got, expected, strict=True):
+            torch.testing.assert_close(result, reference, rtol=1e-4, atol=1e-5)
         assert matcher.averages.keys() == averages.keys()
         for layer, kinds in averages.items():
             for kind, value in kinds.items():
                 torch.testing.assert_close(matcher.averages[layer][kind], value, rtol=1e-4, atol=1e-5)
 
 
-def test_where_nothing_can_be_compiled_it_goes_on_without(monkeypatch):
+def test_without_a_compiler_the_uncompiled_pass_runs(monkeypatch):
     def no_compiler(function, **options):
         def fail(*arguments):
             raise RuntimeError("no C++ compiler\nat great length")
@@ -66,7 +66,7 @@ def test_where_nothing_can_be_compiled_it_goes_on_without(monkeypatch):
         with pytest.warns(UserWarning, match="^not compiled: no C\\+\\+ compiler$"):
             got = steps(matcher)
         assert not matcher.compiled
-    assert all(torch.equal(one, other) for one, other in zip(got, expected, strict=True))
+    assert all(torch.equal(result, reference) for result, reference in zip(got, expected, strict=True))
 
 
 def test_targets_of_another_size_are_refused_compiled_too(monkeypatch):

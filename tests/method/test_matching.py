@@ -16,16 +16,16 @@ def network() -> nn.Sequential:
 
 
 def targets_of(model: nn.Module, x: torch.Tensor) -> dict:
-    found = {}
+    targets = {}
     for name, module in hooked_layers(model, ("conv",)).items():
-        module.register_forward_pre_hook(lambda _, i, name=name: found.update({name: moments(i[0], ("channel", "patch"), 4)}))
+        module.register_forward_pre_hook(lambda _, i, name=name: targets.update({name: moments(i[0], ("channel", "patch"), 4)}))
     model(x)
     for module in model.modules():
         module._forward_pre_hooks.clear()
-    return found
+    return targets
 
 
-def matcher(model: nn.Module, **changes) -> StatisticsMatcher:
+def matcher_of(model: nn.Module, **changes) -> StatisticsMatcher:
     settings = {"patch_size": 4, "momentum": 0.8, "first_layer_weight": 10.0, "start": "first", "dropped": "update"}
     x = torch.randn(6, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     return StatisticsMatcher(model, targets_of(model, x), Matching(**(settings | changes)))
@@ -37,7 +37,7 @@ X = torch.randn(5, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().man
 def test_ema_start_zero_and_first():
     """Fault 2: the published average starts at 0, so the first batch counts a fifth; corrected, at the batch itself."""
     value = moments(X, ("channel",), 4)["channel_mean"]
-    with matcher(network(), start="zero") as published, matcher(network(), start="first") as corrected:
+    with matcher_of(network(), start="zero") as published, matcher_of(network(), start="first") as corrected:
         published(X)
         corrected(X)
         torch.testing.assert_close(published.averages["0"]["channel_mean"], 0.2 * value)
@@ -46,10 +46,10 @@ def test_ema_start_zero_and_first():
 
 def test_ema_of_a_dropped_layer_skipped_and_updated():
     """Fault 2: the published average of a dropped layer stands still; corrected, it moves."""
-    with matcher(network(), dropped="skip") as published, matcher(network(), dropped="update") as corrected:
-        for one in (published, corrected):
-            one(X)
-            one(2 * X, dropped=frozenset({"3"}))
+    with matcher_of(network(), dropped="skip") as published, matcher_of(network(), dropped="update") as corrected:
+        for averaging in (published, corrected):
+            averaging(X)
+            averaging(2 * X, dropped=frozenset({"3"}))
         first = moments(network()[:3](X), ("channel",), 4)["channel_mean"]
         second = moments(network()[:3](2 * X), ("channel",), 4)["channel_mean"]
         torch.testing.assert_close(published.averages["3"]["channel_mean"], first)
@@ -57,25 +57,25 @@ def test_ema_of_a_dropped_layer_skipped_and_updated():
 
 
 def test_dropped_layers_add_nothing_and_the_first_keeps_its_weight():
-    with matcher(network()) as one:
-        _, whole = one(X)
-    with matcher(network()) as one:
-        _, without_first = one(X, dropped=frozenset({"0"}))
-    with matcher(network(), first_layer_weight=1.0) as one:
-        _, plain = one(X)
-    first = (whole - plain) / 9
+    with matcher_of(network()) as matcher:
+        _, full = matcher(X)
+    with matcher_of(network()) as matcher:
+        _, without_first = matcher(X, dropped=frozenset({"0"}))
+    with matcher_of(network(), first_layer_weight=1.0) as matcher:
+        _, plain = matcher(X)
+    first = (full - plain) / 9
     torch.testing.assert_close(without_first, plain - first)
 
 
 def test_layers_and_statistics_are_chosen():
     """SRe2L is the special case of BatchNorm alone."""
-    with matcher(network(), layers=("batchnorm",)) as one:
-        assert list(one.layers) == ["1"]
-        assert one.conv_layers == []
-        assert one(X)[1] > 0
-    with matcher(network(), conv_statistics=("channel",)) as one:
-        one(X)
-        assert set(one.averages["0"]) == {"channel_var", "channel_mean"}
+    with matcher_of(network(), layers=("batchnorm",)) as matcher:
+        assert list(matcher.layers) == ["1"]
+        assert matcher.conv_layers == []
+        assert matcher(X)[1] > 0
+    with matcher_of(network(), conv_statistics=("channel",)) as matcher:
+        matcher(X)
+        assert set(matcher.averages["0"]) == {"channel_var", "channel_mean"}
 
 
 def test_the_gradient_of_a_norm_at_zero_is_zero():
@@ -86,7 +86,7 @@ def test_the_gradient_of_a_norm_at_zero_is_zero():
 
 def test_hooks_are_gone_afterwards():
     model = network()
-    with matcher(model):
+    with matcher_of(model):
         pass
     assert all(not module._forward_pre_hooks for module in model.modules())
 
@@ -96,10 +96,10 @@ def test_missing_and_misshapen_statistics_are_refused():
     with pytest.raises(ValueError, match=r"statistics of layer '0'.*remake"):
         StatisticsMatcher(network(), {}, settings)
     with (
-        matcher(network()) as one,
+        matcher_of(network()) as matcher,
         pytest.raises(ValueError, match=r"patch_var of layer '0': expected \(4,\).*got \(9,\)"),
     ):
-        one(torch.randn(2, 1, 12, 12, dtype=torch.float64))
+        matcher(torch.randn(2, 1, 12, 12, dtype=torch.float64))
 
 
 def test_a_share_is_matched_class_by_class():
@@ -114,36 +114,36 @@ def test_a_share_is_matched_class_by_class():
         targets[name] = targets.get(name, {}) | drawn
     share = Matching(4, 0.0, 1.0, "first", "update", class_statistics=0.25)
     plain = Matching(4, 0.0, 1.0, "first", "update")
-    with StatisticsMatcher(model, targets, plain) as one:
-        whole = one(X)[1]
-    with StatisticsMatcher(model, targets, share) as one:
-        got = one(X, labels_B=labels)[1]
+    with StatisticsMatcher(model, targets, plain) as matcher:
+        global_terms = matcher(X)[1]
+    with StatisticsMatcher(model, targets, share) as matcher:
+        got = matcher(X, labels_B=labels)[1]
         with pytest.raises(ValueError, match="labels: expected those of the batch"):
-            one(X)
+            matcher(X)
     members = torch.stack([labels == 0, labels == 2]).double()
     inputs = {"0": X, "1": model[:1](X), "3": model[:3](X)}
     by_class = 0.0
     for name, x in inputs.items():
         for kind, value in zip(("class_mean", "class_var"), class_moments(x, members), strict=True):
             by_class += (targets[name][kind][[0, 2]] - value).square().sum(1).mean().sqrt()
-    torch.testing.assert_close(got, 0.75 * whole + 0.25 * by_class)
+    torch.testing.assert_close(got, 0.75 * global_terms + 0.25 * by_class)
     del targets["1"]
     with pytest.raises(ValueError, match=r"statistics of layer '1': expected class_var, class_mean, got none"):
         StatisticsMatcher(model, targets, share)
 
 
 def test_only_the_statistics_that_are_kept_are_matched():
-    """Their terms are as without the others'; the first layer keeps its weight, whether or not it is among them."""
+    """Each term is what it is alone. A first layer that is matched keeps its weight; no other layer gets it."""
     alone = {}
     for layer, kind in (("0", "patch"), ("1", "channel"), ("3", "channel")):
-        with matcher(network(), selected_statistics=frozenset({(layer, kind)})) as one:
-            alone[layer] = one(X)[1]
-            assert list(one.layers) == [layer] and list(one.averages[layer]) == [f"{kind}_var", f"{kind}_mean"]
-    with matcher(network(), selected_statistics=frozenset({("0", "patch"), ("1", "channel"), ("3", "channel")})) as one:
-        torch.testing.assert_close(one(X)[1], sum(alone.values()))
-        assert one.conv_layers == ["0", "3"]
-    with matcher(network(), selected_statistics=frozenset({("0", "patch")}), first_layer_weight=1.0) as one:
-        torch.testing.assert_close(one(X)[1] * 10, alone["0"])
+        with matcher_of(network(), selected_statistics=frozenset({(layer, kind)})) as matcher:
+            alone[layer] = matcher(X)[1]
+            assert list(matcher.layers) == [layer] and list(matcher.averages[layer]) == [f"{kind}_var", f"{kind}_mean"]
+    with matcher_of(network(), selected_statistics=frozenset({("0", "patch"), ("1", "channel"), ("3", "channel")})) as matcher:
+        torch.testing.assert_close(matcher(X)[1], sum(alone.values()))
+        assert matcher.conv_layers == ["0", "3"]
+    with matcher_of(network(), selected_statistics=frozenset({("0", "patch")}), first_layer_weight=1.0) as matcher:
+        torch.testing.assert_close(matcher(X)[1] * 10, alone["0"])
 
 
 def test_the_most_important_statistics_of_a_share():

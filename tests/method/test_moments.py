@@ -42,9 +42,9 @@ def test_values_and_gradients(shape, patch, layout):
     gradients = []
     for function in (lambda y: moments(y, ("channel", "patch"), patch), lambda y: plain_moments(y, patch)):
         y = x.clone().requires_grad_()
-        found = function(y)
-        sum((weights[name] * value).sum() for name, value in found.items()).backward()
-        gradients.append((found, y.grad))
+        result = function(y)
+        sum((weights[name] * value).sum() for name, value in result.items()).backward()
+        gradients.append((result, y.grad))
     for name, value in gradients[1][0].items():
         torch.testing.assert_close(gradients[0][0][name], value)
     torch.testing.assert_close(gradients[0][1], gradients[1][1])
@@ -62,18 +62,18 @@ def test_variance_pooled_and_published(kind):
     """Fault 4: published is the mean of batch variances, corrected the variance of all samples together."""
     torch.manual_seed(0)
     batches = [torch.randn(n, 3, 8, 8, dtype=torch.float64) + shift for n, shift in ((5, 0.0), (3, 2.0), (1, -4.0))]
-    found = {}
+    results = {}
     for variance in ("mean_of_batches", "pooled"):
         accumulator = Accumulator(variance)
         for batch in batches:
             accumulator.add(moments(batch, (kind,), 4), len(batch))
-        found[variance] = accumulator.result()
-    whole = plain_moments(torch.cat(batches), 4)
+        results[variance] = accumulator.result()
+    expected = plain_moments(torch.cat(batches), 4)
     parts = [plain_moments(batch, 4)[f"{kind}_var"] * len(batch) for batch in batches]
-    torch.testing.assert_close(found["pooled"][f"{kind}_var"], whole[f"{kind}_var"])
-    torch.testing.assert_close(found["pooled"][f"{kind}_mean"], whole[f"{kind}_mean"])
-    torch.testing.assert_close(found["mean_of_batches"][f"{kind}_var"], sum(parts) / 9)
-    assert (found["pooled"][f"{kind}_var"] > found["mean_of_batches"][f"{kind}_var"]).all()
+    torch.testing.assert_close(results["pooled"][f"{kind}_var"], expected[f"{kind}_var"])
+    torch.testing.assert_close(results["pooled"][f"{kind}_mean"], expected[f"{kind}_mean"])
+    torch.testing.assert_close(results["mean_of_batches"][f"{kind}_var"], sum(parts) / 9)
+    assert (results["pooled"][f"{kind}_var"] > results["mean_of_batches"][f"{kind}_var"]).all()
 
 
 @pytest.mark.parametrize(
@@ -137,5 +137,5 @@ def test_importance_is_the_distance_of_noise_in_spreads_of_batches():
     values = torch.stack([batch["channel_mean"] for batch in batches])
     mean = values.mean(0)
     expected = (5 - mean).norm() / (values - mean).square().sum(1).mean().sqrt()
-    found = spread.importance({"channel_mean": torch.full((4,), 5.0, dtype=torch.float64)})
-    assert found == {"channel": pytest.approx(float(expected))} and found["channel"] > 3
+    importance = spread.importance({"channel_mean": torch.full((4,), 5.0, dtype=torch.float64)})
+    assert importance == {"channel": pytest.approx(float(expected))} and importance["channel"] > 3

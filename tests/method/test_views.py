@@ -35,7 +35,7 @@ def test_crop_and_resize_is_pils_within_one_level():
         assert difference <= 1.0
 
 
-def test_a_whole_image_is_itself():
+def test_a_view_of_a_whole_image_is_the_image():
     images = pictures()
     views = plain(draw_views(len(images), 32, dataclasses.replace(SETTINGS, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=False), 0))
     torch.testing.assert_close(render(images, views, torch.arange(11)), images[views.image_V.long()].float() / 255)
@@ -45,18 +45,18 @@ def test_a_whole_image_is_itself():
 def test_views_do_not_depend_on_the_batch_they_are_rendered_in(mix):
     images = pictures(11, 224)  # large enough to be made in several parts
     views = draw_views(len(images), 224, dataclasses.replace(SETTINGS, mix=mix), 0)
-    whole = render(images, views, torch.arange(11))
+    expected = render(images, views, torch.arange(11))
     for size in (1, 3, 5):
         parts = [render(images, views, positions) for positions in torch.arange(11).split(size)]
-        assert torch.equal(torch.cat(parts), whole)
+        assert torch.equal(torch.cat(parts), expected)
 
 
 @pytest.mark.parametrize(("size", "together"), [(32, [13, 7]), (64, [3, 3, 3, 3, 3, 3, 2]), (224, [1] * 20)])
 def test_batches_are_rendered_in_groups_of_a_million_values(size, together):
     batches = torch.arange(500).split(25)
-    found = list(grouped(batches, 3 * size**2))
-    assert [len(some) for some in found] == together
-    assert torch.equal(torch.cat([batch for some in found for batch in some]), torch.arange(500))
+    groups = list(grouped(batches, 3 * size**2))
+    assert [len(group) for group in groups] == together
+    assert torch.equal(torch.cat([batch for group in groups for batch in group]), torch.arange(500))
 
 
 def test_no_batches_are_no_groups():
@@ -84,8 +84,8 @@ def test_crops_stay_inside_and_keep_the_area_asked_for():
     share = height * width / 32**2
     assert share.min() > 0.23 and share.max() < 0.53
     assert abs(share.mean() - 0.375) < 0.005
-    whole = draw_crops(10, 32, (4.0, 4.0), (1.0, 1.0), 0)
-    assert whole.tolist() == [[0, 0, 32, 32]] * 10
+    capped = draw_crops(10, 32, (4.0, 4.0), (1.0, 1.0), 0)
+    assert capped.tolist() == [[0, 0, 32, 32]] * 10
 
 
 def test_cutmix_pastes_the_partner_and_counts_its_share():
@@ -137,16 +137,16 @@ def test_hard_labels_unmixed_and_mixed():
     assert not torch.equal(published, corrected)
 
 
-def test_views_of_cells_stay_within_one_and_meet_all():
+def test_views_of_cells_stay_within_one_cell_and_reach_all():
     settings = dataclasses.replace(SETTINGS, cells=4)
     crop_V4 = draw_views(2000, 32, settings, 0).crop_V4.long()
     first_V2, last_V2 = crop_V4[:, :2] // 8, (crop_V4[:, :2] + crop_V4[:, 2:] - 1) // 8
     assert torch.equal(first_V2, last_V2)
     assert len(first_V2.unique(dim=0)) == 16
-    whole = dataclasses.replace(settings, scale=(1.0, 1.0), ratio=(1.0, 1.0), mix="none", flip=False)
+    whole_cells = dataclasses.replace(settings, scale=(1.0, 1.0), ratio=(1.0, 1.0), mix="none", flip=False)
     image = torch.arange(16, dtype=torch.uint8).view(1, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3)
     for key in range(5):  # each cell has one level: nothing of its neighbours is read
-        views = draw_views(1, 32, whole, key)
+        views = draw_views(1, 32, whole_cells, key)
         level = (views.crop_V4[0, 0] // 8 * 4 + views.crop_V4[0, 1] // 8) / 255
         torch.testing.assert_close(render(image, views, torch.arange(1)), level.float().expand(1, 1, 32, 32))
 
@@ -156,5 +156,5 @@ def test_operations_are_drawn_evenly_and_leave_the_rest_of_a_view_alone():
     views, without = draw_views(5000, 32, settings, 0), draw_views(5000, 32, SETTINGS, 0)
     counts = torch.bincount(views.operation_VR.flatten().long(), minlength=28)
     assert len(counts) == 28 and counts.min() > 250
-    assert all(torch.equal(views.tensors()[name], one) for name, one in without.tensors().items())
+    assert all(torch.equal(views.tensors()[name], value) for name, value in without.tensors().items())
     assert digest(views) != digest(without)

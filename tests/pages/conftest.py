@@ -20,7 +20,7 @@ SECONDS = 120  # that a busy machine may take to start it
 
 
 class Browser:
-    """One tab. `requests` are the addresses it asked for, data: aside; `complaints` warnings, errors and what did not load."""
+    """One tab. `requests`: addresses it asked for, but data: ones. `complaints`: warnings, errors and failed loads."""
 
     def __init__(self, program: str, profile: Path) -> None:
         self.requests: list[str] = []
@@ -60,9 +60,9 @@ class Browser:
 
     def ask(self, expression: str) -> Any:
         """The value of a JavaScript expression in the page."""
-        found = self._call("Runtime.evaluate", expression=expression, returnByValue=True)
-        assert "exceptionDetails" not in found, found
-        return found["result"].get("value")
+        answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
 
     def close(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -95,17 +95,17 @@ class Browser:
         self._note(message.get("method"), message.get("params", {}))
         return message
 
-    def _note(self, event: str | None, said: dict[str, Any]) -> None:
-        if event == "Network.requestWillBeSent" and not said["request"]["url"].startswith("data:"):
-            self.requests.append(said["request"]["url"])
+    def _note(self, event: str | None, parameters: dict[str, Any]) -> None:
+        if event == "Network.requestWillBeSent" and not parameters["request"]["url"].startswith("data:"):
+            self.requests.append(parameters["request"]["url"])
         elif event == "Network.loadingFailed":
-            self.complaints.append(f"loading failed: {said['errorText']}")
-        elif event == "Runtime.consoleAPICalled" and said["type"] in ("error", "warning", "assert"):
-            self.complaints.append(f"{said['type']}: {said['args']}")
+            self.complaints.append(f"loading failed: {parameters['errorText']}")
+        elif event == "Runtime.consoleAPICalled" and parameters["type"] in ("error", "warning", "assert"):
+            self.complaints.append(f"{parameters['type']}: {parameters['args']}")
         elif event == "Runtime.exceptionThrown":
-            self.complaints.append(f"exception: {said['exceptionDetails']}")
-        elif event == "Log.entryAdded" and said["entry"]["level"] in ("error", "warning"):
-            self.complaints.append(f"log: {said['entry']['text']}")
+            self.complaints.append(f"exception: {parameters['exceptionDetails']}")
+        elif event == "Log.entryAdded" and parameters["entry"]["level"] in ("error", "warning"):
+            self.complaints.append(f"log: {parameters['entry']['text']}")
         elif event == "Page.loadEventFired":
             self._loaded = True
 
@@ -113,7 +113,7 @@ class Browser:
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """A headless browser, where one is installed."""
-    program = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    program = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     if program is None:
         pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is on the PATH")
     opened = Browser(program, tmp_path_factory.mktemp("profile"))

@@ -51,32 +51,32 @@ class Page(html.parser.HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def made_page(*arguments: str) -> Page:
+def report_page(*arguments: str) -> Page:
     assert cli.main(["report", str(RUN), *arguments]) == 0
     return Page(PAGE.read_text())
 
 
-def test_it_needs_nothing_else(made):
-    page = made_page()
+def test_the_page_needs_no_other_file(published_run):
+    page = report_page()
     addresses = {value for _, attributes in page.tags for name, value in attributes.items() if name in ("src", "href")}
-    inside = {one for one in addresses if one.startswith(("#", "data:"))}
+    inside = {address for address in addresses if address.startswith(("#", "data:"))}
     assert addresses - inside == CITED
     assert all(image["src"].startswith("data:image/") and image["alt"] for image in page.all("img")) and page.all("img")
     assert not {"script", "iframe", "object"} & {name for name, _ in page.tags}
     assert not re.search(r"url\(|@import", PAGE.read_text())
     assert page.all("html") == [{"lang": "en"}] and len(page.all("h1")) == 1
     named = {attributes["id"] for attributes in page.all("h2")}
-    assert named == {one["href"][1:] for one in page.all("a") if one["href"].startswith("#")}
+    assert named == {link["href"][1:] for link in page.all("a") if link["href"].startswith("#")}
     assert all(attributes.get("scope") for attributes in page.all("th"))
 
 
-def test_accuracies_are_those_of_acc_json(made):
-    page, accuracies = made_page(), json.loads((RUN / "acc.json").read_text())
-    for student, found in accuracies["students"].items():
+def test_accuracies_are_those_of_acc_json(published_run):
+    page, accuracies = report_page(), json.loads((RUN / "acc.json").read_text())
+    for student, result in accuracies["students"].items():
         first = page.rows.index([student])
         soft, hard = (accuracies["baselines"][kind][student]["top1"] for kind in ("random_soft", "random_hard"))
         distilled, random_soft, random_hard = page.rows[first + 1 : first + 4]
-        top1 = found["top1"]
+        top1 = result["top1"]
         assert distilled[:2] == ["distilled, soft labels", f"{top1['mean']:.2f} ± {top1['std']:.2f}"] and not distilled[2]
         assert random_soft[:3] == [
             "random real, soft labels",
@@ -84,10 +84,10 @@ def test_accuracies_are_those_of_acc_json(made):
             f"{top1['mean'] - soft['mean']:+.2f}",
         ]
         assert random_hard[0] == "random real, hard labels" and random_hard[1].startswith(f"{hard['mean']:.2f}")
-        assert distilled[-1] == ", ".join(f"{one:.2f}" for one in top1["runs"])
+        assert distilled[-1] == ", ".join(f"{value:.2f}" for value in top1["runs"])
     assert f"({accuracies['soft_labels']['bytes']:,} bytes)" in page.text
     cost = {row[0]: row for row in page.rows}
-    assert cost["recover"][1] == "2" and cost["all"][1] == str(sum(one["jobs"] for one in accuracies["cost"].values()))
+    assert cost["recover"][1] == "2" and cost["all"][1] == str(sum(stage["jobs"] for stage in accuracies["cost"].values()))
     stored = sum(path.stat().st_size for path in Path("results/store/recover").glob("*.safetensors"))
     assert accuracies["cost"]["recover"]["bytes"] == stored
     assert accuracies["key"] in page.text and f"torch=={accuracies['provenance']['packages']['torch']}" in page.text
@@ -96,44 +96,44 @@ def test_accuracies_are_those_of_acc_json(made):
     assert len(by_class) == 10
 
 
-def test_the_same_of_the_same_and_where_it_is_asked_for(made, capsys):
-    made_page()
+def test_equal_runs_give_equal_pages_at_the_path_asked_for(published_run, capsys):
+    report_page()
     assert cli.main(["report", str(RUN / "acc.json"), "--out", "elsewhere.html"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "elsewhere.html"
     assert Path("elsewhere.html").read_bytes() == PAGE.read_bytes()
 
 
-def test_settings_have_their_sources(made, edit_row):
+def test_settings_have_their_sources(published_run, edit_row):
     """Values with the comment, the file and the line that they come from, through `extends` and a row of one's own."""
     row = Path("config/datasets/tiny.yaml")
     text = row.read_text().replace("iterations: 6", "iterations: 6   # paper table 5, <shortened>")
     row.write_text(f'# What "paper" means.\n{text}')
-    line = 1 + next(number for number, one in enumerate(row.read_text().splitlines()) if "table 5" in one)
-    rows = {found[0]: found[1:] for found in made_page().rows if len(found) == 3}
+    line = 1 + next(number for number, source_line in enumerate(row.read_text().splitlines()) if "table 5" in source_line)
+    rows = {cells[0]: cells[1:] for cells in report_page().rows if len(cells) == 3}
     assert rows["recover.iterations"] == ["6", f"paper table 5, <shortened>config/datasets/tiny.yaml:{line}"]
     base = Path("config/datasets/digits.yaml").read_text().splitlines()
-    line = 1 + next(number for number, one in enumerate(base) if "first_layer_weight" in one)
+    line = 1 + next(number for number, source_line in enumerate(base) if "first_layer_weight" in source_line)
     assert rows["recover.first_layer_weight"] == ["10.0", f"w, paperconfig/datasets/digits.yaml:{line}"]
-    page = made_page()
+    page = report_page()
     assert 'What "paper" means.' in page.text and "has been changed" not in page.text
     planned = flat(json.loads((RUN / "acc.json").read_text())["settings"]["recover"])
-    told = {name.removeprefix("recover."): value for name, (value, _) in rows.items() if name.startswith("recover.")}
+    shown = {name.removeprefix("recover."): value for name, (value, _) in rows.items() if name.startswith("recover.")}
     for name in ("iterations", "lr", "conv_drop", "ema.momentum", "densification.tau", "seed"):
-        assert float(told[name]) == planned[name]
+        assert float(shown[name]) == planned[name]
 
 
-def test_what_was_published_stands_against_changed_files(made, edit_row):
+def test_published_settings_stand_beside_changed_ones(published_run, edit_row):
     edit_row({"recover": {"iterations": 7}, "evaluate": {"headline": "best"}})
-    page = made_page()
+    page = report_page()
     assert "has been changed since this run was published" in page.text
     rows = [row for row in page.rows if len(row) == 3]
     assert ["recover.iterations", "6", "7"] in rows and ["evaluate.headline", "last", "best"] in rows
     Path("config/datasets/tiny.yaml").unlink()
-    page = made_page()
+    page = report_page()
     assert "have no sources: unknown data set 'tiny'" in page.text and ["recover.iterations", "6"] in page.rows
 
 
-def test_names_are_text(made):
+def test_names_are_text(published_run):
     """Whatever classes, students and comments are called."""
     bad = '<script>alert("1")</script>&amp;\'<b>'
     accuracies = json.loads((RUN / "acc.json").read_text())
@@ -149,29 +149,29 @@ def test_names_are_text(made):
     )
     row = Path("config/datasets/tiny.yaml")
     row.write_text(f"# {bad}\n" + row.read_text().replace("iterations: 6", f"iterations: 6  # {bad}"))
-    page = made_page()
+    page = report_page()
     assert not {"script", "b"} & {name for name, _ in page.tags}
     assert page.text.count(bad) > 20 and any(bad in image["alt"] for image in page.all("img"))
 
 
-def test_further_pictures_are_taken_in(made):
+def test_further_pictures_are_taken_in(published_run):
     folder = RUN / "pictures"
     folder.mkdir()
     Image.new("L", (300, 200)).save(folder / "curves.png")
     (folder / "curves.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg">' + " " * 5000 + "</svg>")
     (folder / "features.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
-    page = made_page()
+    page = report_page()
     kinds = [image["src"].partition(";")[0] for image in page.all("img")]
     assert kinds == ["data:image/png", "data:image/png", "data:image/svg+xml"]  # of curves, the smaller file
     assert "Curves" in page.text and "Features" in page.text
     for name in ("images.png", "classes.csv", "pictures/curves.png", "pictures/curves.svg", "pictures/features.svg"):
         (RUN / name).unlink()
-    page = made_page()
+    page = report_page()
     assert not page.all("img") and "images.png is not beside acc.json" in page.text and "classes.csv is not" in page.text
 
 
 @pytest.mark.nightly("workflow")
-def test_the_workflow_makes_it_and_again_after_a_picture(made, edit_row, run_snakemake, stale):
+def test_the_workflow_makes_the_page_and_makes_it_anew_after_a_picture(published_run, edit_row, run_snakemake, stale):
     target = str(PAGE)
     assert stale(target) == {"report": 1}
     done = run_snakemake("--cores", "1", target=target)
@@ -191,7 +191,7 @@ def test_the_workflow_makes_it_and_again_after_a_picture(made, edit_row, run_sna
     assert stale(target)["draw"] == 1, "the curves"
 
 
-def test_mistakes(made, capsys):
+def test_mistakes(published_run, capsys):
     assert cli.main(["report", "results/none/ipc1"]) == 2
     assert capsys.readouterr().err.startswith("gvbsm: results/none/ipc1/acc.json: cannot be read")
     (RUN / "classes.csv").write_text("a,b\n1,2\n")

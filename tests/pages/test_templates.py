@@ -28,7 +28,7 @@ def test_a_name_without_a_value_is_an_error(name, text):
 
 
 @pytest.mark.parametrize("name", ["arguments", "code", "literal", "yaml"])
-def test_so_it_is_where_a_filter_makes_a_value_safe(name):
+def test_a_filter_that_marks_values_safe_does_not_hide_a_missing_one(name):
     with pytest.raises((jinja2.UndefinedError, TypeError)):
         markdown.environment().from_string(f"{{{{ missing | {name} }}}}").render()
 

@@ -46,8 +46,8 @@ def test_curves_are_means_of_tested_epochs_with_a_band():
         "distilled, soft labels",
         "random real, hard labels",
     ]
-    said = texts(figure)
-    assert all(text in said for text in ("student a", "student b", "epoch", "on test images, %", "of 2 seeds"))
+    shown = texts(figure)
+    assert all(text in shown for text in ("student a", "student b", "epoch", "on test images, %", "of 2 seeds"))
     assert "one seed" in texts(curves.draw("x", curve_table(1)))
 
 
@@ -58,7 +58,7 @@ def class_table(count: int) -> pd.DataFrame:
     return pd.DataFrame({"name": [f"class {n}" for n in at], **columns})
 
 
-def test_accuracies_of_runs_some_of_which_have_no_baseline():
+def test_accuracies_of_runs_with_and_without_a_baseline():
     rows = [("d", 10, None, 60.0, 50.0), ("d", 10, "x", 61.0, np.nan), ("d", 50, "x", 70.0, np.nan)]
     table = pd.DataFrame(rows, columns=["dataset", "ipc", "recipe", "distilled", "random_soft"])
     table = table.assign(student="a", seeds=3, distilled_std=1.0, random_soft_std=np.nan, label_bytes=[10, 20, 30])
@@ -130,12 +130,12 @@ def test_features_are_coloured_by_class_and_formed_by_kind():
     assert "x, 2 of 12 classes" in texts(figure) and "perplexity 30" in texts(figure)
     assert [axes.get_title() for axes in figure.axes] == ["teacher a", "student b"]
     four_real, four_distilled, seven_real, seven_distilled = figure.axes[0].collections
-    assert [len(one.get_offsets()) for one in figure.axes[0].collections] == [20, 3, 20, 3]
+    assert [len(points.get_offsets()) for points in figure.axes[0].collections] == [20, 3, 20, 3]
     assert (four_real.get_facecolor()[0, :3] == four_distilled.get_facecolor()[0, :3]).all()
     assert not (four_real.get_facecolor()[0, :3] == seven_real.get_facecolor()[0, :3]).all()
     assert len(four_real.get_paths()[0].vertices) != len(four_distilled.get_paths()[0].vertices)
     assert [text.get_text() for text in figure.axes[0].texts] == ["four", "$seven"]
-    centre = {name: np.asarray(one.get_offsets()).mean(0) for name, one in (("4", four_real), ("7", seven_real))}
+    centre = {name: np.asarray(points.get_offsets()).mean(0) for name, points in (("4", four_real), ("7", seven_real))}
     for own, other, marks in (("4", "7", four_distilled), ("7", "4", seven_distilled)):
         at = np.asarray(marks.get_offsets()).mean(0)
         assert np.linalg.norm(at - centre[own]) < np.linalg.norm(at - centre[other])
@@ -159,17 +159,17 @@ def test_evolution_is_a_row_per_class_and_a_column_per_iteration(channels):
 
 
 def test_equal_data_give_equal_files():
-    one, other = (save(curves.draw("digits, 10", curve_table(1)), "svg") for _ in range(2))
-    assert one == other and "digits, 10" in one.decode() and b"<dc:date>" not in one
+    first, second = (save(curves.draw("digits, 10", curve_table(1)), "svg") for _ in range(2))
+    assert first == second and "digits, 10" in first.decode() and b"<dc:date>" not in first
 
 
 def test_ten_classes_have_ten_colours():
     assert len(set(CLASS_COLOURS)) == 10 and DISTILLED.startswith("#")
 
 
-def test_every_picture_is_planned_made_and_told_of():
-    """A picture that one of these does not know would be missing there without a word."""
+def test_every_picture_is_planned_drawn_and_described():
+    """A picture that one of the four lists lacks would be missing there without a message."""
     names = set(plan_pictures._PICTURES)
     template = (Path(results.__file__).parent / "templates" / "pictures.html.j2").read_text()
-    said = set(re.findall(r'^  "(\w+)": \(', template, re.MULTILINE))
-    assert names == set(draw._CONTENT) == said == set(PICTURES)
+    described = set(re.findall(r'^  "(\w+)": \(', template, re.MULTILINE))
+    assert names == set(draw._CONTENT) == described == set(PICTURES)

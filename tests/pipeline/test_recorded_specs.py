@@ -45,7 +45,7 @@ MINE: dict[str, Any] = {  # a folder that stays where it is, a teacher with weig
 
 
 def specs_of(dataset: str, ipc: int, recipe: str | None) -> dict[str, Any]:
-    """Specs by stage and name, and of stages with many the first and the key of all."""
+    """Specs by stage and name. Of a stage with many: the first spec, and the key of all."""
     artifacts = graph.plan(dataset, ipc, recipe)
     for picture in pictures.pictures_of(dataset, recipe):
         artifacts += pictures.plan_picture(dataset, ipc, recipe, picture, load_config().pictures)
@@ -93,8 +93,8 @@ def main() -> None:
     RECORDED.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as monkeypatch:
         use_shipped_rows(Path(folder), monkeypatch)
-        for run, named in RUNS.items():
-            (RECORDED / f"{run}.json").write_text(json.dumps(specs_of(*named), indent=1, sort_keys=True) + "\n")
+        for run, arguments in RUNS.items():
+            (RECORDED / f"{run}.json").write_text(json.dumps(specs_of(*arguments), indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

@@ -178,12 +178,12 @@ def run(project: Path, *command: str) -> str:
     return done.stdout + done.stderr
 
 
-# Runs commands one after another and says what each printed: of a process for each, most of the time is its start.
+# Runs commands in one process, since most of a command's time is its start, and prints what each of them printed.
 COMMANDS = """
 import contextlib, io, json, sys
 from gvbsm import cli
 
-said = []
+outputs = []
 for command in json.loads(sys.argv[1]):
     text = io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
@@ -193,8 +193,8 @@ for command in json.loads(sys.argv[1]):
             status = end.code
     if status:
         sys.exit(f"gvbsm {command}: {text.getvalue()}")
-    said.append(text.getvalue())
-print(json.dumps(said))
+    outputs.append(text.getvalue())
+print(json.dumps(outputs))
 """
 
 
@@ -239,4 +239,4 @@ def test_a_stage_that_nothing_else_names_goes_through_every_command(project):
 
     (project / RUN / "acc.json").unlink()
     shutil.rmtree(project / RUN / "pictures")
-    assert "results/store/blur/toy-" in gvbsm(project, "gc")[0], "without the run nothing does"
+    assert "results/store/blur/toy-" in gvbsm(project, "gc")[0], "without the run nothing needs it"

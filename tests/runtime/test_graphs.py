@@ -1,4 +1,4 @@
-"""CUDA graphs of a training's passes: what a training gives is what it gives without them."""
+"""CUDA graphs of a training's passes: the training gives the same with and without them."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def cudnn() -> contextlib.AbstractContextManager[None]:
 @needs_cuda
 @pytest.mark.parametrize(("precision", "parts", "close"), [("float32", 1, 1e-3), ("bfloat16", 1, 5e-2), ("float32", 2, 1e-3)])
 def test_a_replayed_training_is_the_same(monkeypatch, precision, parts, close):
-    made: list[Replayed] = []
-    monkeypatch.setattr(training, "Replayed", lambda model: made.append(Replayed(model)) or made[0])
+    models: list[Replayed] = []
+    monkeypatch.setattr(training, "Replayed", lambda model: models.append(Replayed(model)) or models[0])
     with cudnn():
         replayed = trained(network(), precision, parts)
         monkeypatch.setattr(training, "Replayed", lambda model: model)
         expected = trained(network(), precision, parts)
     sizes = {8, 5} if parts == 1 else {4, 3}  # of the first part, which alone is replayed
-    assert {shape[0] for shape in made[0]._graphs} == sizes
+    assert {shape[0] for shape in models[0]._graphs} == sizes
     for name, value in expected.items():
         torch.testing.assert_close(replayed[name], value, rtol=close, atol=close, msg=lambda text, name=name: f"{name}: {text}")
 
@@ -82,8 +82,8 @@ def test_passes_are_recorded_once_for_a_shape_that_comes_again(monkeypatch):
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_gradients_of_passes_are_the_networks(frozen):
-    """On any device: of the functions that are recorded, of other names for the weights."""
+def test_gradients_of_passes_are_those_of_the_network(frozen):
+    """On any device: `passes_of` gives the function that is recorded, and aliases of the weights as its arguments."""
     torch.manual_seed(0)
     model, x = build("resnet10", classes=10, image_size=16, channels=1, width=4), torch.randn(5, 1, 16, 16)
     model.conv1.requires_grad_(not frozen)
@@ -91,13 +91,15 @@ def test_gradients_of_passes_are_the_networks(frozen):
     model(x).square().sum().backward()
     state = {name: value.clone() for name, value in model.state_dict().items()}
     passes, aliases = passes_of(model)
-    assert [one.data_ptr() for one in aliases] == [one.data_ptr() for one in tensors]
-    assert [one.requires_grad for one in aliases] == [one.requires_grad for one in tensors]
-    found = iter(torch.autograd.grad(passes(x, *aliases).square().sum(), [one for one in aliases if one.requires_grad]))
+    assert [alias.data_ptr() for alias in aliases] == [weight.data_ptr() for weight in tensors]
+    assert [alias.requires_grad for alias in aliases] == [weight.requires_grad for weight in tensors]
+    gradients = iter(
+        torch.autograd.grad(passes(x, *aliases).square().sum(), [alias for alias in aliases if alias.requires_grad])
+    )
     for weight in tensors:
         assert (weight.grad is None) == (not weight.requires_grad)
         if weight.requires_grad:
-            torch.testing.assert_close(next(found), weight.grad)
+            torch.testing.assert_close(next(gradients), weight.grad)
     after = model.state_dict()
     assert all(torch.equal(after[name], state[name]) for name, _ in model.named_parameters())
     assert not torch.equal(after["bn1.running_mean"], state["bn1.running_mean"])
@@ -105,8 +107,8 @@ def test_gradients_of_passes_are_the_networks(frozen):
 
 @needs_cuda
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_replayed_pass_sees_the_weights_of_now(precision):
-    """And not what autocast made of those that were recorded."""
+def test_a_replayed_pass_reads_the_current_weights(precision):
+    """And not autocast's copies of the weights at the recording."""
     model, x = Replayed(network()), torch.randn(8, 1, 16, 16, device=CUDA)
     with autocast(CUDA, precision):
         model(x), model(x)
@@ -152,9 +154,9 @@ def test_large_batches_and_tests_are_not_recorded(monkeypatch):
 
 @needs_cuda
 def test_gradients_of_a_second_pass_are_added():
-    """It is not replayed: it would write over those of the first."""
+    """The second pass is not replayed: a replay would overwrite the gradients of the first."""
     model, generator = Replayed(network()), torch.Generator(CUDA).manual_seed(0)
-    one, other = (torch.randn(4, 1, 16, 16, generator=generator, device=CUDA) for _ in range(2))
+    first, second = (torch.randn(4, 1, 16, 16, generator=generator, device=CUDA) for _ in range(2))
 
     def gradients(network: nn.Module, *batches: Tensor) -> list[Tensor]:
         for weight in network.parameters():
@@ -165,14 +167,14 @@ def test_gradients_of_a_second_pass_are_added():
 
     with cudnn():
         for _ in range(3):
-            found = gradients(model, one, other)
-        expected = gradients(model.model, one, other)
+            replayed = gradients(model, first, second)
+        expected = gradients(model.model, first, second)
     assert len(model._graphs) == 1
-    for ours, theirs in zip(found, expected, strict=True):
+    for ours, theirs in zip(replayed, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
-class Asks(nn.Module):
+class ValueDependent(nn.Module):
     """Cannot be recorded: its launches depend on values."""
 
     def __init__(self) -> None:
@@ -188,10 +190,10 @@ class Asks(nn.Module):
 def test_a_network_that_cannot_be_recorded_is_trained_without(monkeypatch):
     torch.manual_seed(0)
     with pytest.warns(UserWarning, match="trained without CUDA graphs: .*synchroniz"):
-        replayed = trained(Asks().to(CUDA))
+        replayed = trained(ValueDependent().to(CUDA))
     monkeypatch.setattr(training, "Replayed", lambda model: model)
     torch.manual_seed(0)
-    for name, value in trained(Asks().to(CUDA)).items():
+    for name, value in trained(ValueDependent().to(CUDA)).items():
         torch.testing.assert_close(replayed[name], value, rtol=1e-4, atol=1e-4)
 
 
@@ -201,6 +203,6 @@ def test_another_device_than_the_current_one(monkeypatch):
     monkeypatch.setattr(torch.cuda.graph, "default_capture_stream", None)  # which older versions keep from the first recording
     model = Replayed(network().to("cuda:1"))
     x = torch.randn(3, 4, 1, 16, 16, device="cuda:1")
-    found = [model(one).detach().clone() for one in x]
-    for logits, one in zip(found, x, strict=True):
-        torch.testing.assert_close(logits, model.model(one), rtol=1e-2, atol=1e-2)
+    outputs = [model(batch).detach().clone() for batch in x]
+    for logits, batch in zip(outputs, x, strict=True):
+        torch.testing.assert_close(logits, model.model(batch), rtol=1e-2, atol=1e-2)

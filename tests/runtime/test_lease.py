@@ -37,7 +37,7 @@ def start(count: int, *command: str, **environment: str) -> subprocess.Popen[str
     return subprocess.Popen(leased, env=os.environ | environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def said(count: int, **environment: str) -> str:
+def visible_devices(count: int, **environment: str) -> str:
     """The devices that a command sees."""
     out, error = start(
         count, sys.executable, "-c", "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])", **environment
@@ -89,17 +89,17 @@ def test_a_killed_waiter_keeps_nothing():
     with pytest.raises(subprocess.TimeoutExpired):
         waiting.communicate(timeout=1.5)
     kill(waiting)
-    assert said(1) == "3"
+    assert visible_devices(1) == "3"
     kill(first)
 
 
 def test_a_request_for_all_is_not_overtaken_for_ever():
-    """A stream of small jobs, of which there is always one waiting, does not keep out the large one."""
-    held = [holder(1) for _ in range(4)]
+    """Small jobs, one of which is always waiting, do not keep out a large one."""
+    holders = [holder(1) for _ in range(4)]
     large = start(4, "touch", "large")
     time.sleep(1)
     small = [start(1, "sh", "-c", "test -e large || touch overtaken") for _ in range(4)]
-    for process in held:
+    for process in holders:
         kill(process)
         time.sleep(0.2)
     assert large.wait(60) == 0
@@ -112,31 +112,31 @@ def test_a_request_for_all_is_not_overtaken_for_ever():
 def test_jobs_that_share_devices(monkeypatch):
     """Each takes the emptiest devices, and none twice."""
     monkeypatch.setenv("GVBSM_JOBS_PER_GPU", "2")
-    held = [holder(2), holder(4), holder(1)]
-    assert [process.names for process in held] == ["0,1", POOL, "GPU-5ca1ab1e"]
+    holders = [holder(2), holder(4), holder(1)]
+    assert [process.names for process in holders] == ["0,1", POOL, "GPU-5ca1ab1e"]
     waiting = start(2, "printenv", "CUDA_VISIBLE_DEVICES")
     with pytest.raises(subprocess.TimeoutExpired):
         waiting.communicate(timeout=1.5)
-    kill(held[2])
+    kill(holders[2])
     out, _ = waiting.communicate(timeout=60)
     assert out.strip() == "GPU-5ca1ab1e,3"
-    kill(held[0])
-    kill(held[1])
+    kill(holders[0])
+    kill(holders[1])
 
 
 def test_a_device_that_has_become_free_is_taken_before_half_of_another(monkeypatch):
     monkeypatch.setenv("GVBSM_JOBS_PER_GPU", "2")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    held = [holder(1) for _ in range(4)]
-    assert [process.names for process in held] == ["0", "1", "0", "1"]
+    holders = [holder(1) for _ in range(4)]
+    assert [process.names for process in holders] == ["0", "1", "0", "1"]
     for number in (0, 1, 3):
-        kill(held[number])
-    assert said(1) == "1"
-    kill(held[2])
+        kill(holders[number])
+    assert visible_devices(1) == "1"
+    kill(holders[2])
 
 
 @pytest.mark.parametrize("text", ["0", "two", "-1", "1.5"])
-def test_no_number_of_jobs(text):
+def test_a_wrong_number_of_jobs_per_device(text):
     process = start(1, "true", GVBSM_JOBS_PER_GPU=text)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 2
@@ -145,18 +145,18 @@ def test_no_number_of_jobs(text):
     )
 
 
-def test_none_hides_all_devices():
-    assert said(0) == ""
-    assert said(2, GVBSM_DEVICE="cpu") == ""
+def test_a_lease_of_no_device_hides_all():
+    assert visible_devices(0) == ""
+    assert visible_devices(2, GVBSM_DEVICE="cpu") == ""
     assert not Path("leases").exists()
 
 
 def test_without_devices_the_command_runs_as_it_is():
-    assert said(2, CUDA_VISIBLE_DEVICES="") == ""
-    assert said(1, CUDA_VISIBLE_DEVICES="-1,0") == "-1,0"
+    assert visible_devices(2, CUDA_VISIBLE_DEVICES="") == ""
+    assert visible_devices(1, CUDA_VISIBLE_DEVICES="-1,0") == "-1,0"
 
 
-def test_more_than_there_are():
+def test_more_devices_than_there_are():
     process = start(5, "true")
     _, error = process.communicate(timeout=60)
     assert process.returncode == 2
@@ -166,7 +166,7 @@ def test_more_than_there_are():
 def test_slurm_jobs_do_not_wait_for_each_other():
     """SLURM numbers every job's devices from 0."""
     process = holder(4)
-    assert said(1, SLURM_JOB_ID="17", CUDA_VISIBLE_DEVICES="0") == "0"
+    assert visible_devices(1, SLURM_JOB_ID="17", CUDA_VISIBLE_DEVICES="0") == "0"
     kill(process)
 
 

@@ -27,7 +27,7 @@ def planned(stage: str, name: str):
     """The artifact of the row that is configured now, its plan written."""
     artifacts = plan("tiny", 4)
     write_plans(artifacts, Path("results/tiny/ipc4/acc.json"))
-    return next(one for one in artifacts if one.stage == stage and name in one.name)
+    return next(artifact for artifact in artifacts if artifact.stage == stage and name in artifact.name)
 
 
 def command(artifact, out: str, *more: str, start=RUN) -> list[str]:
@@ -40,13 +40,13 @@ def run(*arguments, **more) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def assert_same_teacher(one: str, other: str, processes: int) -> None:
-    """As good after the same number of steps; the weights part by rounding, which training makes larger."""
-    expected, got = (read_receipt(Path(file)) for file in (one, other))
+def assert_same_teacher(alone: str, together: str, processes: int) -> None:
+    """Equally good after the same number of steps. The weights differ: training enlarges rounding errors."""
+    expected, got = (read_receipt(Path(file)) for file in (alone, together))
     assert (expected["processes"], got["processes"]) == (1, processes)
     assert got["summary"]["loss"] == pytest.approx(expected["summary"]["loss"], rel=0.01)
     assert got["summary"]["top1"] == pytest.approx(expected["summary"]["top1"], abs=3)
-    weights = [load_tensors(Path(file))[0] for file in (one, other)]
+    weights = [load_tensors(Path(file))[0] for file in (alone, together)]
     assert {name: value.shape for name, value in weights[0].items()} == {name: v.shape for name, v in weights[1].items()}
 
 
@@ -84,16 +84,16 @@ def step(batch):
 
 if __name__ == "__main__":
     with process_group(1):
-        found = [step(batch) for batch in (8, 7, 2)]
+        results = [step(batch) for batch in (8, 7, 2)]
     if ranks().rank == 0:
-        torch.save(found, sys.argv[1])
+        torch.save(results, sys.argv[1])
 """
 
 
 @pytest.mark.nightly("processes")
 @pytest.mark.parametrize("size", [2, 3])
-def test_a_step_of_several_is_that_of_one(size, tmp_path):
-    """Outputs, gradients and running statistics in float64; of 2 images one of three ranks has none."""
+def test_a_step_of_several_processes_is_that_of_one(size, tmp_path):
+    """Outputs, gradients and running statistics in float64. Of a batch of 2 images, one of three ranks has none."""
     file = tmp_path / "step.py"
     file.write_text(STEP)
     with socket.socket() as free:
@@ -107,29 +107,31 @@ def test_a_step_of_several_is_that_of_one(size, tmp_path):
     for process in [start("alone"), *group]:
         assert process.wait(120) == 0
     alone, together = (torch.load(tmp_path / name, weights_only=True) for name in ("alone", "0"))
-    for one, several in zip(alone, together, strict=True):
-        assert one.keys() == several.keys()
-        for name in one:
-            torch.testing.assert_close(several[name], one[name], rtol=1e-9, atol=1e-11, msg=lambda text, n=name: f"{n}: {text}")
+    for expected, actual in zip(alone, together, strict=True):
+        assert expected.keys() == actual.keys()
+        for name in expected:
+            torch.testing.assert_close(
+                actual[name], expected[name], rtol=1e-9, atol=1e-11, msg=lambda text, n=name: f"{n}: {text}"
+            )
 
 
 @pytest.mark.nightly("processes")
-def test_two_processes_train_the_same_teacher(made):
+def test_two_processes_train_the_same_teacher(published_run):
     artifact = planned("squeeze", "wrn16_2")
     run(artifact, "two.safetensors", "--processes", "2")
     assert_same_teacher(str(STORE / artifact.path), "two.safetensors", 2)
 
 
 @pytest.mark.nightly("processes")
-def test_torchrun_starts_them_too(made):
+def test_torchrun_starts_the_processes_too(published_run):
     artifact = planned("squeeze", "wrn16_2")
     run(artifact, "two.safetensors", start=TORCHRUN)
     assert_same_teacher(str(STORE / artifact.path), "two.safetensors", 2)
 
 
 @pytest.mark.nightly("processes")
-def test_more_processes_than_a_ragged_batch_has_images(made, edit_row):
-    """The published code hangs there. Batches of 38 and 2 images: the second leaves one of three ranks without any."""
+def test_more_processes_than_a_ragged_batch_has_images(published_run, edit_row):
+    """Batches of 38 and 2 images: one of three ranks has no image of the second. The published code hangs then."""
     edit_row({"evaluate": {"batch_size": 38, "accumulate": 1, "test_every": 1}})
     artifact = planned("evaluate", "wrn16_2-distilled")
     run(artifact, "one.csv")
@@ -140,7 +142,7 @@ def test_more_processes_than_a_ragged_batch_has_images(made, edit_row):
 
 
 @pytest.fixture
-def long_training(made, edit_row):
+def long_training(published_run, edit_row):
     """A training of two processes that has saved at least once, and its other rank."""
     edit_row({"squeeze": {"epochs": 200}})
     artifact = planned("squeeze", "wrn16_2")
@@ -162,9 +164,9 @@ def long_training(made, edit_row):
 def test_a_signal_stops_all_at_the_same_step(long_training):
     process, (child,) = long_training
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert said.count("interrupted by SIGTERM, state saved") == 1 and "Traceback" not in said
+    assert stderr.count("interrupted by SIGTERM, state saved") == 1 and "Traceback" not in stderr
     assert_gone(child)
 
 
@@ -173,10 +175,10 @@ def test_a_signal_stops_all_at_the_same_step(long_training):
 def test_a_killed_rank_takes_the_other_with_it(killed, long_training):
     process, (child,) = long_training
     os.kill(process.pid if killed == "the first" else child, signal.SIGKILL)
-    _, said = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=60)
     if killed == "the other":
         assert process.returncode == 1
-        assert "gvbsm: rank 1 ended with status -9; run the same command to go on" in said
+        assert "gvbsm: rank 1 ended with status -9; run the same command to go on" in stderr
     assert_gone(child)
 
 

@@ -44,9 +44,9 @@ def offer(hub: Path, state: dict[str, torch.Tensor], monkeypatch) -> None:
 def test_published_weights_from_where_torch_keeps_them(hub, monkeypatch):
     state = build(NETWORK, 5, CPU).state_dict()
     offer(hub, state, monkeypatch)
-    found = load_pretrained(NETWORK, "IMAGENET1K_V1", Path("data"), CPU, WNIDS)
-    assert not found.training
-    assert all(torch.equal(value, found.state_dict()[name]) for name, value in state.items())
+    model = load_pretrained(NETWORK, "IMAGENET1K_V1", Path("data"), CPU, WNIDS)
+    assert not model.training
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in state.items())
 
 
 def test_published_weights_that_are_damaged_or_not_there(hub, monkeypatch):
@@ -79,8 +79,8 @@ def test_published_weights_of_another_hash_are_not_read(hub, served, monkeypatch
 
 def test_every_published_file_of_weights_is_named_by_its_hash():
     for name in models.list_models(module=models):
-        for one in models.get_model_weights(name):
-            assert re.search(r"-[0-9a-f]{8,}\.pth$", one.url), one.url
+        for weights in models.get_model_weights(name):
+            assert re.search(r"-[0-9a-f]{8,}\.pth$", weights.url), weights.url
 
 
 @pytest.mark.parametrize("option", ["checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"])
@@ -123,8 +123,8 @@ def test_a_local_file(name, wrapped, tmp_path):
         torch.save(renamed if wrapped is None else {wrapped: renamed, "epoch": 3}, tmp_path / name)
     else:
         save_file({key: value.contiguous() for key, value in state.items()}, tmp_path / name)
-    found = load_pretrained(SMALL, name, tmp_path, CPU, ["a", "b", "c"])
-    assert all(torch.equal(value, found.state_dict()[key]) for key, value in state.items())
+    model = load_pretrained(SMALL, name, tmp_path, CPU, ["a", "b", "c"])
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in state.items())
 
 
 class Payload:
@@ -135,7 +135,7 @@ class Payload:
 
 
 @pytest.mark.parametrize(
-    ("write", "said"),
+    ("write", "message"),
     [
         (lambda path: None, r"bad\.pth: expected a file, got nothing there"),
         (lambda path: path.write_bytes(b"half"), r"bad\.pth: (damaged|expected tensors alone)"),
@@ -145,10 +145,10 @@ class Payload:
         (lambda path: torch.save({"x": torch.zeros(1)}, path), r"state dict entry 'conv1.weight': expected shape"),
     ],
 )
-def test_a_local_file_of_something_else(write, said, tmp_path, monkeypatch):
+def test_a_local_file_of_something_else(write, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "bad.pth")
-    with pytest.raises(UserError, match=rf"^network wrn16_2: .*{said}"):
+    with pytest.raises(UserError, match=rf"^network wrn16_2: .*{message}"):
         load_pretrained(SMALL, "bad.pth", tmp_path, CPU, ["a", "b", "c"])
     assert not Path("was_executed").exists(), "code in the file was executed"
 

@@ -120,7 +120,7 @@ def linear_fit(checkpoint: Checkpoint, recipe: Recipe = RECIPE) -> tuple[nn.Modu
     return model, history
 
 
-def test_fit_reports_every_epoch_and_stops_where_told():
+def test_fit_reports_every_epoch_and_stops_after_the_one_asked_for():
     _, history = linear_fit(Checkpoint(None, 1e9))
     assert [row["epoch"] for row in history] == [1, 2, 3]
     assert all(row["top1"] == 1.0 and row["loss"] > 0 for row in history)
@@ -169,7 +169,7 @@ def test_checkpoints_by_time(tmp_path, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_signals_save_and_stop(number, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "_received", [])
-    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
     try:
         checkpoints.install_signal_handlers()
         checkpoint = Checkpoint(tmp_path / "c", 1e9)
@@ -180,8 +180,8 @@ def test_signals_save_and_stop(number, tmp_path, monkeypatch):
             checkpoint.tick(lambda: {"x": 2})
         assert checkpoint.load() == {"x": 2}
     finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
 
 
 def test_devices(monkeypatch):
@@ -211,8 +211,8 @@ def test_progress_in_a_log_is_plain_lines(capsys):
     progress = Progress("title", 3)
     for _ in range(3):
         progress.step(loss=0.5)
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and said.startswith("title: 3/3, ") and said.endswith("loss 0.5\n")
+    log = capsys.readouterr().err
+    assert log.count("\n") == 1 and log.startswith("title: 3/3, ") and log.endswith("loss 0.5\n")
 
 
 def test_a_loss_that_is_not_finite_is_refused():
@@ -231,14 +231,14 @@ def test_no_batch_of_one_image_beside_others(count, size, sizes):
     assert torch.equal(torch.cat(batches), torch.arange(count))
 
 
-def test_what_grows_is_kept_in_files_of_its_own(tmp_path):
-    """A tensor is what an earlier process wrote, whatever it saved; the saved state does not grow with it."""
+def test_a_growing_tensor_has_a_file_of_its_own(tmp_path):
+    """It holds all that an earlier process wrote, counted or not; the saved state does not grow with it."""
     first = Checkpoint(tmp_path / "c", 1e9)
-    kept = first.tensor("kept", (1000, 3), torch.float16)
-    assert kept.eq(0).all()
-    kept[:500] = 1.5
+    tensor = first.tensor("kept", (1000, 3), torch.float16)
+    assert tensor.eq(0).all()
+    tensor[:500] = 1.5
     first.save({"done": 500})
-    kept[500] = 2  # not counted yet when the process dies
+    tensor[500] = 2  # not counted yet when the process dies
     assert first.file.stat().st_size < 1000
     again = Checkpoint(tmp_path / "c", 1e9)
     assert again.load() == {"done": 500}
@@ -248,7 +248,7 @@ def test_what_grows_is_kept_in_files_of_its_own(tmp_path):
     assert Checkpoint(None, 1e9).tensor("kept", (2, 2), torch.uint8).tolist() == [[0, 0], [0, 0]]
 
 
-def test_no_room_for_what_grows(tmp_path, monkeypatch):
+def test_no_room_for_a_growing_tensor(tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -259,9 +259,9 @@ def test_no_room_for_what_grows(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep freed memory in their own ways")
 def test_freed_memory_is_kept_for_the_next_tensor():
-    """Page faults when 64 MiB are filled that were filled before: over 16,000 of 4 KiB if they had been handed back.
+    """Filling 64 MiB again takes few page faults: over 16,000 of 4 KiB if the memory had been handed back.
 
-    The last of many: small blocks may lie in the way of the first ones.
+    The last of twenty fillings counts: small blocks may lie in the way of the first ones.
     """
     program = (
         "import resource, torch\n"
@@ -278,7 +278,7 @@ def test_freed_memory_is_kept_for_the_next_tensor():
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o007, 0o660)])
-def test_tensors_can_be_read_by_whom_the_umask_says(tmp_path, umask, mode):
+def test_the_umask_decides_who_can_read_tensors(tmp_path, umask, mode):
     before = os.umask(umask)
     try:
         save_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(2)}, {})

@@ -36,7 +36,7 @@ def curve(folder: Path, name: str) -> dict[int, float]:
     """A curve of TensorBoard's; every step must be there once."""
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     read = events.EventAccumulator(str(folder)).Reload()
-    values = [(one.step, one.value) for one in read.Scalars(name)] if name in read.Tags()["scalars"] else []
+    values = [(event.step, event.value) for event in read.Scalars(name)] if name in read.Tags()["scalars"] else []
     assert len(dict(values)) == len(values)
     return dict(values)
 
@@ -47,9 +47,9 @@ def table_of(artifact: Artifact, seed: int, name: str) -> dict[int, float]:
     return {int(row["epoch"]): pytest.approx(float(row[name]), rel=1e-6) for row in rows}
 
 
-def test_tensorboard_has_what_the_table_has(made, monkeypatch, command_of):
+def test_tensorboard_has_what_the_table_has(published_run, monkeypatch, command_of):
     """Also of a job that was stopped: a step that it did twice counts once. The artifact's bytes are those without tracking."""
-    artifact = next(one for one in made if one.stage == "evaluate")
+    artifact = next(artifact for artifact in published_run if artifact.stage == "evaluate")
     before = file_hash(STORE / artifact.path)
     (STORE / artifact.path).unlink()
     monkeypatch.setenv("GVBSM_TRACKING", "tensorboard")
@@ -74,8 +74,8 @@ def test_tensorboard_has_what_the_table_has(made, monkeypatch, command_of):
         assert set(curve(folder / f"seed{seed}", "images_per_second")) == {1, 2, 3, 4}
 
 
-def test_stages_without_losses_are_tracked_too(made, monkeypatch, command_of):
-    artifact = next(one for one in made if one.stage == "relabel")
+def test_stages_without_losses_are_tracked_too(published_run, monkeypatch, command_of):
+    artifact = next(artifact for artifact in published_run if artifact.stage == "relabel")
     (STORE / artifact.path).unlink()
     monkeypatch.setenv("GVBSM_TRACKING", "tensorboard")
     assert cli.main(command_of(artifact)) == 0
@@ -83,16 +83,16 @@ def test_stages_without_losses_are_tracked_too(made, monkeypatch, command_of):
     assert set(curve(folder, "images_per_second")) == {1, 2}
 
 
-def test_no_tracking_by_default(made, monkeypatch, command_of):
+def test_no_tracking_by_default(published_run, monkeypatch, command_of):
     monkeypatch.delenv("GVBSM_TRACKING", raising=False)
-    artifact = next(one for one in made if one.stage == "relabel")
+    artifact = next(artifact for artifact in published_run if artifact.stage == "relabel")
     (STORE / artifact.path).unlink()
     assert cli.main(command_of(artifact)) == 0
     assert not Path("results/tracking").exists()
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
-def test_a_missing_package_is_said_before_anything_is_done(name, workspace, monkeypatch, capsys, command_of):
+def test_a_missing_package_stops_the_job_before_its_work(name, workspace, monkeypatch, capsys, command_of):
     planned = plan("tiny", 4)
     write_plans(planned, TARGET)
     Path(name).mkdir()  # as wandb makes one where it is called: no package
@@ -124,8 +124,8 @@ def test_a_tracker_that_fails_is_given_up(tmp_path, monkeypatch, capsys):
         progress = Progress(job.title, 3)
         for _ in range(3):
             progress.step(loss=1.0)
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tracking: ")]
-    assert len(said) == 1 and said[0].startswith("tracking: tensorboard failed, the job goes on without it: ")
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tracking: ")]
+    assert len(lines) == 1 and lines[0].startswith("tracking: tensorboard failed, the job goes on without it: ")
 
 
 def test_other_processes_of_a_job_do_not_track(tmp_path, monkeypatch):
@@ -140,42 +140,42 @@ def test_other_processes_of_a_job_do_not_track(tmp_path, monkeypatch):
 
 @pytest.fixture
 def proxy():
-    """The address of a server that refuses whatever is asked of it, and what was."""
-    asked: list[str] = []
+    """The address of a server that refuses every request, and the list of requests."""
+    requests: list[str] = []
 
     class Refusing(http.server.BaseHTTPRequestHandler):
         def handle_one_request(self) -> None:
-            asked.append(self.rfile.readline().decode(errors="replace"))
+            requests.append(self.rfile.readline().decode(errors="replace"))
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", asked
+        yield f"http://127.0.0.1:{server.server_port}", requests
         server.shutdown()
 
 
 def wandb_run(command: list[str], address: str, **environment: str) -> subprocess.CompletedProcess[str]:
     proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "WANDB_BASE_URL"), address)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     home = {"HOME": str(Path.cwd() / "home"), "PYTHONPATH": str(PACKAGE.parent), "GVBSM_TRACKING": "wandb"}
     command = [sys.executable, "-m", "gvbsm", *command]
-    return subprocess.run(command, env=kept | proxies | home | environment, capture_output=True, text=True, timeout=400)
+    return subprocess.run(command, env=variables | proxies | home | environment, capture_output=True, text=True, timeout=400)
 
 
 @pytest.mark.nightly("tracking")
-def test_wandb_offline(made, proxy, command_of):
-    """Its files appear, all below results/tracking; nothing is asked of any server, nor of whoever sits there."""
+def test_wandb_offline(published_run, proxy, command_of):
+    """Its files appear, all below results/tracking. It asks nothing of a server, nor of the user."""
     pytest.importorskip("wandb", reason='no wandb here: pip install "gvbsm[tracking]"')
-    artifact = next(one for one in made if one.stage == "evaluate")
+    artifact = next(artifact for artifact in published_run if artifact.stage == "evaluate")
     before = file_hash(STORE / artifact.path)
     (STORE / artifact.path).unlink()
-    address, asked = proxy
+    address, requests = proxy
     done = wandb_run(command_of(artifact), address)
     assert done.returncode == 0 and "tracking: " not in done.stderr and "wandb" not in done.stderr, done.stderr
     runs = sorted(Path("results/tracking/wandb").glob("offline-run-*/*.wandb"))
     assert [run.name for run in runs] == [f"run-{artifact.key}-seed{seed}.wandb" for seed in (0, 1)]
     assert all(b"top1" in run.read_bytes() for run in runs)
     assert file_hash(STORE / artifact.path) == before
-    assert asked == []
+    assert requests == []
     assert not list(Path("home").rglob("*")) and not Path("wandb").exists()
 
 
@@ -183,15 +183,15 @@ def test_wandb_offline(made, proxy, command_of):
 @pytest.mark.parametrize(
     "environment", [{}, {"WANDB_API_KEY": "0" * 40, "WANDB_INIT_TIMEOUT": "3"}], ids=["no login", "no server"]
 )
-def test_wandb_online_where_it_cannot_be(environment, made, proxy, command_of):
+def test_wandb_online_without_a_login_or_a_server(environment, published_run, proxy, command_of):
     """It does not ask for a login, and does not fail the job; the files stay here."""
     pytest.importorskip("wandb", reason='no wandb here: pip install "gvbsm[tracking]"')
-    artifact = next(one for one in made if one.stage == "relabel")
+    artifact = next(artifact for artifact in published_run if artifact.stage == "relabel")
     (STORE / artifact.path).unlink()
-    address, asked = proxy
+    address, requests = proxy
     done = wandb_run(command_of(artifact), address, WANDB_MODE="online", **environment)
     assert done.returncode == 0, done.stderr
-    (said,) = [line for line in done.stderr.splitlines() if line.startswith("tracking: ")]
-    assert said.startswith("tracking: wandb cannot be reached, its files stay here for `wandb sync`: ")
+    (warning,) = [line for line in done.stderr.splitlines() if line.startswith("tracking: ")]
+    assert warning.startswith("tracking: wandb cannot be reached, its files stay here for `wandb sync`: ")
     assert list(Path("results/tracking/wandb").glob("offline-run-*/*.wandb"))
-    assert asked, "what is asked of a server is seen here: offline, nothing was"
+    assert requests, "the proxy saw no request: then the offline test proves nothing"

@@ -74,7 +74,7 @@ def test_a_progress_file_from_the_first_step_to_the_last(tmp_path, clock, capsys
 
 
 def test_a_count_for_every_seed(tmp_path, clock):
-    """Parts that earlier processes did count, and the speed is that of the steps of this process."""
+    """Steps of earlier processes count as done; the speed is that of this process alone."""
     file = tmp_path / "x.progress.json"
     with watched(squeeze_job(seeds=[0, 1, 2]), file):
         Progress("squeeze digits-net-0123456789 seed 0", 10, done=10)
@@ -86,7 +86,7 @@ def test_a_count_for_every_seed(tmp_path, clock):
         assert (seen.done, seen.total, seen.rate, seen.seconds_left) == (15, 30, 0.5, 30.0)
 
 
-def test_the_rate_is_that_of_late(tmp_path, clock):
+def test_the_rate_is_that_of_recent_steps(tmp_path, clock):
     """A first step that compiles for ten minutes does not slow down the last."""
     file = tmp_path / "x.progress.json"
     with watched(squeeze_job(), file):
@@ -101,7 +101,7 @@ def test_the_rate_is_that_of_late(tmp_path, clock):
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "ending"),
     [
         (Interrupted("SIGTERM"), "stopped by SIGTERM"),
         (KeyboardInterrupt(), "stopped by SIGINT"),
@@ -109,11 +109,11 @@ def test_the_rate_is_that_of_late(tmp_path, clock):
         (MemoryError(), "failed: MemoryError"),
     ],
 )
-def test_why_a_job_ended(error, said, tmp_path):
+def test_why_a_job_ended(error, ending, tmp_path):
     file = tmp_path / "x.progress.json"
     with pytest.raises(type(error)), watched(squeeze_job(), file):
         raise error
-    assert read_progress(file).ended == said
+    assert read_progress(file).ended == ending
     assert watching.current() is None
 
 
@@ -136,7 +136,7 @@ def test_a_full_disk_stops_nothing(workspace, make_up_to, monkeypatch, command_o
     """Every write of progress fails; the stage is made as ever."""
     planned = make_up_to("prepare")
     write_plans(planned, TARGET)
-    squeeze = next(one for one in planned if one.stage == "squeeze")
+    squeeze = next(artifact for artifact in planned if artifact.stage == "squeeze")
     calls = []
 
     def full(*arguments, **named):
@@ -148,8 +148,8 @@ def test_a_full_disk_stops_nothing(workspace, make_up_to, monkeypatch, command_o
     assert calls and read_receipt(STORE / squeeze.path)["images"] > 0
 
 
-def test_images_per_second_are_those_of_the_receipts(made, monkeypatch, command_of):
-    """Steps times images per step, of every stage that counts, are the images that it says went through."""
+def test_images_per_second_are_those_of_the_receipts(published_run, monkeypatch, command_of):
+    """For every stage that counts images: steps times images per step is the number in its receipt."""
     counted: dict[str, float] = {}
     began = Progress.__init__
 
@@ -159,7 +159,7 @@ def test_images_per_second_are_those_of_the_receipts(made, monkeypatch, command_
 
     monkeypatch.setattr(Progress, "__init__", begin)
     stages = {}
-    for artifact in made[1:-1]:
+    for artifact in published_run[1:-1]:
         stages.setdefault((artifact.stage, bool(getattr(artifact.spec, "random", None))), artifact)
     for artifact in stages.values():
         (STORE / artifact.path).unlink()
@@ -171,13 +171,13 @@ def test_images_per_second_are_those_of_the_receipts(made, monkeypatch, command_
 
 
 def test_images_per_second_of_selected_images(workspace, edit_row, make_up_to, make_artifact, monkeypatch, command_of):
-    select = {"choose": "random", "candidates": 1, "crops": 1, "scale": [0.5, 1.0], "cells": 2, "seed": 0}
-    edit_row({"select": select | {"threads": 1, "precision": "float32"}, "recover": {"iterations": 0}})
+    settings = {"choose": "random", "candidates": 1, "crops": 1, "scale": [0.5, 1.0], "cells": 2, "seed": 0}
+    edit_row({"select": settings | {"threads": 1, "precision": "float32"}, "recover": {"iterations": 0}})
     steps = []
     monkeypatch.setattr(watching.Watch, "stepped", lambda self, step: steps.append(step))
     planned = make_up_to("prepare")
     write_plans(planned, TARGET)
-    select = next(one for one in planned if one.stage == "select")
+    select = next(artifact for artifact in planned if artifact.stage == "select")
     assert cli.main(command_of(select)) == 0
     images = steps[-1].images_per_second / steps[-1].rate * steps[-1].total
     assert images == pytest.approx(read_receipt(STORE / select.path)["images"])

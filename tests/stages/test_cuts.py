@@ -10,13 +10,13 @@ from gvbsm.store.plans import STORE
 
 def images_of(planned) -> dict[tuple[int, int], torch.Tensor]:
     """Every distilled image by class and number."""
-    found = {}
+    images = {}
     for artifact in planned:
         if artifact.stage == "recover":
             tensors, _ = load_tensors(STORE / artifact.path)
             for image, label, number in zip(*(tensors[n] for n in ("images", "labels", "numbers")), strict=True):
-                found[int(label), int(number)] = image
-    return found
+                images[int(label), int(number)] = image
+    return images
 
 
 def assert_equal_images(first, second) -> None:
@@ -24,8 +24,8 @@ def assert_equal_images(first, second) -> None:
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_few_shards_or_many(made, edit_row, make_up_to):
-    few = made
+def test_few_shards_or_many(published_run, edit_row, make_up_to):
+    few = published_run
     edit_row({"recover": {"shard_batches": 1}})
     many = make_up_to("recover")
     assert sum(a.stage == "recover" for a in few) == 2
@@ -41,8 +41,8 @@ def test_more_images_per_class_only_add_shards(batches, workspace, edit_row):
     assert ten < fifty and len(fifty) == 5 * len(ten)
 
 
-def test_any_order_of_the_shards(made, make_artifact):
-    shards = [a for a in made if a.stage == "recover"]
+def test_any_order_of_the_shards(published_run, make_artifact):
+    shards = [a for a in published_run if a.stage == "recover"]
     forwards = [file_hash(STORE / a.path) for a in shards]
     for artifact in shards:
         (STORE / artifact.path).unlink()
@@ -51,7 +51,7 @@ def test_any_order_of_the_shards(made, make_artifact):
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_batches_rendered_one_by_one_or_together(accumulate, made, edit_row, make_up_to, make_artifact, monkeypatch):
+def test_batches_rendered_one_by_one_or_together(accumulate, published_run, edit_row, make_up_to, make_artifact, monkeypatch):
     """Students change in no byte; in labels, what networks make of larger batches may be rounded otherwise."""
     edit_row({"evaluate": {"accumulate": accumulate}, "relabel": {"batch_size": 12, "coding": {"values": "float32"}}})
     planned = make_up_to("evaluate")
@@ -65,7 +65,7 @@ def test_batches_rendered_one_by_one_or_together(accumulate, made, edit_row, mak
     torch.testing.assert_close(after[0]["values"], before[0]["values"], rtol=1e-4, atol=1e-5)
 
 
-def test_fewer_images_per_class_are_part_of_more(made, make_up_to):
+def test_fewer_images_per_class_are_part_of_more(published_run, make_up_to):
     few, more = make_up_to("recover", ipc=2), make_up_to("recover", ipc=5)
     small, large = images_of(few), images_of(more)
     assert len(small) == 20 and len(large) == 50
@@ -75,8 +75,8 @@ def test_fewer_images_per_class_are_part_of_more(made, make_up_to):
 
 
 @pytest.mark.nightly("stages")
-def test_everything_repeats(made, make_artifact):
-    planned = made[:-1]
+def test_everything_repeats(published_run, make_artifact):
+    planned = published_run[:-1]
     first = {a.path: file_hash(STORE / a.path) for a in planned}
     for a in planned:
         (STORE / a.path).unlink()
@@ -84,7 +84,7 @@ def test_everything_repeats(made, make_artifact):
     assert first == {a.path: file_hash(STORE / a.path) for a in planned}
 
 
-def test_label_shards_are_parts_of_the_whole(made, edit_row, make_up_to):
+def test_label_shards_are_parts_of_the_whole(published_run, edit_row, make_up_to):
     def labels():
         shards = [load_tensors(STORE / a.path)[0] for a in plan("tiny", 4) if a.stage == "relabel" and "distilled" in a.name]
         return {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}

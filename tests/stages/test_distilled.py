@@ -68,11 +68,11 @@ def save_labels(mix: str | None, entries: int = 6, seed: int = 42) -> list[Epoch
     batches = BatchSampler(RandomSampler(images, generator=torch.Generator().manual_seed(seed)), BATCH, drop_last=False)
     epochs = []
     for epoch in range(EPOCHS):
-        folder, made = LABELS / f"epoch_{epoch}", []
+        folder, batch_parts = LABELS / f"epoch_{epoch}", []
         folder.mkdir(parents=True)
         for number, index in enumerate(batches):
             pictures = [images[i][0] for i in index]
-            crops = [RandomResizedCrop.get_params(one, [0.08, 1], [3 / 4, 4 / 3]) for one in pictures]
+            crops = [RandomResizedCrop.get_params(picture, [0.08, 1], [3 / 4, 4 / 3]) for picture in pictures]
             coordinates = torch.tensor(crops) / SIZE
             flipped, own = torch.rand(len(index)) < 0.5, torch.tensor([numbers[images.targets[i]] for i in index])
             logits = (torch.randn(len(index), CLASSES) + 6 * torch.eye(CLASSES)[own]).half()
@@ -85,19 +85,19 @@ def save_labels(mix: str | None, entries: int = 6, seed: int = 42) -> list[Epoch
             saved = [coordinates, flipped, partner, share, box, logits]
             saved += [torch.tensor(index), torch.zeros(len(index), 2, 2, dtype=torch.int32)][: entries - 6]
             torch.save(saved, folder / f"batch_{number}.tar")
-            views = torch.stack([loaded(*one) for one in zip(pictures, coordinates, flipped, strict=True)])
+            views = torch.stack([loaded(*arguments) for arguments in zip(pictures, coordinates, flipped, strict=True)])
             if mix == "mixup":
                 views = share * views + (1 - share) * views[partner]
             if mix == "cutmix":
                 rows, columns = slice(box[0], box[2]), slice(box[1], box[3])
                 views[:, :, rows, columns] = views[partner][:, :, rows, columns]
-            made.append(Epoch(views, logits.float(), own))
-        epochs.append(Epoch(*(torch.cat(parts) for parts in zip(*made, strict=True))))
+            batch_parts.append(Epoch(views, logits.float(), own))
+        epochs.append(Epoch(*(torch.cat(parts) for parts in zip(*batch_parts, strict=True))))
     return epochs
 
 
 def loaded(picture: Image.Image, coordinates: Tensor, is_flipped: Tensor) -> Tensor:
-    px = [one.item() * SIZE for one in coordinates]
+    px = [coordinate.item() * SIZE for coordinate in coordinates]
     view = F.resized_crop(picture, *px, [SIZE, SIZE], InterpolationMode.BILINEAR)
     return F.to_tensor(F.hflip(view) if is_flipped else view)[:1]
 
@@ -134,19 +134,19 @@ def assert_same(views: Tensor, expected: Tensor) -> None:
 def test_views_are_those_of_the_published_loader(
     mix, entries, folder_name, saved_seed, coding, workspace, edit_row, make_artifact, reader
 ):
-    """With seed 42 in the row: where the labels say which images they are of, it does not matter."""
+    """The row has seed 42; labels that name their images were saved with another, which does not matter."""
     save_images(folder_name)
     expected = save_labels(mix, entries, saved_seed)
     edit_row({"distilled": DISTILLED, "relabel": {"coding": {"values": coding}}})
     planned = plan("tiny", IPC)
-    made = [make_artifact(one) for one in planned if one.stage in ("prepare", "adopt", "convert")]
-    evaluate = next(one for one in planned if one.stage == "evaluate" and "distilled" in one.name)
+    files = [make_artifact(artifact) for artifact in planned if artifact.stage in ("prepare", "adopt", "convert")]
+    evaluate = next(artifact for artifact in planned if artifact.stage == "evaluate" and "distilled" in artifact.name)
     store = Reader(store=STORE)
     images = load_image_set(store, evaluate.spec.inputs.images)
     labels = load_labels(store, evaluate.spec.inputs.labels, images.shape[0], SIZE)
     pixels, at = images.resident(torch.device("cpu")), torch.arange(CLASSES * IPC)
     assert len(labels) == EPOCHS and labels.batch_size == BATCH
-    theirs = reader(pixels, images.labels, made[2:])
+    theirs = reader(pixels, images.labels, files[2:])
     for number, epoch in enumerate(expected):
         ours = labels.epoch(number)
         views = render(pixels, ours.views, at)
@@ -154,17 +154,17 @@ def test_views_are_those_of_the_published_loader(
         assert torch.equal(ours.logits(at, CLASSES, "mean"), epoch.soft)
         assert torch.equal(mixed_hard_labels(images.labels, ours.views, at, CLASSES, mixed=False).argmax(1), epoch.own)
         read = [theirs[number * len(at) + i] for i in at.tolist()]
-        torch.testing.assert_close(torch.stack([one[0] for one in read]), views, rtol=0, atol=1e-6)
-        assert np.array_equal([one[1] for one in read], epoch.soft.numpy())
+        torch.testing.assert_close(torch.stack([item[0] for item in read]), views, rtol=0, atol=1e-6)
+        assert np.array_equal([item[1] for item in read], epoch.soft.numpy())
         hard = mixed_hard_labels(images.labels, ours.views, at, CLASSES, mixed=True)
-        torch.testing.assert_close(torch.tensor(np.array([one[2] for one in read])), hard)
+        torch.testing.assert_close(torch.tensor(np.array([item[2] for item in read])), hard)
 
 
 def test_an_interrupted_conversion_goes_on(workspace, edit_row, make_artifact):
     save_images()
     save_labels("cutmix")
     edit_row({"distilled": DISTILLED, "recover": {"iterations": 0}})  # nothing is recovered here
-    first = {one.stage: one for one in reversed(plan("tiny", IPC))}
+    first = {artifact.stage: artifact for artifact in reversed(plan("tiny", IPC))}
     _, _, file = (make_artifact(first[stage]) for stage in ("prepare", "adopt", "convert"))
     expected = file.read_bytes()
     file.unlink()
@@ -208,11 +208,11 @@ def test_files_that_changed_since_they_were_taken_over(workspace, edit_row, make
     (IMAGES / "notes.txt").write_text("no image")
     (LABELS / ".hidden").write_text("")
     check_adopted(planned, Path("data"))
-    for file, said in ((image, "data/theirs: changed since adopt"), (batch, "data/fkd: changed since convert")):
+    for file, message in ((image, "data/theirs: changed since adopt"), (batch, "data/fkd: changed since convert")):
         times = file.stat().st_atime_ns, file.stat().st_mtime_ns
         os.utime(file)
         with pytest.raises(
-            UserError, match=f"{said} read it: expected the same names and times, got others; restore it, or set"
+            UserError, match=f"{message} read it: expected the same names and times, got others; restore it, or set"
         ):
             check_adopted(planned, Path("data"))
         os.utime(file, ns=times)
@@ -240,7 +240,7 @@ def test_a_run_with_images_and_labels_by_others(workspace, small_row, make_up_to
     for recipe, distilled in (("labels", DISTILLED), ("images", {"images": "theirs"})):
         Path(f"config/recipes/{recipe}.yaml").write_text(json.dumps({"distilled": distilled}))
         target = f"results/tiny/ipc{IPC}-{recipe}/acc.json"
-        said = estimate(target)
+        estimated = estimate(target)
         planned = make_up_to("evaluate", recipe=recipe)
         accuracies = json.loads(make_artifact(planned[-1]).read_text())
         assert accuracies["images"] == CLASSES * IPC and list(accuracies["students"]) == ["convnet"]
@@ -248,25 +248,28 @@ def test_a_run_with_images_and_labels_by_others(workspace, small_row, make_up_to
         assert ("convert" in accuracies["cost"]) == (recipe == "labels")
         right = accuracies["soft_labels"]["teacher_top1_on_views"]
         assert 60 < right <= 100 if recipe == "labels" else right < 60
-        assert "recover" not in said and "adopt " in said and "missing" not in explain(target).splitlines()[0]
-        assert ("convert" in said) == (recipe == "labels")
+        assert "recover" not in estimated and "adopt " in estimated and "missing" not in explain(target).splitlines()[0]
+        assert ("convert" in estimated) == (recipe == "labels")
 
 
-def test_planning_reads_no_file_and_a_version_makes_them_anew(workspace, edit_row):
+def test_planning_reads_no_file_and_another_version_makes_all_anew(workspace, edit_row):
     edit_row({"distilled": DISTILLED, "statistics": {"measured_in": "twin"}})
-    before = {one.path for one in plan("tiny", IPC)}
-    assert all(read_spec(STAGES[one.stage], json.dumps(one.spec.json_object)) == one.spec for one in plan("tiny", IPC))
+    before = {artifact.path for artifact in plan("tiny", IPC)}
+    assert all(
+        read_spec(STAGES[artifact.stage], json.dumps(artifact.spec.json_object)) == artifact.spec
+        for artifact in plan("tiny", IPC)
+    )
     assert {path.split("/")[0] for path in before}.isdisjoint({"recover", "statistics"})
     assert sum(path.startswith("squeeze/") for path in before) == 3, "no twins: nothing is measured in them"
     edit_row({"distilled": {"version": 2}})
-    new = {path.split("/")[0] for path in {one.path for one in plan("tiny", IPC)} - before}
+    new = {path.split("/")[0] for path in {artifact.path for artifact in plan("tiny", IPC)} - before}
     assert new == {"adopt", "convert", "evaluate", "publish"}
 
 
 def test_images_of_another_size(workspace, edit_row, make_artifact, capsys):
     save_images(shape=(2 * SIZE, 2 * SIZE))
     edit_row({"distilled": DISTILLED})
-    first = {one.stage: one for one in reversed(plan("tiny", IPC))}
+    first = {artifact.stage: artifact for artifact in reversed(plan("tiny", IPC))}
     make_artifact(first["prepare"])
     tensors, _ = load_tensors(make_artifact(first["adopt"]))
     assert tensors["images"].shape == (CLASSES * IPC, 1, SIZE, SIZE)
@@ -279,7 +282,7 @@ def import_fkd(seed: int = 42) -> int:
     return cli.main(["import-fkd", str(LABELS), "--images", str(IMAGES), "--out", "out", "--seed", str(seed)])
 
 
-def test_other_views_than_those_that_were_stored(workspace, reader):
+def test_views_that_differ_from_the_stored_ones_are_refused(workspace, reader):
     save_images()
     save_labels("cutmix")
     assert import_fkd() == 0
@@ -314,8 +317,8 @@ def test_import_by_hand(workspace, capsys, reader, monkeypatch):
     images, _ = load_tensors(Path("out/images.safetensors"))
     read = reader(images["images"], images["labels"], files)
     views, soft, _ = zip(*(read[i] for i in range(len(read))), strict=True)
-    assert_same(torch.stack(views), torch.cat([one.views for one in expected]).expand(-1, 3, -1, -1))
-    assert np.array_equal(soft, torch.cat([one.soft for one in expected]).numpy())
+    assert_same(torch.stack(views), torch.cat([epoch.views for epoch in expected]).expand(-1, 3, -1, -1))
+    assert np.array_equal(soft, torch.cat([epoch.soft for epoch in expected]).numpy())
     assert import_fkd() == 2 and "expected a folder without labels" in capsys.readouterr().err
 
 
@@ -333,7 +336,7 @@ def test_numbers_of_the_other_numpy(workspace):
         with zipfile.ZipFile(file, "w") as other:
             for name, content in members.items():
                 if name.endswith("data.pkl"):
-                    content, swapped = OTHER_NUMPY.subn(lambda found: b"numpy.core" if found[1] else b"numpy._core", content)
+                    content, swapped = OTHER_NUMPY.subn(lambda match: b"numpy.core" if match[1] else b"numpy._core", content)
                     assert swapped
                 other.writestr(name, content)
     shutil.move("out", "before")
@@ -407,15 +410,15 @@ def published(tmp_path_factory):
 def test_a_mistake_is_one_line(mistake, published, tmp_path, monkeypatch, capsys):
     shutil.copytree(published, tmp_path / "data")
     monkeypatch.chdir(tmp_path)
-    damage, said = MISTAKES[mistake]
+    damage, message = MISTAKES[mistake]
     damage()
     assert import_fkd() == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("import-fkd: ")]
-    assert said in line and "; " in line
+    assert message in line and "; " in line
     assert not Path("executed").exists(), "the pickle was executed"
     if mistake == "an object":
         torch.load(LABELS / "epoch_1/batch_1.tar", weights_only=False)
-        assert Path("executed").exists(), "it would have been"
+        assert Path("executed").exists(), "the pickle executes nothing: then the test proves nothing"
 
 
 def test_labels_of_other_images(published, tmp_path, monkeypatch, capsys):
@@ -429,16 +432,16 @@ def test_labels_of_other_images(published, tmp_path, monkeypatch, capsys):
 def test_an_archive_is_read_as_its_folder(kind, workspace):
     save_images()
     archive = Path(shutil.make_archive("theirs", kind, "data", "theirs"))
-    found = []
+    sets = []
     for root in (IMAGES, archive):
         images = torch.zeros(CLASSES * IPC, 1, SIZE, SIZE, dtype=torch.uint8)
         assert pack(list_images(root, ipc=IPC), images) == 0
-        found.append(images)
-    assert torch.equal(*found) and found[0].any()
+        sets.append(images)
+    assert torch.equal(*sets) and sets[0].any()
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "message"),
     [
         ([], "expected a folder of images for every class, got none"),
         (
@@ -451,24 +454,24 @@ def test_an_archive_is_read_as_its_folder(kind, workspace):
         (["ipc1/a/1.png", "ipc2/b/1.png"], "expected all class folders in one folder, got some in 'ipc1' and 'ipc2'"),
     ],
 )
-def test_other_folders_than_the_classes(files, said, tmp_path):
+def test_other_folders_than_the_classes(files, message, tmp_path):
     for file in files:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
     with pytest.raises(UserError) as error:
         list_images(tmp_path, ["a", "b"], 1)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"distilled": {"images": "theirs", "labels": "fkd"}}, "distilled: seed: expected exactly when labels are given"),
         ({"distilled": DISTILLED, "relabel": {"online": True}}, "relabel.online: expected false with distilled.labels"),
     ],
 )
-def test_settings_that_do_not_go_together(changes, said, workspace, edit_row):
+def test_settings_that_do_not_go_together(changes, message, workspace, edit_row):
     edit_row(changes)
     with pytest.raises(UserError) as error:
         plan("tiny", IPC)
-    assert said in str(error.value)
+    assert message in str(error.value)

@@ -24,10 +24,10 @@ from gvbsm.store.receipts import read_receipt
 
 
 def planned(stage: str, recipe: str | None = None) -> list[Artifact]:
-    return [one for one in plan("tiny", 4, recipe) if one.stage == stage]
+    return [artifact for artifact in plan("tiny", 4, recipe) if artifact.stage == stage]
 
 
-def test_2_averages_carried_from_batch_to_batch_and_reset(made, edit_row, make_up_to):
+def test_2_averages_carried_from_batch_to_batch_and_reset(published_run, edit_row, make_up_to):
     """Reset: a batch's images do not depend on those before it. Never: they do, so all batches are one job."""
 
     def last_image():
@@ -52,7 +52,7 @@ def test_4_quantisation_truncated_and_rounded():
     assert pixels.to_bytes(x, "round").flatten().tolist() == [0, 99, 100, 255]
 
 
-def test_4_jpeg_and_lossless(made, edit_row, make_up_to):
+def test_4_jpeg_and_lossless(published_run, edit_row, make_up_to):
     lossless = load_tensors(STORE / planned("recover")[0].path)[0]["images"]
     edit_row({"recover": {"encoding": "jpeg"}})
     make_up_to("recover")
@@ -61,10 +61,10 @@ def test_4_jpeg_and_lossless(made, edit_row, make_up_to):
     assert not torch.equal(jpeg, lossless)
 
 
-def test_5_normalisation_is_the_rows_and_instance_norm_is_named(made, edit_row):
+def test_5_normalisation_is_the_rows_and_instance_norm_is_named(published_run, edit_row):
     """Published CIFAR-10 rows carry CIFAR-100's mean and std; the "ResNet18" student with instance norm is resnet18_in."""
     edit_row({"mean": [0.5]})
-    assert {one.spec.pixels.mean[0] for one in planned("squeeze")} == {0.5}
+    assert {artifact.spec.pixels.mean[0] for artifact in planned("squeeze")} == {0.5}
     norms = {
         name: {type(m).__name__ for m in build(name, classes=2, image_size=16).modules() if "Norm" in type(m).__name__}
         for name in ("resnet18", "resnet18_in", "resnet18_gn")
@@ -73,8 +73,8 @@ def test_5_normalisation_is_the_rows_and_instance_norm_is_named(made, edit_row):
     assert "BatchNorm2d" not in norms["resnet18_in"] | norms["resnet18_gn"]
 
 
-def test_6_the_kept_epoch(made, edit_row, make_up_to):
-    """Published teachers are those of an early epoch of the full schedule; corrected, the last."""
+def test_6_the_kept_epoch(published_run, edit_row, make_up_to):
+    """Published teachers are those of an early epoch of the full schedule; corrected ones are of the last."""
     edit_row({"squeeze": {"keep_epoch": 1, "epochs": 2}})
     make_up_to("squeeze")
     early = planned("squeeze")[0]
@@ -82,24 +82,24 @@ def test_6_the_kept_epoch(made, edit_row, make_up_to):
     late = planned("squeeze")[0]
     assert read_receipt(STORE / early.path)["summary"]["epochs"] == 1
     assert read_receipt(STORE / late.path)["summary"]["epochs"] == 2
-    first, last = (load_tensors(STORE / one.path)[0] for one in (early, late))
+    first, last = (load_tensors(STORE / artifact.path)[0] for artifact in (early, late))
     assert any(not torch.equal(first[name], last[name]) for name in first)
 
 
-def test_7_statistics_of_the_teacher_itself_and_of_a_retrained_one(made, edit_row, make_up_to):
-    own = {one.spec.inputs.teacher for one in planned("statistics")}
-    assert own == {one.path for one in planned("squeeze")}
+def test_7_statistics_of_the_teacher_itself_and_of_a_retrained_one(published_run, edit_row, make_up_to):
+    own = {artifact.spec.inputs.teacher for artifact in planned("statistics")}
+    assert own == {artifact.path for artifact in planned("squeeze")}
     edit_row({"statistics": {"measured_in": "twin"}})
     make_up_to("statistics")
-    twins = {one.spec.inputs.teacher for one in planned("statistics")}
+    twins = {artifact.spec.inputs.teacher for artifact in planned("statistics")}
     teachers = set(planned("recover")[0].spec.inputs.teachers)
     assert teachers == own
     assert not twins & own
-    for one in planned("squeeze"):
-        assert one.spec.settings.seed == (1 if one.path in twins else 0)
+    for artifact in planned("squeeze"):
+        assert artifact.spec.settings.seed == (1 if artifact.path in twins else 0)
 
 
-def test_9_students_with_the_batches_of_the_labels_or_any_other(made, edit_row, make_up_to):
+def test_9_students_with_the_batches_of_the_labels_or_any_other(published_run, edit_row, make_up_to):
     edit_row({"evaluate": {"batch_size": 7}})
     make_up_to("evaluate")
     run = planned("evaluate")[0]
@@ -108,9 +108,9 @@ def test_9_students_with_the_batches_of_the_labels_or_any_other(made, edit_row, 
 
 
 @pytest.mark.parametrize("ipc", [1, 3])
-def test_9_images_per_class_need_not_divide(ipc, made, make_up_to):
-    images = [load_tensors(STORE / a.path)[0] for a in make_up_to("recover", ipc=ipc) if a.stage == "recover"]
-    labels = torch.cat([one["labels"] for one in images])
+def test_9_images_per_class_need_not_divide(ipc, published_run, make_up_to):
+    shards = [load_tensors(STORE / a.path)[0] for a in make_up_to("recover", ipc=ipc) if a.stage == "recover"]
+    labels = torch.cat([shard["labels"] for shard in shards])
     assert torch.bincount(labels).tolist() == [ipc] * 10
 
 
@@ -132,23 +132,23 @@ def test_batching_by_group_and_class_major():
 
 
 @pytest.mark.nightly("stages")
-def test_a_run_of_the_published_recipe(made, make_up_to):
+def test_a_run_of_the_published_recipe(published_run, make_up_to):
     """Every fault together still runs end to end."""
     artifacts = make_up_to("evaluate", recipe="published")
-    spec = next(one for one in artifacts if one.stage == "recover").spec.settings
+    spec = next(artifact for artifact in artifacts if artifact.stage == "recover").spec.settings
     assert spec.ema.model_dump() == {"momentum": 0.8, "start": "zero", "reset": "never", "dropped": "skip"}
     assert spec.densification.normalise == "none"
-    assert all((STORE / one.path).exists() for one in artifacts[:-1])
+    assert all((STORE / artifact.path).exists() for artifact in artifacts[:-1])
 
 
-def test_hard_labels_mixed_and_unmixed_train_differently(made, edit_row, make_up_to):
+def test_hard_labels_mixed_and_unmixed_train_differently(published_run, edit_row, make_up_to):
     corrected = (STORE / planned("evaluate")[0].path).read_text()
     edit_row({"evaluate": {"hard_label": "unmixed"}})
     make_up_to("evaluate")
     assert (STORE / planned("evaluate")[0].path).read_text() != corrected
 
 
-def test_mixup_labels_of_the_mixed_and_the_unmixed_image(made, edit_row, make_up_to):
+def test_mixup_labels_of_the_mixed_and_the_unmixed_image(published_run, edit_row, make_up_to):
     logits = {}
     for how in ("unmixed", "mixed"):
         edit_row({"relabel": {"mix": "mixup", "mixup_labels": how}})
@@ -157,19 +157,21 @@ def test_mixup_labels_of_the_mixed_and_the_unmixed_image(made, edit_row, make_up
     assert not torch.equal(logits["mixed"], logits["unmixed"])
 
 
-def test_teachers_that_see_unmixed_views_are_right_on_those(made, edit_row, make_up_to):
-    """Whatever is mixed, views are of the same crops."""
-    found = {}
+def test_accuracy_of_teachers_on_unmixed_views_is_that_without_mixing(published_run, edit_row, make_up_to):
+    """Views are of the same crops, mixed or not."""
+    summaries = {}
     for mix in ("mixup", "none"):
         edit_row({"relabel": {"mix": mix, "mixup_labels": "unmixed"}})
         make_up_to("relabel")
-        found[mix] = [json.loads((STORE / one.path).with_suffix(".json").read_text())["summary"] for one in planned("relabel")]
-    assert found["mixup"] == found["none"] and found["mixup"][0]["teacher_top1_on_views"] > 0
+        summaries[mix] = [
+            json.loads((STORE / artifact.path).with_suffix(".json").read_text())["summary"] for artifact in planned("relabel")
+        ]
+    assert summaries["mixup"] == summaries["none"] and summaries["mixup"][0]["teacher_top1_on_views"] > 0
 
 
-def test_keys_are_of_canonical_specs(made):
-    for one in made:
-        assert key(json.loads(json.dumps(one.spec.json_object))) == one.key
+def test_keys_are_of_canonical_specs(published_run):
+    for artifact in published_run:
+        assert key(json.loads(json.dumps(artifact.spec.json_object))) == artifact.key
 
 
 def test_logits_that_float16_cannot_hold_are_refused():

@@ -84,16 +84,16 @@ def test_the_whole_chain(few, capsys):
     accuracies = json.loads(Path("results/few/ipc1-brief/acc.json").read_text())
     assert list(accuracies["teachers"]) == sorted(TEACHERS)
     assert sorted(accuracies["students"]) == sorted(name.partition(":")[2] for name in STUDENTS)
-    assert all(0 <= one["top1"]["mean"] <= 100 for one in accuracies["students"].values())
+    assert all(0 <= student["top1"]["mean"] <= 100 for student in accuracies["students"].values())
     table = pd.read_csv("results/few/ipc1-brief/classes.csv")
     assert table["class"].tolist() == CLASSES and table["name"].tolist() == ["tench", "daisy"]
     picture = Image.open("results/few/ipc1-brief/images.png")
     assert picture.width > 100
-    prepare = next(one for one in few if one.stage == "prepare")
+    prepare = next(artifact for artifact in few if artifact.stage == "prepare")
     assert (STORE / prepare.path).stat().st_size < 5000, "the images stay in their files"
-    squeezed = [read_receipt(STORE / one.path) for one in few if one.stage == "squeeze"]
-    assert all("epochs" not in one["summary"] and 0 <= one["summary"]["top1"] <= 100 for one in squeezed)
-    recovered = next(one for one in few if one.stage == "recover")
+    squeezed = [read_receipt(STORE / artifact.path) for artifact in few if artifact.stage == "squeeze"]
+    assert all("epochs" not in receipt["summary"] and 0 <= receipt["summary"]["top1"] <= 100 for receipt in squeezed)
+    recovered = next(artifact for artifact in few if artifact.stage == "recover")
     tensors, metadata = load_tensors(STORE / recovered.path)
     assert tensors["images"].shape == (2, 3, 224, 224) and metadata["classes"] == CLASSES
     assert np.std(tensors["images"].numpy()) > 10

@@ -16,11 +16,11 @@ def job(out) -> Job:
 def write(name: str, classes: list[str], **inputs: str) -> str:
     import torch
 
-    made = job(STORE / name)
+    writer = job(STORE / name)
     for path in inputs.values():
-        made.receipt(path)
-    made.classes = classes
-    made.write_tensors({"x": torch.zeros(1)}, {}, {})
+        writer.receipt(path)
+    writer.classes = classes
+    writer.write_tensors({"x": torch.zeros(1)}, {}, {})
     return name
 
 
@@ -37,8 +37,12 @@ def test_inputs_of_other_classes(workspace):
         both.tensors(fewer)
 
 
-def test_classes_are_passed_on(made):
-    classes = {tuple(load_tensors(STORE / one.path)[1]["classes"]) for one in made if one.path.endswith("safetensors")}
+def test_classes_are_passed_on(published_run):
+    classes = {
+        tuple(load_tensors(STORE / artifact.path)[1]["classes"])
+        for artifact in published_run
+        if artifact.path.endswith("safetensors")
+    }
     assert classes == {tuple("0123456789")}
 
 

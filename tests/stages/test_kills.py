@@ -47,7 +47,7 @@ sys.exit(main())
 
 
 @pytest.mark.parametrize("stage", LONGER)
-def test_killed_at_two_moments(stage, made, edit_row, make_artifact):
+def test_killed_at_two_moments(stage, published_run, edit_row, make_artifact):
     job = Job(stage, edit_row, make_artifact)
     for when in ("before", "after"):  # the second goes on from the first's checkpoint
         assert job.killed_at_write(when, 2)
@@ -57,7 +57,7 @@ def test_killed_at_two_moments(stage, made, edit_row, make_artifact):
 
 @pytest.mark.nightly("kills")
 @pytest.mark.parametrize("stage", MORE)
-def test_killed_at_forty_more(stage, made, edit_row, make_artifact):
+def test_killed_at_forty_more(stage, published_run, edit_row, make_artifact):
     job = Job(stage, edit_row, make_artifact)
     chance = random.Random(stage)
     kills = 0
@@ -73,13 +73,13 @@ def test_killed_at_forty_more(stage, made, edit_row, make_artifact):
 
 
 class Job:
-    """One job of a stage, whose inputs are there, and what it makes undisturbed."""
+    """One job of a stage, whose inputs are made, and the hash of what it makes undisturbed."""
 
     def __init__(self, stage, edit_row, make_artifact) -> None:
         edit_row({stage: LONGER[stage]})
         planned = plan("tiny", 4)
         write_plans(planned, Path("results/tiny/ipc4/acc.json"))
-        artifact = next(one for one in planned if one.stage == stage)
+        artifact = next(artifact for artifact in planned if artifact.stage == stage)
         make_artifact(artifact)
         self.out = STORE / artifact.path
         self.expected = file_hash(self.out)
@@ -101,14 +101,14 @@ class Job:
         going_on = any(self.checkpoints.glob("*.safetensors"))
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
             try:
-                _, said = process.communicate(timeout=seconds or 300)
+                _, stderr = process.communicate(timeout=seconds or 300)
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
-                _, said = process.communicate()
+                _, stderr = process.communicate()
         if process.returncode == 0:
             assert file_hash(self.out) == self.expected
             return False
-        assert process.returncode == -signal.SIGKILL, said
+        assert process.returncode == -signal.SIGKILL, stderr
         self.resumed += going_on
         return True
 

@@ -44,9 +44,9 @@ def test_a_teachers_own_precision_changes_the_images_alone(backbones):
     assert {"prepare", "squeeze", "statistics"}.isdisjoint(changed) and "recover" in changed
 
 
-def test_it_is_computed_in(made, make_artifact):
-    """Other images than with any one precision, none of them by much after these few iterations."""
-    artifact = recovered(made)[0]
+def test_images_are_computed_in_the_precisions_of_the_spec(published_run, make_artifact):
+    """Mixed precisions give other images than any one precision; after so few iterations they differ little."""
+    artifact = recovered(published_run)[0]
 
     def images(precisions: list[str]) -> torch.Tensor:
         spec = RecoverSpec.model_validate(artifact.spec.json_object | {"precisions": precisions})
@@ -59,7 +59,7 @@ def test_it_is_computed_in(made, make_artifact):
     assert 0 < (mixed - low).abs().mean() < 10
 
 
-def test_one_for_each_teacher_or_none(made):
-    spec = recovered(made)[0].spec.json_object | {"precisions": ["bfloat16"]}
+def test_precisions_are_one_for_each_teacher_or_none(published_run):
+    spec = recovered(published_run)[0].spec.json_object | {"precisions": ["bfloat16"]}
     with pytest.raises(UserError, match=r"precisions: expected one per teacher \(3\), got 1"):
         read_spec(STAGES["recover"], json.dumps(spec))

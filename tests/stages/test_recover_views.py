@@ -15,24 +15,24 @@ from gvbsm.store.plans import STORE
 
 
 def recovered() -> list[Artifact]:
-    return [one for one in plan("tiny", 4) if one.stage == "recover"]
+    return [artifact for artifact in plan("tiny", 4) if artifact.stage == "recover"]
 
 
-def augmentation(one: Artifact, labels_B: torch.Tensor):
+def augmentation(artifact: Artifact, labels_B: torch.Tensor):
     job = Job(
-        spec=one.spec,
-        out=STORE / one.path,
+        spec=artifact.spec,
+        out=STORE / artifact.path,
         store=STORE,
         device="cpu",
-        checkpoints=Path("results/.checkpoints") / one.key,
+        checkpoints=Path("results/.checkpoints") / artifact.key,
         checkpoint_seconds=0.0,
     )
-    pixels = Pixels(one.spec.pixels, torch.device("cpu"))
+    pixels = Pixels(artifact.spec.pixels, torch.device("cpu"))
     return _augmentation(job, labels_B, pixels), pixels
 
 
 @pytest.mark.parametrize("mix", ["cutmix", "mixup", "none"])
-def test_a_view_is_of_its_image_and_labelled_by_what_is_in_it(mix, made, edit_row):
+def test_a_view_is_of_its_image_and_labelled_by_what_is_in_it(mix, published_run, edit_row):
     edit_row({"recover": {"views": "relabel"}, "relabel": {"mix": mix}})
     labels_B = torch.arange(10)
     augment, pixels = augmentation(recovered()[0], labels_B)
@@ -53,27 +53,27 @@ def test_a_view_is_of_its_image_and_labelled_by_what_is_in_it(mix, made, edit_ro
     assert (gradient.flatten(1).abs().sum(1) > 0).all()
 
 
-def test_the_same_views_after_the_same_seed_and_others_after_another(made, edit_row):
+def test_the_same_views_after_the_same_seed_and_others_after_another(published_run, edit_row):
     edit_row({"recover": {"views": "relabel"}})
     augment, _ = augmentation(recovered()[0], torch.arange(10))
     x_BCHW = torch.randn(10, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    found = []
+    views = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        found.append(augment(x_BCHW)[0])
-    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+        views.append(augment(x_BCHW)[0])
+    assert torch.equal(views[0], views[1]) and not torch.equal(views[0], views[2])
 
 
-def test_images_depend_on_how_views_are_drawn_only_where_they_are_seen(made, edit_row, make_up_to):
-    before = [one.key for one in recovered()]
+def test_images_depend_on_how_views_are_drawn_only_where_they_are_seen(published_run, edit_row, make_up_to):
+    before = [artifact.key for artifact in recovered()]
     edit_row({"relabel": {"scale": [0.5, 1.0], "seed": 3}})
-    assert [one.key for one in recovered()] == before
+    assert [artifact.key for artifact in recovered()] == before
     edit_row({"recover": {"views": "relabel"}})
-    seen = [one.key for one in recovered()]
+    seen = [artifact.key for artifact in recovered()]
     edit_row({"relabel": {"seed": 4}})
-    assert [one.key for one in recovered()] == seen != before
+    assert [artifact.key for artifact in recovered()] == seen != before
     edit_row({"relabel": {"scale": [0.4, 1.0]}})
-    assert not {one.key for one in recovered()} & {*seen, *before}
+    assert not {artifact.key for artifact in recovered()} & {*seen, *before}
     planned = make_up_to("recover")
-    images = [load_tensors(STORE / one.path)[0]["images"] for one in planned if one.stage == "recover"]
-    assert sum(len(one) for one in images) == 40
+    images = [load_tensors(STORE / artifact.path)[0]["images"] for artifact in planned if artifact.stage == "recover"]
+    assert sum(len(shard) for shard in images) == 40

@@ -39,8 +39,8 @@ def job_of(artifact, seconds: float) -> Job:
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("kind", ["killed", "signalled"])
-def test_resumed_ends_in_the_same_bytes(stage, kind, made, monkeypatch):
-    artifact = next(one for one in made if one.stage == stage)
+def test_resumed_ends_in_the_same_bytes(stage, kind, published_run, monkeypatch):
+    artifact = next(artifact for artifact in published_run if artifact.stage == stage)
     expected = file_hash(STORE / artifact.path)
     attempts = run_in_pieces(artifact, kind, monkeypatch)
     assert file_hash(STORE / artifact.path) == expected
@@ -49,19 +49,21 @@ def test_resumed_ends_in_the_same_bytes(stage, kind, made, monkeypatch):
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_students_beside_their_teachers_resume_to_the_same_bytes(accumulate, made, edit_row, make_up_to, monkeypatch):
+def test_students_beside_their_teachers_resume_to_the_same_bytes(accumulate, published_run, edit_row, make_up_to, monkeypatch):
     """Wherever they begin, teachers see the same views together."""
     monkeypatch.setattr("gvbsm.method.views._AT_ONCE", 2 * 16 * 8 * 8)  # two batches
     edit_row({"relabel": {"online": True}, "evaluate": {"accumulate": accumulate}})
-    artifact = next(one for one in make_up_to("evaluate") if one.stage == "evaluate")
+    artifact = next(artifact for artifact in make_up_to("evaluate") if artifact.stage == "evaluate")
     expected = file_hash(STORE / artifact.path)
     run_in_pieces(artifact, "killed", monkeypatch)
     assert file_hash(STORE / artifact.path) == expected
 
 
 def run_in_pieces(artifact, kind: str, monkeypatch) -> int:
-    """Make an artifact anew by a job that every second tick ends: killed right before a save, or signalled at it. Returns in
-    how many processes, as it were."""
+    """Make an artifact anew by a job that every second tick ends: killed right before a save, or signalled at it.
+
+    Return how often the job was started.
+    """
     (STORE / artifact.path).unlink()
     run = importlib.import_module(f"gvbsm.stages.{artifact.stage}").run
     tick = checkpoints.Checkpoint.tick
@@ -94,9 +96,9 @@ def run_in_pieces(artifact, kind: str, monkeypatch) -> int:
 
 
 @pytest.mark.nightly("compile")
-def test_compiled_and_resumed_ends_in_the_same_bytes(made, edit_row, make_artifact, monkeypatch):
+def test_compiled_and_resumed_ends_in_the_same_bytes(published_run, edit_row, make_artifact, monkeypatch):
     edit_row({"recover": {"compile": True}})
-    artifact = next(one for one in plan("tiny", 4) if one.stage == "recover")
+    artifact = next(artifact for artifact in plan("tiny", 4) if artifact.stage == "recover")
     expected = file_hash(make_artifact(artifact))
     if not read_receipt(STORE / artifact.path)["summary"]["compiled"]:
         pytest.skip("torch.compile needs a C++ compiler")
@@ -116,8 +118,8 @@ def test_compiled_and_resumed_ends_in_the_same_bytes(made, edit_row, make_artifa
     assert file_hash(make_artifact(artifact)) == expected
 
 
-def test_a_damaged_checkpoint_means_starting_over(made, make_artifact):
-    artifact = next(one for one in made if one.stage == "squeeze")
+def test_a_damaged_checkpoint_means_starting_over(published_run, make_artifact):
+    artifact = next(artifact for artifact in published_run if artifact.stage == "squeeze")
     expected = file_hash(STORE / artifact.path)
     folder = Path("results/.checkpoints") / artifact.key
     folder.mkdir(parents=True)
@@ -126,12 +128,12 @@ def test_a_damaged_checkpoint_means_starting_over(made, make_artifact):
 
 
 @pytest.mark.nightly("processes")
-def test_real_signals_to_a_real_process(made, edit_row, make_artifact):
+def test_real_signals_to_a_real_process(published_run, edit_row, make_artifact):
     """kill -9, then SIGTERM, then to the end: the bytes of a run that nobody stopped."""
     edit_row({"squeeze": {"epochs": 12}})
     planned = plan("tiny", 4)
     write_plans(planned, Path("results/tiny/ipc4/acc.json"))
-    artifact = next(one for one in planned if one.stage == "squeeze")
+    artifact = next(artifact for artifact in planned if artifact.stage == "squeeze")
     expected = file_hash(make_artifact(artifact))
     (STORE / artifact.path).unlink()
     command = [sys.executable, "-m", "gvbsm", "squeeze", "--spec", f"results/.plan/{artifact.key}.json"]
@@ -144,10 +146,10 @@ def test_real_signals_to_a_real_process(made, edit_row, make_artifact):
         while time.monotonic() < deadline and not (saved.exists() and saved.stat().st_mtime_ns > before):
             time.sleep(0.01)
         process.send_signal(number)
-        _, said = process.communicate(timeout=60)
-        assert process.returncode == status, said
+        _, stderr = process.communicate(timeout=60)
+        assert process.returncode == status, stderr
         assert not (STORE / artifact.path).exists()
         assert saved.exists()
-    assert "interrupted by SIGTERM, state saved; run the same command to go on" in said
+    assert "interrupted by SIGTERM, state saved; run the same command to go on" in stderr
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     assert file_hash(STORE / artifact.path) == expected

@@ -23,14 +23,14 @@ RANDOM |= {"threads": 1, "precision": "float32"}
 
 def selected(planned) -> dict[tuple[int, int], tuple[torch.Tensor, list[int]]]:
     """Every chosen image with the training images it is of, by class and number."""
-    found = {}
+    images = {}
     for artifact in planned:
         if artifact.stage == "select":
             tensors, _ = load_tensors(STORE / artifact.path)
             names = ("images", "sources", "labels", "numbers")
             for image, sources, label, number in zip(*(tensors[name] for name in names), strict=True):
-                found[int(label), int(number)] = image, sources.tolist()
-    return found
+                images[int(label), int(number)] = image, sources.tolist()
+    return images
 
 
 def training_set(planned) -> tuple[torch.Tensor, torch.Tensor]:
@@ -38,7 +38,7 @@ def training_set(planned) -> tuple[torch.Tensor, torch.Tensor]:
     return tensors["train_images"], tensors["train_labels"]
 
 
-def test_random_images_are_training_images_of_their_class_and_more_only_add_some(made, edit_row, make_up_to):
+def test_random_images_are_training_images_of_their_class_and_more_only_add_some(published_run, edit_row, make_up_to):
     edit_row({"select": RANDOM})
     few, many = make_up_to("select"), make_up_to("select", 6)
     images, labels = training_set(few)
@@ -49,7 +49,7 @@ def test_random_images_are_training_images_of_their_class_and_more_only_add_some
     assert all(torch.equal(image, chosen[place][0]) for place, (image, _) in selected(few).items())
 
 
-def test_cells_hold_shrunk_images_row_by_row(made, edit_row, make_up_to):
+def test_cells_hold_shrunk_images_row_by_row(published_run, edit_row, make_up_to):
     edit_row({"select": RANDOM | {"cells": 2}})
     planned = make_up_to("select")
     images, _ = training_set(planned)
@@ -59,39 +59,41 @@ def test_cells_hold_shrunk_images_row_by_row(made, edit_row, make_up_to):
 
 
 @pytest.mark.parametrize("choose", ["confidence", "clusters"])
-def test_teachers_choose_among_the_candidates_of_a_place(choose, made, edit_row, make_up_to):
+def test_teachers_choose_among_the_candidates_of_a_place(choose, published_run, edit_row, make_up_to):
     edit_row({"select": RANDOM | {"choose": choose, "candidates": 6}})
     planned = make_up_to("select")
     chosen = selected(planned)
     _, labels = training_set(planned)
-    first_ones = set()  # what would be chosen without the teachers
-    for one in planned:
-        for label, first, end in (group for batch in one.spec.batches for group in batch) if one.stage == "select" else ():
-            candidates = select._candidates(labels, label, first, end, one.spec.settings).tolist()
+    first_candidates = set()  # what would be chosen without the teachers
+    for artifact in planned:
+        for label, first, end in (
+            (group for batch in artifact.spec.batches for group in batch) if artifact.stage == "select" else ()
+        ):
+            candidates = select._candidates(labels, label, first, end, artifact.spec.settings).tolist()
             assert len(candidates) == 6 * (end - first)
             assert {chosen[label, place][1][0] for place in range(first, end)} <= set(candidates)
-            first_ones |= set(candidates[: end - first])
+            first_candidates |= set(candidates[: end - first])
     assert all(labels[sources[0]] == label for (label, _), (_, sources) in chosen.items())
     assert len({sources[0] for _, sources in chosen.values()}) == 40
-    assert {sources[0] for _, sources in chosen.values()} != first_ones
+    assert {sources[0] for _, sources in chosen.values()} != first_candidates
 
 
-def test_confidence_prefers_what_the_teachers_know(made, edit_row, make_up_to):
+def test_confidence_prefers_what_the_teachers_know(published_run, edit_row, make_up_to):
     """The teachers' cross-entropy of chosen images is below that of random ones, and rises within a group."""
     from gvbsm.data.pixels import Pixels
     from gvbsm.training.networks import load_teacher, logits_of
 
     edit_row({"select": RANDOM | {"candidates": 6, "choose": "confidence"}})
     planned = make_up_to("select")
-    one = next(artifact for artifact in planned if artifact.stage == "select")
-    teachers = [load_teacher(*load_tensors(STORE / path), torch.device("cpu")) for path in one.spec.inputs.teachers]
-    pixels = Pixels(one.spec.pixels, torch.device("cpu"))
+    artifact = next(artifact for artifact in planned if artifact.stage == "select")
+    teachers = [load_teacher(*load_tensors(STORE / path), torch.device("cpu")) for path in artifact.spec.inputs.teachers]
+    pixels = Pixels(artifact.spec.pixels, torch.device("cpu"))
 
     def loss(images, labels):
         logits_TNK = logits_of(teachers, pixels.from_bytes(images), "float32")
         return torch.stack([F.cross_entropy(logits_NK, labels, reduction="none") for logits_NK in logits_TNK]).mean(0)
 
-    tensors, _ = load_tensors(STORE / one.path)
+    tensors, _ = load_tensors(STORE / artifact.path)
     chosen = loss(tensors["images"], tensors["labels"])
     images, labels = training_set(planned)
     assert chosen.mean() < loss(images[:200], labels[:200]).mean()
@@ -99,53 +101,53 @@ def test_confidence_prefers_what_the_teachers_know(made, edit_row, make_up_to):
     assert of_first[0] <= of_first[1]
 
 
-def test_recover_starts_from_them_and_without_iterations_they_stay(made, edit_row, make_up_to):
+def test_recover_starts_from_selected_images_which_stay_without_iterations(published_run, edit_row, make_up_to):
     edit_row({"select": RANDOM, "recover": {"lr": 1e-9}})
     planned = make_up_to("recover")
-    recovered = [load_tensors(STORE / one.path)[0] for one in planned if one.stage == "recover"]
-    chosen = [load_tensors(STORE / one.path)[0] for one in planned if one.stage == "select"]
-    for one, other in zip(recovered, chosen, strict=True):
-        assert torch.equal(one["images"], other["images"]) and torch.equal(one["numbers"], other["numbers"])
+    recovered = [load_tensors(STORE / artifact.path)[0] for artifact in planned if artifact.stage == "recover"]
+    chosen = [load_tensors(STORE / artifact.path)[0] for artifact in planned if artifact.stage == "select"]
+    for got, expected in zip(recovered, chosen, strict=True):
+        assert torch.equal(got["images"], expected["images"]) and torch.equal(got["numbers"], expected["numbers"])
     edit_row({"recover": {"iterations": 0}})
     planned = make_up_to("evaluate")
-    assert not {"recover", "statistics"} & {one.stage for one in planned}
-    used = [one for one in planned if one.stage == "evaluate" and "distilled" in one.name]
-    assert used and all(one.spec.inputs.images == [x.path for x in planned if x.stage == "select"] for one in used)
+    assert not {"recover", "statistics"} & {artifact.stage for artifact in planned}
+    used = [artifact for artifact in planned if artifact.stage == "evaluate" and "distilled" in artifact.name]
+    assert used and all(artifact.spec.inputs.images == [x.path for x in planned if x.stage == "select"] for artifact in used)
 
 
-def test_acc_json_tells_what_images_began_with_and_what_that_cost(made, edit_row, make_up_to, make_artifact):
+def test_acc_json_has_the_settings_and_the_cost_of_select(published_run, edit_row, make_up_to, make_artifact):
     edit_row({"select": RANDOM, "recover": {"views": "relabel"}, "evaluate": {"baselines": [], "seeds": [0]}})
     accuracies = json.loads(make_artifact(make_up_to("evaluate")[-1]).read_text())
-    told = accuracies["settings"]
-    assert {name: told["select"][name] for name in RANDOM} == RANDOM
-    assert told["recover"]["views"] == "relabel"
+    settings = accuracies["settings"]
+    assert {name: settings["select"][name] for name in RANDOM} == RANDOM
+    assert settings["recover"]["views"] == "relabel"
     assert accuracies["cost"]["select"]["jobs"] == 2 and accuracies["cost"]["recover"]["jobs"] == 2
 
 
-def test_baselines_are_those_asked_for(made, edit_row):
+def test_baselines_are_those_asked_for(published_run, edit_row):
     def kinds() -> list[str]:
-        named = [one.name for one in plan("tiny", 4) if one.stage == "evaluate" and "convnet" in one.name]
-        return [name.rpartition("-")[2] for name in named]
+        names = [artifact.name for artifact in plan("tiny", 4) if artifact.stage == "evaluate" and "convnet" in artifact.name]
+        return [name.rpartition("-")[2] for name in names]
 
     assert kinds() == ["distilled", "random_soft", "random_hard"]
     edit_row({"evaluate": {"baselines": ["distilled_hard"]}})
     assert kinds() == ["distilled", "distilled_hard"]
-    hard = next(one for one in plan("tiny", 4) if one.name.endswith("distilled_hard"))
+    hard = next(artifact for artifact in plan("tiny", 4) if artifact.name.endswith("distilled_hard"))
     assert hard.spec.inputs.images and not hard.spec.inputs.labels
-    assert not any("random" in one.name for one in plan("tiny", 4))
+    assert not any("random" in artifact.name for artifact in plan("tiny", 4))
 
 
-def test_cells_are_of_distilled_images_alone(made, edit_row):
+def test_cells_are_of_distilled_images_alone(published_run, edit_row):
     """Random real images are whole, and so are their views, or the margin over them would flatter images of cells."""
     edit_row({"select": RANDOM | {"cells": 2}, "relabel": {"cells": 2}})
-    named = {one.name: one.spec for one in plan("tiny", 4)}
-    assert {spec.settings.cells for name, spec in named.items() if "distilled-epoch" in name} == {2}
-    assert {spec.settings.cells for name, spec in named.items() if "random-epoch" in name} == {None}
-    hard = {name.rpartition("-")[2]: spec.views.cells for name, spec in named.items() if name.endswith("_hard")}
+    specs = {artifact.name: artifact.spec for artifact in plan("tiny", 4)}
+    assert {spec.settings.cells for name, spec in specs.items() if "distilled-epoch" in name} == {2}
+    assert {spec.settings.cells for name, spec in specs.items() if "random-epoch" in name} == {None}
+    hard = {name.rpartition("-")[2]: spec.views.cells for name, spec in specs.items() if name.endswith("_hard")}
     assert hard == {"random_hard": None}
 
 
-def test_mistakes_are_told(made, edit_row, make_up_to):
+def test_mistakes_are_refused(published_run, edit_row, make_up_to):
     edit_row({"recover": {"iterations": 0}})
     with pytest.raises(SettingsError, match=r"recover.iterations: expected at least 1 without select, got 0"):
         load_row("tiny")
@@ -157,11 +159,11 @@ def test_mistakes_are_told(made, edit_row, make_up_to):
         make_up_to("select")
 
 
-def test_a_killed_selection_goes_on_to_the_same_bytes(made, edit_row, make_up_to, monkeypatch):
+def test_a_killed_selection_goes_on_to_the_same_bytes(published_run, edit_row, make_up_to, monkeypatch):
     edit_row({"select": RANDOM | {"candidates": 3, "choose": "clusters", "cells": 2}})
-    one = next(artifact for artifact in make_up_to("select") if artifact.stage == "select")
-    expected = file_hash(STORE / one.path)
-    (STORE / one.path).unlink()
+    artifact = next(artifact for artifact in make_up_to("select") if artifact.stage == "select")
+    expected = file_hash(STORE / artifact.path)
+    (STORE / artifact.path).unlink()
     tick, ticks = Checkpoint.tick, []
 
     def killing(self, state):
@@ -172,18 +174,18 @@ def test_a_killed_selection_goes_on_to_the_same_bytes(made, edit_row, make_up_to
 
     monkeypatch.setattr(Checkpoint, "tick", killing)
     kills = 0
-    while not (STORE / one.path).exists():
+    while not (STORE / artifact.path).exists():
         try:
             select.run(
                 Job(
-                    spec=one.spec,
-                    out=STORE / one.path,
+                    spec=artifact.spec,
+                    out=STORE / artifact.path,
                     store=STORE,
                     device="cpu",
-                    checkpoints=Path("results/.checkpoints") / one.key,
+                    checkpoints=Path("results/.checkpoints") / artifact.key,
                     checkpoint_seconds=0.0,
                 )
             )
         except KeyboardInterrupt:
             kills += 1
-    assert kills > 1 and file_hash(STORE / one.path) == expected
+    assert kills > 1 and file_hash(STORE / artifact.path) == expected

@@ -31,12 +31,13 @@ def reader():
 
 # Codings and mixing have nothing to do with each other: each is tried with one of the other.
 @pytest.mark.parametrize(
-    ("values", "top", "mix"), [(*one, "cutmix") for one in CODINGS] + [("float16", None, mix) for mix in ("mixup", "none")]
+    ("values", "top", "mix"),
+    [(*coding, "cutmix") for coding in CODINGS] + [("float16", None, mix) for mix in ("mixup", "none")],
 )
-def test_the_reader_sees_what_evaluate_does(values, top, mix, made, edit_row, make_up_to, reader):
+def test_the_reader_sees_what_evaluate_does(values, top, mix, published_run, edit_row, make_up_to, reader):
     edit_row({"relabel": {"coding": {"values": values, "top": top}, "mix": mix, "mix_alpha": 0.4 if mix == "mixup" else 1.0}})
     planned = make_up_to("relabel")
-    evaluate = next(one for one in planned if one.stage == "evaluate" and "distilled" in one.name)
+    evaluate = next(artifact for artifact in planned if artifact.stage == "evaluate" and "distilled" in artifact.name)
     store = Reader(store=STORE)
     images = load_image_set(store, evaluate.spec.inputs.images)
     labels = load_labels(store, evaluate.spec.inputs.labels, images.shape[0], images.shape[-1])
@@ -46,9 +47,9 @@ def test_the_reader_sees_what_evaluate_does(values, top, mix, made, edit_row, ma
         views, soft, hard = (torch.cat(parts) for parts in zip(*read, strict=True))
         at = torch.arange(images.shape[0])
         epochs = [labels.epoch(number) for number in range(len(labels))]
-        torch.testing.assert_close(views, torch.cat([render(pixels, one.views, at) for one in epochs]), rtol=0, atol=1e-6)
-        assert torch.equal(soft, torch.cat([one.logits(at, 10, rest) for one in epochs]))
-        expected = torch.cat([mixed_hard_labels(images.labels, one.views, at, 10, mixed=True) for one in epochs])
+        torch.testing.assert_close(views, torch.cat([render(pixels, epoch.views, at) for epoch in epochs]), rtol=0, atol=1e-6)
+        assert torch.equal(soft, torch.cat([epoch.logits(at, 10, rest) for epoch in epochs]))
+        expected = torch.cat([mixed_hard_labels(images.labels, epoch.views, at, 10, mixed=True) for epoch in epochs])
         torch.testing.assert_close(hard, expected)
 
 
@@ -62,15 +63,17 @@ def test_the_reader_is_short_and_needs_numpy_and_torch_alone():
 @pytest.mark.parametrize(
     "views", [{"rescale_logits": True}, {"mix": "mixup", "mixup_labels": "unmixed"}], ids=["cutmix, rescaled", "mixup, unmixed"]
 )
-def test_labels_made_online_are_those_that_would_be_stored(views, made, edit_row, make_up_to):
+def test_labels_made_online_are_those_that_would_be_stored(views, published_run, edit_row, make_up_to):
     """Students of labels that lose nothing and of none that are stored are the same, to the byte of their tables."""
     edit_row({"relabel": {"coding": {"values": "float32"}, **views}})
     stored = make_up_to("evaluate")
     edit_row({"relabel": {"online": True}})
     online = make_up_to("evaluate")
-    assert any(one.stage == "relabel" for one in stored) and not any(one.stage == "relabel" for one in online)
+    assert any(artifact.stage == "relabel" for artifact in stored) and not any(
+        artifact.stage == "relabel" for artifact in online
+    )
     pairs = [(a, b) for a, b in zip(*([x for x in run if x.stage == "evaluate"] for run in (stored, online)), strict=True)]
     assert len(pairs) == 6
-    for one, other in pairs:
-        assert (one.path == other.path) == ("random_hard" in one.name)
-        assert (STORE / one.path).read_text() == (STORE / other.path).read_text()
+    for stored_run, online_run in pairs:
+        assert (stored_run.path == online_run.path) == ("random_hard" in stored_run.name)
+        assert (STORE / stored_run.path).read_text() == (STORE / online_run.path).read_text()

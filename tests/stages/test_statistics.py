@@ -17,15 +17,15 @@ from gvbsm.store.plans import STORE
 
 
 def statistics_of(planned) -> list:
-    return [load_tensors(STORE / one.path) for one in planned if one.stage == "statistics"]
+    return [load_tensors(STORE / artifact.path) for artifact in planned if artifact.stage == "statistics"]
 
 
-def test_more_is_measured_only_when_it_is_used(made, edit_row, make_up_to):
-    plain = statistics_of(made)
+def test_more_is_measured_only_when_it_is_used(published_run, edit_row, make_up_to):
+    plain = statistics_of(published_run)
     edit_row({"recover": {"class_statistics": 0.5, "keep": {"share": 0.5, "by": "importance"}}})
     more = statistics_of(make_up_to("recover"))
     for (before, metadata), (after, more_metadata) in zip(plain, more, strict=True):
-        assert all(torch.equal(after[name], one) for name, one in before.items())
+        assert all(torch.equal(after[name], value) for name, value in before.items())
         new = after.keys() - before.keys()
         assert new and {name.rpartition("/")[2] for name in new} == {"class_mean", "class_var"}
         assert all(after[name].shape[0] == 10 for name in new)
@@ -36,14 +36,14 @@ def test_more_is_measured_only_when_it_is_used(made, edit_row, make_up_to):
         assert all(value > 0 for value in values) and max(values) > 2  # noise is not a training set
 
 
-def test_class_moments_are_those_of_the_augmented_training_set(made, edit_row, make_up_to):
+def test_class_moments_are_those_of_the_augmented_training_set(published_run, edit_row, make_up_to):
     """The first layer sees the images themselves: over all classes its class means average to the mean of all."""
     edit_row({"recover": {"class_statistics": 0.5}, "statistics": {"variance": "pooled"}})
     planned = make_up_to("statistics")
     data, _ = load_tensors(STORE / planned[0].path)
     share_K = torch.bincount(data["train_labels"]).double() / len(data["train_labels"])
     for tensors, _ in statistics_of(planned):
-        name = next(one for one in tensors if one.endswith("/channel_mean")).rpartition("/")[0]
+        name = next(key for key in tensors if key.endswith("/channel_mean")).rpartition("/")[0]
         first = {kind: tensors[f"{name}/{kind}"] for kind in ("class_mean", "class_var", "channel_mean", "channel_var")}
         mean = share_K @ first["class_mean"]
         square = share_K @ (first["class_var"] + first["class_mean"].square())
@@ -52,44 +52,44 @@ def test_class_moments_are_those_of_the_augmented_training_set(made, edit_row, m
 
 
 def recovered(planned) -> list:
-    return [load_tensors(STORE / one.path)[0]["images"] for one in planned if one.stage == "recover"]
+    return [load_tensors(STORE / artifact.path)[0]["images"] for artifact in planned if artifact.stage == "recover"]
 
 
-def test_a_teacher_in_which_nothing_can_be_matched_is_named(made, edit_row, make_up_to):
+def test_a_teacher_in_which_nothing_can_be_matched_is_named(published_run, edit_row, make_up_to):
     edit_row({"recover": {"layers": ["batchnorm"]}})  # convnet's norm has no running moments
     with pytest.raises(UserError, match=r"squeeze/digits-convnet-.*: expected layers of batchnorm to match, got none; add"):
         make_up_to("recover")
 
 
-def test_nothing_is_measured_that_is_not_matched_or_that_teachers_hold(made, edit_row, make_up_to):
+def test_nothing_is_measured_that_is_not_matched_or_that_teachers_hold(published_run, edit_row, make_up_to):
     _, *with_batchnorm = load_row("tiny").backbones
-    edit_row({"backbones": [{"name": one.name, "options": one.options} for one in with_batchnorm]})
+    edit_row({"backbones": [{"name": backbone.name, "options": backbone.options} for backbone in with_batchnorm]})
 
     def images(weight: float, keep: dict | None) -> tuple[list, set[str]]:
         # No Conv layers, so no draws of which are dropped: the other random numbers stay the same.
         edit_row({"recover": {"statistics_weight": weight, "keep": keep, "layers": ["batchnorm"]}})
         planned = make_up_to("recover")
-        return recovered(planned), {one.stage for one in planned}
+        return recovered(planned), {artifact.stage for artifact in planned}
 
     all_kept = {"share": 1.0, "by": "importance"}  # the same is matched, but only a pass tells how important it is
     matched, stages = images(0.01, all_kept)
     assert "statistics" in stages
     without_pass, stages = images(0.01, None)
     assert "statistics" not in stages and without_pass
-    assert all(torch.equal(one, other) for one, other in zip(without_pass, matched, strict=True))
+    assert all(torch.equal(first, second) for first, second in zip(without_pass, matched, strict=True))
     unmatched, stages = images(0.0, None)
     assert "statistics" not in stages
-    assert not any(torch.equal(one, other) for one, other in zip(unmatched, matched, strict=True))
+    assert not any(torch.equal(first, second) for first, second in zip(unmatched, matched, strict=True))
     tiny, _ = images(1e-30, None)
-    assert all(torch.equal(one, other) for one, other in zip(unmatched, tiny, strict=True))
+    assert all(torch.equal(first, second) for first, second in zip(unmatched, tiny, strict=True))
 
 
-@pytest.mark.parametrize(("weight", "kept", "expected"), [(0.01, 0, 3), (0.01, 2, 3), (0.0, 3, 0)])
-def test_a_spec_has_statistics_of_every_teacher_or_no_weight(made, weight, kept, expected):
-    spec = copy.deepcopy(next(one.spec for one in made if one.stage == "recover").json_object)
+@pytest.mark.parametrize(("weight", "count", "expected"), [(0.01, 0, 3), (0.01, 2, 3), (0.0, 3, 0)])
+def test_a_spec_has_statistics_of_every_teacher_or_no_weight(published_run, weight, count, expected):
+    spec = copy.deepcopy(next(artifact.spec for artifact in published_run if artifact.stage == "recover").json_object)
     spec["settings"]["statistics_weight"] = weight
-    spec["inputs"]["statistics"] = spec["inputs"]["statistics"][:kept]
-    with pytest.raises(UserError, match=rf"inputs.statistics: expected {expected} .* got {kept}"):
+    spec["inputs"]["statistics"] = spec["inputs"]["statistics"][:count]
+    with pytest.raises(UserError, match=rf"inputs.statistics: expected {expected} .* got {count}"):
         read_spec(STAGES["recover"], json.dumps(spec))
 
 
@@ -97,8 +97,8 @@ def test_a_spec_has_statistics_of_every_teacher_or_no_weight(made, weight, kept,
 def test_a_share_is_kept_of_every_teacher(by):
     importance = {"conv": {"channel": 5.0, "patch": 1.0}, "bn": {"channel": 4.0}, "other": {"channel": 3.0, "patch": 2.0}}
     settings = load_row("digits").recover.model_copy(update={"keep": Keep(share=0.5, by=by), "seed": 0})
-    kept = recover._selected_statistics(settings, "statistics/a", {"importance": importance})
-    assert len(kept) == 2 and (by == "random" or kept == {("conv", "channel"), ("bn", "channel")})
+    selected = recover._selected_statistics(settings, "statistics/a", {"importance": importance})
+    assert len(selected) == 2 and (by == "random" or selected == {("conv", "channel"), ("bn", "channel")})
     settings = settings.model_copy(update={"conv_statistics": ["patch"]})
     assert len(recover._selected_statistics(settings, "statistics/a", {"importance": importance}) - {("bn", "channel")}) >= 1
     settings = settings.model_copy(update={"layers": ["conv"]})

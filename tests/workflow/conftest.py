@@ -24,7 +24,7 @@ def running_stages() -> Callable[[Path], list[Running]]:
     """The stages that run now in a folder."""
 
     def look(folder: Path) -> list[Running]:
-        found: dict[str, tuple[str, Running]] = {}  # by process, with its parent
+        by_process: dict[str, tuple[str, Running]] = {}  # by process, with its parent
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 words = (process / "cmdline").read_bytes().decode().split("\0")
@@ -34,12 +34,12 @@ def running_stages() -> Callable[[Path], list[Running]]:
                 parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
             except OSError:  # ended meanwhile
                 continue
-            environment = dict(one.partition("=")[::2] for one in variables)
-            # One that is just ending has no environment any more.
+            environment = dict(variable.partition("=")[::2] for variable in variables)
+            # A process that is ending has no environment any more.
             if stage in STAGES and where == str(folder.resolve()) and environment != {"": ""}:
                 devices, job = (environment.get(name, "") for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID"))
-                found[process.name] = (parent, Running(stage, devices, job, where))
+                by_process[process.name] = (parent, Running(stage, devices, job, where))
         # What a stage starts looks like the stage until it runs another program.
-        return [running for parent, running in found.values() if parent not in found]
+        return [running for parent, running in by_process.values() if parent not in by_process]
 
     return look

@@ -1,4 +1,4 @@
-"""The oldest versions that pyproject.toml allows do: an environment of them imports everything and makes a small run."""
+"""The oldest versions that pyproject.toml allows suffice: an environment of them imports everything and makes a small run."""
 
 import os
 import subprocess
@@ -47,7 +47,7 @@ def oldest(requirement: str) -> str:
 
 
 def test_every_dependency_has_a_lower_bound():
-    assert len({oldest(one) for one in PROJECT["dependencies"]}) == len(PROJECT["dependencies"])
+    assert len({oldest(requirement) for requirement in PROJECT["dependencies"]}) == len(PROJECT["dependencies"])
 
 
 @pytest.mark.nightly("bounds")
@@ -55,11 +55,11 @@ def test_every_dependency_has_a_lower_bound():
     PROJECT["requires-python"] != f">={sys.version_info.major}.{sys.version_info.minor}",
     reason="the oldest versions have no packages for newer Pythons",
 )
-def test_the_oldest_dependencies_do(tmp_path):
+def test_the_oldest_dependencies_suffice(tmp_path):
     environment = tmp_path / "environment"
     subprocess.run([sys.executable, "-m", "venv", environment], check=True)
     python = environment / "bin" / "python"
-    pins = [oldest(one) for one in PROJECT["dependencies"]]
+    pins = [oldest(requirement) for requirement in PROJECT["dependencies"]]
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-cache-dir", *pins, "-e", ROOT], check=True)
     (tmp_path / "config" / "datasets").mkdir(parents=True)
     (tmp_path / "config" / "datasets" / "small.yaml").write_text(yaml.safe_dump(SMALL))

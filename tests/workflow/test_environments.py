@@ -1,4 +1,4 @@
-"""The environments of `--sdm conda` and `--sdm apptainer`, which cannot be made here: that they say what they must."""
+"""The environments of `--sdm conda` and `--sdm apptainer`, which cannot be made here: their files say what they must."""
 
 import re
 import shutil
@@ -18,25 +18,25 @@ ROOT = PACKAGE.parent
 ENVIRONMENTS = ROOT / "workflow" / "envs"
 CONDA_NAMES = {"matplotlib": "matplotlib-base", "torch": "pytorch"}
 DEPENDENCIES = yaml.safe_load((ENVIRONMENTS / "gvbsm.yaml").read_text())["dependencies"]
-PINS = dict(one.split(" ", 1) for one in DEPENDENCIES if " " in one)
+PINS = dict(entry.split(" ", 1) for entry in DEPENDENCIES if " " in entry)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Snakemake starts the jobs from outside.
 NEEDED = [
-    one
-    for one in map(Requirement, PROJECT["dependencies"] + PROJECT["optional-dependencies"]["tracking"])
-    if one.name != "snakemake"
+    requirement
+    for requirement in map(Requirement, PROJECT["dependencies"] + PROJECT["optional-dependencies"]["tracking"])
+    if requirement.name != "snakemake"
 ]
 
 
 @pytest.mark.parametrize("requirement", NEEDED, ids=lambda requirement: requirement.name)
-def test_what_the_project_needs_is_pinned_to_a_version_that_will_do(requirement):
+def test_every_dependency_is_pinned_to_a_version_that_suffices(requirement):
     pin = PINS[CONDA_NAMES.get(requirement.name, requirement.name)]
     assert re.fullmatch(r"=\d+(\.\d+)+", pin)
     assert pin.removeprefix("=") in requirement.specifier
 
 
-def test_nothing_else_is_in_it():
-    names = {CONDA_NAMES.get(one.name, one.name) for one in NEEDED}
+def test_the_environment_has_no_other_package():
+    names = {CONDA_NAMES.get(requirement.name, requirement.name) for requirement in NEEDED}
     assert PINS.keys() - names == {"python", "setuptools"}
     assert PINS["python"].removeprefix("=") in SpecifierSet(PROJECT["requires-python"])
     (setuptools,) = map(Requirement, tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"])

@@ -14,7 +14,7 @@ pytestmark = [
 ]
 
 
-def test_two_jobs_at_once_on_different_devices(made, tmp_path, running_stages, monkeypatch):
+def test_two_jobs_at_once_on_different_devices(published_run, tmp_path, running_stages, monkeypatch):
     """Two pretended devices, and more cores than jobs may run."""
     monkeypatch.setenv("GVBSM_LEASES", str(tmp_path / "leases"))
     monkeypatch.delenv("GVBSM_JOBS_PER_GPU", raising=False)
@@ -23,14 +23,16 @@ def test_two_jobs_at_once_on_different_devices(made, tmp_path, running_stages, m
     command = [sys.executable, "-m", "snakemake", "--cores", "8", "--forceall", "--resources", "gpu=2"]
     command += ["--", "results/tiny/ipc4/acc.json"]
     pairs, wrong = set(), []
-    with (tmp_path / "said.txt").open("w+") as said:
-        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=said, stderr=said)
+    with (tmp_path / "output.txt").open("w+") as output:
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=output, stderr=output)
         while process.poll() is None:
-            devices = sorted(one.devices for one in running_stages(tmp_path) if one.stage not in ("prepare", "publish"))
+            devices = sorted(
+                running.devices for running in running_stages(tmp_path) if running.stage not in ("prepare", "publish")
+            )
             pairs.add(tuple(devices))
             wrong += [devices] if len(set(devices)) < len(devices) or not set(devices) <= {"0", "1"} else []
             time.sleep(0.05)
-        said.seek(0)
-        assert process.returncode == 0, said.read()
+        output.seek(0)
+        assert process.returncode == 0, output.read()
     assert not wrong
     assert ("0", "1") in pairs

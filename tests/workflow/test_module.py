@@ -75,6 +75,6 @@ def test_its_jobs_run_in_the_others_folder_and_change_nothing_of_the_others_comm
     snakemake("-n")
     (plan,) = [plan.stem for plan in Path("results/.plan").glob("*.json") if '"stage": "prepare"' in plan.read_text()]
     data = STORE / "prepare" / f"digits-{plan}.safetensors"
-    said = snakemake("--cores", "1", "--printshellcmds", str(data), "a b of mine.txt")
+    output = snakemake("--cores", "1", "--printshellcmds", str(data), "a b of mine.txt")
     assert data.exists() and Path("a b of mine.txt").read_text() == "made\n"
-    assert Counter(re.findall(r"gvbsm prepare|export", said)) == {"gvbsm prepare": 1}
+    assert Counter(re.findall(r"gvbsm prepare|export", output)) == {"gvbsm prepare": 1}

@@ -1,4 +1,4 @@
-"""Names that are others' choice, of files, folders, classes and labels: none leaves the results folder or is executed."""
+"""Names that others choose, of files, folders, classes and labels: none leaves the results folder or is executed."""
 
 import json
 import os
@@ -47,9 +47,9 @@ NAMES = [
 def one_line(capsys, *arguments: str) -> str:
     """What a command that fails says on stderr."""
     assert cli.main(list(arguments)) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("gvbsm: ") and said.count("\n") == 1 and said[:-1].isprintable(), said
-    return said
+    line = capsys.readouterr().err
+    assert line.startswith("gvbsm: ") and line.count("\n") == 1 and line[:-1].isprintable(), line
+    return line
 
 
 def snakemake(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -62,8 +62,8 @@ def snakemake(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_data_set_file_of_an_odd_name_is_refused(name, workspace, capsys):
     shutil.copy("config/datasets/tiny.yaml", f"config/datasets/{name}.yaml")
-    said = one_line(capsys, "explain", f"results/{name}/ipc4/acc.json")
-    assert "expected letters, digits, '_', '.' and '-'" in said or "expected results/<dataset>/ipc<N>" in said
+    line = one_line(capsys, "explain", f"results/{name}/ipc4/acc.json")
+    assert "expected letters, digits, '_', '.' and '-'" in line or "expected results/<dataset>/ipc<N>" in line
     with pytest.raises(SettingsError, match=r"data set .*: expected letters, digits"):
         plan(name, 4)
     assert sorted(path.name for path in Path().iterdir()) == ["config"]
@@ -76,8 +76,8 @@ def test_a_recipe_or_a_row_to_extend_of_an_odd_name_is_refused(name, workspace, 
     with pytest.raises(SettingsError, match=r"recipe .*: expected letters, digits"):
         plan("tiny", 4, name)
     edit_row({"extends": name})
-    said = one_line(capsys, "explain", "results/tiny/ipc4/acc.json")
-    assert re.search(r"tiny\.yaml: extends: data set .*: expected letters, digits", said)
+    line = one_line(capsys, "explain", "results/tiny/ipc4/acc.json")
+    assert re.search(r"tiny\.yaml: extends: data set .*: expected letters, digits", line)
 
 
 @pytest.mark.parametrize("name", [*NAMES, "a/b", "a-b", "", "a" * 61])
@@ -156,8 +156,8 @@ def test_a_class_that_is_no_text_is_refused(workspace, capsys):
             Image.new("RGB", (8, 8)).save(os.fsdecode(b"data/mine/" + split + b"/" + name + b"/x.png"))
     form = {"classes": 2, "image_size": 8, "channels": 3, "resize": 8, "storage": "packed"}
     spec = {"stage": "prepare", "source": {"kind": "imagefolder", "path": "mine"}, **form}
-    said = one_line(capsys, "prepare", "--spec", json.dumps(spec), "--out", "results/x.safetensors")
-    assert r"expected class names in UTF-8, got 'caf\udce9'; rename the folder" in said
+    line = one_line(capsys, "prepare", "--spec", json.dumps(spec), "--out", "results/x.safetensors")
+    assert r"expected class names in UTF-8, got 'caf\udce9'; rename the folder" in line
 
 
 def test_an_error_is_one_line_whatever_the_name_in_it():
@@ -171,8 +171,8 @@ def test_the_command_that_rebuilds_an_artifact_is_quoted(tmp_path, capsys):
     spec |= {"pixels": {"image_size": 8, "mean": [0.5], "std": [0.5]}, "augment": {"flip": False}}
     settings = {"patch_size": 4, "batch_size": 4, "variance": "pooled", "seed": 0, "threads": 1, "precision": "float32"}
     folder = ["--store", str(out.parent), "--checkpoints", str(tmp_path / "c"), "--device", "cpu"]
-    said = one_line(capsys, "statistics", "--spec", json.dumps(spec | {"settings": settings}), "--out", str(out), *folder)
-    command = said.partition("rebuild it with: ")[2].replace("snakemake", "echo").replace("rm -f", "echo")
+    line = one_line(capsys, "statistics", "--spec", json.dumps(spec | {"settings": settings}), "--out", str(out), *folder)
+    command = line.partition("rebuild it with: ")[2].replace("snakemake", "echo").replace("rm -f", "echo")
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "$(touch pwned)" in done.stdout and not (tmp_path / "pwned").exists()
 

@@ -30,10 +30,11 @@ FOLDER = Path("results/tiny/ipc4/pictures")
 
 
 def drawings(settings=SETTINGS) -> dict[str, set[str]]:
-    """Of every picture of tiny: what is made for it beside the run, and its drawing."""
-    run = {one.path for one in plan("tiny", 4)}
+    """For each of tiny's pictures: the paths that are made for it beside the run, its drawing among them."""
+    run = {artifact.path for artifact in plan("tiny", 4)}
     return {
-        name: {one.path for one in plan_picture("tiny", 4, None, name, settings)} - run for name in pictures_of("tiny", None)
+        name: {artifact.path for artifact in plan_picture("tiny", 4, None, name, settings)} - run
+        for name in pictures_of("tiny", None)
     }
 
 
@@ -49,18 +50,18 @@ def test_every_spec_is_complete(workspace):
     }
 
 
-def test_a_setting_of_pictures_changes_what_it_is_of_and_no_run(workspace):
-    before, run = drawings(), {one.path for one in plan("tiny", 4)}
+def test_a_setting_of_pictures_changes_its_pictures_and_no_run(workspace):
+    before, run = drawings(), {artifact.path for artifact in plan("tiny", 4)}
     other = drawings(SETTINGS.model_copy(update={"perplexity": 7.0}))
     assert {name for name in before if before[name] != other[name]} == {"features"}
     assert {path.split("/")[0] for path in other["features"] - before["features"]} == {"draw"}
     more = drawings(SETTINGS.model_copy(update={"real": 20}))
     assert {name for name in before if before[name] != more[name]} == {"classes", "features"}
-    assert {one.path for one in plan("tiny", 4)} == run
+    assert {artifact.path for artifact in plan("tiny", 4)} == run
 
 
 def test_the_run_needs_no_pictures(workspace, edit_row):
-    stages = {one.stage for one in plan("tiny", 4)}
+    stages = {artifact.stage for artifact in plan("tiny", 4)}
     assert not stages & {"draw", "features", "student"}
     with pytest.raises(
         SettingsError, match=r"config.yaml: expected pictures: with its settings, got none; add pictures: \{real"
@@ -76,15 +77,15 @@ def test_the_run_needs_no_pictures(workspace, edit_row):
 
 
 def test_only_shards_with_first_images_of_shown_classes_keep_snapshots(workspace):
-    shards = [one.spec.snapshots for one in plan("tiny", 4) if one.stage == "recover"]
+    shards = [artifact.spec.snapshots for artifact in plan("tiny", 4) if artifact.stage == "recover"]
     assert shards == [Snapshots(iterations=[0, 1, 3], labels=list(range(10))), None]
-    hundred = [one.spec.snapshots for one in plan("cifar100", 20) if one.stage == "recover"]
-    assert [one.labels for one in hundred[:10]] == [[label] for label in range(0, 100, 10)]
+    hundred = [artifact.spec.snapshots for artifact in plan("cifar100", 20) if artifact.stage == "recover"]
+    assert [snapshots.labels for snapshots in hundred[:10]] == [[label] for label in range(0, 100, 10)]
     assert hundred[10:] == [None] * 10
 
 
-def test_snapshots_change_no_image_and_begin_with_the_noise(made, edit_row, make_artifact):
-    artifact = next(one for one in made if one.stage == "recover")
+def test_snapshots_change_no_image_and_begin_with_the_noise(published_run, edit_row, make_artifact):
+    artifact = next(artifact for artifact in published_run if artifact.stage == "recover")
     with_them, metadata = load_tensors(STORE / artifact.path)
     assert with_them["snapshots"].shape == (10, 3, 1, 8, 8) and metadata["snapshots"]["iterations"] == [0, 1, 3]
     batch = artifact.spec.batches[0]
@@ -94,21 +95,21 @@ def test_snapshots_change_no_image_and_begin_with_the_noise(made, edit_row, make
     assert (with_them["snapshots"][:5, 0] == expected[::2]).all(), "two images of a class are beside each other"
     assert (with_them["snapshots"][:, 1] != with_them["snapshots"][:, 2]).any()
     edit_row({"recover": {"snapshots": None}})
-    without, _ = load_tensors(make_artifact(next(one for one in plan("tiny", 4) if one.stage == "recover")))
+    without, _ = load_tensors(make_artifact(next(artifact for artifact in plan("tiny", 4) if artifact.stage == "recover")))
     assert (without["images"] == with_them["images"]).all() and "snapshots" not in without
 
 
 def test_diversity_is_the_mean_over_pairs():
     features, labels = torch.randn(7, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 0, 0, 2, 2, 2, 3])
-    found = mean_cosine_distance(features, labels, 5)
+    distances = mean_cosine_distance(features, labels, 5)
     unit = torch.nn.functional.normalize(features.double(), dim=1)
     pairs = [1 - unit[i] @ unit[j] for i in range(3) for j in range(i)]
-    assert found[0] == pytest.approx(float(sum(pairs)) / 3)
-    assert found.isnan().tolist() == [False, True, False, True, True]
+    assert distances[0] == pytest.approx(float(sum(pairs)) / 3)
+    assert distances.isnan().tolist() == [False, True, False, True, True]
 
 
 @pytest.mark.nightly("workflow")
-def test_the_workflow_makes_all_and_draws_again_what_changed(made, run_snakemake, stale, capsys):
+def test_the_workflow_makes_all_and_draws_again_what_changed(published_run, run_snakemake, stale, capsys):
     target = "results/tiny/ipc4/pictures.txt"
     assert stale(target) == {"features": 4, "student": 1, "draw": 4, "pictures": 1}
     done = run_snakemake("--cores", "1", target=target)
@@ -125,8 +126,10 @@ def test_the_workflow_makes_all_and_draws_again_what_changed(made, run_snakemake
     for artifact in planned:
         assert artifact.stage == "draw" or verify(STORE / artifact.path)
     # The student that is trained again is the one that evaluate tested.
-    student = next(one for one in planned if one.stage == "student")
-    table = pd.read_csv(STORE / next(one.path for one in made if one.name == "digits-convnet-distilled"))
+    student = next(artifact for artifact in planned if artifact.stage == "student")
+    table = pd.read_csv(
+        STORE / next(artifact.path for artifact in published_run if artifact.name == "digits-convnet-distilled")
+    )
     assert read_receipt(STORE / student.path)["summary"]["top1"] == table[table["seed"] == 0]["top1"].iloc[-1]
     text = Path("config/config.yaml").read_text()
     Path("config/config.yaml").write_text(text.replace("perplexity: 30", "perplexity: 7"))

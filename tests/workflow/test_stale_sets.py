@@ -41,15 +41,15 @@ Planned = set[tuple[str, str]]  # the stage and path of every artifact of a run
 
 
 def planned() -> Planned:
-    return {(one.stage, one.path) for one in plan("tiny", 4)}
+    return {(artifact.stage, artifact.path) for artifact in plan("tiny", 4)}
 
 
 def new(before: Planned, after: Planned) -> dict[str, int]:
-    """What the store lacks that had all of the first: {stage: jobs}."""
+    """Jobs that the second plan adds to the first: {stage: jobs}."""
     return dict(Counter(stage for stage, _ in after - before))
 
 
-def test_the_store_has_what_is_planned_and_nothing_else(made):
+def test_the_store_has_what_is_planned_and_nothing_else(published_run):
     """So what a plan adds to it is what would run. That Snakemake then runs nothing is in test_survival.py."""
     there = set(stored(STORE))
     assert there == {path for stage, path in planned() if stage != "publish"}
@@ -157,14 +157,14 @@ def planned_by_clone() -> Planned:
     """What the package in the working folder plans, in a process that has imported no other."""
     program = (
         "import json; from gvbsm.pipeline.graph import plan; from gvbsm.store.code import PACKAGE; "
-        "print(json.dumps([str(PACKAGE), [(one.stage, one.path) for one in plan('tiny', 4)]]))"
+        "print(json.dumps([str(PACKAGE), [(a.stage, a.path) for a in plan('tiny', 4)]]))"
     )
     environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    package, found = json.loads(done.stdout)
+    package, artifacts = json.loads(done.stdout)
     assert Path(package) == Path("gvbsm").resolve()
-    return {(stage, path) for stage, path in found}
+    return {(stage, path) for stage, path in artifacts}
 
 
 @pytest.mark.parametrize("change", CODE_CHANGES)
@@ -183,7 +183,7 @@ def test_changes_of_code_through_snakemake(change, stale):
 
 def test_more_images_per_class_make_only_the_new_shards(workspace):
     before = planned()
-    after = {(one.stage, one.path) for one in plan("tiny", 8)}
+    after = {(artifact.stage, artifact.path) for artifact in plan("tiny", 8)}
     assert new(before, after) == {"recover": 2, "relabel": 2 * L, "evaluate": 3 * S, "publish": 1}
 
 
@@ -196,10 +196,10 @@ def test_a_change_and_its_revert(edit_row, stale, run_snakemake, capsys):
     edit_row(changes)
     target = ["explain", "results/tiny/ipc4/acc.json"]
     assert cli.main(target) == 0
-    said = capsys.readouterr().out
-    assert said.count("because setting lr changed from 0.003 to 0.01") == 3
-    assert "input evaluate/digits-wrn16_2-random_soft changed" in said
-    assert said.endswith("4 stale, damaged or missing\n")
+    output = capsys.readouterr().out
+    assert output.count("because setting lr changed from 0.003 to 0.01") == 3
+    assert "input evaluate/digits-wrn16_2-random_soft changed" in output
+    assert output.endswith("4 stale, damaged or missing\n")
     done = run_snakemake("--cores", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert stale() == {}
@@ -210,8 +210,8 @@ def test_a_change_and_its_revert(edit_row, stale, run_snakemake, capsys):
     shutil.rmtree(".snakemake")
     assert stale() == {"publish": 1}
     assert cli.main(target) == 0
-    said = capsys.readouterr().out
-    assert said.count("stale    ") == 1 and said.endswith(" 1 stale, damaged or missing\n")
+    output = capsys.readouterr().out
+    assert output.count("stale    ") == 1 and output.endswith(" 1 stale, damaged or missing\n")
     done = run_snakemake("--cores", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(Path(target[1]).read_text())["key"] != key
@@ -228,18 +228,18 @@ def test_lost_metadata_and_lost_plans(edit_row, stale):
     assert stale() == {"recover": R} | FROM_IMAGES
 
 
-def test_a_deleted_artifact_is_made_again_only_if_something_needs_it(made, stale):
+def test_a_deleted_artifact_is_made_again_only_if_something_needs_it(published_run, stale):
     """With what follows it: Snakemake runs whatever reads the output of a job that runs."""
-    labels = next(one for one in made if one.stage == "relabel")
+    labels = next(artifact for artifact in published_run if artifact.stage == "relabel")
     (Path("results/store") / labels.path).unlink()
     assert stale() == {}
     Path("results/tiny/ipc4/acc.json").unlink()
     assert stale() == {"relabel": 1, "evaluate": S, "publish": 1}
 
 
-def test_a_missing_receipt_is_noticed(made, stale):
-    """By publish, which asks for all of them; what was made from the artifact is not made again."""
-    labels = next(one for one in made if one.stage == "relabel")
+def test_a_missing_receipt_is_noticed(published_run, stale):
+    """Publish asks for all receipts. What was made from the artifact is not made again."""
+    labels = next(artifact for artifact in published_run if artifact.stage == "relabel")
     (Path("results/store") / labels.path).with_suffix(".json").unlink()
     Path("results/tiny/ipc4/acc.json").unlink()
     assert stale() == {"relabel": 1, "publish": 1}

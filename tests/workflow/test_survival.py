@@ -26,9 +26,9 @@ def test_a_clock_that_jumps_makes_nothing_stale(stale):
 
 
 @pytest.mark.nightly("workflow")
-def test_a_killed_controller(made, run_snakemake):
+def test_a_killed_controller(published_run, run_snakemake):
     """A second snakemake is refused while one runs; after kill -9 of that, --unlock and the same command go on."""
-    expected = {artifact.path: file_hash(STORE / artifact.path) for artifact in made if artifact.stage != "publish"}
+    expected = {artifact.path: file_hash(STORE / artifact.path) for artifact in published_run if artifact.stage != "publish"}
     for path in expected:
         if not path.startswith("prepare"):
             (STORE / path).unlink()

@@ -20,13 +20,13 @@ from gvbsm.store.receipts import verify
 ROOT = PACKAGE.parent
 
 
-def test_what_a_run_leaves(made):
+def test_what_a_run_leaves(published_run):
     accuracies = json.loads(Path("results/tiny/ipc4/acc.json").read_text())
     assert accuracies["dataset"] == "tiny"
     assert accuracies["ipc"] == 4
     assert accuracies["recipe"] is None
     assert accuracies["images"] == 40
-    assert accuracies["key"] == made[-1].key
+    assert accuracies["key"] == published_run[-1].key
     students = {"convnet", "wrn16_2"}
     assert set(accuracies["students"]) == students
     assert set(accuracies["baselines"]) == {"random_hard", "random_soft"}
@@ -40,8 +40,10 @@ def test_what_a_run_leaves(made):
                 assert student[kind]["std"] == pytest.approx(np.std(runs, ddof=1))
             assert student["best_top1"]["mean"] >= student["top1"]["mean"]
     assert set(accuracies["teachers"]) == {"convnet", "wrn16_2", "resnet10"}
-    labels = [one for one in made if one.stage == "relabel" and "distilled" in one.name]
-    assert accuracies["soft_labels"]["bytes"] == sum((Path("results/store") / one.path).stat().st_size for one in labels)
+    labels = [artifact for artifact in published_run if artifact.stage == "relabel" and "distilled" in artifact.name]
+    assert accuracies["soft_labels"]["bytes"] == sum(
+        (Path("results/store") / artifact.path).stat().st_size for artifact in labels
+    )
     assert 0 <= accuracies["soft_labels"]["teacher_top1_on_views"] <= 100
     jobs = {"prepare": 1, "squeeze": 3, "statistics": 3, "recover": 2, "relabel": 4, "evaluate": 6}
     assert {stage: cost["jobs"] for stage, cost in accuracies["cost"].items()} == jobs
@@ -49,9 +51,9 @@ def test_what_a_run_leaves(made):
     assert accuracies["provenance"]["packages"]["torch"]
 
 
-def test_last_epoch_is_reported_and_the_best_stands_beside_it(made):
+def test_last_epoch_is_reported_and_the_best_stands_beside_it(published_run):
     """Fault 8: `top1` is the last epoch's, whatever was seen before it."""
-    run = next(one for one in made if one.stage == "evaluate")
+    run = next(artifact for artifact in published_run if artifact.stage == "evaluate")
     with (Path("results/store") / run.path).open() as file:
         rows = [row for row in csv.DictReader(file) if row["top1"]]
     student = json.loads(Path("results/tiny/ipc4/acc.json").read_text())["students"]["convnet"]
@@ -61,7 +63,7 @@ def test_last_epoch_is_reported_and_the_best_stands_beside_it(made):
 
 
 @pytest.mark.nightly("workflow")
-def test_headline_best_changes_the_table_and_not_acc_json(made, edit_row, run_snakemake):
+def test_headline_best_changes_the_table_and_not_acc_json(published_run, edit_row, run_snakemake):
     before = json.loads(Path("results/tiny/ipc4/acc.json").read_text())
     edit_row({"evaluate": {"headline": "best"}})
     done = run_snakemake("--cores", "1")
@@ -78,8 +80,8 @@ def test_headline_best_changes_the_table_and_not_acc_json(made, edit_row, run_sn
     assert "random real" in done.stdout
 
 
-def test_every_artifact_is_whole_and_its_receipt_complete(made):
-    for artifact in made[:-1]:
+def test_every_artifact_is_whole_and_its_receipt_complete(published_run):
+    for artifact in published_run[:-1]:
         receipt = verify(Path("results/store") / artifact.path)
         assert receipt["spec"] == json.loads(Path(f"results/.plan/{artifact.key}.json").read_text())["spec"]
         assert {"bytes", "sha256", "inputs", "packages", "device", "seconds", "peak_memory_bytes", "git"} <= receipt.keys()
@@ -88,7 +90,7 @@ def test_every_artifact_is_whole_and_its_receipt_complete(made):
     assert not list(Path("results").rglob("*.tmp"))
 
 
-def test_the_picture_shows_every_image(made):
+def test_the_picture_shows_every_image(published_run):
     with Image.open("results/tiny/ipc4/images.png") as picture:
         pixels = np.asarray(picture.convert("L"))
     assert pixels.shape[0] > 600 and pixels.shape[1] > 300
@@ -96,20 +98,20 @@ def test_the_picture_shows_every_image(made):
 
 
 @pytest.mark.parametrize(
-    ("changes", "target", "said"),
+    ("changes", "target", "message"),
     [
         ({"squeeze": {"epohcs": 3}}, "results/tiny/ipc4/acc.json", "tiny.yaml: squeeze: unknown setting 'epohcs'"),
         ({}, "results/tiny/ipc0/acc.json", "run 'ipc0': expected 1 to 100000"),
     ],
 )
-def test_snakemake_says_one_line_and_exits_with_one(changes, target, said, edit_row, run_snakemake):
+def test_snakemake_says_one_line_and_exits_with_one(changes, target, message, edit_row, run_snakemake):
     edit_row(changes)
     done = run_snakemake("-n", target=target)
     assert done.returncode == 1
     text = done.stdout + done.stderr
     assert "Traceback" not in text
     lines = [line for line in text.splitlines() if line.startswith("gvbsm: ")]
-    assert len(lines) == 1 and said in lines[0]
+    assert len(lines) == 1 and message in lines[0]
     assert not list(Path(".snakemake/locks").iterdir()), "the folder is left locked"
 
 
@@ -129,24 +131,24 @@ def test_a_mistake_in_config_yaml(run_snakemake):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"data_rot": "data"}, "unknown setting 'data_rot'; did you mean 'data_root'?"),
         ({"targets": ["results/tiny"]}, "targets[0]: target 'results/tiny': expected results/"),
         ({"tracking": "tensorbord"}, "tracking: expected 'none', 'tensorboard' or 'wandb', got 'tensorbord'"),
     ],
 )
-def test_mistakes_in_config_yaml(changes, said, workspace):
-    with pytest.raises(SettingsError, match=re.escape(f"config.yaml: {said}")):
+def test_mistakes_in_config_yaml(changes, message, workspace):
+    with pytest.raises(SettingsError, match=re.escape(f"config.yaml: {message}")):
         load_config({"targets": ["results/tiny/ipc4/acc.json"], "data_root": "data"} | changes)
 
 
 @pytest.mark.nightly("workflow")
-def test_tracking_reaches_jobs_and_makes_nothing_stale(made, stale, run_snakemake):
+def test_tracking_reaches_jobs_and_makes_nothing_stale(published_run, stale, run_snakemake):
     with Path("config/config.yaml").open("a") as file:
         file.write("tracking: tensorboard\n")
     assert stale() == {}
-    teacher = next(one for one in made if one.stage == "squeeze")
+    teacher = next(artifact for artifact in published_run if artifact.stage == "squeeze")
     out = Path("results/store") / teacher.path
     out.unlink()
     out.with_suffix(".json").unlink()
@@ -158,10 +160,10 @@ def test_tracking_reaches_jobs_and_makes_nothing_stale(made, stale, run_snakemak
 
 
 @pytest.mark.nightly("workflow")
-def test_a_failing_job_shows_its_line(made, run_snakemake):
-    data = Path("results/store") / made[0].path
+def test_a_failing_job_shows_its_line(published_run, run_snakemake):
+    data = Path("results/store") / published_run[0].path
     data.write_bytes(data.read_bytes()[:-1])
-    teacher = next(one for one in made if one.stage == "squeeze")
+    teacher = next(artifact for artifact in published_run if artifact.stage == "squeeze")
     (Path("results/store") / teacher.path).unlink()
     Path("results/tiny/ipc4/acc.json").unlink()
     done = run_snakemake("--cores", "1")
@@ -172,7 +174,7 @@ def test_a_failing_job_shows_its_line(made, run_snakemake):
 
 
 def test_lint_from_another_folder(tmp_path):
-    """In the clone itself .ci/run does it."""
+    """From the clone itself, .ci/run lints."""
     command = [sys.executable, "-m", "snakemake", "--lint", "-s", str(ROOT / "workflow" / "Snakefile")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-# What rules ask the planner. A store artifact's path holds its key, the key names its plan file, and the plan says inputs.
+# How rules ask the planner: the path of a store artifact holds its key, the key names a plan file, and the plan has the inputs.
 import gc
 import os
 import sys
@@ -13,7 +13,7 @@ from gvbsm.store.plans import STORE
 from gvbsm.store.run import PICTURES
 from gvbsm.store.spec import flat_paths
 
-# A graph is many objects that all stay: looking through them for garbage every 700 takes a tenth of the planning.
+# Planning makes many objects and frees few: at the default thresholds, garbage collection takes a tenth of its time.
 gc.set_threshold(200_000, 50, 50)
 
 CONFIG_FILE = str(config_folder() / "config.yaml")
@@ -32,7 +32,7 @@ wildcard_constraints:
 
 
 def checked(function, *arguments):
-    """The function's result; what the user got wrong is one line and exit status 1, where an exception is a traceback."""
+    """The function's result. A UserError becomes one line and exit status 1: Snakemake would print its traceback."""
     try:
         return function(*arguments)
     except UserError as error:
@@ -42,22 +42,22 @@ def checked(function, *arguments):
 
 
 def stored(paths):
-    """Artifacts of the store. Ancient: their paths already say what is inside."""
+    """Artifacts of the store. Their times do not count (ancient), since their paths already depend on the content."""
     return [ancient(str(STORE / path)) for path in flat_paths(paths)]
 
 
-SPECS = {}  # by key: what this process has planned need not be read back
+SPECS = {}  # by key: specs that this process has planned or read
 
 
 def planned_spec(key):
-    """What is planned for a job of the store."""
+    """The planned spec of a store artifact."""
     if key not in SPECS:
         SPECS[key] = checked(read_plan, key).spec
     return SPECS[key]
 
 
 def planned(name):
-    """The artifacts that a job of the store reads under one name of its spec's inputs."""
+    """An input function: the artifacts of a spec's inputs that have this name."""
 
     def inputs(wildcards):
         return stored(getattr(planned_spec(wildcards.key).inputs, name))

@@ -1,4 +1,4 @@
-# What is published outside the store reads: the inputs of the rules that users ask for.
+# Input functions of the rules that write outside the store, whose files users ask for.
 from gvbsm.config.project import comparison
 from gvbsm.config.targets import parse_target
 from gvbsm.pipeline.adopt import check_adopted
@@ -16,20 +16,19 @@ def run_of(wildcards):
 
 
 def accuracies_of_folder(wildcards):
-    """Say what to ask for where a run's folder is a target: it holds the files of others, so that nothing makes it."""
+    """Refuse the folder of a run as a target, and name the file to ask for: the folder only holds outputs of other rules."""
     run = run_of(wildcards)
-    sys.stderr.write(f"gvbsm: {run.folder}: a run is asked for by its file: snakemake --cores all {run.accuracies}\n")
+    sys.stderr.write(f"gvbsm: {run.folder}: expected a file of it; run snakemake --cores all {run.accuracies}\n")
     raise SystemExit(1)
 
 
 def target_inputs(artifacts, published):
-    """Inputs of publish or draw, by their names in its spec: its own plan file is compared by time, the store's artifacts are
-    not."""
+    """Inputs of publish or draw, by their names in its spec. Only its own plan file is compared by time."""
     checked(check_adopted, artifacts, Path(settings.data_root))
     target = checked(write_plans, artifacts, published)
     SPECS.update((artifact.key, artifact.spec) for artifact in artifacts)
     inputs = {name: stored(paths) for name, paths in target.spec.inputs if paths}
-    # Here alone receipts are asked for: of every input twice, they would double the time that planning takes.
+    # Only these rules ask for receipts: with those of every rule's inputs, planning would take twice as long.
     receipts = [ancient(str(receipt_path(STORE / path))) for path in target.spec.input_paths()]
     return {"plan": str(target_file(target.key)), **inputs, "receipts": receipts}
 
@@ -62,9 +61,8 @@ def compared_runs(wildcards):
 
 
 def pictures_there(wildcards):
-    """Further pictures of a run that its page takes in: those that are there, drawn anew if the run is another now. Asking
-    for the page makes none that nobody asked for, and needs none that the run has no longer."""
+    """The pictures that a report shows: those that exist and still belong to the run, drawn again if it has changed."""
     run = run_of(wildcards)
-    there = further_pictures(run.folder)
-    drawn = checked(pictures_that_can_be_drawn, run.dataset, run.recipe, settings.pictures)
-    return [str(file) for name, files in there.items() if name in drawn for file in files]
+    existing = further_pictures(run.folder)
+    drawable = checked(pictures_that_can_be_drawn, run.dataset, run.recipe, settings.pictures)
+    return [str(file) for name, files in existing.items() if name in drawable for file in files]

@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# Accuracy studies on a borrowed GPU: what is missing, in order of worth; every result is written at once, and the end comes in time.
+#
+#   benchmarks/studies/gpu.sh pack            here: wheels for the borrowed machine and the data, into .gpu/, which is not tracked
+#   benchmarks/studies/gpu.sh run SECONDS     there: makes TARGETS; $OUT/results.tar.gz holds what there is, anew after every minute
+#   benchmarks/studies/gpu.sh unpack ARCHIVE  here: adds what came back to results/
+#
+# It expects torch and torchvision there, and no network. A rehearsal on the CPU:
+#   GVBSM_DEVICE=cpu TARGETS=results/digits/ipc10/acc.json OUT=/tmp/out benchmarks/studies/gpu.sh run 300
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+PYTHON=3.12 # of the borrowed machine
+
+# Two runs of a study share its teachers, so what follows the first is cheap. Teachers are made there: sending one of a ResNet18 takes
+# longer than its epoch.
+TARGETS=${TARGETS:-
+    results/paper-cifar10.paper/ipc10/acc.json
+    results/paper-cifar10.paper/ipc10-published/acc.json
+    results/edc-cifar10/compare.csv
+    results/paper-cifar10.convnet/ipc50-published/acc.json
+    results/paper-cifar10.resnet18/ipc50-published/acc.json
+    results/paper-cifar10/compare.csv}
+
+pack() {
+    grep -qx '/.gpu/' .git/info/exclude || echo '/.gpu/' >> .git/info/exclude
+    rm -rf .gpu/wheels && mkdir -p .gpu/wheels .gpu/data
+    for name in $(needed); do # a wheel for the other python, or one for any that is built here
+        python3 -m pip download --quiet --no-deps --only-binary=:all: --python-version "$PYTHON" --dest .gpu/wheels "$name" 2> .gpu/pip.txt ||
+            python3 -m pip wheel --quiet --no-deps --wheel-dir .gpu/wheels "$name" 2> .gpu/pip.txt ||
+            { cat .gpu/pip.txt && exit 1; }
+    done
+    cp data/cifar10-jpeg.tar.xz .gpu/data/
+    du -sh .gpu
+}
+
+needed() { # every package that gvbsm needs, in the versions here, but for what is there with torch and the large pulp, a scheduler's
+    python3 - << 'NEEDED'
+import re
+from importlib.metadata import PackageNotFoundError, requires, version
+
+from packaging.requirements import Requirement
+
+THERE = {"torch", "torchvision", "numpy", "scipy", "scikit-learn", "pandas", "matplotlib", "pillow", "pulp", "timm"}
+seen, todo = set(), ["gvbsm"]
+while todo:
+    name = re.sub(r"[-_.]+", "-", todo.pop()).lower()
+    if name in seen or name in THERE or name.startswith("nvidia-c"):
+        continue
+    seen.add(name)
+    for requirement in map(Requirement, requires(name) or []):
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            todo.append(requirement.name)
+for name in sorted(seen - {"gvbsm"}):
+    try:
+        print(f"{name}=={version(name)}")
+    except PackageNotFoundError:
+        continue
+NEEDED
+}
+
+run() {
+    local end=$((SECONDS + $1 - 20)) out=${OUT:?expected the folder for results in OUT}
+    if [ -d .gpu/wheels ]; then
+        python3 -m pip install --quiet --no-index --no-deps --find-links .gpu/wheels .gpu/wheels/*.whl
+        python3 -m pip install --quiet --no-index --no-deps --no-build-isolation -e . 2> "$out/install.txt" ||
+            export PYTHONPATH=$PWD # without setuptools: `python -m gvbsm`
+        mkdir -p data && cp -n .gpu/data/* data/
+    fi
+    command -v gvbsm > /dev/null || { mkdir -p .gpu/bin && printf '#!/bin/sh\nexec python3 -m gvbsm "$@"\n' > .gpu/bin/gvbsm && chmod +x .gpu/bin/gvbsm; }
+    export PATH=$PWD/.gpu/bin:$PATH GVBSM_JOBS_PER_GPU=${GVBSM_JOBS_PER_GPU:-4} PYTHONUNBUFFERED=1
+    for target in $TARGETS; do
+        local left=$((end - SECONDS))
+        [ "$left" -gt 20 ] || { echo "no time is left for $target"; continue; }
+        echo "== $target ($left s left)"
+        timeout -s TERM -k 15 "$left" python3 -m snakemake --scheduler greedy --cores "$(nproc)" --resources gpu="$GVBSM_JOBS_PER_GPU" --keep-going \
+            --rerun-incomplete --quiet rules -- "$target" > "$out/snakemake.txt" 2>&1 &
+        local job=$!
+        while kill -0 "$job" 2> /dev/null; do
+            for _ in $(seq 60); do kill -0 "$job" 2> /dev/null && sleep 1; done
+            collect "$out"
+        done
+        wait "$job" || tail -n 20 "$out/snakemake.txt"
+        collect "$out"
+    done
+}
+
+collect() { # what is small: published runs, images, students' curves, receipts, logs
+    find results -type f ! -path '*/.checkpoints/*' ! -path '*/.plan/*' ! -name '*.safetensors' > "$1/files.txt"
+    find results/store/recover -name '*.safetensors' >> "$1/files.txt" 2> /dev/null || true
+    tar -czf "$1/results.tar.gz.new" -T "$1/files.txt" && mv "$1/results.tar.gz.new" "$1/results.tar.gz"
+}
+
+unpack() { tar -xzf "$1" --skip-old-files; }
+
+"$@"
