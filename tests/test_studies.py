@@ -1,0 +1,64 @@
+"""Recorded studies: their files are there, their runs can be planned, and every measured run is one of them."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from gvbsm.config.project import comparison, load_config
+from gvbsm.pipeline.graph import plan_run
+from gvbsm.store.code import PACKAGE
+
+BENCHMARKS = PACKAGE.parent / "benchmarks"
+STUDIES = sorted({path.parent.name for path in (BENCHMARKS / "studies").glob("*/*")} - {"__pycache__"})
+COLUMNS = ("run", "dataset", "ipc", "recipe", "student", "seeds", "distilled", "random_soft", "margin", "commit")
+
+
+@pytest.fixture(autouse=True)
+def _in_the_project(monkeypatch):
+    monkeypatch.chdir(PACKAGE.parent)
+
+
+def runs_of(study: str):
+    """As its compare.csv has them, whatever config.yaml compares under the same name."""
+    return comparison(load_config().model_copy(update={"comparisons": None}), study)
+
+
+def table_of(study: str) -> list[dict[str, str]]:
+    with (BENCHMARKS / "studies" / study / "table.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_there_are_studies():
+    assert len(STUDIES) >= 10
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_study_has_its_files_and_its_runs_can_be_planned(study):
+    for name in ("study.yaml", "README.md", "table.csv"):
+        assert (BENCHMARKS / "studies" / study / name).is_file(), name
+    runs = runs_of(study)
+    assert len({run.folder for run in runs}) == len(runs), "a run is named twice"
+    for run in runs:
+        assert plan_run(run)[-1].stage == "publish"
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_measured_run_is_one_of_the_study_or_explained(study):
+    """A page says why where a run that was measured once is not asked for any more."""
+    page = (BENCHMARKS / "studies" / study / "README.md").read_text(encoding="utf-8")
+    asked_for = {str(Path(*run.folder.parts[1:])) for run in runs_of(study)}
+    table = table_of(study)
+    assert table and set(COLUMNS) <= table[0].keys()
+    for row in table:
+        run = row["run"] if "/" in row["run"] else f"{row['dataset']}/{row['run']}"
+        assert run == f"{row['dataset']}/ipc{row['ipc']}" + (f"-{row['recipe']}" if row["recipe"] else "")
+        assert not row["commit"] or run in asked_for or run in page, run
+
+
+def test_the_index_is_short_and_names_every_study():
+    index = (BENCHMARKS / "RESULTS.md").read_text(encoding="utf-8")
+    overview = (BENCHMARKS / "studies" / "README.md").read_text(encoding="utf-8")
+    assert len(index.splitlines()) <= 150
+    for study in STUDIES:
+        assert f"studies/{study}/README.md)" in index and f"({study}/README.md)" in overview, study
