@@ -102,8 +102,8 @@ def test_cifar100_has_the_fine_classes(tmp_path, put):
 
 
 def test_jpeg_copies_are_the_images_by_class(tmp_path, put):
-    """What benchmarks/accuracy runs on, made of the official archive and read by the row that reads folders."""
-    from benchmarks.accuracy import jpeg_copies
+    """What most studies run on, made of the official archive and read by the row that reads folders."""
+    from benchmarks.studies import jpeg_copies
     from gvbsm.data import imagefolder
 
     put("cifar10", pack(official("cifar10")))
