@@ -24,6 +24,7 @@ from gvbsm.store.files import load_tensors
 from gvbsm.store.keys import derive_seed
 from gvbsm.store.plans import STORE
 from gvbsm.store.receipts import read_receipt, verify
+from gvbsm.store.run import PICTURES
 
 SETTINGS = load_config().pictures
 FOLDER = Path("results/tiny/ipc4/pictures")
@@ -115,7 +116,7 @@ def test_the_workflow_makes_all_and_draws_again_what_changed(published_run, run_
     done = run_snakemake("--cores", "1", target=target)
     assert done.returncode == 0, done.stdout + done.stderr
     listed = Path(target).read_text().split()
-    assert listed == [str(FOLDER / f"{name}.png") for name in ("curves", "classes", "features", "evolution")]
+    assert listed == [str(FOLDER / f"{name}.png") for name in PICTURES]
     for file in listed:
         with Image.open(file) as picture:
             assert picture.size[0] > 500 and np.asarray(picture.convert("L")).std() > 10
