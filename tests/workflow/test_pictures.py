@@ -123,7 +123,7 @@ def test_the_workflow_makes_all_and_draws_again_what_changed(published_run, run_
         assert "tiny, 4 images per class" in Path(file).with_suffix(".svg").read_text()
     assert stale(target) == {} and stale() == {}
     assert cli.main(["gc"]) == 0 and capsys.readouterr().out == "0 entries, 0 bytes that nothing needs\n"
-    planned = plan_target(target, SETTINGS)
+    planned = plan_target(parse_target(target), SETTINGS)
     for artifact in planned:
         assert artifact.stage == "draw" or verify(STORE / artifact.path)
     # The student that is trained again is the one that evaluate tested.
