@@ -224,6 +224,17 @@ def save_own_data(clone: Path) -> None:
         torch.save(saved, epoch / f"batch_{number}.tar")
 
 
+DIFFS = [(page, number) for page in PAGES for number, block in enumerate(blocks(page)) if block.language == "diff"]
+
+
+@pytest.mark.parametrize(("page", "number"), DIFFS)
+def test_every_change_applies_to_the_code_as_it_is(page, number, tmp_path):
+    patch = tmp_path / "change.patch"
+    patch.write_text(blocks(page)[number].text)
+    done = subprocess.run(["git", "apply", "--check", patch], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, f"{page}\n{done.stderr}"
+
+
 BEFORE: dict[str, Callable[[Path], None]] = {"docs/own-data.md": save_own_data}
 FOLDER = {"docs/module.md": "study"}  # else the clone's
 

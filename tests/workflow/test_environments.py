@@ -67,4 +67,14 @@ def test_the_script_of_the_environment_installs_the_package_that_plans(tmp_path)
         (source / part).symlink_to(ROOT / part)
     variables = {"PATH": f"{environment}/bin:/usr/bin:/bin", "GVBSM_SOURCE": str(source)}
     subprocess.run(["bash", ENVIRONMENTS / "gvbsm.post-deploy.sh"], env=variables, check=True)
-    subprocess.run([environment / "bin" / "gvbsm", "--version"], env=variables, check=True)
+    # Conda's packages are not there, so that `gvbsm` itself would not start.
+    assert (environment / "bin" / "gvbsm").exists()
+    imported = subprocess.run(
+        [environment / "bin" / "python", "-c", "import gvbsm; print(gvbsm.__path__[0])"],
+        env=variables,
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert Path(imported.stdout.strip()).resolve() == (ROOT / "gvbsm").resolve()

@@ -24,6 +24,7 @@ from gvbsm.store.files import load_tensors
 from gvbsm.store.keys import derive_seed
 from gvbsm.store.plans import STORE
 from gvbsm.store.receipts import read_receipt, verify
+from gvbsm.store.run import PICTURES
 
 SETTINGS = load_config().pictures
 FOLDER = Path("results/tiny/ipc4/pictures")
@@ -115,14 +116,14 @@ def test_the_workflow_makes_all_and_draws_again_what_changed(published_run, run_
     done = run_snakemake("--cores", "1", target=target)
     assert done.returncode == 0, done.stdout + done.stderr
     listed = Path(target).read_text().split()
-    assert listed == [str(FOLDER / f"{name}.png") for name in ("curves", "classes", "features", "evolution")]
+    assert listed == [str(FOLDER / f"{name}.png") for name in PICTURES]
     for file in listed:
         with Image.open(file) as picture:
             assert picture.size[0] > 500 and np.asarray(picture.convert("L")).std() > 10
         assert "tiny, 4 images per class" in Path(file).with_suffix(".svg").read_text()
     assert stale(target) == {} and stale() == {}
     assert cli.main(["gc"]) == 0 and capsys.readouterr().out == "0 entries, 0 bytes that nothing needs\n"
-    planned = plan_target(target, SETTINGS)
+    planned = plan_target(parse_target(target), SETTINGS)
     for artifact in planned:
         assert artifact.stage == "draw" or verify(STORE / artifact.path)
     # The student that is trained again is the one that evaluate tested.
