@@ -16,7 +16,10 @@ PYTHON=3.12 # of the borrowed machine
 TARGETS=${TARGETS:-
     results/paper-cifar10.paper/ipc10/acc.json
     results/paper-cifar10.paper/ipc10-published/acc.json
-    results/edc-cifar10/compare.csv
+    results/edc-cifar10.four/ipc10-edc/acc.json
+    results/edc-cifar10.four/ipc10/acc.json
+    results/edc-cifar10.four/ipc10-ours/acc.json
+    results/edc-cifar10.four/ipc10-rded/acc.json
     results/paper-cifar10.convnet/ipc50-published/acc.json
     results/paper-cifar10.resnet18/ipc50-published/acc.json
     results/paper-cifar10/compare.csv}
