@@ -160,8 +160,8 @@ def _add_listing_commands(command: Callable[..., argparse.ArgumentParser]) -> No
     section = "part of a row (row, recover, recover.ema, ...) or config (default: all)"
     settings.add_argument("section", nargs="?", metavar="SECTION", help=section)
     other = settings.add_mutually_exclusive_group()
-    schema = "print a JSON schema for editors instead: of data sets and recipes, or of config.yaml"
-    other.add_argument("--json-schema", choices=("row", "config"), help=schema)
+    schema = "print a JSON schema for editors instead: of data sets and recipes, of config.yaml, or of study.yaml"
+    other.add_argument("--json-schema", choices=("row", "config", "study"), help=schema)
     fresh = "write the tables in FOLDER/README.md and the schemas in FOLDER/schema/ anew instead"
     other.add_argument("--refresh", type=Path, metavar="FOLDER", help=fresh)
     command("networks", _networks, "list the networks that a row may name, with their options")

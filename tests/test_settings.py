@@ -72,13 +72,24 @@ def test_schemas_are_schemas(name):
     jsonschema.Draft7Validator.check_schema(schema(name))
 
 
-@pytest.mark.parametrize("path", [*ROWS, CONFIG / "config.yaml"], ids=lambda path: path.name)
+STUDIES = sorted((CONFIG.parent / "benchmarks" / "studies").glob("*/study.yaml"))
+
+
+@pytest.mark.parametrize("path", [*ROWS, CONFIG / "config.yaml", *STUDIES], ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_what_is_shipped_fits_its_schema(path):
-    name = "config" if path.name == "config.yaml" else "row"
-    at = "schema" if name == "config" else "../schema"
+    name = path.stem if path.stem in SCHEMAS else "row"
+    at = {"config": "schema", "row": "../schema", "study": "../../../config/schema"}[name]
     assert path.read_text(encoding="utf-8").startswith(f"# yaml-language-server: $schema={at}/{name}.json\n")
     assert (path.parent / at / f"{name}.json").is_file()
     jsonschema.validate(read_yaml(path), schema(name), cls=jsonschema.Draft7Validator)
+
+
+@pytest.mark.parametrize("section", ["rows", "variants"])
+def test_a_misspelt_setting_in_a_study_does_not_fit(section):
+    study = {"question": "Q", "runs": ["few/ipc1"], section: {"few": {"extends": "tiny", "recover": {"iterations": 3}}}}
+    assert is_valid("study", study)
+    study[section]["few"]["recover"] = {"iteratons": 3}
+    assert not is_valid("study", study)
 
 
 PARTS = {

@@ -1,4 +1,4 @@
-"""JSON schemas of the files in `config/`, for editors: the keys that one file may have, before it is merged with others."""
+"""JSON schemas of the files that users write, for editors: the keys that one file may have, before it is merged with others."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Any
 
 from gvbsm.config.project import Config
 from gvbsm.config.row import Row
+from gvbsm.config.studies import Study
 from gvbsm.store.spec import Json
 
-SCHEMAS = ("row", "config")  # of data sets and recipes; of config.yaml
+SCHEMAS = ("row", "config", "study")  # of data sets and recipes; of config.yaml; of study.yaml
 _NETWORKS = ("Backbone", "Student")
 _DROPPED = ("title", "default", "discriminator", "required")
 
@@ -21,6 +22,22 @@ def schema(name: str) -> Json:
     if name == "config":
         model = Config.model_json_schema()
         return _head(name) | _for_editors(model) | {"required": model["required"]}
+    if name == "study":
+        return _head(name) | _study()
+    return _head(name) | _row()
+
+
+def _study() -> Json:
+    model = Study.model_json_schema()
+    row = _row()
+    definitions = row.pop("$defs") | {"Row": row}
+    study = _for_editors(model) | {"required": model["required"], "$defs": definitions}
+    for sections in ("rows", "variants"):
+        study["properties"][sections]["additionalProperties"] = {"$ref": "#/$defs/Row"}
+    return study
+
+
+def _row() -> Json:
     parts = _for_editors(Row.model_json_schema())
     for network in _NETWORKS:
         parts["$defs"][network]["required"] = ["name"]
@@ -29,7 +46,7 @@ def schema(name: str) -> Json:
         listed["items"] = {"anyOf": [{"type": "string", "description": "The name of a network."}, listed["items"]]}
     base = {"type": "string", "description": "The data set (in a recipe: the recipe) that this file is laid over."}
     parts["properties"] = {"extends": base} | parts["properties"]
-    return _head(name) | parts
+    return parts
 
 
 def _head(name: str) -> Json:

@@ -11,7 +11,7 @@ import pytest
 from gvbsm import cli
 from gvbsm.backbones import BACKBONES
 from gvbsm.commands.settings import settings
-from gvbsm.config.schema import schema
+from gvbsm.config.schema import SCHEMAS, schema
 from gvbsm.store.code import PACKAGE
 
 
@@ -59,7 +59,7 @@ def test_mistakes(mistake, workspace, capsys):
     assert printed.out == "" and printed.err.startswith(f"gvbsm: {expected}") and printed.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["row", "config"])
+@pytest.mark.parametrize("name", SCHEMAS)
 def test_a_schema(name, capsys):
     assert json.loads(output(capsys, "settings", "--json-schema", name)) == schema(name)
 
@@ -70,7 +70,7 @@ def test_tables_and_schemas_are_written_anew(workspace, capsys):
     page.write_text(text.replace("Step size of Adam at the start.", "What stood here before."))
     shutil.rmtree("config/schema")
     assert output(capsys, "settings", "--refresh", "config").splitlines() == [
-        f"config/{name}: written" for name in ("README.md", "schema/row.json", "schema/config.json")
+        f"config/{name}: written" for name in ("README.md", *(f"schema/{schema}.json" for schema in SCHEMAS))
     ]
     assert page.read_text() == text
     assert output(capsys, "settings", "--refresh", "config") == "config: nothing has changed\n"
