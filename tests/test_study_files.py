@@ -117,3 +117,10 @@ def test_a_run_of_another_form_is_said_with_the_study(study):
     study(runs=["few/ip4"])
     with pytest.raises(SettingsError, match=r"study\.yaml: runs: run 'ip4': expected ipc<N>"):
         comparison(load_config(), "steps")
+
+
+def test_a_misspelt_study_is_corrected(study):
+    with pytest.raises(
+        SettingsError, match=r"results/stpes/compare\.csv: expected the runs to compare, got none; did you mean 'steps'\?"
+    ):
+        comparison(load_config(), "stpes")

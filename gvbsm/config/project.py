@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from gvbsm.config.bounds import unit
-from gvbsm.config.messages import SettingsError, Source, one_line
+from gvbsm.config.messages import SettingsError, Source, did_you_mean, one_line
 from gvbsm.config.sources import DataPath, Seed, Strict
-from gvbsm.config.studies import Study, read_study, study_file
+from gvbsm.config.studies import Study, read_study, study_file, study_names
 from gvbsm.config.targets import Target, check_name, parse_target
 from gvbsm.config.yaml_files import config_folder, read_yaml
 from gvbsm.store.code import PACKAGE
@@ -96,8 +96,9 @@ def comparison(config: Config, name: str) -> list[Target]:
         return [parse_target(f"results/{run if '/' in run else f'{name}/{run}'}") for run in runs]
     if study := read_study(name):
         return [_run_of_study(name, study, run) for run in study.runs]
+    hint = did_you_mean(name, [*(config.comparisons or {}), *study_names()])
     raise SettingsError(
-        f"results/{name}/compare.csv: expected the runs to compare, got none; add comparisons: {{{name}: [ipc10, "
+        f"results/{name}/compare.csv: expected the runs to compare, got none; {hint}add comparisons: {{{name}: [ipc10, "
         f"ipc10-<recipe>]}} to {config_folder() / 'config.yaml'}"
     )
 

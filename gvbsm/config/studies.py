@@ -33,7 +33,16 @@ class Study(Strict):
 
 def study_file(name: str) -> Path:
     """The file of a study of this name, whether it exists or not."""
-    return beside_package(Path("benchmarks") / "studies") / name / "study.yaml"
+    return _folder() / name / "study.yaml"
+
+
+def study_names() -> list[str]:
+    """The studies that exist."""
+    return sorted(file.parent.name for file in _folder().glob("*/study.yaml"))
+
+
+def _folder() -> Path:
+    return beside_package(Path("benchmarks") / "studies")
 
 
 def read_study(name: str) -> Study | None:
