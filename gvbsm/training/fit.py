@@ -153,7 +153,8 @@ def fit(
 ) -> list[EpochRow]:
     """Train `model` in place and return one row per epoch: epoch, loss, and the results of `after_epoch`.
 
-    `after_epoch` gets the model in eval mode, or with `recipe.ema` the moving average of its weights.
+    `after_epoch` gets the model in eval mode, or with `recipe.ema` the moving average of its weights. Afterwards the model is
+    in eval mode.
     `batches(epoch, first)` are the epoch's batches from number `first` on, the same in every process. `losses(model, batch)`
     yields the losses whose gradients one step sums. If several processes train together, each rank computes the losses of
     the whole batch and has a share of their gradients.
@@ -209,6 +210,8 @@ class _Training(Generic[Batch]):
             progress.step(**{name: value for name, value in self._history[-1].items() if isinstance(value, float)})
         if first_epoch < epochs:
             self._checkpoint.save(self._state(epochs, 0))  # a resumed job with several trainings does not repeat this one
+        # Also where no epoch was left to train: in training mode, a test would change BatchNorm's statistics.
+        self._forward.eval()
         return self._history
 
     def _train_epoch(self, epoch: int, first_step: int, batches: Iterable[Batch]) -> float:
