@@ -11,8 +11,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 PYTHON=3.12 # of the borrowed machine
 
-# Two runs of a study share its teachers, so what follows the first is cheap. Teachers are made there: sending one of a ResNet18 takes
-# longer than its epoch.
+# Runs of a study share its teachers, which are made there: one of a ResNet18 has 45 MB, and 64 MiB travel in all.
 TARGETS=${TARGETS:-
     results/paper-cifar10.paper/ipc10/acc.json
     results/paper-cifar10.paper/ipc10-published/acc.json
@@ -36,7 +35,7 @@ pack() {
     du -sh .gpu
 }
 
-needed() { # every package that gvbsm needs, in the versions here, but for what is there with torch and the large pulp, a scheduler's
+needed() { # every package that gvbsm needs, in the versions here, but for what is there with torch and the large pulp, which the profile's scheduler does without
     python3 - << 'NEEDED'
 import re
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -75,8 +74,8 @@ run() {
         local left=$((end - SECONDS))
         [ "$left" -gt 20 ] || { echo "no time is left for $target"; continue; }
         echo "== $target ($left s left)"
-        timeout -s TERM -k 15 "$left" python3 -m snakemake --scheduler greedy --cores "$(nproc)" --resources gpu="$GVBSM_JOBS_PER_GPU" --keep-going \
-            --rerun-incomplete --quiet rules -- "$target" > "$out/snakemake.txt" 2>&1 &
+        timeout -s TERM -k 15 "$left" python3 -m snakemake --cores "$(nproc)" --resources gpu="$GVBSM_JOBS_PER_GPU" --keep-going \
+            -- "$target" > "$out/snakemake.txt" 2>&1 &
         local job=$!
         while kill -0 "$job" 2> /dev/null; do
             for _ in $(seq 60); do kill -0 "$job" 2> /dev/null && sleep 1; done

@@ -78,7 +78,7 @@ def runs_of(config: Config, target: str) -> list[Target]:
     """The run that a target names, or those that it compares.
 
     Raises:
-        SettingsError: if it has neither form, or config.yaml gives that comparison no runs.
+        SettingsError: if it has neither form, or neither config.yaml nor a study names runs to compare there.
     """
     path = Path(target)
     if path.name == "compare.csv" and len(path.parts) > 1:
@@ -90,7 +90,7 @@ def comparison(config: Config, name: str) -> list[Target]:
     """Every run that results/<name>/compare.csv puts side by side: of a comparison in config.yaml, or of a study.
 
     Raises:
-        SettingsError: if config.yaml gives none, or one of another form.
+        SettingsError: if neither names any, or one has another form.
     """
     if runs := (config.comparisons or {}).get(name):
         return [parse_target(f"results/{run if '/' in run else f'{name}/{run}'}") for run in runs]
