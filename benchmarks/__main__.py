@@ -8,13 +8,14 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import graph, labels, memory, recover, students, training, views
+from benchmarks import against, graph, labels, memory, recover, students, training, views
 from gvbsm.runtime.compiler import set_up_compiler
 from gvbsm.runtime.devices import choose_device, device_name
 
 BENCHMARKS = {
     "recover-cifar": lambda device, options: recover.run("cifar", device, options),
     "recover-imagenet": lambda device, options: recover.run("imagenet", device, options),
+    "against": lambda device, options: against.run(device, options),
     "memory": lambda device, options: memory.run(device, options),
     "views": lambda device, options: views.run(device, options.repeats),
     "labels": lambda device, options: labels.run(device, options.repeats),
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="also torch.compile")
     parser.add_argument("--backbone", default="", help="part of a name: only those that have it (recover and memory)")
     parser.add_argument("--batch", type=int, help="images of an iteration (recover and memory; default: see there)")
+    parser.add_argument("--against", default="3049357", help="the commit that `against` compares with (default: %(default)s)")
     options = parser.parse_args()
     unknown = set(options.names) - BENCHMARKS.keys()
     if unknown:

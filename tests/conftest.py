@@ -22,6 +22,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 import yaml
+
+if not torch.cuda.is_available():  # before Triton is imported: its kernels run in its interpreter, on the CPU
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from filelock import FileLock
 
 from gvbsm.pipeline.graph import plan

@@ -1,4 +1,4 @@
-"""Normalisation between stored bytes and network inputs, and the batched augmentation of squeeze, statistics and recover."""
+"""Normalisation between stored bytes and network inputs, and the batched augmentation of squeeze and statistics."""
 
 from __future__ import annotations
 
@@ -60,25 +60,16 @@ def jpeg_round_trip(bytes_BCHW: Tensor, quality: int = 75) -> Tensor:
     return torch.stack(images)
 
 
-def augmentation(settings: Augment, size: int, same_on_batch: bool) -> nn.Module:
-    """Crop and flip of (B,C,S,S) batches in 0..1, with black padding.
-
-    Random numbers come from torch's global generator: one draw per image, or with `same_on_batch` one for the whole batch.
-    """
+def augmentation(settings: Augment, size: int) -> nn.Module:
+    """Crop and flip of (B,C,S,S) batches in 0..1, with black padding; one draw per image, from torch's global generator."""
     import kornia.augmentation as K  # here, because the import takes half a second
 
     steps: list[Any] = []
     if settings.pad:
-        steps.append(K.RandomCrop((size, size), padding=settings.pad, same_on_batch=same_on_batch, cropping_mode="slice"))
+        steps.append(K.RandomCrop((size, size), padding=settings.pad, cropping_mode="slice"))
     if settings.resized_crop:
         scale = (settings.resized_crop[0], settings.resized_crop[1])
-        steps.append(K.RandomResizedCrop((size, size), scale=scale, same_on_batch=same_on_batch, cropping_mode="slice"))
+        steps.append(K.RandomResizedCrop((size, size), scale=scale, cropping_mode="slice"))
     if settings.flip:
-        steps.append(K.RandomHorizontalFlip(same_on_batch=same_on_batch))
+        steps.append(K.RandomHorizontalFlip())
     return K.AugmentationSequential(*steps, data_keys=["input"]) if steps else nn.Identity()
-
-
-def roll(x_BCHW: Tensor, most: int) -> Tensor:
-    """The whole batch rolled by 0..`most` px in each direction."""
-    rows, columns = torch.randint(most + 1, (2,)).tolist()
-    return x_BCHW.roll((rows, columns), (2, 3))

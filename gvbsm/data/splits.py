@@ -43,7 +43,7 @@ class PackedImages(Split):
     def __init__(self, images: Tensor, labels: Tensor, augment: Augment | None, device: torch.device) -> None:
         self.labels = labels
         self._images = images.to(device) if images.nbytes <= RESIDENT else images
-        self._augment = augmentation(augment, images.shape[-1], same_on_batch=False) if augment else None
+        self._augment = augmentation(augment, images.shape[-1]) if augment else None
         self._device = device
 
     def whole_images(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -65,7 +65,7 @@ class FileImages(Split):
         self._listed = listed
         self._crop = augment.resized_crop if augment else None
         uncropped = augment.model_copy(update={"resized_crop": None}) if augment else None
-        self._augment = augmentation(uncropped, listed.image_size, same_on_batch=False) if uncropped else None
+        self._augment = augmentation(uncropped, listed.image_size) if uncropped else None
         self._device = device
 
     def whole_images(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple
@@ -13,10 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from gvbsm.method.layers import hooked_layers
-from gvbsm.method.moments import Moments, class_moments, moments
-
-Averages = dict[str, Moments]  # layer -> its EMA
-Passed = tuple[Tensor, Tensor, Averages]  # logits (B,K), loss, averages after the pass
+from gvbsm.method.measuring import Measuring, Segment
+from gvbsm.method.moments import KINDS, Moments, class_moments
 
 
 @dataclass(frozen=True)
@@ -37,21 +35,27 @@ class Matching:
 NO_MATCHING = Matching(patch_size=1, momentum=0.0, first_layer_weight=1.0, start="first", dropped="skip", layers=())
 
 
-class _BatchClasses(NamedTuple):
+class BatchClasses(NamedTuple):
     """The K classes of a batch."""
 
     members_KB: Tensor  # 1 where the image is of the class, else 0
     targets: dict[str, Moments]  # layer -> class_var and class_mean, each (K,C)
 
 
-def ema_update(average: Tensor, value: Tensor, momentum: float | Tensor) -> Tensor:
+def ema_update(average: Tensor, value: Tensor, momentum: Tensor) -> Tensor:
     """m <- alpha m + (1 - alpha) s, without gradient."""
     return momentum * average + (1 - momentum) * value.detach()
 
 
-def matching_term(target: Tensor, average: Tensor, value: Tensor) -> Tensor:
-    """|| S - (m + s - stopgrad(s)) ||_2: the EMA's distance, with the gradient of the batch statistic. 0 at 0."""
-    return torch.linalg.vector_norm(target - (average + value - value.detach()))
+def matching_terms(target: Tensor, average: Tensor, value: Tensor, sizes: Sequence[int], sizes_S: Tensor) -> Tensor:
+    """|| S - (m + s - stopgrad(s)) ||_2 of each of S segments of one vector: the EMA's distance, with the gradient of the batch
+    statistic. At 0 the gradient is 0. `sizes`, also as a tensor on the device, are those of the segments."""
+    squares = (target - (average + value - value.detach())).square()
+    if squares.device.type == "mps":  # it has no such sums
+        sums_S = torch.stack([part.sum() for part in squares.split(list(sizes))])
+    else:
+        sums_S = torch.segment_reduce(squares, "sum", lengths=sizes_S, unsafe=True)  # safe ones wait for the device
+    return sums_S.clamp_min(torch.finfo(sums_S.dtype).tiny).sqrt()
 
 
 def class_term(target_KC: Tensor, value_KC: Tensor) -> Tensor:
@@ -73,7 +77,8 @@ class StatisticsMatcher:
     The pass runs in `autocast()`; moments and loss stay float32. With `compiled`, pass and statistics are one graph of
     torch.compile. The first batch of each shape then takes a minute or more, and every other one about as long as the
     teacher's uncompiled pass alone. Without `compiled`, a batch takes 1.5 times that pass or more. If compilation fails, for
-    example because there is no compiler, `compiled` becomes False, a warning gives the reason, and the pass runs uncompiled.
+    example because there is no compiler, `compiled` becomes False, `not_compiled` and a warning give the reason, and the pass
+    runs uncompiled.
 
     Raises:
         ValueError: if a Conv layer has no targets, or targets of another shape than its input gives.
@@ -91,20 +96,47 @@ class StatisticsMatcher:
         self.model = model
         self._autocast = autocast
         self.matching = matching
-        self.compiled = compiled
-        self.averages: dict[str, Moments] = {}  # of the layers measured so far
+        self.compiled, self.not_compiled = compiled, ""
         hooked = hooked_layers(model, matching.layers)
         self._targets = {name: self._target(name, module, targets) for name, module in hooked.items()}
         self.layers = {name: module for name, module in hooked.items() if self._targets[name]}
         self._class_targets = {name: self._class_target(name, targets) for name in self.layers}
-        self._first = next(iter(hooked), None)
         self._inputs: list[tuple[str, Tensor]] = []
         self._hooks = [
             module.register_forward_pre_hook(lambda _, inputs, name=name: self._inputs.append((name, inputs[0])))
             for name, module in self.layers.items()
         ]
+        self._lay_out(next(iter(hooked), None))
         self._graph = torch.compile(self._pass, dynamic=False) if compiled else None
         self._compiled_shapes: set[tuple[torch.Size, ...]] = set()
+
+    def _lay_out(self, first: str | None) -> None:
+        """One vector for all targets and averages: all means, then all variances, as `Measuring` gives them."""
+        segments = [
+            Segment(name, kind, len(kinds[f"{kind}_mean"]))
+            for name, kinds in self._targets.items()
+            for kind in KINDS
+            if f"{kind}_mean" in kinds
+        ]
+        self._measuring = Measuring(segments, self.matching.patch_size)
+        self._sizes = [segment.size for segment in segments] * 2
+        like = next(self.model.parameters())
+        device, dtype = like.device, torch.promote_types(like.dtype, torch.float32)
+        parts = [self._targets[name][f"{kind}_{moment}"] for moment in ("mean", "var") for name, kind, _ in segments]
+        self._target_N = torch.cat([part.to(device, dtype) for part in parts]) if parts else torch.zeros(0)
+        self._sizes_S = torch.tensor(self._sizes, device=device, dtype=torch.int64)
+        places = {name: at for at, name in enumerate(self.layers)}
+        self._layer_of_S = torch.tensor([places[segment.layer] for segment in segments] * 2, device=device, dtype=torch.int64)
+        self._layer_of_N = self._layer_of_S.repeat_interleave(self._sizes_S)
+        weights = [self.matching.first_layer_weight if name == first else 1.0 for name in self.layers]
+        self._weight_L = torch.tensor(weights, device=device, dtype=dtype)
+        self.average_N = torch.zeros_like(self._target_N)
+        self.started = [False] * len(self.layers)
+
+    def reset(self) -> None:
+        """Forget the averages."""
+        self.average_N.zero_()
+        self.started = [False] * len(self.layers)
 
     def __enter__(self) -> StatisticsMatcher:
         return self
@@ -118,24 +150,68 @@ class StatisticsMatcher:
     ) -> tuple[Tensor, Tensor]:
         """Logits (B,K) and the weighted statistics loss, a scalar, of this batch; the EMAs advance by one step.
         `class_statistics` needs the labels."""
-        alpha = self.matching.momentum
-        before = {name: self.averages.get(name) or self._zeros(name) for name in self.layers}
-        # A first value becomes the average as it is.
-        first = {name for name in self.layers if self.matching.start == "first" and name not in self.averages}
-        momenta = {name: 0.0 if name in first else alpha for name in self.layers}
-        active = {name: name not in dropped for name in self.layers}
+        shares = torch.tensor(self.advance(dropped), dtype=self._weight_L.dtype).to(x_BCHW.device, non_blocking=True)
+        return self.passes(x_BCHW, shares[0], shares[1], self.classes_of(labels_B), frozenset(dropped))
+
+    def advance(self, dropped: Collection[str]) -> tuple[list[float], list[float]]:
+        """What a pass in which these layers are dropped does to each layer: the momentum of its average, and its share of the
+        loss (0 or 1). A layer that is not measured keeps its average, whose momentum is 1."""
+        momenta = []
+        for at, name in enumerate(self.layers):
+            is_measured = name not in dropped or self.matching.dropped == "update"
+            # A first value becomes the average as it is.
+            is_first = is_measured and self.matching.start == "first" and not self.started[at]
+            momenta.append((0.0 if is_first else self.matching.momentum) if is_measured else 1.0)
+            self.started[at] |= is_measured
+        return momenta, [float(name not in dropped) for name in self.layers]
+
+    def passes(
+        self,
+        x_BCHW: Tensor,
+        momenta_L: Tensor,
+        active_L: Tensor,
+        classes: BatchClasses | None = None,
+        dropped: frozenset[str] = frozenset(),
+    ) -> tuple[Tensor, Tensor]:
+        """Logits and loss as in a call, by the numbers of `advance` on the device; the averages are changed in place.
+
+        `dropped` only saves time: these layers are measured without gradient or not at all. Empty, the operations do not
+        depend on what is dropped.
+        """
         with self._autocast():
-            classes = self._batch_classes(labels_B, x_BCHW) if self.matching.class_statistics else None
-            result = self._run_graph(x_BCHW, before, momenta, active, classes) if self._graph is not None else None
-            logits_BK, loss, averages = result or self._pass(x_BCHW, before, momenta, active, classes)
-        skipped = dropped if self.matching.dropped == "skip" else ()
-        self.averages |= {name: average for name, average in averages.items() if name not in skipped}
+            result = self._run_graph(x_BCHW, momenta_L, active_L, classes) if self._graph is not None else None
+            logits_BK, loss, average_N = result or self._pass(x_BCHW, self.average_N, momenta_L, active_L, classes, dropped)
+        self.average_N.copy_(average_N)
         return logits_BK, loss
+
+    @property
+    def averages(self) -> dict[str, Moments]:
+        """layer -> its EMA, of the layers measured so far."""
+        result: dict[str, Moments] = {name: {} for name, started in zip(self.layers, self.started, strict=True) if started}
+        parts = iter(self.average_N.split(self._sizes))
+        for moment in ("mean", "var"):
+            for (name, kind, _), part in zip(self._measuring.segments, parts, strict=False):
+                if name in result:
+                    result[name][f"{kind}_{moment}"] = part
+        return result
 
     @property
     def conv_layers(self) -> list[str]:
         """Names of the hooked Conv layers, those that may be dropped."""
         return [name for name, module in self.layers.items() if isinstance(module, nn.Conv2d)]
+
+    def classes_of(self, labels_B: Tensor | None) -> BatchClasses | None:
+        """The classes that occur in a batch, ascending; None if no statistics are matched class by class."""
+        if not self.matching.class_statistics:
+            return None
+        if labels_B is None:
+            raise ValueError("labels: expected those of the batch, since statistics are matched class by class, got none")
+        labels_K = labels_B.unique()
+        members_KB = (labels_K.unsqueeze(1) == labels_B).to(self._weight_L.dtype)
+        targets = {
+            name: {moment: target[labels_K] for moment, target in self._class_targets[name].items()} for name in self.layers
+        }
+        return BatchClasses(members_KB, targets)
 
     def _target(self, name: str, module: nn.Module, targets: dict[str, Moments]) -> Moments:
         if isinstance(module, nn.BatchNorm2d):
@@ -143,14 +219,7 @@ class StatisticsMatcher:
             own_moments = {"channel_var": module.running_var, "channel_mean": module.running_mean}
             return own_moments if self._is_selected(name, "channel") else {}
         kinds = [kind for kind in self.matching.conv_statistics if self._is_selected(name, kind)]
-        required = [f"{kind}_{moment}" for kind in kinds for moment in ("var", "mean")]
-        missing = [moment for moment in required if moment not in targets.get(name, {})]
-        if missing:
-            raise ValueError(
-                f"statistics of layer {name!r}: expected {', '.join(required)}, got none of {missing}; remake them"
-            )
-        parameter = next(module.parameters())
-        return {moment: targets[name][moment].to(parameter.device, parameter.dtype) for moment in required}
+        return self._required(name, targets, [f"{kind}_{moment}" for kind in kinds for moment in ("var", "mean")])
 
     def _is_selected(self, layer: str, kind: str) -> bool:
         selected = self.matching.selected_statistics
@@ -158,45 +227,25 @@ class StatisticsMatcher:
 
     def _class_target(self, name: str, targets: dict[str, Moments]) -> Moments:
         """The moments of every class of a layer's input, each (K,C), if they are matched."""
-        required = ("class_var", "class_mean") if self.matching.class_statistics else ()
+        return self._required(name, targets, ["class_var", "class_mean"] if self.matching.class_statistics else [])
+
+    def _required(self, name: str, targets: dict[str, Moments], required: list[str]) -> Moments:
+        """These of a layer's targets, on the teacher's device, in at least float32."""
         missing = [moment for moment in required if moment not in targets.get(name, {})]
         if missing:
             raise ValueError(
                 f"statistics of layer {name!r}: expected {', '.join(required)}, got none of {missing}; remake them"
             )
-        parameter = next(self.model.parameters())
-        return {moment: targets[name][moment].to(parameter.device, parameter.dtype) for moment in required}
-
-    def _batch_classes(self, labels_B: Tensor | None, x_BCHW: Tensor) -> _BatchClasses:
-        """The classes that occur in a batch, ascending."""
-        if labels_B is None:
-            raise ValueError("labels: expected those of the batch, since statistics are matched class by class, got none")
-        labels_K = labels_B.unique()
-        members_KB = (labels_K.unsqueeze(1) == labels_B).to(x_BCHW.dtype)
-        targets = {
-            name: {moment: target[labels_K] for moment, target in self._class_targets[name].items()} for name in self.layers
-        }
-        return _BatchClasses(members_KB, targets)
-
-    def _zeros(self, name: str) -> Moments:
-        return {kind: torch.zeros_like(target) for kind, target in self._targets[name].items()}
+        like = next(self.model.parameters())
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        return {moment: targets[name][moment].to(like.device, dtype) for moment in required}
 
     def _run_graph(
-        self,
-        x_BCHW: Tensor,
-        before: Averages,
-        momenta: dict[str, float],
-        active: dict[str, bool],
-        classes: _BatchClasses | None,
-    ) -> Passed | None:
-        """The pass as a compiled graph, whose inputs include `momenta` and `active`; None if it cannot be compiled."""
+        self, x_BCHW: Tensor, momenta_L: Tensor, active_L: Tensor, classes: BatchClasses | None
+    ) -> tuple[Tensor, Tensor, Tensor] | None:
+        """The pass as a compiled graph, whose inputs include momenta and shares; None if it cannot be compiled."""
         assert self._graph is not None
-
-        def scalars(numbers: Mapping[str, float]) -> dict[str, Tensor]:
-            values = torch.tensor(list(numbers.values()), dtype=x_BCHW.dtype, device=x_BCHW.device)
-            return dict(zip(numbers, values.unbind(), strict=True))
-
-        arguments = (before, scalars(momenta), scalars(active), classes)
+        arguments = (self.average_N, momenta_L, active_L, classes)
         shapes = (x_BCHW.shape, *([classes.members_KB.shape] if classes else []))
         if shapes not in self._compiled_shapes:
             try:  # forward and backward once, while the uncompiled pass can still replace them
@@ -206,8 +255,10 @@ class StatisticsMatcher:
             except (ValueError, torch.OutOfMemoryError):
                 raise
             except Exception as error:  # torch raises many kinds without a working compiler
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                warnings.warn(f"not compiled: {reason}", stacklevel=2)
+                if isinstance(error, torch._dynamo.exc.FailOnRecompileLimitHit):
+                    raise
+                self.not_compiled = (str(error).strip() or type(error).__name__).splitlines()[0]
+                warnings.warn(f"not compiled: {self.not_compiled}", stacklevel=2)
                 self.compiled, self._graph = False, None
                 return None
             self._compiled_shapes.add(shapes)
@@ -216,55 +267,51 @@ class StatisticsMatcher:
     def _pass(
         self,
         x_BCHW: Tensor,
-        before: Averages,
-        momenta: Mapping[str, float | Tensor],
-        active: Mapping[str, bool | Tensor],
-        classes: _BatchClasses | None,
-    ) -> Passed:
-        """Logits, loss, and the averages of the layers whose inputs were measured."""
+        average_N: Tensor,
+        momenta_L: Tensor,
+        active_L: Tensor,
+        classes: BatchClasses | None,
+        dropped: frozenset[str] = frozenset(),
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, loss, and the averages after the pass."""
         self._inputs = []
         logits_BK = self.model(x_BCHW)
         inputs, self._inputs = self._inputs, []
-        if self.matching.dropped == "skip":
-            inputs = [(name, x) for name, x in inputs if active[name] is not False]
-        after: Averages = {}
-        terms = []
-        for (name, x), values in zip(inputs, self._moments(inputs, active), strict=True):
-            averages = after.get(name, before[name])
-            momentum = self.matching.momentum if name in after else momenta[name]
-            after[name], term = {}, logits_BK.new_zeros(())
-            for kind, target in self._targets[name].items():
-                value = values[kind]
-                if value.shape != target.shape:
-                    raise ValueError(
-                        f"{kind} of layer {name!r}: expected {tuple(target.shape)} as in the statistics, got "
-                        f"{tuple(value.shape)}; make the statistics at this image and patch size"
-                    )
-                after[name][kind] = ema_update(averages[kind], value, momentum)
-                term = term + matching_term(target, after[name][kind], value)
+        skipped = dropped if self.matching.dropped == "skip" else frozenset()
+        loss = logits_BK.new_zeros((), dtype=average_N.dtype)
+        for number, calls in enumerate(_calls([(name, x) for name, x in inputs if name not in skipped])):
+            present = calls.keys() | skipped
+            if number or len(present) < len(self.layers):  # others keep their averages and add nothing
+                there = average_N.new_tensor([name in present for name in self.layers])
+                later = self.matching.momentum if number else momenta_L
+                momenta, active = there * later + (1 - there), there * active_L
+            else:
+                momenta, active = momenta_L, active_L
+            values_N = self._measuring(calls, lambda name: name not in dropped).to(average_N.dtype)
+            average_N = ema_update(average_N, values_N, momenta[self._layer_of_N])
+            terms_S = matching_terms(self._target_N, average_N, values_N, self._sizes, self._sizes_S)
+            weight_S = (self._weight_L * active)[self._layer_of_S]
+            loss = loss + (1 - self.matching.class_statistics) * (weight_S * terms_S).sum()
             if classes is not None:
-                mean_KC, var_KC = class_moments(x, classes.members_KB)
-                class_targets = classes.targets[name]
-                class_terms = class_term(class_targets["class_mean"], mean_KC) + class_term(class_targets["class_var"], var_KC)
-                term = (1 - self.matching.class_statistics) * term + self.matching.class_statistics * class_terms
-            weight = self.matching.first_layer_weight if name == self._first else 1.0
-            terms.append(weight * term * active[name])
-        return logits_BK, torch.stack(terms).sum() if terms else logits_BK.new_zeros(()), after
+                weights_L = self.matching.class_statistics * self._weight_L * active
+                by_layer = dict(zip(self.layers, weights_L.unbind(), strict=True))
+                loss = loss + sum(by_layer[name] * _class_terms(x, classes, name) for name, x in calls.items())
+        return logits_BK, loss, average_N
 
-    def _moments(self, inputs: list[tuple[str, Tensor]], active: Mapping[str, bool | Tensor]) -> list[Moments]:
-        """Moments of every input. A tensor that several layers read is measured once; compiled code does so by itself."""
-        results: list[Moments] = []
-        by_tensor: dict[int, Moments] = {}
-        for name, x_BCHW in inputs:
-            kinds = tuple(dict.fromkeys(kind.partition("_")[0] for kind in self._targets[name]))
-            if torch.compiler.is_compiling():
-                results.append(moments(x_BCHW, kinds, self.matching.patch_size))
-                continue
-            result = by_tensor.setdefault(id(x_BCHW), {})
-            missing = tuple(kind for kind in kinds if f"{kind}_mean" not in result)
-            if missing:
-                has_gradient = torch.is_grad_enabled() and any(active[name] for name, x in inputs if x is x_BCHW)
-                with torch.set_grad_enabled(has_gradient):
-                    result |= moments(x_BCHW, missing, self.matching.patch_size)
-            results.append(result)
-        return results
+
+def _calls(inputs: list[tuple[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """The inputs of each layer's first call in a pass, those of its second, and so on; few networks have a second."""
+    calls: list[dict[str, Tensor]] = []
+    for name, x_BCHW in inputs:
+        number = next((number for number, call in enumerate(calls) if name not in call), len(calls))
+        if number == len(calls):
+            calls.append({})
+        calls[number][name] = x_BCHW
+    return calls
+
+
+def _class_terms(x_BCHW: Tensor, classes: BatchClasses, layer: str) -> Tensor:
+    """The terms of a layer's classes, mean and variance."""
+    mean_KC, var_KC = class_moments(x_BCHW, classes.members_KB)
+    targets = classes.targets[layer]
+    return class_term(targets["class_mean"], mean_KC) + class_term(targets["class_var"], var_KC)

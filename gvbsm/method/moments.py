@@ -16,29 +16,51 @@ Moments = dict[str, Tensor]  # channel_mean (C,), channel_var (C,), patch_mean (
 KINDS = ("channel", "patch")  # of moments of a Conv layer's input; every kind has a mean and a variance
 
 
+_AT_ONCE = 2**18  # values that are summed and squared together: what a CPU's cache holds
+
+
 class _BatchSums(torch.autograd.Function):
     """(B,C,H,W) -> sum over the batch of x and of x^2, each (C,H,W), in at least float32."""
 
     @staticmethod
     def forward(ctx, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         ctx.save_for_backward(x_BCHW)
-        wide = x_BCHW.to(torch.promote_types(x_BCHW.dtype, torch.float32))
-        if wide.is_contiguous(memory_format=torch.channels_last) and not wide.is_contiguous():
-            # Summed as rows in the order of memory; over the strided view the CPU is 20 times slower.
-            batch, channels, height, width = wide.shape
-            rows = wide.permute(0, 2, 3, 1).reshape(batch, -1)
-            shape = (height, width, channels)
-            return rows.sum(0).view(shape).permute(2, 0, 1), rows.square().sum(0).view(shape).permute(2, 0, 1)
-        return wide.sum(0), wide.square().sum(0)
+        if not _is_channels_last(x_BCHW):
+            return _plain_sums(x_BCHW)
+        # Summed as rows in the order of memory; over the strided view the CPU is 20 times slower.
+        batch, channels, height, width = x_BCHW.shape
+        rows = x_BCHW.permute(0, 2, 3, 1).reshape(batch, -1)
+        many = batch if x_BCHW.device.type == "cuda" else max(1, _AT_ONCE // rows.shape[1])
+        sums = [sum(parts) for parts in zip(*map(_plain_sums, rows.split(many)), strict=True)]
+        return sums[0].view(height, width, channels).permute(2, 0, 1), sums[1].view(height, width, channels).permute(2, 0, 1)
 
     @staticmethod
     def backward(ctx, grad_sum_CHW: Tensor, grad_square_CHW: Tensor) -> Tensor:  # type: ignore[override]
         (x_BCHW,) = ctx.saved_tensors
+        if _is_channels_last(x_BCHW):
+            # In the map's own layout: after a gradient in another one, every step of the backward pass is slower.
+            grad_sum_CHW, grad_square_CHW = (_laid_out_last(grad) for grad in (grad_sum_CHW, grad_square_CHW))
         return torch.addcmul(grad_sum_CHW, x_BCHW, grad_square_CHW, value=2).to(x_BCHW.dtype)
+
+
+def _plain_sums(x: Tensor) -> tuple[Tensor, Tensor]:
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return wide.sum(0), wide.square().sum(0)
+
+
+def _is_channels_last(x_BCHW: Tensor) -> bool:
+    return x_BCHW.is_contiguous(memory_format=torch.channels_last) and not x_BCHW.is_contiguous()
+
+
+def _laid_out_last(map_CHW: Tensor) -> Tensor:
+    """The same values with the channels of a pixel side by side in memory."""
+    return map_CHW.permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
 
 def batch_sums(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
     """Sum over the batch of x and x^2, each (C,H,W); half precision is accumulated in float32. Differentiable once."""
+    if torch.compiler.is_compiling():  # it makes one pass of these by itself, and caches no function of autograd
+        return _plain_sums(x_BCHW)
     return _BatchSums.apply(x_BCHW)
 
 
@@ -111,8 +133,8 @@ def overlapping_patch_moments(x_BCHW: Tensor, patch: int) -> tuple[Tensor, Tenso
     """
     batch, channels, height, width = x_BCHW.shape
     x_BHWC = x_BCHW.permute(0, 2, 3, 1).to(torch.promote_types(x_BCHW.dtype, torch.float32))
-    rows, rows_own, rows_next = _neighbour_weights(height, patch, x_BHWC)
-    columns, columns_own, columns_next = _neighbour_weights(width, patch, x_BHWC)
+    rows, rows_own, rows_next = neighbour_weights(height, patch, x_BHWC)
+    columns, columns_own, columns_next = neighbour_weights(width, patch, x_BHWC)
 
     def products(first: Tensor, second: Tensor) -> Tensor:
         return (first * second).sum((0, 3))
@@ -129,7 +151,7 @@ def overlapping_patch_moments(x_BCHW: Tensor, patch: int) -> tuple[Tensor, Tenso
     return _mean_var(total.flatten(), squares.flatten(), batch * channels * patch * patch)
 
 
-def _neighbour_weights(side: int, patch: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def neighbour_weights(side: int, patch: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Weights of a bilinear resize to the next multiple of `patch`, summed over each of P patches: the weight of each pixel
     (P,side), its square (P,side), and its product with the next pixel's weight (P,side-1)."""
     patches = -(-side // patch)

@@ -31,10 +31,10 @@ class Progress:
             sys.stderr.write(f"{title}: goes on from its checkpoint at {done}/{total}\n")
         self._bar = tqdm(total=total, initial=done, desc=title, leave=False) if self._shown and sys.stderr.isatty() else None
 
-    def step(self, **values: float) -> None:
-        """One step is done; `values` (a loss, say) are shown beside it."""
-        self.done += 1
-        self._steps += 1  # without the steps of `done` that come from a checkpoint
+    def step(self, count: int = 1, /, **values: float) -> None:
+        """`count` more steps are done; `values` (a loss, say) are shown beside them."""
+        self.done += count
+        self._steps += count  # without the steps of `done` that come from a checkpoint
         rate = self._rate(time.monotonic())
         step = Step(self.title, self.done, self.total, rate, values, self._images and self._images * rate)
         if self._watch:

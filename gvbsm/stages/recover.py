@@ -8,7 +8,6 @@ before T iterations; the metadata name both.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -16,12 +15,13 @@ from torch import Tensor
 
 from gvbsm.config.stages import RecoverShard
 from gvbsm.data.epoch_views import epoch_views
-from gvbsm.data.pixels import Pixels, augmentation, jpeg_round_trip, roll
+from gvbsm.data.pixels import Pixels, jpeg_round_trip
 from gvbsm.errors import UserError
+from gvbsm.method.batch_views import draw_positions
 from gvbsm.method.layers import most_important
 from gvbsm.method.matching import NO_MATCHING, Matching, StatisticsMatcher
 from gvbsm.method.moments import Moments
-from gvbsm.method.recovery import Recovery, RecoverySettings
+from gvbsm.method.recovery import OwnViews, Recovery, RecoverySettings, SharedViews
 from gvbsm.method.views import mixed_hard_labels, render
 from gvbsm.pipeline.recover import RecoverSpec
 from gvbsm.runtime.checkpoints import Checkpoint, to_device
@@ -45,7 +45,7 @@ def run(job: Job[RecoverSpec]) -> None:
         set_up_compiler(job.store.parent / ".compiled", len(job.spec.inputs.teachers) * len(sizes))
     checkpoint = Checkpoint.of(job)
     state = to_device(checkpoint.load(), device)
-    state = state or {"images": [], "snapshots": [], "last": {}, "recovery": None, "compiled": True}
+    state = state or {"images": [], "snapshots": [], "last": {}, "recovery": None, "passes": []}
     snapshots = job.spec.snapshots
     snapshot_iterations, snapshot_labels = (snapshots.iterations, snapshots.labels) if snapshots else ([], [])
     progress = Progress(job.title, settings.iterations * len(batches), settings.iterations * len(state["images"]))
@@ -61,10 +61,12 @@ def run(job: Job[RecoverSpec]) -> None:
                 if snapshot_positions and recovery.iteration in snapshot_iterations:
                     x_MCHW = recovery.x_BCHW.detach()[snapshot_positions]
                     state["snapshots"].append(pixels.to_bytes(x_MCHW, settings.quantise))
-                state["last"] = recovery.step()
-                state["compiled"] = state["compiled"] and all(matcher.compiled for matcher in matchers)
+                following = [number for number in snapshot_iterations if number > recovery.iteration]
+                before = recovery.iteration
+                state["last"] = recovery.run(min([*following, settings.iterations]))
+                state["passes"] = sorted({*state["passes"], *recovery.passes})
                 checkpoint.tick(lambda: state | {"recovery": recovery.state()})  # noqa: B023 (called at once)
-                progress.step(**state["last"])
+                progress.step(recovery.iteration - before, **state["last"])
             if not torch.isfinite(recovery.x_BCHW).all():
                 raise UserError(f"recover: expected finite images, got a loss of {state['last']['loss']}; lower recover.lr")
             stored = pixels.to_bytes(recovery.x_BCHW.detach(), settings.quantise)
@@ -74,7 +76,7 @@ def run(job: Job[RecoverSpec]) -> None:
     tensors["labels"], tensors["numbers"] = (torch.cat(parts) for parts in zip(*map(_members, batches), strict=True))
     job.images = len(tensors["labels"]) * settings.iterations
     summary = {"images": len(tensors["labels"]), "last_iteration": state["last"]}
-    summary["compiled"] = state["compiled"]
+    summary["passes"] = state["passes"]
     if state["snapshots"]:
         tensors["snapshots"] = _by_image(state["snapshots"], len(snapshot_iterations))
     job.write_tensors(tensors, {"snapshots": snapshots.model_dump() if snapshots else None}, summary)
@@ -173,7 +175,7 @@ def _start(
     settings, pixel_form = job.spec.settings, job.spec.pixels
     if settings.ema.reset == "batch":
         for matcher in matchers:
-            matcher.averages = {}
+            matcher.reset()
     labels_B, numbers_B = _members(batch)
     size = pixel_form.image_size
     start = job.spec.inputs.start
@@ -198,24 +200,34 @@ def _start(
             tau=density.tau,
             normalise=density.normalise,
         ),
-        augment=_augmentation(job, labels_B.to(device), pixels),
+        views=_views(job, batch, labels_B.to(device), pixels),
         limits=pixels.limits(),
-        seed_of=lambda iteration: derive_seed(settings.seed, "iteration", batch, iteration),
+        key=derive_seed(settings.seed, "iterations", batch),
     )
 
 
-def _augmentation(job: Job[RecoverSpec], labels_B: Tensor, pixels: Pixels) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """The augmentation of a batch in each iteration: as published one crop, flip and roll for all images, or the views of
-    student training."""
-    size, view_settings = job.spec.pixels.image_size, job.spec.views
+def _views(job: Job[RecoverSpec], batch: list[list[int]], labels_B: Tensor, pixels: Pixels) -> SharedViews | OwnViews:
+    """The views of a batch in each iteration: as published one crop, flip and roll for all images, or those of student
+    training."""
+    settings, augment, view_settings = job.spec.settings, job.spec.augment, job.spec.views
+    size = job.spec.pixels.image_size
     if not view_settings:
-        crop_and_flip = augmentation(job.spec.augment, size, same_on_batch=True)
-        most = job.spec.settings.roll
-        return lambda x_BCHW: (roll(pixels.normalise(crop_and_flip(pixels.unit(x_BCHW))), most), labels_B)
+        crop = augment.resized_crop
+        positions_T2S = draw_positions(
+            derive_seed(settings.seed, "views", batch),
+            settings.iterations,
+            size,
+            pad=augment.pad,
+            resized_crop=(crop[0], crop[1]) if crop else None,
+            flip=augment.flip,
+            roll=settings.roll,
+        )
+        return SharedViews(positions_T2S, pixels.limits()[0])  # black, the least value
     classes = job.tensors(job.spec.inputs.teachers[0])[1]["network"]["classes"]
 
-    def render_views(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        views = epoch_views(view_settings, int(torch.randint(2**31, ())), len(x_BCHW), size)
+    def render_views(x_BCHW: Tensor, iteration: int) -> tuple[Tensor, Tensor]:
+        number = derive_seed(settings.seed, "views", batch, iteration) % 2**31  # of an epoch of views
+        views = epoch_views(view_settings, number, len(x_BCHW), size)
         positions_B = views.image_V.argsort()  # the view of image 0, 1, ...
         levels_BCHW = pixels.unit(x_BCHW) * 255
         view_BCHW = render(levels_BCHW, views, positions_B, finish=pixels.from_levels, device=x_BCHW.device)

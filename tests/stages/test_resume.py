@@ -100,7 +100,7 @@ def test_compiled_and_resumed_ends_in_the_same_bytes(published_run, edit_row, ma
     edit_row({"recover": {"compile": True}})
     artifact = next(artifact for artifact in plan("tiny", 4) if artifact.stage == "recover")
     expected = file_hash(make_artifact(artifact))
-    if not read_receipt(STORE / artifact.path)["summary"]["compiled"]:
+    if read_receipt(STORE / artifact.path)["summary"]["passes"] != ["compiled"]:
         pytest.skip("torch.compile needs a C++ compiler")
     (STORE / artifact.path).unlink()
     tick, ticks = checkpoints.Checkpoint.tick, 0

@@ -1,0 +1,70 @@
+"""The augmentation of recover: one crop, flip and roll for all images of a batch (METHOD.md section 3).
+
+It is linear and separable: each row of a view is sampled at one position between two rows of the image, each column likewise.
+So the positions of all iterations are drawn at once, and a view is two small matrix products, on any device.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gvbsm.method.draws import derive, uniform
+from gvbsm.method.views import draw_crops
+
+_CROP, _TOP, _LEFT, _FLIP, _DOWN, _RIGHT = range(6)  # the purposes of random numbers; each has its own key
+_RATIO = (3 / 4, 4 / 3)  # width / height of a random resized crop
+
+
+def draw_positions(
+    key: int, count: int, size: int, *, pad: int | None, resized_crop: tuple[float, float] | None, flip: bool, roll: int
+) -> Tensor:
+    """Positions (count,2,S), float32, in px, at which `count` views sample the rows and the columns of an image of S px.
+
+    `pad` px are added around the image and S px cut out; `resized_crop`: shares of the area, of which a crop is resized
+    bilinearly, as torchvision does; `flip`: half of the views are mirrored; `roll`: rolled by 0 to `roll` px in each direction.
+    A position outside the image is padding.
+    """
+    pixel_S = torch.arange(size)
+    rows, columns = (pixel_S.expand(count, size).double() for _ in range(2))
+    if resized_crop:
+        crop_N4 = draw_crops(count, size, resized_crop, _RATIO, derive(key, _CROP)).double()
+        rows, columns = (_resized(crop_N4[:, side], crop_N4[:, side + 2], size) for side in range(2))
+    if pad:
+        rows, columns = (positions + _whole(key, purpose, count, 2 * pad) - pad for positions, purpose in
+                         ((rows, _TOP), (columns, _LEFT)))  # fmt: skip
+    if flip:
+        mirrored_N1 = (uniform(derive(key, _FLIP), count) < 0.5).unsqueeze(1)
+        columns = torch.where(mirrored_N1, columns.flip(1), columns)
+    if roll:
+        rows, columns = (positions.gather(1, (pixel_S - _whole(key, purpose, count, roll)) % size) for positions, purpose in
+                         ((rows, _DOWN), (columns, _RIGHT)))  # fmt: skip
+    return torch.stack([rows, columns], 1).float()
+
+
+def view(x_BCHW: Tensor, positions_2S: Tensor, padding_1C11: Tensor) -> Tensor:
+    """The view of each image at these positions, in channels_last; linear between two pixels, `padding` outside the image."""
+    rows_SH, columns_SW = _weights(positions_2S[0], x_BCHW.shape[2]), _weights(positions_2S[1], x_BCHW.shape[3])
+    x_BHWC = (x_BCHW - padding_1C11).permute(0, 2, 3, 1).contiguous()
+    batch, height, width, channels = x_BHWC.shape
+    x_BHWC = (rows_SH @ x_BHWC.view(batch, height, width * channels)).view(batch * len(rows_SH), width, channels)
+    x_BHWC = (columns_SW @ x_BHWC).view(batch, len(rows_SH), len(columns_SW), channels)
+    return x_BHWC.permute(0, 3, 1, 2) + padding_1C11
+
+
+def _weights(position_S: Tensor, size: int) -> Tensor:
+    """The weight (S,size) of each pixel at each position; all are 0 a pixel or more outside the image."""
+    pixel_1 = torch.arange(size, device=position_S.device)
+    return (1 - (position_S.unsqueeze(1) - pixel_1).abs()).clamp_min(0)
+
+
+def _resized(start_N: Tensor, length_N: Tensor, size: int) -> Tensor:
+    """Positions (N,S) that resize [start, start + length) to S px; as in PIL, no pixel outside the crop is read."""
+    start_N1, length_N1 = start_N.unsqueeze(1), length_N.unsqueeze(1)
+    at_NS = start_N1 + (torch.arange(size) + 0.5) * (length_N1 / size) - 0.5
+    return torch.clamp(at_NS, start_N1, start_N1 + length_N1 - 1)
+
+
+def _whole(key: int, purpose: int, count: int, most: int) -> Tensor:
+    """(count,1) int64: 0 to `most`."""
+    return (uniform(derive(key, purpose), count) * (most + 1)).long().unsqueeze(1)

@@ -1,0 +1,175 @@
+"""The moments of the inputs of a teacher's layers as one vector, so that what follows is a few operations for all layers.
+
+The vector holds the means of all segments, then their variances in the same order. A segment is one kind of moments
+("channel" or "patch") of one layer's input.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gvbsm.method.moments import Moments, moments, neighbour_weights
+
+Inputs = Mapping[str, Tensor]  # layer -> its input (B,C,H,W)
+
+
+class Segment(NamedTuple):
+    """One kind of moments of a layer's input: `size` means, and as many variances."""
+
+    layer: str
+    kind: str
+    size: int
+
+
+def kernels_for(device: torch.device) -> ModuleType | None:
+    """`gvbsm.method.kernels`, if they run on this device: CUDA, where Triton is installed (Linux)."""
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return None
+    from gvbsm.method import kernels
+
+    return kernels
+
+
+class Measuring:
+    """Measures the inputs of layers in the order of `segments`; patches have `patch` x `patch` px.
+
+    On CUDA the maps are summed by `kernels`, elsewhere and in code that torch.compile traces by plain operations.
+    """
+
+    def __init__(self, segments: Sequence[Segment], patch: int) -> None:
+        self.segments, self.patch = segments, patch
+        self.size = sum(segment.size for segment in segments)  # of the means
+        self._kinds: dict[str, tuple[str, ...]] = {}
+        for layer, kind, _ in segments:
+            self._kinds[layer] = (*self._kinds.get(layer, ()), kind)
+        self._matrices: dict[Any, Any] = {}  # of the kernels, by the shapes of the maps
+
+    def __call__(self, inputs: Inputs, has_gradient: Callable[[str], bool]) -> Tensor:
+        """Moments (2 size,), in at least float32; those of layers without an input are 0. Layers without a gradient are
+        measured outside autograd, where that saves time.
+
+        Raises:
+            ValueError: if an input gives another number of moments than its segment has.
+        """
+        some = next(iter(inputs.values()), None)
+        if some is None:
+            raise ValueError("inputs: expected those of at least one layer, got none")
+        kernels = None if torch.compiler.is_compiling() or some.dtype == torch.float64 else kernels_for(some.device)
+        return self._fused(inputs, kernels) if kernels else self._plain(inputs, has_gradient)
+
+    def _plain(self, inputs: Inputs, has_gradient: Callable[[str], bool]) -> Tensor:
+        measured = self._moments(inputs, has_gradient)
+        values = []
+        for moment in ("mean", "var"):
+            for layer, kind, size in self.segments:
+                value = (
+                    measured[layer][f"{kind}_{moment}"] if layer in measured else next(iter(inputs.values())).new_zeros(size)
+                )
+                self._check(layer, kind, len(value), size)
+                values.append(value)
+        return torch.cat(values)
+
+    def _moments(self, inputs: Inputs, has_gradient: Callable[[str], bool]) -> dict[str, Moments]:
+        """Moments of every input. A tensor that several layers read is measured once; compiled code does so by itself."""
+        if torch.compiler.is_compiling():
+            return {layer: moments(x_BCHW, self._kinds[layer], self.patch) for layer, x_BCHW in inputs.items()}
+        results: dict[str, Moments] = {}
+        by_tensor: dict[int, Moments] = {}
+        for layer, x_BCHW in inputs.items():
+            result = results[layer] = by_tensor.setdefault(id(x_BCHW), {})
+            missing = tuple(kind for kind in self._kinds[layer] if f"{kind}_mean" not in result)
+            if missing:
+                wanted = torch.is_grad_enabled() and any(has_gradient(other) for other, x in inputs.items() if x is x_BCHW)
+                with torch.set_grad_enabled(wanted):
+                    result |= moments(x_BCHW, missing, self.patch)
+        return results
+
+    def _fused(self, inputs: Inputs, kernels: ModuleType) -> Tensor:
+        maps = list({id(x_BCHW): x_BCHW for x_BCHW in inputs.values()}.values())
+        places = {layer: next(at for at, x in enumerate(maps) if x is x_BCHW) for layer, x_BCHW in inputs.items()}
+        sums_of = [self._sums_of(x, [layer for layer in inputs if inputs[layer] is x], kernels) for x in maps]
+        key = tuple((tuple(x.shape), sums) for x, sums in zip(maps, sums_of, strict=True)), tuple(places.items())
+        if key not in self._matrices:
+            rows, columns, weights, width = self._entries([tuple(x.shape) for x in maps], sums_of, places)
+            self._matrices[key] = (
+                kernels.Matrix.of(rows, columns, weights, 2 * self.size, maps[0].device),
+                kernels.Matrix.of(columns, rows, weights, width, maps[0].device),
+            )
+        sums = [part for x, kinds in zip(maps, sums_of, strict=True) for part in kernels.map_sums(x, kinds)]
+        mean, square = kernels.linear(torch.cat([part.flatten() for part in sums]), *self._matrices[key]).chunk(2)
+        return torch.cat([mean, square - mean.square()])
+
+    def _sums_of(self, x_BCHW: Tensor, layers: list[str], kernels: ModuleType) -> int:
+        """The sums that these layers need of their input."""
+        if not any("patch" in self._kinds[layer] for layer in layers):
+            return kernels.CHANNELS
+        return kernels.NEIGHBOURS if any(side % self.patch for side in x_BCHW.shape[2:]) else kernels.POSITIONS
+
+    def _entries(
+        self, shapes: list[tuple[int, ...]], sums_of: list[int], places: dict[str, int]
+    ) -> tuple[Tensor, Tensor, Tensor, int]:
+        """The matrix (2 size, sums) that gives means and mean squares of all segments from the sums of all maps: rows, columns
+        and weights of its entries, and the number of sums."""
+        starts, width = [], 0
+        for (_, channels, height, columns), kinds in zip(shapes, sums_of, strict=True):
+            starts.append(width)
+            width += 2 * channels + kinds * height * columns
+        entries: list[_Entries] = []
+        first = 0  # row of the segment
+        for layer, kind, size in self.segments:
+            if layer in places:
+                shape, start = shapes[places[layer]], starts[places[layer]]
+                found = _channel_entries(shape) if kind == "channel" else _patch_entries(shape, self.patch)
+                self._check(layer, kind, int(found[0][0].max()) + 1, size)
+                for half, (row_E, column_E, weight_E) in zip((0, self.size), found, strict=True):
+                    entries.append((row_E + first + half, column_E + start, weight_E))
+            first += size
+        row_E, column_E, weight_E = (torch.cat(parts) for parts in zip(*entries, strict=True))
+        return row_E, column_E, weight_E, width
+
+    @staticmethod
+    def _check(layer: str, kind: str, got: int, size: int) -> None:
+        if got != size:
+            raise ValueError(
+                f"{kind} moments of layer {layer!r}: expected {size} as in the statistics, got {got}; make the statistics at "
+                "this image and patch size"
+            )
+
+
+_Entries = tuple[Tensor, Tensor, Tensor]  # rows, columns and weights (float64) of a sparse matrix
+
+
+def _channel_entries(shape: Sequence[int]) -> tuple[_Entries, _Entries]:
+    """Mean and mean square of every channel from the sums of a map."""
+    batch, channels, height, width = shape
+    channel_C = torch.arange(channels)
+    weights = torch.full((channels,), 1 / (batch * height * width), dtype=torch.float64)
+    return (channel_C, channel_C, weights), (channel_C, channel_C + channels, weights)
+
+
+def _patch_entries(shape: Sequence[int], patch: int) -> tuple[_Entries, _Entries]:
+    """Mean and mean square of every patch of the map resized to a multiple of `patch`, from the sums at its positions."""
+    batch, channels, height, width = shape
+    down, across = (neighbour_weights(side, patch, torch.empty(0, dtype=torch.float64)) for side in (height, width))
+    # Which sum, the weights that its rows and columns have, and a factor: a product of neighbours occurs twice in a square.
+    squares = [(1, down[1], across[1], 1.0)]
+    if height % patch or width % patch:
+        squares += [(2, down[1], across[2], 2.0), (3, down[2], across[1], 2.0), (4, down[2], across[2], 2.0)]
+    count = batch * channels * patch * patch
+
+    def entries(number: int, rows_PH: Tensor, columns_QW: Tensor, factor: float) -> _Entries:
+        (p, i), (q, j) = rows_PH.nonzero().unbind(1), columns_QW.nonzero().unbind(1)
+        weights = factor / count * rows_PH[p, i].unsqueeze(1) * columns_QW[q, j]
+        rows = p.unsqueeze(1) * len(columns_QW) + q
+        columns = 2 * channels + number * height * width + i.unsqueeze(1) * width + j
+        return rows.flatten(), columns.flatten(), weights.flatten()
+
+    found = [entries(*part) for part in squares]
+    rows, columns, weights = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return entries(0, down[0], across[0], 1.0), (rows, columns, weights)

@@ -1,0 +1,153 @@
+"""The Triton kernels of moments: values in the interpreter, and that they build for GPUs that are not here."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from gvbsm.method import measuring
+from gvbsm.method.matching import Matching, StatisticsMatcher
+from gvbsm.method.measuring import Measuring, Segment
+
+pytest.importorskip("triton", reason="Triton is not installed (it comes with torch's builds for CUDA, on Linux)")
+BUILD = """
+import sys
+from triton import compile
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from gvbsm.method import kernels
+
+
+def build(kernel, types, **constants):
+    types, names = iter(types), kernel.arg_names
+    signature = {name: "constexpr" if name in constants else next(types) for name in names}
+    source = ASTSource(fn=kernel, signature=signature, constexprs={(names.index(n),): c for n, c in constants.items()})
+    assert compile(source, target=GPUTarget("cuda", int(sys.argv[1]), 32)).asm["cubin"]
+
+
+for value in ("*fp32", "*bf16"):
+    for kinds in (kernels.CHANNELS, kernels.POSITIONS, kernels.NEIGHBOURS):
+        tile = {"KINDS": kinds, "TILE_P": 16, "TILE_C": 64}
+        build(kernels._sums_kernel, [value, "*fp32", "*fp32"] + ["i32"] * 9, **tile)
+        build(kernels._gradient_kernel, [value, value, "*fp32", "*fp32"] + ["i32"] * 11, **tile)
+build(kernels._linear_kernel, ["*fp32", "*i32", "*i32", "*fp32", "*fp32", "i32", "i32"], TILE_N=1, TILE_M=256)
+"""
+
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    """The kernels, used on this device: without a GPU in Triton's interpreter (see conftest)."""
+    from gvbsm.method import kernels
+
+    monkeypatch.setattr(measuring, "kernels_for", lambda device: kernels)
+    return kernels
+
+
+def measured(x_BCHW: torch.Tensor, patch: int, kinds=("channel", "patch")) -> tuple[torch.Tensor, torch.Tensor]:
+    """Moments of a map that two layers read, and the gradient of a weighted sum of them."""
+    patches = -(-x_BCHW.shape[2] // patch) * -(-x_BCHW.shape[3] // patch)
+    sizes = {"channel": x_BCHW.shape[1], "patch": patches}
+    segments = [Segment("a", kind, sizes[kind]) for kind in kinds] + [Segment("b", "channel", sizes["channel"])]
+    x_BCHW = x_BCHW.clone(memory_format=torch.preserve_format).requires_grad_()
+    values = Measuring(segments, patch)({"a": x_BCHW, "b": x_BCHW}, lambda layer: True)
+    weights = torch.randn(len(values), generator=torch.Generator().manual_seed(1)).to(x_BCHW.device)
+    (values * weights).sum().backward()
+    return values.detach(), x_BCHW.grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    ("shape", "patch"),
+    [
+        pytest.param((3, 5, 8, 8), 4, id="patches divide the map"),
+        pytest.param((2, 3, 7, 9), 4, id="patches do not divide it"),
+        pytest.param((2, 70, 3, 3), 4, id="more channels than a program holds, a map smaller than a patch"),
+        pytest.param((9, 2, 1, 1), 1, id="one pixel"),
+    ],
+)
+def test_moments_and_gradients_are_those_of_the_plain_maths(kernels, monkeypatch, shape, patch, layout, dtype):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) + 0.5
+    x = x.to(DEVICE, dtype).contiguous(memory_format=layout)
+    got, gradient = measured(x, patch)
+    assert gradient.dtype == dtype and gradient.stride() == x.stride()
+    monkeypatch.setattr(measuring, "kernels_for", lambda device: None)
+    expected, expected_gradient = measured(x.double(), patch)
+    torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-5)
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(
+        gradient.double(), expected_gradient, rtol=tolerance, atol=tolerance * float(expected_gradient.abs().max())
+    )
+
+
+def test_channels_alone_need_no_sums_of_positions(kernels, monkeypatch):
+    x = torch.randn(3, 4, 5, 5, device=DEVICE)
+    kinds, map_sums = [], kernels.map_sums
+    monkeypatch.setattr(kernels, "map_sums", lambda x, wanted: (kinds.append(wanted), map_sums(x, wanted))[1])
+    got, _ = measured(x, 4, kinds=("channel",))
+    torch.testing.assert_close(got[:4], x.mean((0, 2, 3)))
+    assert kinds == [kernels.CHANNELS]
+
+
+def test_a_map_is_read_once_for_all_layers_that_share_it(kernels, monkeypatch):
+    calls, map_sums = [], kernels.map_sums
+    monkeypatch.setattr(kernels, "map_sums", lambda x, wanted: (calls.append(wanted), map_sums(x, wanted))[1])
+    measured(torch.randn(2, 3, 5, 5, device=DEVICE), 4)
+    assert calls == [kernels.NEIGHBOURS]
+
+
+def test_a_matrix_and_its_transpose_agree_with_torch(kernels):
+    dense = torch.randn(300, 40, generator=torch.Generator().manual_seed(0)) * (torch.rand(300, 40) < 0.2)
+    dense[7] = 0  # an empty row
+    forms = [(form.nonzero().unbind(1), form[form != 0], len(form)) for form in (dense, dense.T)]
+    matrices = [kernels.Matrix.of(*places, weights, rows, DEVICE) for places, weights, rows in forms]
+    values, dense = torch.randn(40, device=DEVICE).requires_grad_(), dense.to(DEVICE)
+    out = kernels.linear(values, *matrices)
+    torch.testing.assert_close(out, dense @ values)
+    out.square().sum().backward()
+    torch.testing.assert_close(values.grad, 2 * dense.T @ dense @ values.detach())
+
+
+def test_a_teacher_is_matched_as_without_kernels(kernels, monkeypatch):
+    """A whole pass: averages, drops, and the gradient to the images."""
+    torch.manual_seed(0)
+    layers = [
+        torch.nn.Conv2d(1, 3, 3, padding=1),
+        torch.nn.BatchNorm2d(3),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(3, 2, 3, padding=1),
+    ]
+    model = torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Linear(2 * 49, 3)).eval().requires_grad_(False).to(DEVICE)
+    kinds = {"channel": {"0": 1, "3": 3}, "patch": {"0": 4, "3": 4}}
+    targets = {
+        name: {f"{kind}_{moment}": torch.rand(sizes[name]) for kind, sizes in kinds.items() for moment in ("mean", "var")}
+        for name in ("0", "3")
+    }
+    results = []
+    for used in (True, False):
+        if not used:
+            monkeypatch.setattr(measuring, "kernels_for", lambda device: None)
+        with StatisticsMatcher(model, targets, Matching(4, 0.8, 10.0, "first", "update")) as matcher:
+            for number, dropped in enumerate([(), ("3",), ()]):
+                x = torch.randn(4, 1, 7, 7, generator=torch.Generator().manual_seed(number)).to(DEVICE).requires_grad_()
+                logits, loss = matcher(x, dropped)
+                (logits.sum() + loss).backward()
+            results.append((loss.detach(), x.grad, matcher.average_N))
+    for got, expected in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("capability", [80, 90, 100])
+def test_kernels_build_for_a_gpu(capability, tmp_path):
+    pytest.importorskip("triton.backends.nvidia.compiler", reason="this Triton has no compiler for NVIDIA's GPUs")
+    script = tmp_path / "build.py"
+    script.write_text(BUILD)
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, script, str(capability)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

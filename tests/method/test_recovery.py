@@ -1,0 +1,158 @@
+"""The optimisation of a batch: against the method written out plainly, resumed, and as it is recorded for a GPU."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from benchmarks import plain
+from gvbsm.method import recovery
+from gvbsm.method.batch_views import draw_positions, view
+from gvbsm.method.matching import Matching, StatisticsMatcher
+from gvbsm.method.recovery import Recovery, RecoverySettings, SharedViews
+
+LIMITS = torch.full((1, 2, 1, 1), -1.5), torch.full((1, 2, 1, 1), 1.5)
+LABELS = torch.tensor([0, 0, 1, 2])
+POSITIONS = draw_positions(3, 12, 8, pad=1, resized_crop=None, flip=True, roll=4)
+
+
+def network(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    layers = [nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(36, 3)).eval().requires_grad_(False)
+
+
+def settings(**changes) -> RecoverySettings:
+    values = {
+        "iterations": 12, "lr": 0.1, "betas": (0.5, 0.9), "statistics_weight": 0.3, "densification_weight": 0.0, "tau": 4.0,
+        "normalise": "mean", "conv_drop": 0.0, "backbone_order": "round_robin",
+    }  # fmt: skip
+    return RecoverySettings(**(values | changes))
+
+
+def targets_of(model: nn.Module) -> dict:
+    return plain.measure(model, torch.randn(8, 2, 8, 8, generator=torch.Generator().manual_seed(9)), 4)
+
+
+def started(matching: Matching, key: int = 5, **changes) -> Recovery:
+    models = [network(seed) for seed in range(2)]
+    x_BCHW = torch.randn(4, 2, 8, 8, generator=torch.Generator().manual_seed(1))
+    views = SharedViews(POSITIONS, LIMITS[0])
+    matchers = [StatisticsMatcher(model, targets_of(model), matching) for model in models]
+    return Recovery(x_BCHW, LABELS, matchers, settings(**changes), views=views, limits=LIMITS, key=key)
+
+
+def finished(recovered: Recovery) -> torch.Tensor:
+    while recovered.iteration < 12:
+        recovered.run(12)
+    return recovered.x_BCHW.detach()
+
+
+def test_the_method_written_out_plainly_gives_the_same_images():
+    """Round robin, one view for the batch, plain hooks, Adam by its formula, a cosine, clamped."""
+    models = [network(seed) for seed in range(2)]
+    hooks = [plain.Hooks(model, targets_of(model), 4, 0.8, 10.0) for model in models]
+    x = torch.randn(4, 2, 8, 8, generator=torch.Generator().manual_seed(1))
+    mean, square = torch.zeros_like(x), torch.zeros_like(x)
+    for t in range(12):
+        x.requires_grad_()
+        logits, statistics = hooks[t % 2](view(x, POSITIONS[t], LIMITS[0]))
+        loss = F.cross_entropy(logits, LABELS) + 0.3 * statistics
+        (gradient,) = torch.autograd.grad(loss, x)
+        mean, square = 0.5 * mean + 0.5 * gradient, 0.9 * square + 0.1 * gradient.square()
+        rate = 0.05 * (1 + math.cos(math.pi * t / 12))
+        step = rate * (mean / (1 - 0.5 ** (t + 1))) / ((square / (1 - 0.9 ** (t + 1))).sqrt() + 1e-8)
+        x = (x.detach() - step).clamp(-1.5, 1.5)
+    recovered = started(Matching(4, 0.8, 10.0, "first", "update"))
+    torch.testing.assert_close(finished(recovered), x, rtol=1e-3, atol=1e-3)
+    assert recovered.passes == ["not compiled", "not compiled"]
+
+
+@pytest.mark.parametrize("order", ["round_robin", "random"])
+@pytest.mark.parametrize(("start", "dropped"), [("first", "update"), ("zero", "skip"), ("first", "skip")])
+def test_resumed_after_any_iteration_the_images_are_the_same_to_the_bit(start, dropped, order):
+    changes = {"conv_drop": 0.5, "backbone_order": order}
+    matching = Matching(4, 0.8, 10.0, start, dropped)
+    expected = finished(started(matching, **changes))
+    for stop in (1, 5):
+        first, second = started(matching, **changes), started(matching, **changes)
+        for _ in range(stop):
+            first.run(12)
+        second.restore(first.state())
+        assert torch.equal(finished(second), expected)
+    assert not torch.equal(finished(started(matching, key=6, **changes)), expected)
+
+
+class Unrecorded:
+    """Stands for `Replays` where there is no GPU: a step is run instead of replayed."""
+
+    recorded = 0
+
+    def __init__(self, device):
+        pass
+
+    def run(self, step):
+        step()
+
+    def record(self, step):
+        Unrecorded.recorded += 1
+        return step
+
+
+@pytest.mark.parametrize("most", [3, 512])
+@pytest.mark.parametrize(("start", "dropped"), [("first", "update"), ("zero", "skip"), ("first", "skip")])
+def test_what_is_recorded_gives_the_same_images(start, dropped, most, monkeypatch):
+    """Its operations are the same in every iteration: numbers from a table, dropped layers measured and weighted with 0."""
+    monkeypatch.setattr(recovery, "Replays", Unrecorded)
+    monkeypatch.setattr(recovery, "_MOST", most)
+    monkeypatch.setattr(Unrecorded, "recorded", 0)
+    matching = Matching(4, 0.8, 10.0, start, dropped)
+    expected, got = (started(matching, conv_drop=0.5, backbone_order="random") for _ in range(2))
+    got._recorder = recovery._Recorder(got)
+    stops = []
+    while got.iteration < 12:
+        last = got.run(7 if got.iteration < 7 else 12)
+        stops.append(got.iteration)
+    torch.testing.assert_close(got.x_BCHW.detach(), finished(expected), rtol=1e-4, atol=1e-5)
+    assert 7 in stops and len(stops) < 12 and stops[-1] == 12
+    assert Unrecorded.recorded == 2 and got.passes == ["not compiled, recorded"] * 2
+    assert last.keys() == {"loss", "ce", "statistics"} and all(map(math.isfinite, last.values()))
+    for ours, theirs in zip(got.matchers, expected.matchers, strict=True):
+        torch.testing.assert_close(ours.average_N, theirs.average_N, rtol=1e-4, atol=1e-5)
+
+
+def test_what_cannot_be_recorded_runs_and_says_why(monkeypatch):
+    def fail(self, step):
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    monkeypatch.setattr(recovery, "Replays", Unrecorded)
+    monkeypatch.setattr(Unrecorded, "record", fail)
+    matching = Matching(4, 0.8, 10.0, "first", "update")
+    expected = finished(started(matching))
+    got = started(matching)
+    got._recorder = recovery._Recorder(got)
+    with pytest.warns(
+        UserWarning, match="^recover runs without CUDA graphs: operation not permitted when stream is capturing$"
+    ):
+        torch.testing.assert_close(finished(got), expected, rtol=1e-4, atol=1e-5)
+    reason = "not recorded (operation not permitted when stream is capturing)"
+    assert got.passes == [f"not compiled, {reason}"] * 2
+    densified = started(matching, densification_weight=1.0)
+    densified._recorder = recovery._Recorder(densified)
+    finished(densified)
+    assert densified.passes == ["not compiled, not recorded (the densification loss waits for the device)"] * 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: a recording is replayed")
+def test_recorded_on_a_gpu_the_images_are_those_of_the_cpu():
+    matching = Matching(4, 0.8, 10.0, "first", "update")
+    expected, device = started(matching, conv_drop=0.5), torch.device("cuda")
+    matchers = [StatisticsMatcher(network(seed).to(device), targets_of(network(seed)), matching) for seed in range(2)]
+    x_BCHW = torch.randn(4, 2, 8, 8, generator=torch.Generator().manual_seed(1)).to(device)
+    limits = LIMITS[0].to(device), LIMITS[1].to(device)
+    views = SharedViews(POSITIONS, limits[0])
+    got = Recovery(x_BCHW, LABELS.to(device), matchers, settings(conv_drop=0.5), views=views, limits=limits, key=5)
+    torch.testing.assert_close(finished(got).cpu(), finished(expected), rtol=1e-3, atol=1e-3)
+    assert got.passes == ["not compiled, recorded"] * 2
