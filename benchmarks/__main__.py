@@ -16,6 +16,7 @@ BENCHMARKS = {
     "recover-cifar": lambda device, options: recover.run("cifar", device, options),
     "recover-imagenet": lambda device, options: recover.run("imagenet", device, options),
     "against": lambda device, options: against.run(device, options),
+    "warm-start": lambda device, options: against.warm_start(device, options),
     "memory": lambda device, options: memory.run(device, options),
     "views": lambda device, options: views.run(device, options.repeats),
     "labels": lambda device, options: labels.run(device, options.repeats),
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="of the CPU (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=7, help="runs of each alternative (default: %(default)s)")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="also torch.compile")
-    parser.add_argument("--backbone", default="", help="part of a name: only those that have it (recover and memory)")
+    parser.add_argument("--backbone", default="", help="part of a name: only those that have it (of recover's)")
     parser.add_argument("--batch", type=int, help="images of an iteration (recover and memory; default: see there)")
     parser.add_argument("--against", default="3049357", help="the commit that `against` compares with (default: %(default)s)")
     options = parser.parse_args()
