@@ -83,7 +83,7 @@ def run(device: torch.device, repeats: int) -> None:
             trained = Replayed(model) if device.type == "cuda" else model
 
             def epoch() -> None:
-                for together in grouped(some, 3 * 32 * 32):
+                for together in grouped(some, 3 * 32 * 32, device):
                     made = (whole.split([len(batch) for batch in together]) for whole in seen(torch.cat(together)))
                     for x, hard, soft in zip(*made, strict=True):
                         step(trained, optimizer, x, hard, soft)

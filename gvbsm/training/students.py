@@ -117,7 +117,7 @@ class _Parts:
         The groups of parts rendered together do not depend on `skipped`: in a larger batch teachers round differently.
         """
         epoch = self.labels.epoch(number)
-        for group in grouped(parts, self.images.shape[1:].numel()):
+        for group in grouped(parts, self.images.shape[1:].numel(), self.pixels.device):
             if skipped < len(group):
                 yield from islice(self._render_group(epoch, group), skipped, None)
             skipped = max(skipped - len(group), 0)
