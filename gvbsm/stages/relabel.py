@@ -60,9 +60,9 @@ def run(job: Job[RelabelSpec]) -> None:
             parts = (
                 mean_logits(logits_TBK, settings.rescale_logits) for logits_TBK in logits_TVK.split(settings.batch_size, 1)
             )
-            logits_VK = torch.cat(list(parts)).cpu()
+            logits_VK = torch.cat(list(parts))
             truth_V = mixed_hard_labels(image_set.labels, views, positions, logits_VK.shape[1], mixed).argmax(1)
-            state["right"] += int((logits_VK.argmax(1) == truth_V).sum())
+            state["right"] += int((logits_VK.argmax(1).cpu() == truth_V).sum())
             for name, values in _encode_finite(logits_VK, coding).items():
                 coded[name][number, positions] = values
             state["batches"] += len(group)
@@ -79,8 +79,10 @@ def run(job: Job[RelabelSpec]) -> None:
 
 
 def _encode_finite(logits_VK: Tensor, coding: Coding) -> Coded:
-    """Coded logits. Raises UserError if the coding overflows."""
-    coded = encode(logits_VK, coding)
+    """Coded logits, on the CPU. Raises UserError if the coding overflows."""
+    if logits_VK.device.type == "mps":  # has no float64
+        logits_VK = logits_VK.cpu()
+    coded = {name: tensor.cpu() for name, tensor in encode(logits_VK, coding).items()}
     if not all(torch.isfinite(tensor).all() for tensor in coded.values()):
         largest = logits_VK.abs().max().item()
         got = f"expected logits that {coding.values} can hold, got up to {largest:.3g}"
