@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import platform
 from pathlib import Path
@@ -75,7 +76,25 @@ def job_device(job: Job[Any], threads: int, exact: bool = False) -> torch.device
     if device.type == "mps" and job.processes > 1:
         raise UserError(f"--processes: expected 1 on MPS, got {job.processes}; use one, or the CPU")
     job.device = f"{device.type}: {device_name(device)}"
+    asked = getattr(getattr(job.spec, "settings", None), "precision", None)
+    precisions = [precision_on(device, precision) for precision in job.spec.precisions(device.type)]
+    job.precisions = precisions if set(precisions) - {asked} else []
     return device
+
+
+def precision_on(device: torch.device, asked: str) -> str:
+    """The precision that a device computes in where "float32" or "bfloat16" is asked for: a CPU without instructions for
+    bfloat16 takes many times longer for it than for float32, and computes in float32 instead."""
+    return "float32" if device.type == "cpu" and not cpu_has_bfloat16() else asked
+
+
+@functools.cache
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU has instructions for products of bfloat16, as Linux says; elsewhere it is taken for one without."""
+    with contextlib.suppress(OSError):
+        words = set(Path("/proc/cpuinfo").read_text().split())
+        return not words.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})  # x86, x86, ARM
+    return False
 
 
 def device_name(device: torch.device) -> str:

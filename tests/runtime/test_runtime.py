@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from gvbsm.errors import Interrupted, UserError
-from gvbsm.runtime import checkpoints
+from gvbsm.runtime import checkpoints, devices
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import choose_device, job_device
 from gvbsm.runtime.progress import Progress
@@ -230,7 +230,8 @@ def test_float32_products_are_in_tf32_on_cuda_alone_and_never_for_statistics(ari
     assert arithmetic() == ("high", True) and job.device == "cuda: a GPU"
 
 
-def test_precision():
+def test_precision(monkeypatch):
+    monkeypatch.setattr(devices, "cpu_has_bfloat16", lambda: True)
     layer = nn.Linear(2, 2)
     for precision in ("float32", "bfloat16"):
         with autocast(torch.device("cpu"), precision):
