@@ -21,8 +21,8 @@ from gvbsm.data.rand_augment import RandAugment
 from gvbsm.method.losses import hard_loss, soft_loss
 from gvbsm.method.transfer import send
 from gvbsm.method.views import grouped, mixed_hard_labels, render
-from gvbsm.training.fit import MovingAverage, Recipe, make_optimizer
-from gvbsm.training.graphs import Replayed
+from gvbsm.training.fit import MovingAverage, Recipe, make_optimizer, set_step_size
+from gvbsm.training.graphs import recorded
 from gvbsm.training.precision import autocast
 
 IMAGES, BATCH = 500, 25
@@ -80,14 +80,24 @@ def run(device: torch.device, repeats: int) -> None:
         def ours(step=step, name=name) -> Any:
             model = build(name, classes=10, image_size=32).to(device, memory_format=torch.channels_last)
             optimizer, averaged = make_optimizer(model, RECIPE), MovingAverage(model, 0.99)
-            trained = Replayed(model) if device.type == "cuda" else model
+
+            def change(batch: tuple[Tensor, ...]) -> None:
+                step(model, optimizer, *batch)
+                averaged.add()
+
+            def changed() -> list[Tensor]:
+                averages = [value for entry in optimizer.state.values() for value in entry.values()]
+                return [*model.state_dict().values(), *averages, *averaged.tensors()]
+
+            update = recorded(change, changed, optimizer, device)
+            set_step_size(optimizer, 1e-3)
 
             def epoch() -> None:
-                for together in grouped(some, 3 * 32 * 32):
+                for together in grouped(some, 3 * 32 * 32, device):
                     made = (whole.split([len(batch) for batch in together]) for whole in seen(torch.cat(together)))
-                    for x, hard, soft in zip(*made, strict=True):
-                        step(trained, optimizer, x, hard, soft)
-                        averaged.update()
+                    for batch in zip(*made, strict=True):
+                        averaged.advance()
+                        update(batch)
 
             return epoch
 

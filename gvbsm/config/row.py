@@ -37,7 +37,9 @@ class Network(Strict):
 class RecoverThrough(Strict):
     """Settings of recover for one teacher."""
 
-    precision: Precision = Field(description="Precision of recover with this teacher.")
+    cpu_precision: Precision = Field(
+        description="Precision of recover with this teacher on a CPU; elsewhere it is `recover.precision`."
+    )
 
 
 class Backbone(Network):

@@ -20,7 +20,9 @@ class Compute(Strict):
     threads: Annotated[int, Field(ge=1, le=256)] = Field(
         description="CPU threads of torch. They change the order of sums, so they are part of the key."
     )
-    precision: Precision = Field(description="Precision of convolutions and matrix products.")
+    precision: Precision = Field(
+        description="Precision of convolutions and matrix products; a CPU without bfloat16 instructions takes float32 instead."
+    )
 
 
 class Augment(Strict):

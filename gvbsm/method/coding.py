@@ -23,17 +23,19 @@ class Coding:
 
 
 def encode(logits_VK: Tensor, coding: Coding) -> Coded:
-    """Float logits in their stored form.
+    """Float32 logits in their stored form, where they are.
 
     Two numbers stand for the logits that are not stored: their mean, which the squared error needs, and their logsumexp,
-    from which their share of the probability follows.
+    from which their share of the probability follows. A CPU and CUDA give the same bytes: equal logits are kept in the order of
+    their classes, and sums and divisions by a number, which devices round differently, are in float64.
     """
     coded: Coded = {}
     if coding.top is not None and coding.top < logits_VK.shape[1]:
-        index_Vk = logits_VK.topk(coding.top).indices.sort(1).values
+        index_Vk = _ranks(logits_VK).topk(coding.top).indices.sort(1).values
         kept_VK = torch.zeros_like(logits_VK, dtype=torch.bool).scatter_(1, index_Vk, True)
-        rest_V = logits_VK.masked_fill(kept_VK, 0).sum(1) / (logits_VK.shape[1] - coding.top)
-        mass_V = logits_VK.masked_fill(kept_VK, -math.inf).logsumexp(1)
+        wide_VK = logits_VK.double()
+        rest_V = wide_VK.masked_fill(kept_VK, 0).sum(1) / (logits_VK.shape[1] - coding.top)
+        mass_V = wide_VK.masked_fill_(kept_VK, -math.inf).logsumexp(1)
         coded["index"] = index_Vk.to(next(kind for kind in _INDICES if logits_VK.shape[1] - 1 <= torch.iinfo(kind).max))
         coded["rest"] = torch.stack([rest_V, mass_V], 1).half()
         logits_VK = logits_VK.gather(1, index_Vk)
@@ -41,10 +43,18 @@ def encode(logits_VK: Tensor, coding: Coding) -> Coded:
         return coded | {"values": logits_VK.to(_FLOATS[coding.values])}
     levels = _LEVELS[coding.values]
     low_V1 = logits_VK.amin(1, keepdim=True).half()
-    step_V1 = ((logits_VK.amax(1, keepdim=True) - low_V1.float()) / (levels - 1)).half()
+    step_V1 = ((logits_VK.amax(1, keepdim=True) - low_V1.float()).double() / (levels - 1)).half()
     # Relative to the stored bounds, which are rounded to float16.
     codes = ((logits_VK - low_V1.float()) / step_V1.float().clamp_min(1e-12)).round().clamp(0, levels - 1).to(torch.uint8)
     return coded | {"values": _packed(codes) if levels == 2**4 else codes, "low": low_V1, "step": step_V1}
+
+
+def _ranks(logits_VK: Tensor) -> Tensor:
+    """Different integers (V,K) in the order of float32 logits; of equal logits, the first class has the largest."""
+    bits_VK = logits_VK.contiguous().view(torch.int32)
+    ordered_VK = bits_VK ^ ((bits_VK >> 31) & 0x7FFFFFFF)  # negative floats are ordered by their magnitude
+    classes = logits_VK.shape[1]
+    return (ordered_VK.long() << 32) + torch.arange(classes - 1, -1, -1, device=logits_VK.device)
 
 
 def decode(coded: Coded, coding: Coding, classes: int, rest: str) -> Tensor:

@@ -18,13 +18,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gvbsm.method.draws import derive, permutation, uniform
+from gvbsm.method.memory import RENDERED, images_at_once
 from gvbsm.method.transfer import send
 
 # The purposes of random numbers; each has its own key.
 _ORDER, _FLIP, _AREA, _ASPECT, _TOP, _LEFT, _PARTNER, _SHARE, _BOX, _CELL, _OPERATION = range(11)
 OPERATIONS = 14  # RandAugment's (Cubuk et al. 2020)
 CPU = torch.device("cpu")
-_AT_ONCE = 2**20  # values that are rendered together: a group that fits into a CPU's cache is several times faster
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def render(
     shape = (len(rendered), channels, size, size)
     x = torch.empty(shape, device=device, memory_format=torch.channels_last)
     done = 0
-    for part in rendered.split(max(1, _AT_ONCE // (channels * size**2))):
+    for part in rendered.split(images_at_once(channels * size**2, device, RENDERED)):
         crop, flip = send(views.crop_V4[part], device), send(views.flip_V[part], device)
         index = views.image_V[part].long()
         if isinstance(images_NCHW, Tensor):
@@ -186,12 +186,13 @@ def render(
     return x[:count]
 
 
-def grouped(batches: Sequence[Tensor], values: int) -> Iterator[list[Tensor]]:
-    """Consecutive batches (or parts of batches) of positions in groups to be rendered at once; a view has `values` values.
+def grouped(batches: Sequence[Tensor], values: int, device: torch.device) -> Iterator[list[Tensor]]:
+    """Consecutive batches (or parts of batches) of positions in groups to be rendered at once on a device; a view has `values`
+    values.
 
     RandAugment and copies to a device cost about as much for many views as for few.
     """
-    count = max(1, _AT_ONCE // (values * len(batches[0]))) if batches else 1
+    count = images_at_once(values * len(batches[0]), device, RENDERED) if batches else 1
     for start in range(0, len(batches), count):
         yield list(batches[start : start + count])
 

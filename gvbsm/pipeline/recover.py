@@ -42,20 +42,26 @@ class RecoverSpec(Spec):
     views: ViewsOfImages | None = None  # instead of augment and roll
     settings: RecoverShard
     snapshots: Snapshots | None = None
-    precisions: list[Precision] | None = None  # one per teacher, where they differ from the settings
+    cpu_precisions: list[Precision] | None = None  # on a CPU, one per teacher, where they differ from the settings
 
     @model_validator(mode="after")
     def _one_of_each_per_teacher(self) -> RecoverSpec:
         teachers, statistics, settings = len(self.inputs.teachers), len(self.inputs.statistics), self.settings
-        if self.precisions and len(self.precisions) != teachers:
-            raise ValueError(f"precisions: expected one per teacher ({teachers}), got {len(self.precisions)}; correct the spec")
-        expected = teachers if settings.needs_statistics else 0
-        if statistics != expected:
+        if self.cpu_precisions and len(self.cpu_precisions) != teachers:
+            expected = f"expected one per teacher ({teachers}), got {len(self.cpu_precisions)}"
+            raise ValueError(f"cpu_precisions: {expected}; correct the spec")
+        needed = teachers if settings.needs_statistics else 0
+        if statistics != needed:
             raise ValueError(
-                f"inputs.statistics: expected {expected} of {teachers} teachers at a statistics_weight of "
+                f"inputs.statistics: expected {needed} of {teachers} teachers at a statistics_weight of "
                 f"{settings.statistics_weight:g} with layers {', '.join(settings.layers)}, got {statistics}; correct the spec"
             )
         return self
+
+    def precisions(self, device: str) -> list[str]:
+        """The precision asked for with each teacher on a kind of device."""
+        on_cpu = self.cpu_precisions if device == "cpu" else None
+        return [*(on_cpu or [self.settings.precision] * len(self.inputs.teachers))]
 
 
 def plan_recover(
@@ -65,7 +71,7 @@ def plan_recover(
     settings = row.recover
     # Operations of RandAugment have no gradient to pixels.
     views = part(ViewsOfImages, row.relabel, seed=settings.seed, rand_augment=None) if settings.views else None
-    precisions = [backbone.recover.precision if backbone.recover else settings.precision for backbone in row.backbones]
+    own = [backbone.recover.cpu_precision if backbone.recover else settings.precision for backbone in row.backbones]
     shards = row_shards(row, ipc)
     starts = [images.path for images in start] if start else [None] * len(shards)
     shard_settings, builders = part(RecoverShard, settings), builders_of(row.backbones)
@@ -81,7 +87,7 @@ def plan_recover(
             views=views,
             settings=shard_settings,
             snapshots=_snapshots(row, batches),
-            precisions=None if set(precisions) == {settings.precision} else precisions,
+            cpu_precisions=None if set(own) == {settings.precision} else own,
         )
         for (name, batches), begin in zip(shards, starts, strict=True)
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import platform
 from pathlib import Path
@@ -18,15 +19,31 @@ from gvbsm.store.job import Job
 _MALLOC = {-4: 0, -1: -1, -2: 2**28}
 
 
-def choose_device(name: str, threads: int) -> torch.device:
-    """The device of this process: "auto" takes CUDA, then MPS, then the CPU. Also sets the number of CPU threads and makes
-    the C library keep freed memory for later tensors.
+def choose_device(name: str, threads: int, exact: bool = False) -> torch.device:
+    """The device of this process: "auto" takes CUDA, then MPS, then the CPU. Also sets the number of CPU threads and CUDA's
+    arithmetic (`set_arithmetic`), and makes the C library keep freed memory for later tensors.
 
     Raises:
         UserError: if this machine has no such device.
     """
     torch.set_num_threads(threads)
     _keep_freed_memory()
+    device = _find_device(name)
+    set_arithmetic(device, exact)
+    return device
+
+
+def set_arithmetic(device: torch.device, exact: bool) -> None:
+    """How this process multiplies float32 matrices: on CUDA in TF32, unless `exact`; elsewhere in float32.
+
+    Convolutions on CUDA are in TF32 in either case, as torch has them, by the fastest algorithm that cuDNN finds for a shape.
+    """
+    is_cuda = device.type == "cuda"
+    torch.set_float32_matmul_precision("high" if is_cuda and not exact else "highest")
+    torch.backends.cudnn.benchmark = is_cuda
+
+
+def _find_device(name: str) -> torch.device:
     presence = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, present in presence.items() if present))
@@ -49,16 +66,35 @@ def _keep_freed_memory() -> None:
             mallopt(option, value)
 
 
-def job_device(job: Job[Any], threads: int) -> torch.device:
-    """The device of a job; sets `job.device`, the name for its receipt."""
-    device = choose_device(job.device, threads)
+def job_device(job: Job[Any], threads: int, exact: bool = False) -> torch.device:
+    """The device of a job; sets `job.device`, the name for its receipt. `exact`: its products of float32 matrices are not in
+    TF32 on CUDA, because they are statistics."""
+    device = choose_device(job.device, threads, exact)
     if device.type == "cuda" and job.processes > 1:
-        device = choose_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}", threads)
+        device = choose_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}", threads, exact)
         torch.cuda.set_device(device)
     if device.type == "mps" and job.processes > 1:
         raise UserError(f"--processes: expected 1 on MPS, got {job.processes}; use one, or the CPU")
     job.device = f"{device.type}: {device_name(device)}"
+    asked = getattr(getattr(job.spec, "settings", None), "precision", None)
+    precisions = [precision_on(device, precision) for precision in job.spec.precisions(device.type)]
+    job.precisions = precisions if set(precisions) - {asked} else []
     return device
+
+
+def precision_on(device: torch.device, asked: str) -> str:
+    """The precision that a device computes in where "float32" or "bfloat16" is asked for: a CPU without instructions for
+    bfloat16 takes many times longer for it than for float32, and computes in float32 instead."""
+    return "float32" if device.type == "cpu" and not cpu_has_bfloat16() else asked
+
+
+@functools.cache
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU has instructions for products of bfloat16, as Linux says; elsewhere it is taken for one without."""
+    with contextlib.suppress(OSError):
+        words = set(Path("/proc/cpuinfo").read_text().split())
+        return not words.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})  # x86, x86, ARM
+    return False
 
 
 def device_name(device: torch.device) -> str:

@@ -34,6 +34,8 @@ def run(job: Job[PublishSpec]) -> None:
     runs: dict[str, dict[str, Result]] = {}
     for student, sets in inputs.students.items():
         summaries = {kind: dict(receipts[path]["summary"]) for kind, path in sets.items()}
+        for summary in summaries.values():
+            summary.pop("precision", None)  # stays in the receipts
         by_class |= {f"{student} {kind}": summary.pop("top1_by_class") for kind, summary in summaries.items()}
         runs[student] = {kind: cast(Result, summary) for kind, summary in summaries.items()}
     labels = [receipts[path] for path in inputs.labels]

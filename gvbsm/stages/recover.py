@@ -111,7 +111,7 @@ def _start_images(job: Job[RecoverSpec], start: str, labels_B: Tensor, numbers_B
 def _matchers(job: Job[RecoverSpec], device: torch.device) -> list[StatisticsMatcher]:
     """One matcher per teacher, with the teacher's targets."""
     settings, inputs = job.spec.settings, job.spec.inputs
-    precisions = job.spec.precisions or [settings.precision] * len(inputs.teachers)
+    precisions = job.spec.precisions(device.type)
     matchers = []
     for i, (teacher_path, precision) in enumerate(zip(inputs.teachers, precisions, strict=True)):
         teacher = load_teacher(*job.tensors(teacher_path), device)

@@ -39,7 +39,7 @@ def run(job: Job[RelabelSpec]) -> None:
     teachers = [load_teacher(*job.tensors(path), device) for path in spec.inputs.teachers]
     coding = Coding(**settings.coding.model_dump())
     checkpoint = Checkpoint.of(job)
-    state: State = checkpoint.load() or {"digests": [], "groups": 0, "right": 0}
+    state: State = checkpoint.load() or {"digests": [], "batches": 0, "right": 0}
     coded = {
         name: checkpoint.tensor(name, (end - first, count, *view.shape[1:]), view.dtype)
         for name, view in encode(torch.zeros(1, len(job.classes or ())), coding).items()
@@ -47,26 +47,28 @@ def run(job: Job[RelabelSpec]) -> None:
     images, augment = image_set.resident(device), RandAugment.of(settings)
     mixed = teachers_see_mixed(settings.mix, settings.mixup_labels)
     batches = torch.arange(count).split(settings.batch_size)
-    groups = [torch.cat(group) for group in grouped(batches, image_set.shape[1:].numel())]
+    values_of_view = image_set.shape[1:].numel()
     progress = Progress(job.title, end - first, len(state["digests"]))
     for number in range(len(state["digests"]), end - first):
         views = epoch_views(settings, first + number, count, size)
-        for positions in groups[state["groups"] :]:
+        # Counted in batches, because another device, on which the job may go on, has other groups.
+        for group in grouped(batches[state["batches"] :], values_of_view, device):
+            positions = torch.cat(group)
             x_VCHW = render(images, views, positions, mixed, pixels.from_levels, device, augment)
             logits_TVK = logits_of(teachers, x_VCHW, settings.precision)
             # Batch by batch: the norms of rescaling are those of a batch.
             parts = (
                 mean_logits(logits_TBK, settings.rescale_logits) for logits_TBK in logits_TVK.split(settings.batch_size, 1)
             )
-            logits_VK = torch.cat(list(parts)).cpu()
+            logits_VK = torch.cat(list(parts))
             truth_V = mixed_hard_labels(image_set.labels, views, positions, logits_VK.shape[1], mixed).argmax(1)
-            state["right"] += int((logits_VK.argmax(1) == truth_V).sum())
+            state["right"] += int((logits_VK.argmax(1).cpu() == truth_V).sum())
             for name, values in _encode_finite(logits_VK, coding).items():
                 coded[name][number, positions] = values
-            state["groups"] += 1
+            state["batches"] += len(group)
             checkpoint.tick(lambda: state)
         state["digests"].append(digest(views))
-        state["groups"] = 0
+        state["batches"] = 0
         progress.step()
     views_labelled = job.images = (end - first) * count
     summary = {"views": views_labelled, "teacher_top1_on_views": 100 * state["right"] / views_labelled}
@@ -77,8 +79,10 @@ def run(job: Job[RelabelSpec]) -> None:
 
 
 def _encode_finite(logits_VK: Tensor, coding: Coding) -> Coded:
-    """Coded logits. Raises UserError if the coding overflows."""
-    coded = encode(logits_VK, coding)
+    """Coded logits, on the CPU. Raises UserError if the coding overflows."""
+    if logits_VK.device.type == "mps":  # has no float64
+        logits_VK = logits_VK.cpu()
+    coded = {name: tensor.cpu() for name, tensor in encode(logits_VK, coding).items()}
     if not all(torch.isfinite(tensor).all() for tensor in coded.values()):
         largest = logits_VK.abs().max().item()
         got = f"expected logits that {coding.values} can hold, got up to {largest:.3g}"

@@ -93,6 +93,7 @@ class Job(Reader, Generic[S]):
     checkpoint_seconds: float = 300.0
     processes: int = 1  # number that train together
     writes: bool = True  # whether this process writes; if several train together, only rank 0 does
+    precisions: list[str] = field(default_factory=list)  # computed in, of each teacher or of all, if not the settings'
     images: int = 0  # images that the stage processed, with repetitions
     started: float = field(default_factory=time.perf_counter)
     seconds_before: float = 0.0  # of the earlier processes whose checkpoint this one continues
@@ -130,7 +131,7 @@ class Job(Reader, Generic[S]):
         receipt = {
             "spec": self.spec.json_object,
             "inputs": {path: receipt["sha256"] for path, receipt in self.receipts.items()},
-            "summary": summary,
+            "summary": summary | ({"precision": ", ".join(self.precisions)} if self.precisions else {}),
             "seconds": round(self.seconds(), 3),
             "images": self.images,
             "peak_memory_bytes": peak if sys.platform == "darwin" else peak * 1024,

@@ -49,6 +49,11 @@ class Spec(Strict):
         inputs = getattr(self, "inputs", None)
         return inputs.paths() if inputs is not None else []
 
+    def precisions(self, device: str) -> list[str]:
+        """The precisions asked for on a kind of device ("cpu", "cuda", "mps"); none if the stage has no such setting."""
+        asked = getattr(getattr(self, "settings", None), "precision", None)
+        return [asked] if asked else []
+
     def threads(self) -> int:
         """CPU threads that the job uses."""
         return int(getattr(getattr(self, "settings", None), "threads", 1))

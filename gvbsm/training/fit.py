@@ -10,7 +10,6 @@ from typing import Any, Generic, NotRequired, TypedDict, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from gvbsm.config.stages import HardTraining, Squeeze
 from gvbsm.errors import UserError
@@ -18,7 +17,7 @@ from gvbsm.runtime.checkpoints import Checkpoint, State, to_device
 from gvbsm.runtime.distributed import ranks, synchronised
 from gvbsm.runtime.progress import Progress
 from gvbsm.store.keys import derive_seed
-from gvbsm.training.graphs import Replayed
+from gvbsm.training.graphs import recorded
 
 Batch = TypeVar("Batch")
 
@@ -80,7 +79,19 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum or 0.0)
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum or 0.0, fused=True)
+
+
+def set_step_size(optimizer: torch.optim.Optimizer, size: float) -> None:
+    """Write the step size into one tensor of all groups, from which a recorded step reads it (on MPS, into a number)."""
+    device = next(weight.device for group in optimizer.param_groups for weight in group["params"])
+    for group in optimizer.param_groups:
+        if device.type == "mps":
+            group["lr"] = size
+        elif isinstance(group["lr"], Tensor):
+            group["lr"].fill_(size)
+        else:
+            group["lr"] = torch.tensor(size, device=device)
 
 
 def _restore(optimizer: torch.optim.Optimizer, state: State) -> None:
@@ -103,15 +114,30 @@ class MovingAverage:
     def __init__(self, model: nn.Module, largest: float) -> None:
         self._largest = largest
         self._model, self._module = model, deepcopy(model)
-        self._weights = list(model.parameters()), list(self._module.parameters())
+        self._weights: tuple[list[Tensor], list[Tensor]] = list(model.parameters()), list(self._module.parameters())
         self._steps = 0
+        self._share = torch.ones((), device=self._weights[0][0].device)  # 1 - d
 
-    def update(self) -> None:
-        """Add the weights after a step."""
+    def advance(self) -> None:
+        """Write the decay of the next step into its tensor."""
         decay = min(self._largest, (1 + self._steps) / (10 + self._steps)) if self._steps else 0.0
-        weights, averaged = self._weights
-        get_ema_multi_avg_fn(decay)(averaged, weights, None)
+        self._share.fill_(1 - decay)
         self._steps += 1
+
+    @torch.no_grad()
+    def add(self) -> None:
+        """Add the weights after a step, on the device alone."""
+        weights, averaged = self._weights
+        if self._share.is_cuda:  # three launches in all
+            changes = torch._foreach_sub(weights, averaged)
+            torch._foreach_mul_(changes, self._share)
+            torch._foreach_add_(averaged, changes)
+        else:  # one pass over the memory
+            torch._foreach_lerp_(averaged, weights, [self._share] * len(weights))  # type: ignore[list-item]
+
+    def tensors(self) -> list[Tensor]:
+        """What `add` changes."""
+        return self._weights[1]
 
     def module(self) -> nn.Module:
         """The network with averaged weights and the buffers of the trained network: BatchNorm's statistics are averages
@@ -155,9 +181,10 @@ def fit(
 
     `after_epoch` gets the model in eval mode, or with `recipe.ema` the moving average of its weights. Afterwards the model is
     in eval mode.
-    `batches(epoch, first)` are the epoch's batches from number `first` on, the same in every process. `losses(model, batch)`
-    yields the losses whose gradients one step sums. If several processes train together, each rank computes the losses of
-    the whole batch and has a share of their gradients.
+    `batches(epoch, first)` are the epoch's batches from number `first` on, the same in every process: nested tuples of tensors
+    on the model's device and of constants. `losses(model, batch)` yields the losses whose gradients one step sums, from the
+    batch and what never changes: on CUDA the whole step is recorded and replayed (`gvbsm.training.graphs`). If several
+    processes train together, each rank computes the losses of the whole batch and has a share of their gradients.
     torch's global generator is seeded for every step, so a resumed training draws the same random numbers.
 
     Raises:
@@ -184,13 +211,14 @@ class _Training(Generic[Batch]):
         self._model = synchronised(model, device)
         self._optimizer = make_optimizer(self._model, recipe)
         self._averaged = MovingAverage(self._model, recipe.ema) if recipe.ema else None
-        is_replayed = device.type == "cuda" and self._ranks.size == 1
-        self._forward: nn.Module = Replayed(self._model) if is_replayed else self._model
         state = to_device(checkpoint.load(), device) or {"epoch": 0, "step": 0, "history": []}
         if "model" in state:
             self._restore(state)
         self._history: list[EpochRow] = state["history"]
         self._loss = torch.as_tensor(state.get("loss", 0.0), dtype=torch.float32, device=device)  # summed over an epoch
+        self._update: Callable[[Batch], None] = self._change
+        if self._ranks.size == 1:
+            self._update = recorded(self._change, self._changed, self._optimizer, device)
         self._begin = state["epoch"], state["step"]
 
     def run(
@@ -206,24 +234,24 @@ class _Training(Generic[Batch]):
             loss = self._train_epoch(epoch, first_step, batches(epoch, first_step))
             tested = self._averaged.module().eval() if self._averaged else self._model
             self._history.append({"epoch": epoch + 1, "loss": loss, **after_epoch(tested, epoch)})
-            self._loss, first_step = torch.zeros_like(self._loss), 0
+            self._loss.zero_()
+            first_step = 0
             progress.step(**{name: value for name, value in self._history[-1].items() if isinstance(value, float)})
         if first_epoch < epochs:
             self._checkpoint.save(self._state(epochs, 0))  # a resumed job with several trainings does not repeat this one
         # Also where no epoch was left to train: in training mode, a test would change BatchNorm's statistics.
-        self._forward.eval()
+        self._model.eval()
         return self._history
 
     def _train_epoch(self, epoch: int, first_step: int, batches: Iterable[Batch]) -> float:
         """The mean loss of an epoch's steps."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(self._recipe, epoch)
-        self._forward.train()
+        set_step_size(self._optimizer, learning_rate(self._recipe, epoch))
+        self._model.train()
         steps = first_step
         for steps, batch in enumerate(batches, first_step + 1):
             self._step(batch, epoch, steps - 1)
             self._checkpoint.tick(lambda steps=steps: self._state(epoch, steps))  # type: ignore[misc]
-        self._forward.eval()
+        self._model.eval()
         mean = self._loss.item() / steps
         if not math.isfinite(mean):
             remedy = f"lower lr ({self._recipe.lr})"
@@ -234,15 +262,27 @@ class _Training(Generic[Batch]):
         rank = self._ranks.rank
         # Rank 0 draws the numbers of a single process; every other rank has its own dropout.
         torch.manual_seed(derive_seed(self._recipe.seed, "step", epoch, number, *([rank] if rank else [])))
+        if self._averaged:
+            self._averaged.advance()
+        self._update(batch)
+
+    def _change(self, batch: Batch) -> None:
+        """A step: nothing in it depends on a value in Python that changes from step to step."""
         self._optimizer.zero_grad(set_to_none=True)
-        for loss in self._losses(self._forward, batch):
+        for loss in self._losses(self._model, batch):
             loss.backward()  # type: ignore[no-untyped-call]
-            self._loss = self._loss + loss.detach()
+            self._loss.add_(loss.detach())
         gradients = [parameter.grad for parameter in self._model.parameters() if parameter.grad is not None]
         self._ranks.add(gradients)
         self._optimizer.step()
         if self._averaged:
-            self._averaged.update()
+            self._averaged.add()
+
+    def _changed(self) -> list[Tensor]:
+        """The tensors that a step changes."""
+        averages = [value for entry in self._optimizer.state.values() for value in entry.values() if isinstance(value, Tensor)]
+        averaged = self._averaged.tensors() if self._averaged else []
+        return [*self._model.state_dict().values(), *averages, *averaged, self._loss]
 
     def _state(self, epoch: int, step: int) -> State:
         state = {"epoch": epoch, "step": step, "history": self._history, "loss": self._loss}

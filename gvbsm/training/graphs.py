@@ -1,109 +1,176 @@
-"""CUDA graphs for training on small batches, whose kernels take less time than their launches."""
+"""CUDA graphs of whole training steps on small batches, whose kernels take less time than their launches."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-Passes = Callable[..., Tensor]  # (batch, *weights) -> logits
+Batch = TypeVar("Batch")
+Replay = Callable[[], None]
 
 _MOST = 2**21  # values of a batch: for larger batches launches do not matter, and a graph keeps its memory
 
 
-class Replayed(nn.Module):
-    """A network whose training passes over small batches are recorded, one CUDA graph per shape, and replayed.
+class Recorded(Generic[Batch]):
+    """A step, recorded from the second batch of a form on, one graph per form, and replayed for later ones.
 
-    The results are the same, with one launch for the forward and one for the backward pass. Only the first pass of a training
-    step is replayed, from the second batch of a shape on: a graph writes gradients to fixed memory, which a second pass in the
-    same step would overwrite. A random branch in Python code is replayed as it was recorded. A network that reads its own
-    values back from the device cannot be recorded; it runs without graphs, and a warning gives the reason.
+    A form is the shapes and the numbers in a batch of nested tuples. The step may change its tensors in place alone, and has to
+    read what changes between batches (step size, decay) from tensors. A random branch in Python code is replayed as it was
+    recorded. A step that reads values back from the device cannot be recorded; steps are then made as they are, and a warning
+    gives the reason.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self._weights = list(model.parameters())
-        self._shapes: set[torch.Size] = set()  # of earlier batches
-        self._graphs: dict[torch.Size, Passes] = {}
+    def __init__(
+        self,
+        step: Callable[[Batch], None],
+        state: Callable[[], list[Tensor]],
+        record: Callable[[Replay, list[Tensor]], Replay],
+        once: Callable[[Replay], None] = lambda step: step(),
+    ) -> None:
+        """`state()` are the tensors that `step` changes. `record(run, state)` gives what repeats `run`, and leaves the state as
+        it was; `once` makes a step that is not recorded. `CudaGraphs` has both."""
+        self._step, self._state, self._record, self._once = step, state, record, once
+        self._forms: set[Any] = set()  # of earlier batches
+        self.graphs: dict[Any, tuple[Replay, list[Tensor]]] = {}  # and the tensors that they read the batch from
         self._fails = False
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        is_first_pass = self.training and torch.is_grad_enabled() and all(weight.grad is None for weight in self._weights)
-        if self._fails or not is_first_pass or x_BCHW.numel() > _MOST:
-            return self.model(x_BCHW)
-        if x_BCHW.shape in self._shapes and x_BCHW.shape not in self._graphs:
+    def __call__(self, batch: Batch) -> None:
+        """One step on a batch."""
+        if self._fails or max(tensor.numel() for tensor in tensors_of(batch)) > _MOST:
+            return self._step(batch)
+        form = form_of(batch)
+        if form not in self._forms:
+            self._forms.add(form)
+            return self._once(lambda: self._step(batch))
+        if form not in self.graphs:
+            fixed = [tensor.clone() for tensor in tensors_of(batch)]
+            fixed_batch = with_tensors(batch, iter(fixed))
             try:
-                self._graphs[x_BCHW.shape] = _record(self.model, x_BCHW)
+                self.graphs[form] = self._record(lambda: self._step(fixed_batch), self._state()), fixed
             except RuntimeError as error:
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 warnings.warn(f"trained without CUDA graphs: {reason}", stacklevel=2)
                 self._fails = True
-        self._shapes.add(x_BCHW.shape)
-        replayed = self._graphs.get(x_BCHW.shape)
-        return replayed(x_BCHW, *self._weights) if replayed else self.model(x_BCHW)
+                return self._step(batch)
+        replay, fixed = self.graphs[form]
+        for place, tensor in zip(fixed, tensors_of(batch), strict=True):
+            place.copy_(tensor)
+        return replay()
 
 
-def passes_of(model: nn.Module) -> tuple[Passes, list[Tensor]]:
-    """A network's forward pass as a function of a batch and its weights, in the current precision of autocast; and aliases of
-    the weights, new tensors over the same memory. Recording fails if a loss still refers to the weights that it uses.
+class CudaGraphs:
+    """Records steps of an optimizer as CUDA graphs.
 
-    The backward pass is outside autocast. Casts are not cached: a replayed pass would use the casts of the first step.
+    torch wants a step before its recording on a stream beside the default one, because the gradients' accumulation stays on the
+    stream of its first use; so every step that is not replayed is on the stream that is recorded.
     """
-    names, weights = zip(*model.named_parameters(), strict=True)
-    low, enabled = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
 
-    def passes(x_BCHW: Tensor, *weights: Tensor) -> Any:
-        with torch.autocast("cuda", dtype=low, enabled=enabled, cache_enabled=False):
-            return torch.func.functional_call(model, dict(zip(names, weights, strict=True)), (x_BCHW,))
+    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+        self._optimizer, self._device = optimizer, device
+        self._stream = torch.cuda.Stream(device)
 
-    return passes, [weight.detach().requires_grad_(weight.requires_grad) for weight in weights]
-
-
-def _record(model: nn.Module, x_BCHW: Tensor) -> Passes:
-    """The passes over batches like `x_BCHW`.
-
-    Raises:
-        RuntimeError: if they cannot be recorded.
-    """
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    passes, aliases = passes_of(model)
-    example = x_BCHW.clone()
-    with (
-        torch.cuda.stream(
-            torch.cuda.current_stream(x_BCHW.device)
-        ),  # restores stream and device at the end, also after an error
-        torch.random.fork_rng([x_BCHW.device]),
-        torch.autocast("cuda", enabled=False),
-        _no_garbage(),
-    ):
+    def once(self, step: Replay) -> None:
+        """A step on the stream of recordings; work before and after it is in order."""
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
         try:
-            _try(passes, example, aliases)
-            replayed: Any = torch.cuda.make_graphed_callables(passes, (example, *aliases), allow_unused_input=True)
-        finally:  # undo what the warm-up passes did to the buffers
-            with torch.no_grad():
-                for name, buffer in model.named_buffers():
-                    buffer.copy_(before[name])
-    return replayed
+            with torch.cuda.stream(self._stream):
+                step()
+        finally:
+            current.wait_stream(self._stream)
+
+    def record(self, run: Replay, state: list[Tensor]) -> Replay:
+        """The graph of `run`, which is first tried: an error in a recording would break random numbers. A recording computes
+        nothing, so only the trial's changes of the state are undone.
+
+        Raises:
+            RuntimeError: if it cannot be recorded.
+        """
+        before = [tensor.clone() for tensor in state]
+        graph = torch.cuda.CUDAGraph()
+        with (
+            torch.cuda.stream(torch.cuda.current_stream(self._device)),  # restores stream and device, also after an error
+            torch.random.fork_rng([self._device]),
+            _no_garbage(),
+        ):
+            try:
+                with _waiting_is_an_error():
+                    self.once(run)
+            finally:
+                with torch.no_grad():
+                    for tensor, value in zip(state, before, strict=True):
+                        tensor.copy_(value)
+            with _capturable(self._optimizer), torch.cuda.graph(graph, stream=self._stream):
+                run()
+        return graph.replay
 
 
-def _try(passes: Passes, x_BCHW: Tensor, weights: Sequence[Tensor]) -> None:
-    """Both passes once, with waiting for the device an error: the same error in a recording would break random numbers."""
+def recorded(
+    step: Callable[[Batch], None], state: Callable[[], list[Tensor]], optimizer: torch.optim.Optimizer, device: torch.device
+) -> Callable[[Batch], None]:
+    """A step that changes the tensors `state()`, recorded where the device is CUDA."""
+    if device.type != "cuda":
+        return step
+    graphs = CudaGraphs(optimizer, device)
+    return Recorded(step, state, graphs.record, graphs.once)
+
+
+def tensors_of(batch: Any) -> Iterator[Tensor]:
+    """The tensors in nested tuples, in their order."""
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, tuple):
+        for item in batch:
+            yield from tensors_of(item)
+
+
+def with_tensors(batch: Any, tensors: Iterator[Tensor]) -> Any:
+    """The same nested tuples with other tensors."""
+    if isinstance(batch, Tensor):
+        return next(tensors)
+    if not isinstance(batch, tuple):
+        return batch
+    items = [with_tensors(item, tensors) for item in batch]
+    return type(batch)(*items) if hasattr(batch, "_fields") else tuple(items)
+
+
+def form_of(batch: Any) -> Any:
+    """The nested tuples with shapes, layouts and types instead of tensors."""
+    if isinstance(batch, Tensor):
+        return batch.shape, batch.stride(), batch.dtype
+    return tuple(map(form_of, batch)) if isinstance(batch, tuple) else batch
+
+
+@contextlib.contextmanager
+def _waiting_is_an_error() -> Iterator[None]:
+    """Waiting for the device raises RuntimeError during the block."""
     mode = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Synchronization debug mode")
         torch.cuda.set_sync_debug_mode("error")
     try:
-        logits_BK = passes(x_BCHW, *weights)
-        trained = [weight for weight in weights if weight.requires_grad]
-        torch.autograd.grad(logits_BK, trained, torch.ones_like(logits_BK), allow_unused=True)
+        yield
     finally:
         torch.cuda.set_sync_debug_mode(mode)
+
+
+@contextlib.contextmanager
+def _capturable(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Allow a recording of the optimizer's step: a fused one keeps its number of steps on the device already."""
+    groups = [group for group in optimizer.param_groups if "capturable" in group]
+    for group in groups:
+        group["capturable"] = True
+    try:
+        yield
+    finally:
+        for group in groups:
+            group["capturable"] = False
 
 
 @contextlib.contextmanager

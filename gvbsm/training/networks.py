@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from gvbsm.backbones.build import build as build_network
 from gvbsm.config.shapes import NetworkShape
 from gvbsm.errors import UserError
+from gvbsm.method.memory import in_parts
 from gvbsm.runtime.distributed import ranks
 from gvbsm.store.keys import derive_seed
 from gvbsm.store.spec import Json
 from gvbsm.training.precision import autocast
 
-_TEST_BATCH = 500  # images
+_TEST_BATCH = 500  # images that are read together
 
 
 class Accuracy(NamedTuple):
@@ -52,23 +53,29 @@ def load_teacher(tensors: dict[str, Tensor], metadata: Json, device: torch.devic
 
 
 def logits_of(teachers: Sequence[nn.Module], x_BCHW: Tensor, precision: str) -> Tensor:
-    """Logits of T teachers for a batch: float32 (T,B,K)."""
+    """Logits of T teachers in eval mode for a batch: float32 (T,B,K). A large batch passes in parts, to save memory."""
+    parts = in_parts(x_BCHW, x_BCHW.device)
     with autocast(x_BCHW.device, precision):
-        return torch.stack([teacher(x_BCHW).float() for teacher in teachers])
+        return torch.stack([torch.cat([teacher(part_PCHW).float() for part_PCHW in parts]) for teacher in teachers])
 
 
 def features_of(model: nn.Module, x_BCHW: Tensor, precision: str) -> tuple[Tensor, Tensor]:
     """Logits (B,K) of a batch and penultimate features (B,F), the input of the last linear layer (without one, the logits);
-    float32."""
+    float32. The model is in eval mode; a large batch passes in parts, to save memory."""
     features: list[Tensor] = []
     head = [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]
     hooks = [module.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0])) for module in head]
+    results = []
     try:
-        logits_BK = logits_of([model], x_BCHW, precision)[0]
+        for part_PCHW in in_parts(x_BCHW, x_BCHW.device):
+            logits_PK = logits_of([model], part_PCHW, precision)[0]
+            results.append((logits_PK, features[-1].float().flatten(1) if features else logits_PK))
+            features.clear()
     finally:
         for hook in hooks:
             hook.remove()
-    return logits_BK, features[-1].float().flatten(1) if features else logits_BK
+    logits, all_features = zip(*results, strict=True)
+    return torch.cat(logits), torch.cat(all_features)
 
 
 @torch.inference_mode()
@@ -86,9 +93,12 @@ def accuracy(
     images_K = torch.bincount(labels_N)
     right_2K = torch.zeros(2, len(images_K), dtype=torch.int64)  # by class: at the first guess, within five
     for index, images_BCHW in zip(batches, read(batches), strict=True):
-        x_BCHW = prepare(images_BCHW.to(device)).contiguous(memory_format=torch.channels_last)
-        with autocast(device, precision):
-            logits_BK = model(x_BCHW).float()
+        logits = []
+        for part_PCHW in in_parts(images_BCHW, device):
+            x_PCHW = prepare(part_PCHW.to(device)).contiguous(memory_format=torch.channels_last)
+            with autocast(device, precision):
+                logits.append(model(x_PCHW).float())
+        logits_BK = torch.cat(logits)
         hits_B5 = logits_BK.topk(min(5, logits_BK.shape[1])).indices.cpu() == labels_N[index].unsqueeze(1)
         for right_K, hits_B in zip(right_2K, (hits_B5[:, 0], hits_B5.any(1)), strict=True):
             right_K += torch.bincount(labels_N[index][hits_B], minlength=len(images_K))

@@ -6,9 +6,14 @@ import contextlib
 
 import torch
 
+from gvbsm.runtime.devices import precision_on
+
+__all__ = ["autocast", "precision_on"]
+
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[None]:
-    """Convolutions and matrix products in `precision` ("float32" or "bfloat16")."""
+    """Convolutions and matrix products in `precision` ("float32" or "bfloat16"), or in what the device has instead."""
+    precision = precision_on(device, precision)
     if precision == "float32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=getattr(torch, precision))

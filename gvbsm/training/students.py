@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -37,10 +37,10 @@ class Part(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """The input of one step: its number of views, and its parts, rendered lazily."""
+    """The input of one step: its number of views, and its parts."""
 
     views: int
-    parts: Iterator[Part]
+    parts: Iterable[Part]  # rendered lazily; on CUDA a tuple, which can be replayed
 
 
 class Students:
@@ -82,7 +82,8 @@ class Students:
         steps = [split_batches(batch, -(-len(batch) // settings.accumulate)) for batch in batches]
         skipped = sum(len(step) for step in steps[:first])
         parts = self._parts.of(epoch % len(self._labels), [part for step in steps for part in step], skipped)
-        return (Batch(sum(map(len, step)), islice(parts, len(step))) for step in steps[first:])
+        make = tuple if self._device.type == "cuda" else iter
+        return (Batch(sum(map(len, step)), make(islice(parts, len(step)))) for step in steps[first:])
 
     def _losses(self, model: nn.Module, batch: Batch) -> Iterator[Tensor]:
         return (len(part.hard_VK) / batch.views * self._loss(model, part) for part in batch.parts)
@@ -117,7 +118,7 @@ class _Parts:
         The groups of parts rendered together do not depend on `skipped`: in a larger batch teachers round differently.
         """
         epoch = self.labels.epoch(number)
-        for group in grouped(parts, self.images.shape[1:].numel()):
+        for group in grouped(parts, self.images.shape[1:].numel(), self.pixels.device):
             if skipped < len(group):
                 yield from islice(self._render_group(epoch, group), skipped, None)
             skipped = max(skipped - len(group), 0)

@@ -2,12 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from gvbsm.config.stages import Coding as CodingSettings
 from gvbsm.method.coding import Coding, decode, encode
 from gvbsm.pipeline.relabel import bytes_per_view
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="encodes on a GPU, and none is here")
 
 
 def logits(count: int = 50, classes: int = 13) -> torch.Tensor:
@@ -55,6 +58,43 @@ def test_bytes_are_known_before_anything_is_coded(values, classes, top):
     coded = encode(logits(2, classes), Coding(values, top))
     expected = sum(tensor[0].nbytes for tensor in coded.values())
     assert bytes_per_view(CodingSettings(values=values, top=top), classes) == expected
+
+
+def in_numpy(x: np.ndarray, coding: Coding) -> dict[str, np.ndarray]:
+    """The format of docs/soft-labels.md, written a second time: what any device must give."""
+    coded = {}
+    if coding.top is not None and coding.top < x.shape[1]:
+        index = np.sort(np.argsort(-x, 1, kind="stable")[:, : coding.top], 1)
+        rest = np.ones(x.shape, bool)
+        np.put_along_axis(rest, index, False, 1)
+        others = x[rest].reshape(len(x), -1).astype(np.float64)
+        coded["index"] = index.astype(np.uint8 if x.shape[1] <= 256 else np.int16)
+        both = [others.mean(1), np.log(np.exp(others - others.max(1, keepdims=True)).sum(1)) + others.max(1)]
+        coded["rest"] = np.stack(both, 1).astype(np.float32).astype(np.float16)
+        x = np.take_along_axis(x, index, 1)
+    if coding.values == "float16":
+        return coded | {"values": x.astype(np.float16)}
+    low = x.min(1, keepdims=True).astype(np.float16)
+    step = ((x.max(1, keepdims=True) - low.astype(np.float32)) / np.float32(255)).astype(np.float16)
+    codes = np.round((x - low.astype(np.float32)) / np.maximum(step.astype(np.float32), np.float32(1e-12))).clip(0, 255)
+    return coded | {"values": codes.astype(np.uint8), "low": low, "step": step}
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
+@pytest.mark.parametrize("values", ["float16", "int8"])
+@pytest.mark.parametrize("top", [None, 20])
+@pytest.mark.parametrize("classes", [100, 1000])
+def test_bytes_are_the_same_on_every_device(device, values, top, classes):
+    """Also with equal logits, of which bfloat16 makes many: the first classes are kept."""
+    x = logits(200, classes)
+    x[100:] = x[100:].bfloat16().float()
+    coding = Coding(values, top)
+    coded = encode(x.to(device), coding)
+    expected = in_numpy(x.numpy(), coding)
+    assert coded.keys() == expected.keys()
+    for name, tensor in coded.items():
+        assert tensor.device.type == device
+        assert np.array_equal(tensor.cpu().numpy(), expected[name]), name
 
 
 def test_equal_logits_stay_equal():

@@ -7,6 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from gvbsm.data.rand_augment import RandAugment
+from gvbsm.method.memory import RENDERED
 from gvbsm.method.views import Views, ViewSettings, digest, draw_crops, draw_views, grouped, mixed_hard_labels, render
 
 SETTINGS = ViewSettings(4, (0.08, 1.0), (3 / 4, 4 / 3), True, "cutmix", 1.0)
@@ -51,16 +53,40 @@ def test_views_do_not_depend_on_the_batch_they_are_rendered_in(mix):
         assert torch.equal(torch.cat(parts), expected)
 
 
+@pytest.mark.parametrize("budget", [1, 3 * 32**2 * 4, 2**25])
+def test_views_do_not_depend_on_the_budget_of_memory(budget, monkeypatch):
+    """Which is a device's: a GPU renders more views together than a CPU."""
+    images = pictures(11, 32)
+    settings = dataclasses.replace(SETTINGS, mix="cutmix", operations=2)
+    views, augment = draw_views(len(images), 32, settings, 0), RandAugment(9)
+    expected = render(images, views, torch.arange(11), augment=augment)
+    monkeypatch.setitem(RENDERED, "cpu", budget)
+    calls: list[int] = []
+
+    def counted(levels: torch.Tensor, operations: torch.Tensor) -> torch.Tensor:
+        calls.append(len(levels))
+        return augment(levels, operations)
+
+    assert torch.equal(render(images, views, torch.arange(11), augment=counted), expected)
+    assert max(calls) == {1: 1, 3 * 32**2 * 4: 4, 2**25: 11}[budget]
+
+
+def test_a_gpu_renders_more_together_than_a_cpu():
+    batches = torch.arange(1000).split(25)
+    assert len(list(grouped(batches, 3 * 224**2, torch.device("cpu")))) == 40
+    assert len(list(grouped(batches, 3 * 224**2, torch.device("cuda")))) == 5
+
+
 @pytest.mark.parametrize(("size", "together"), [(32, [13, 7]), (64, [3, 3, 3, 3, 3, 3, 2]), (224, [1] * 20)])
 def test_batches_are_rendered_in_groups_of_a_million_values(size, together):
     batches = torch.arange(500).split(25)
-    groups = list(grouped(batches, 3 * size**2))
+    groups = list(grouped(batches, 3 * size**2, torch.device("cpu")))
     assert [len(group) for group in groups] == together
     assert torch.equal(torch.cat([batch for group in groups for batch in group]), torch.arange(500))
 
 
 def test_no_batches_are_no_groups():
-    assert list(grouped([], 3)) == []
+    assert list(grouped([], 3, torch.device("cpu"))) == []
 
 
 def test_views_are_the_same_everywhere():

@@ -38,7 +38,7 @@ MINE: dict[str, Any] = {  # a folder that stays where it is, a teacher with weig
     "backbones": [
         "convnet",
         {"name": "timm:resnet10t", "label": "r10", "weights": "r10.pth"},
-        {"name": "resnet10", "recover": {"precision": "bfloat16"}},
+        {"name": "resnet10", "recover": {"cpu_precision": "bfloat16"}},
     ],
     "evaluate": {"baselines": ["random_soft", "random_hard", "distilled_hard"]},
 }

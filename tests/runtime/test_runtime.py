@@ -14,11 +14,13 @@ import torch
 from torch import nn
 
 from gvbsm.errors import Interrupted, UserError
-from gvbsm.runtime import checkpoints
+from gvbsm.runtime import checkpoints, devices
 from gvbsm.runtime.checkpoints import Checkpoint
-from gvbsm.runtime.devices import choose_device
+from gvbsm.runtime.devices import choose_device, job_device
 from gvbsm.runtime.progress import Progress
 from gvbsm.store.files import save_tensors
+from gvbsm.store.job import Job
+from gvbsm.store.spec import Spec
 from gvbsm.training.fit import Recipe, fit, learning_rate, make_optimizer, split_batches
 from gvbsm.training.precision import autocast
 
@@ -184,7 +186,7 @@ def test_signals_save_and_stop(number, tmp_path, monkeypatch):
             signal.signal(signum, handler)
 
 
-def test_devices(monkeypatch):
+def test_devices(arithmetic, monkeypatch):
     before = torch.get_num_threads()
     assert choose_device("cpu", 1) == torch.device("cpu")
     assert torch.get_num_threads() == 1
@@ -200,7 +202,36 @@ def test_devices(monkeypatch):
         choose_device("cuda", before)
 
 
-def test_precision():
+@pytest.fixture
+def arithmetic():
+    """Puts torch's settings back."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
+    yield lambda: (torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark)
+    torch.set_float32_matmul_precision(before[0])
+    torch.backends.cudnn.benchmark = before[1]
+
+
+def test_float32_products_are_in_tf32_on_cuda_alone_and_never_for_statistics(arithmetic, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    threads = torch.get_num_threads()
+    job = Job(spec=Spec(stage="squeeze"), out=tmp_path / "a.csv", store=tmp_path)
+    for device, exact, expected in [
+        ("cuda", False, ("high", True)),
+        ("cuda", True, ("highest", True)),
+        ("cpu", False, ("highest", False)),  # also after a job on CUDA in the same process
+    ]:
+        job.device = device
+        job_device(job, threads, exact)
+        assert arithmetic() == expected
+    job.device = "cuda"
+    job_device(job, threads)
+    assert arithmetic() == ("high", True) and job.device == "cuda: a GPU"
+
+
+def test_precision(monkeypatch):
+    monkeypatch.setattr(devices, "cpu_has_bfloat16", lambda: True)
     layer = nn.Linear(2, 2)
     for precision in ("float32", "bfloat16"):
         with autocast(torch.device("cpu"), precision):
@@ -265,7 +296,7 @@ def test_freed_memory_is_kept_for_the_next_tensor():
     """
     program = (
         "import resource, torch\n"
-        "from gvbsm.runtime.devices import choose_device\n"
+        "from gvbsm.runtime.devices import choose_device, job_device\n"
         "choose_device('cpu', 1)\n"
         "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "for _ in range(20):\n"

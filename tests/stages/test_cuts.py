@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from gvbsm.method.memory import RENDERED
 from gvbsm.pipeline.graph import plan
 from gvbsm.store.files import file_hash, load_tensors
 from gvbsm.store.plans import STORE
@@ -58,7 +59,7 @@ def test_batches_rendered_one_by_one_or_together(accumulate, published_run, edit
     students = [a for a in planned if a.stage == "evaluate" and a.spec.network.name == "convnet"]
     labels = next(a for a in planned if a.stage == "relabel")
     together, before = [file_hash(STORE / a.path) for a in students], load_tensors(STORE / labels.path)
-    monkeypatch.setattr("gvbsm.method.views._AT_ONCE", 1)
+    monkeypatch.setitem(RENDERED, "cpu", 1)
     assert [file_hash(make_artifact(artifact)) for artifact in students] == together
     after = load_tensors(make_artifact(labels))
     assert after[1] == before[1]

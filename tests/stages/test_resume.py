@@ -8,12 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from gvbsm.errors import Interrupted
+from gvbsm.method.memory import RENDERED
 from gvbsm.pipeline.graph import plan
 from gvbsm.pipeline.registry import write_plans
 from gvbsm.runtime import checkpoints
-from gvbsm.store.files import file_hash
+from gvbsm.store.files import file_hash, load_tensors
 from gvbsm.store.job import Job
 from gvbsm.store.plans import STORE
 from gvbsm.store.receipts import read_receipt
@@ -51,12 +53,41 @@ def test_resumed_ends_in_the_same_bytes(stage, kind, published_run, monkeypatch)
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_students_beside_their_teachers_resume_to_the_same_bytes(accumulate, published_run, edit_row, make_up_to, monkeypatch):
     """Wherever they begin, teachers see the same views together."""
-    monkeypatch.setattr("gvbsm.method.views._AT_ONCE", 2 * 16 * 8 * 8)  # two batches
+    monkeypatch.setitem(RENDERED, "cpu", 2 * 16 * 8 * 8)  # two batches
     edit_row({"relabel": {"online": True}, "evaluate": {"accumulate": accumulate}})
     artifact = next(artifact for artifact in make_up_to("evaluate") if artifact.stage == "evaluate")
     expected = file_hash(STORE / artifact.path)
     run_in_pieces(artifact, "killed", monkeypatch)
     assert file_hash(STORE / artifact.path) == expected
+
+
+def test_labels_go_on_where_other_numbers_of_views_are_rendered_together(
+    published_run, edit_row, make_up_to, make_artifact, monkeypatch
+):
+    """As on another device. Every view is labelled once; what networks make of larger batches may be rounded otherwise."""
+    edit_row({"relabel": {"batch_size": 8, "coding": {"values": "float32"}}})
+    artifact = next(artifact for artifact in make_up_to("relabel") if artifact.stage == "relabel")
+    expected, summary = load_tensors(STORE / artifact.path), read_receipt(STORE / artifact.path)["summary"]
+    (STORE / artifact.path).unlink()
+    tick, ticks = checkpoints.Checkpoint.tick, 0
+
+    def stopping(self, state):
+        nonlocal ticks
+        ticks += 1
+        tick(self, state)
+        if ticks == 3:  # of five groups, a batch each
+            monkeypatch.setitem(RENDERED, "cpu", 2**20)
+            raise Killed
+
+    monkeypatch.setitem(RENDERED, "cpu", 1)
+    monkeypatch.setattr(checkpoints.Checkpoint, "tick", stopping)
+    with pytest.raises(Killed):
+        importlib.import_module("gvbsm.stages.relabel").run(job_of(artifact, seconds=0))
+    importlib.import_module("gvbsm.stages.relabel").run(job_of(artifact, seconds=0))
+    got = load_tensors(STORE / artifact.path)
+    assert got[1] == expected[1]
+    torch.testing.assert_close(got[0]["values"], expected[0]["values"], rtol=1e-4, atol=1e-5)
+    assert read_receipt(STORE / artifact.path)["summary"] == summary
 
 
 def run_in_pieces(artifact, kind: str, monkeypatch) -> int:
