@@ -106,7 +106,7 @@ def _add_run_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Commands that take runs."""
     about = "list the artifacts of a target: present, missing or stale, and why"
     command("explain", _explain, about).add_argument("target", help=_RUN)
-    about = "estimate the cost of a target: jobs, bytes, and hours at the rates of earlier jobs here"
+    about = "estimate the cost of a target: jobs, bytes, and hours at the rates of earlier jobs here or of recorded ones"
     command("estimate", _estimate, about).add_argument("target", help=_RUN)
     status = command(
         "status", _status, "show the progress of runs: jobs made, running and to do, and the progress of every running job"
