@@ -91,6 +91,9 @@ def _add_stage_arguments(command: argparse.ArgumentParser, stage: Stage) -> None
     if stage.shared:
         together = "that train together, each on a GPU (default: 1)"
         command.add_argument("--processes", type=_count, default=1, metavar="N", help=together)
+    if stage.ahead:
+        about = "also do the work of planned jobs that wait and read the same images: it goes into their checkpoints"
+        command.add_argument("--ahead", action="store_true", help=about)
     command.add_argument(
         "--workers",
         type=int,
@@ -106,7 +109,7 @@ def _add_run_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Commands that take runs."""
     about = "list the artifacts of a target: present, missing or stale, and why"
     command("explain", _explain, about).add_argument("target", help=_RUN)
-    about = "estimate the cost of a target: jobs, bytes, and hours at the rates of earlier jobs here"
+    about = "estimate the cost of a target: jobs, bytes, and hours at the rates of earlier jobs here or of recorded ones"
     command("estimate", _estimate, about).add_argument("target", help=_RUN)
     status = command(
         "status", _status, "show the progress of runs: jobs made, running and to do, and the progress of every running job"
@@ -314,6 +317,8 @@ def _run_stage(options: argparse.Namespace) -> None:
         data_root=options.data_root,
         workers=options.workers,
     )
+    if stage.ahead:
+        job.ahead = options.ahead
     if stage.shared:
         group = int(os.environ.get("WORLD_SIZE", 1))  # as torchrun sets it
         job.processes = group if group > 1 else max(1, options.processes)

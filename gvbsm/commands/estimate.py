@@ -1,12 +1,13 @@
-"""The cost of a target before it is run: jobs, bytes, and hours at the rates of earlier jobs in this store."""
+"""The cost of a target before it is run: jobs, bytes, and hours at the rates of earlier jobs, in this store or elsewhere."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from gvbsm.commands.rates import Rate, nearest, network_text, recorded_rates, this_device
 from gvbsm.config.targets import parse_target
 from gvbsm.errors import UserError
 from gvbsm.format import readable_bytes
@@ -51,6 +52,7 @@ class _Stage:
     to_run: int = 0
     bytes: _Sum = field(default_factory=_Sum)
     seconds: _Sum = field(default_factory=_Sum)
+    others: frozenset[str] = frozenset()  # other devices, on which the rates were recorded
 
 
 def estimate(target: str) -> str:
@@ -58,21 +60,21 @@ def estimate(target: str) -> str:
 
     Bytes of images and soft labels follow from the settings. The size of other files and the speed of jobs are estimated from
     the jobs of the same kind in the store: the same stage, networks and image size, and if possible the same precision,
-    threads and compilation.
+    threads and compilation. If there is none, the speed is one that was recorded for such networks on some device.
     """
     run = parse_target(target)
     artifacts = plan_run(run)
-    scale, earlier_jobs = _scale(artifacts, run.ipc), _EarlierJobs()
+    scale, earlier_jobs, recorded = _scale(artifacts, run.ipc), _EarlierJobs(), _RecordedRates(artifacts)
     stages: dict[str, _Stage] = {}
     for artifact in artifacts:
         if STAGES[artifact.stage].stored:
             stage = stages.setdefault(artifact.stage, _Stage())
             stage.jobs += 1
-            _add(stage, artifact, scale, earlier_jobs)
+            _add(stage, artifact, scale, earlier_jobs, recorded)
     return _table(stages)
 
 
-def _add(stage: _Stage, artifact: Artifact, scale: Scale, earlier_jobs: _EarlierJobs) -> None:
+def _add(stage: _Stage, artifact: Artifact, scale: Scale, earlier_jobs: _EarlierJobs, recorded: _RecordedRates) -> None:
     """Add a job's bytes and, if it is still to run, its seconds."""
     receipt = _receipt(STORE / artifact.path)
     if receipt:
@@ -85,15 +87,27 @@ def _add(stage: _Stage, artifact: Artifact, scale: Scale, earlier_jobs: _Earlier
     if size is None and similar and record.bytes_as_before:
         size = similar["bytes"]
     rate = similar["images"] / similar["seconds"] if similar and similar["images"] and similar["seconds"] else None
+    if images and not rate and (other := recorded.similar(artifact)):
+        rate = other.images_per_second
+        stage.others |= {other.where} if other.device != this_device() else set()
     stage.bytes.add(size)
     stage.seconds.add(images / rate if images and rate else None)
+
+
+class _Kind(NamedTuple):
+    """What decides the speed of a job."""
+
+    stage: str
+    networks: tuple[str, ...]
+    size: int | None  # px
+    more: str = ""
 
 
 class _EarlierJobs:
     """The receipts of the store by the kind of their jobs."""
 
     def __init__(self) -> None:
-        self._by_kind: dict[str, Receipt] = {}
+        self._by_kind: dict[_Kind, Receipt] = {}
         for stage in STORED:
             for file in files_in(STORE / stage):
                 receipt = _receipt(file) if file.suffix != ".json" else None
@@ -107,21 +121,48 @@ class _EarlierJobs:
         return next((self._by_kind[kind] for kind in kinds if kind in self._by_kind), None)
 
 
-def _kind(stage: str, name: str, raw: Json, exactly: bool) -> str:
-    """The kind of a job, as text: what decides its speed, with `exactly` the smaller factors too. `raw` is the spec's JSON."""
-    settings, inputs, is_sharded = raw.get("settings") or {}, raw.get("inputs") or {}, STAGES[stage].sharded
+class _RecordedRates:
+    """The rates in the package by the kind of their jobs: the networks themselves, whatever they are called and trained on."""
+
+    def __init__(self, artifacts: list[Artifact]) -> None:
+        networks = {artifact.path: getattr(artifact.spec, "network", None) for artifact in artifacts}
+        self._networks = {path: network_text(shape.name, shape.options) for path, shape in networks.items() if shape}
+        self._by_kind: dict[_Kind, list[Rate]] = {}
+        for rate in recorded_rates():
+            self._by_kind.setdefault(_Kind(rate.stage, rate.networks, rate.image_size), []).append(rate)
+
+    def similar(self, artifact: Artifact) -> Rate | None:
+        """The rate of such a job, on the device most like this one."""
+        raw = artifact.spec.json_object
+        source = [raw["source"]["kind"]] if raw.get("source") else []
+        used = [self._networks[path] for path in (artifact.path, *_teachers(raw)) if path in self._networks]
+        rates = self._by_kind.get(_Kind(artifact.stage, tuple(sorted(source + used)), _size(raw)), [])
+        return nearest(rates, (raw.get("settings") or {}).get("precision"))
+
+
+def _kind(stage: str, name: str, raw: Json, exactly: bool) -> _Kind:
+    """The kind of a job among those of a store, with `exactly` by the smaller factors too. `raw` is the spec's JSON."""
+    settings, is_sharded = raw.get("settings") or {}, STAGES[stage].sharded
     factors = {name: settings.get(name) for name in ("precision", "threads", "compile")} | {"own": raw.get("precisions")}
     match = KEYED.fullmatch(name)
-    kind: dict[str, Any] = {
-        "stage": stage,
+    more: dict[str, Any] = {
         "source": raw.get("source"),
         "network": raw.get("network") or (None if is_sharded else match["name"] if match else name),
-        "teachers": [Path(path).stem[:-11] for path in inputs.get("teachers") or []],
-        "size": (raw.get("pixels") or {}).get("image_size"),
         "random": is_sharded and bool(raw.get("random")),
         "factors": factors if exactly else None,
     }
-    return canonical(kind)
+    return _Kind(stage, tuple(Path(path).stem[:-11] for path in _teachers(raw)), _size(raw), canonical(more))
+
+
+def _teachers(raw: Json) -> list[str]:
+    """The paths of the teachers that a job reads, in the store."""
+    inputs = raw.get("inputs") or {}
+    return [*([inputs["teacher"]] if inputs.get("teacher") else []), *(inputs.get("teachers") or [])]
+
+
+def _size(raw: Json) -> int | None:
+    """The size of the images of a job in px; None for prepare."""
+    return (raw.get("pixels") or {}).get("image_size")
 
 
 def _receipt(artifact: Path) -> Receipt | None:
@@ -151,11 +192,14 @@ def _training_images(data: PrepareSpec) -> int | None:
 def _table(stages: dict[str, _Stage]) -> str:
     total = _Stage()
     for stage in stages.values():
-        total = _Stage(*(getattr(total, name) + getattr(stage, name) for name in ("jobs", "to_run", "bytes", "seconds")))
+        sums = {name: getattr(total, name) + getattr(stage, name) for name in ("jobs", "to_run", "bytes", "seconds")}
+        total = _Stage(**sums, others=total.others | stage.others)
     lines = [f"{'stage':<11}{'jobs':>6}{'to run':>8}{'size':>12}{'hours to run':>14}"]
     for name, stage in [*stages.items(), ("all", total)]:
-        hours = stage.seconds.text(lambda seconds: f"{seconds / 3600:.2f}")
+        hours = ("~ " if stage.others else "") + stage.seconds.text(lambda seconds: f"{seconds / 3600:.2f}")
         lines.append(f"{name:<11}{stage.jobs:>6}{stage.to_run:>8}{stage.bytes.text(readable_bytes):>12}{hours:>14}")
     if total.seconds.unknown:
-        lines.append("unknown: no job of this kind has run here; run a recipe with few epochs to measure its speed")
+        lines.append("unknown: no such job has run here, nor is its speed recorded; run a recipe with few epochs to measure it")
+    if total.others:
+        lines.append(f"~ at rates recorded on another device: {'; '.join(sorted(total.others))}")
     return "\n".join(lines) + "\n"

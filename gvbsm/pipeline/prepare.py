@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from gvbsm.config.bounds import Count
 from gvbsm.config.row import Row
-from gvbsm.config.sources import Source
+from gvbsm.config.sources import Digits, Source
 from gvbsm.data import DATASETS
 from gvbsm.pipeline.scale import Scale
 from gvbsm.pipeline.stage import Artifact, Stage, planned, prefix
@@ -19,6 +20,7 @@ _KNOWN_SETS = {
     ("tiny_imagenet", 200): 100_000,
     ("imagenet", 1000): 1_281_167,
 }
+_DIGITS = 1797  # training and test images together
 
 
 class PrepareSpec(Spec):
@@ -35,6 +37,8 @@ class PrepareSpec(Spec):
     @property
     def known_training_images(self) -> int | None:
         """Number of training images of a complete, well-known data set; None for others, whose files must be counted."""
+        if isinstance(self.source, Digits):
+            return _DIGITS - math.ceil(_DIGITS * self.source.test_fraction)
         return _KNOWN_SETS.get((self.source.kind, self.classes))
 
 

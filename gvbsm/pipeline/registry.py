@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -23,7 +24,7 @@ from gvbsm.pipeline import (
     student,
 )
 from gvbsm.pipeline.stage import Artifact, Stage
-from gvbsm.store.plans import date_target, files_in, plan_file, read_plan_file, target_file, write_plan
+from gvbsm.store.plans import PLANS, date_target, files_in, plan_file, read_plan_file, target_file, write_plan
 from gvbsm.store.receipts import KEYED
 from gvbsm.store.spec import Json, Spec
 
@@ -74,6 +75,22 @@ def read_plan(key: str) -> Artifact:
     if artifact.key != key:
         raise UserError(f"{file}: expected the plan of {key}, got that of {artifact.key}; delete the file and plan again")
     return artifact
+
+
+def planned_beside(path: str) -> list[Artifact]:
+    """The artifacts, each with a plan of its own, that a planned job reads in one list with that of `path`, in their order."""
+    paths: dict[str, None] = {}
+    for file in files_in(PLANS):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # no plan, or a damaged one
+            if file.suffix == ".json" and path in file.read_text(encoding="utf-8"):
+                _, raw = read_plan_file(file)
+                lists = [value for value in (raw.get("inputs") or {}).values() if isinstance(value, list) and path in value]
+                paths |= dict.fromkeys(other for one in lists for other in one if other != path)
+    artifacts = []
+    for other in paths:
+        with contextlib.suppress(UserError):
+            artifacts.append(read_plan(Path(other).stem[-10:]))
+    return artifacts
 
 
 def write_plans(artifacts: list[Artifact], published: Path) -> Artifact:

@@ -35,6 +35,12 @@ class StatisticsSpec(Spec):
     augment: Augment
     settings: MoreStatistics
 
+    def shares_pass(self, other: Spec) -> bool:
+        """Whether both measure the same augmented images in the same way, so that one pass serves both."""
+        if not isinstance(other, StatisticsSpec) or self.inputs.data != other.inputs.data:
+            return False
+        return (self.pixels, self.augment, self.settings) == (other.pixels, other.augment, other.settings)
+
 
 def plan_statistics(row: Row, backbone: Backbone, data: Artifact, teacher: Artifact) -> Artifact:
     """The statistics of a teacher of a row."""
@@ -58,5 +64,6 @@ STAGE = Stage(
     name="statistics",
     about="measure a training set inside one teacher",
     spec=StatisticsSpec,
+    ahead=True,
     images=_images,
 )

@@ -2,10 +2,18 @@
 
 Inputs: the data set, a teacher. Output: safetensors with `<layer>/<moment>` in float64. On request also the channel moments
 of every class, for Conv and BatchNorm layers' inputs, and in the metadata the importance of each layer's statistics.
+
+Reading and decoding a large data set takes longer than a small teacher. So with `--ahead` a job puts each batch through the
+teachers of waiting jobs of the same row too, and saves their state as their checkpoints: these jobs have nothing left to read.
 """
 
 from __future__ import annotations
 
+import contextlib
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -13,14 +21,18 @@ from torch import Tensor, nn
 
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import open_split
+from gvbsm.errors import UserError
 from gvbsm.method.layers import hooked_layers
 from gvbsm.method.moments import KINDS, Accumulator, ClassAccumulator, Moments, Spread, class_sums, moments
+from gvbsm.pipeline.registry import planned_beside
+from gvbsm.pipeline.stage import Artifact
 from gvbsm.pipeline.statistics import MoreStatistics, StatisticsSpec
 from gvbsm.runtime.checkpoints import Checkpoint, State
 from gvbsm.runtime.devices import job_device
 from gvbsm.runtime.progress import Progress
 from gvbsm.store.job import Job
 from gvbsm.store.keys import derive_seed
+from gvbsm.store.locks import is_held, lock_file, taken
 from gvbsm.store.spec import Json
 from gvbsm.training.networks import load_teacher
 from gvbsm.training.precision import autocast
@@ -28,40 +40,165 @@ from gvbsm.training.precision import autocast
 
 @torch.inference_mode()
 def run(job: Job[StatisticsSpec]) -> None:
-    """Measure the statistics of a spec."""
+    """Measure the statistics of a spec; with `job.ahead` also those that waiting jobs will need of the same images."""
     spec, settings = job.spec, job.spec.settings
     device = job_device(job, settings.threads)
     train = open_split(job, spec.inputs.data, "train", device, spec.augment)
-    teacher = load_teacher(*job.tensors(spec.inputs.teacher), device)
-    pixels = Pixels(spec.pixels, device)
-    checkpoint = Checkpoint.of(job)
-    state: State = checkpoint.load() or {"batches": 0, "layers": {}, "classes": {}, "spreads": {}}
-    measures = _Measures(teacher, settings, len(job.classes or ()), state)
+    own, pixels = _Pass(job, device), Pixels(spec.pixels, device)
     batches = torch.arange(len(train.labels)).split(settings.batch_size)
     todo = [(index, derive_seed(settings.seed, "step", step)) for step, index in enumerate(batches)]
-    progress = Progress(job.title, len(batches), state["batches"])
-
-    def measure(x_BCHW: Tensor) -> None:
-        with autocast(device, settings.precision):
-            teacher(x_BCHW.contiguous(memory_format=torch.channels_last))
-
-    for unit_BCHW in train.augmented(todo[state["batches"] :]):
-        measure(pixels.normalise(unit_BCHW))
-        measures.add(train.labels[batches[state["batches"]]])
-        state["batches"] += 1
-        checkpoint.tick(lambda: {"batches": state["batches"], **measures.state()})
-        progress.step()
+    with _WaitingPasses(own, len(batches), device) as others:
+        progress, mark = Progress(job.title, len(batches), own.batches), time.perf_counter()
+        for unit_BCHW in train.augmented(todo[own.batches :]):
+            x_BCHW, labels_B = pixels.normalise(unit_BCHW), train.labels[batches[own.batches]]
+            job.started += others.measure(x_BCHW, labels_B, time.perf_counter() - mark)  # that time counts for them
+            own.measure(x_BCHW, labels_B)
+            mark = time.perf_counter()
+            own.checkpoint.tick(others.saved_before)
+            progress.step()
     metadata: Json = {"patch_size": settings.patch_size}
-    if measures.spreads:
+    if own.measures.spreads:
         torch.manual_seed(derive_seed(settings.seed, "noise"))
         size = spec.pixels.image_size
         shape = (settings.batch_size, len(spec.pixels.mean), size, size)
-        measures.noise = {}
-        measure(torch.randn(shape, device=device))
-        metadata["importance"] = measures.importance()
+        own.measures.noise = {}
+        own.pass_through(torch.randn(shape, device=device))
+        metadata["importance"] = own.measures.importance()
     job.images = len(train.labels)
-    job.write_tensors(measures.tensors(), metadata, {"layers": len(measures.layers), "images": len(train.labels)})
-    checkpoint.clear()
+    job.write_tensors(own.measures.tensors(), metadata, {"layers": len(own.measures.layers), "images": len(train.labels)})
+    own.checkpoint.clear()
+
+
+class _Pass:
+    """The pass of the images through one teacher, with its own job and checkpoint."""
+
+    def __init__(self, job: Job[StatisticsSpec], device: torch.device) -> None:
+        self.job, self.checkpoint, self._device = job, Checkpoint.of(job), device
+        self._teacher = load_teacher(*job.tensors(job.spec.inputs.teacher), device)
+        state: State = self.checkpoint.load() or {"batches": 0, "layers": {}, "classes": {}, "spreads": {}}
+        self.batches: int = state["batches"]  # that have passed
+        self.measures = _Measures(self._teacher, job.spec.settings, len(job.classes or ()), state)
+
+    def state(self) -> State:
+        """The state from which another process continues."""
+        return {"batches": self.batches, **self.measures.state()}
+
+    def pass_through(self, x_BCHW: Tensor) -> None:
+        """Put a batch through the teacher, whose layers' inputs are measured."""
+        with autocast(self._device, self.job.spec.settings.precision):
+            self._teacher(x_BCHW.contiguous(memory_format=torch.channels_last))
+
+    def measure(self, x_BCHW: Tensor, labels_B: Tensor) -> None:
+        """Measure the next batch of the training set."""
+        self.pass_through(x_BCHW)
+        self.measures.add(labels_B)
+        self.batches += 1
+
+
+class _WaitingPass(_Pass):
+    """The pass of a job that does not run yet. It ends in that job's checkpoint, from which the job then goes on.
+
+    No lock is held for long: the job may start at any time, goes on from what was saved last, and is then left alone.
+    """
+
+    def __init__(self, job: Job[StatisticsSpec], device: torch.device) -> None:
+        super().__init__(job, device)
+        self.failed, self._seconds = False, 0.0  # time spent here on this teacher
+        assert job.checkpoints
+        self._lock = lock_file(job.spec.key, job.checkpoints.parent)
+
+    def runs_itself(self) -> bool:
+        """Whether the job of this pass has started."""
+        return is_held(self._lock)
+
+    def try_batch(self, x_BCHW: Tensor, labels_B: Tensor, share: float) -> float:
+        """Measure the next batch, or warn and set `failed`; return the seconds it took and its `share` of the reading."""
+        start = time.perf_counter()
+        try:
+            self.measure(x_BCHW, labels_B)
+        except Exception as error:  # whatever it is, the job of this pass will meet and report it
+            self.failed = True
+            _warn(self.job, error)
+        seconds = share + time.perf_counter() - start
+        self._seconds += seconds
+        return seconds
+
+    def saved(self) -> bool:
+        """Save the state for the job, unless that runs by now or is done; whether it was saved."""
+        with taken(self._lock) as is_free:
+            if not is_free or self.job.out.exists():
+                return False
+            self.job.started = time.perf_counter() - self._seconds
+            self.checkpoint.save(self.state())
+            return True
+
+
+class _WaitingPasses:
+    """The passes that waiting jobs need of the images that a job reads; on leaving, their states are saved.
+
+    They are saved before the state of the job itself: wherever a process is killed, no pass is behind the job's own, and when
+    that goes on, all do.
+    """
+
+    def __init__(self, own: _Pass, batches: int, device: torch.device) -> None:
+        self._own, self._claims = own, contextlib.ExitStack()
+        self._passes: list[_WaitingPass] = []
+        if own.job.ahead and own.batches < batches:
+            passes = [
+                self._claimed(artifact, device) for artifact in planned_beside(f"{own.job.spec.stage}/{own.job.out.name}")
+            ]
+            self._passes = [other for other in passes if other and own.batches <= other.batches < batches]
+        if self._passes:
+            names = ", ".join(other.job.out.stem for other in self._passes)
+            sys.stderr.write(f"{own.job.title}: measures the same images for waiting jobs too: {names}\n")
+
+    def _claimed(self, artifact: Artifact, device: torch.device) -> _WaitingPass | None:
+        """The pass for an artifact, if its job waits, and no other process measures for it."""
+        job, spec = self._own.job, artifact.spec
+        assert job.checkpoints
+        folder, out = job.checkpoints.with_name(artifact.key), job.out.with_name(Path(artifact.path).name)
+        if not isinstance(spec, StatisticsSpec) or not spec.shares_pass(job.spec) or out.exists():
+            return None
+        if is_held(lock_file(spec.key, folder.parent)) or not (job.store / spec.inputs.teacher).exists():
+            return None
+        other = replace(job, spec=spec, out=out, checkpoints=folder, receipts={}, _contents={}, seconds_before=0.0)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Two jobs that begin at once share the waiting ones among them.
+            return _WaitingPass(other, device) if self._claims.enter_context(taken(folder / "ahead")) else None
+        except Exception as error:  # whatever it is, its own job will meet and report it
+            _warn(other, error)
+            return None
+
+    def measure(self, x_BCHW: Tensor, labels_B: Tensor, seconds: float) -> float:
+        """Measure a batch whose reading took `seconds`, before the job itself does; return the time that counts for others."""
+        self._passes = [other for other in self._passes if not other.runs_itself()]
+        now = [other for other in self._passes if other.batches == self._own.batches]
+        share = seconds / (len(now) + 1)
+        spent = [other.try_batch(x_BCHW, labels_B, share) for other in now]
+        self._passes = [other for other in self._passes if not other.failed]
+        return sum(spent)
+
+    def saved_before(self) -> State:
+        """The state of the job itself, after those of all others have been saved."""
+        self._save()
+        return self._own.state()
+
+    def _save(self) -> None:
+        self._passes = [other for other in self._passes if other.saved()]
+
+    def __enter__(self) -> _WaitingPasses:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._claims:
+            if kind is None or issubclass(kind, (UserError, RuntimeError)):  # what failed here may not fail there
+                self._save()
+
+
+def _warn(job: Job[StatisticsSpec], error: Exception) -> None:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    sys.stderr.write(f"{job.title}: not measured before its own job runs: {reason}\n")
 
 
 class _BatchMeasures(NamedTuple):

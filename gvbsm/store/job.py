@@ -92,6 +92,7 @@ class Job(Reader, Generic[S]):
     device: str = "auto"
     checkpoint_seconds: float = 300.0
     processes: int = 1  # number that train together
+    ahead: bool = False  # whether to do the work of waiting jobs that read the same images, too
     writes: bool = True  # whether this process writes; if several train together, only rank 0 does
     precisions: list[str] = field(default_factory=list)  # computed in, of each teacher or of all, if not the settings'
     images: int = 0  # images that the stage processed, with repetitions

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 CHECKPOINTS = Path("results/.checkpoints")
@@ -33,14 +34,25 @@ def is_held(file: Path) -> bool:
     return False
 
 
-def delete_lock(file: Path) -> None:
-    """Delete a lock file, unless a process holds it. Raises OSError if that is impossible."""
+@contextlib.contextmanager
+def taken(file: Path) -> Iterator[bool]:
+    """Hold a lock during the block, unless another process holds it; whether this one does. Raises OSError."""
     import filelock
 
     lock = filelock.FileLock(file)
-    with contextlib.suppress(filelock.Timeout):
+    try:
         lock.acquire(timeout=0)
-        try:
+    except filelock.Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def delete_lock(file: Path) -> None:
+    """Delete a lock file, unless a process holds it. Raises OSError if that is impossible."""
+    with taken(file) as is_ours:
+        if is_ours:
             file.unlink(missing_ok=True)  # a waiting process notices this, and makes a new file
-        finally:
-            lock.release()

@@ -1,10 +1,17 @@
 """`gvbsm estimate`: jobs, bytes and hours before anything is run."""
 
+import re
+
 import pytest
+import torch
 
 from gvbsm.cli import main
 from gvbsm.commands import estimate as estimating
+from gvbsm.commands import rates
+from gvbsm.config import networks
 from gvbsm.pipeline.registry import STAGES
+from gvbsm.runtime.devices import device_name
+from gvbsm.store.code import PACKAGE
 from gvbsm.store.plans import STORE
 from gvbsm.store.receipts import read_receipt
 
@@ -84,7 +91,75 @@ def test_nothing_made_yet(workspace):
     rows = table()
     assert rows["recover"] == ["2", "2", "5.12 kB", "unknown"]  # 40 images of 64 bytes, label and number; ten at 3 iterations
     assert rows["squeeze"] == ["3", "3", "unknown", "unknown"]
-    assert rows["all"][2].startswith("> ") and rows["all"][3] == "unknown"
+    assert rows["all"][2].startswith("> ") and rows["all"][3] == "> 0.00"  # prepare's rate is recorded
+
+
+def on(monkeypatch, device: str) -> list[str]:
+    """The last lines of digits' estimate on a machine with this device."""
+    monkeypatch.setattr(estimating, "this_device", lambda: device)
+    monkeypatch.setattr(rates, "this_device", lambda: device)
+    return estimating.estimate("results/digits/ipc10/acc.json").splitlines()[-2:]
+
+
+def test_hours_on_a_machine_on_which_nothing_has_run(workspace, monkeypatch):
+    """Three kinds of images for two students, three seeds, 60 epochs of 100 images, at the table's 365 and 410 a second."""
+    rows, hours = table("results/digits/ipc10/acc.json"), 3 * 3 * 60 * 100 * (1 / 365 + 1 / 410) / 3600
+    assert float(rows["evaluate"][3].removeprefix("~ ")) == pytest.approx(hours, abs=0.006)
+    assert not any("unknown" in row[3] or ">" in row[3] for row in rows.values())
+    *_, total = on(monkeypatch, "cpu: AMD EPYC")
+    assert total.startswith("all") and "~" not in total
+    for device in ("cpu: another", "cuda: NVIDIA H100"):
+        total, note = on(monkeypatch, device)
+        assert re.search(r" ~ 0\.\d\d$", total) and note == "~ at rates recorded on another device: cpu: AMD EPYC, one thread"
+
+
+def test_the_jobs_of_this_store_come_first(published_run, edit_row, monkeypatch):
+    recorded = [rate for rate in rates.recorded_rates() if rate.stage == "relabel" and rate.image_size == 16]
+    tiny = ("convnet(width=4)", "resnet10(width=8)", "wrn16_2(depth=10,widen=1)")
+    line = {**vars(recorded[0]), "image_size": 8, "networks": tiny, "images_per_second": 1e-3}
+    monkeypatch.setattr(estimating, "recorded_rates", lambda: [rates.Rate(**line)])
+    edit_row({"relabel": {"seed": 5}})
+    assert float(table()["relabel"][3]) < 1
+    for receipt in (STORE / "relabel").glob("*.json"):
+        receipt.unlink()
+    assert float(table()["relabel"][3].removeprefix("~ ")) > 10
+
+
+def test_of_several_rates_that_of_the_device_most_like_this_one(monkeypatch):
+    resnet18 = [rate for rate in rates.recorded_rates() if rate.networks == ("resnet18",) and rate.image_size == 32]
+
+    def nearest(stage: str, device: str, precision: str) -> float | None:
+        monkeypatch.setattr(rates, "this_device", lambda: device)
+        rate = rates.nearest([rate for rate in resnet18 if rate.stage == stage], precision)
+        return rate and rate.images_per_second
+
+    assert nearest("evaluate", "cuda: another", "float32") == 6011
+    assert nearest("evaluate", "cuda: another", "bfloat16") == 6870
+    assert nearest("evaluate", "cpu: another", "bfloat16") == 51
+    assert nearest("squeeze", "cpu: AMD EPYC", "bfloat16") == 6.1
+    assert nearest("statistics", "cuda: another", "float32") == 352
+    assert nearest("statistics", "cpu: another", "float32") is None  # a GPU's would be far too fast
+
+
+def test_this_device_is_named_as_in_receipts(monkeypatch):
+    monkeypatch.setenv("GVBSM_DEVICE", "cpu")
+    rates.this_device.cache_clear()
+    assert rates.this_device() == f"cpu: {device_name(torch.device('cpu'))}"
+    rates.this_device.cache_clear()
+
+
+@pytest.mark.parametrize("rate", rates.recorded_rates(), ids=lambda rate: f"{rate.stage}-{'-'.join(rate.networks)}")
+def test_a_recorded_rate_is_of_networks_that_exist_and_of_a_page_that_exists(rate):
+    page, _, anchor = rate.source.partition("#")
+    headings = re.findall(r"^#+ (.+)$", (PACKAGE.parent / page).read_text(), re.MULTILINE)
+    anchors = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+    assert not anchor or anchor in anchors
+    assert rate.stage in STAGES and rate.images_per_second > 0 and rate.device.partition(": ")[2] and rate.conditions
+    for text in rate.networks if rate.stage != "prepare" else ():
+        name, _, options = text.removesuffix(")").partition("(")
+        parsed = dict(option.split("=") for option in options.split(",") if option)
+        networks.check(name, parsed)
+        assert rates.network_text(name, parsed) == text
 
 
 def test_imagenet_without_its_images(workspace):

@@ -1,4 +1,5 @@
-"""The templates of the page and of the card: values are escaped, a name without a value is an error, and all are shipped."""
+"""The templates of the page and of the card: values are escaped, a name without a value is an error, and all are shipped,
+as is the package's table of speeds."""
 
 import re
 import tomllib
@@ -7,6 +8,7 @@ from pathlib import Path
 import jinja2
 import pytest
 
+from gvbsm.commands.rates import TABLE
 from gvbsm.report import page
 from gvbsm.report.results import ClassRow, ClassTable
 from gvbsm.share import markdown
@@ -84,12 +86,12 @@ def test_no_template_turns_escaping_off(template: Path):
     assert not re.search(r"\|\s*safe|autoescape|Markup", code)
 
 
-def test_templates_are_shipped_with_the_package():
+def test_all_files_are_shipped_with_the_package():
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
     patterns = project["tool"]["setuptools"]["package-data"]
     shipped = {path for room, globs in patterns.items() for glob in globs for path in folder_of(room).glob(glob)}
     others = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
-    assert TEMPLATES and shipped == others == set(TEMPLATES)
+    assert TEMPLATES and shipped == others == {*TEMPLATES, TABLE}
 
 
 def folder_of(room: str) -> Path:

@@ -8,6 +8,7 @@ rule squeeze:
         "results/logs/squeeze/{name}-{key}.log",
     benchmark:
         "results/benchmarks/squeeze/{name}-{key}.tsv"
+    priority: 1  # before statistics, where GPUs are few: one pass then serves all teachers that are there
     conda:
         "../envs/gvbsm.yaml"
     threads: planned_threads

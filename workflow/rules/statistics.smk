@@ -16,4 +16,5 @@ rule statistics:
         gpu=1,
     shell:
         "gvbsm lease -n {resources.gpu} -- "
-        "gvbsm statistics --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> >(tee {log} >&2)"
+        "gvbsm statistics --spec results/.plan/{wildcards.key}.json --out {output.artifact} --ahead "
+        "2> >(tee {log} >&2)"
