@@ -1,4 +1,4 @@
-"""A step over fixed tensors as a CUDA graph: one launch instead of hundreds."""
+"""Steps over fixed tensors as CUDA graphs: one launch instead of hundreds."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from contextlib import contextmanager
 
 import torch
 
+Replay = Callable[[], None]
+
 
 class Replays:
-    """Records steps and replays them; all recordings share one pool of memory, so only one may run at a time.
+    """Records steps and replays them; the recordings share one pool of memory, so only one may run at a time.
 
-    A step takes nothing and returns nothing: it reads and writes tensors that outlive it. It must have run before on this
-    device, since libraries choose their kernels and allocate their workspaces at the first call.
+    A step takes and gives nothing: it reads and writes tensors that outlive it. It must have `run` before, since libraries choose
+    their kernels and allocate their workspaces at the first call. torch wants that on a stream beside the default one, because
+    the accumulation of gradients stays on the stream of its first use.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -21,31 +24,35 @@ class Replays:
         self._stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
 
-    def run(self, step: Callable[[], None]) -> None:
-        """The step itself, on the stream of the recordings."""
+    def run(self, step: Replay) -> None:
+        """The step itself, on the stream of the recordings; work before and after it is in order."""
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
-            step()
-        current.wait_stream(self._stream)
+        try:
+            with torch.cuda.stream(self._stream):
+                step()
+        finally:
+            current.wait_stream(self._stream)
 
-    def record(self, step: Callable[[], None]) -> Callable[[], None]:
-        """Replays a step; nothing is computed yet.
+    def record(self, step: Replay) -> Replay:
+        """What repeats a step; nothing is computed yet.
 
         Raises:
             RuntimeError: if the step cannot be recorded, as when it waits for the device.
         """
         graph = torch.cuda.CUDAGraph()
-        with _no_garbage():  # the deletion of an old graph during a recording would make it fail
-            torch.cuda.synchronize(self._device)
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-                step()
+        with (
+            torch.cuda.stream(torch.cuda.current_stream(self._device)),  # restores stream and device, also after an error
+            _no_garbage(),
+            torch.cuda.graph(graph, pool=self._pool, stream=self._stream),
+        ):
+            step()
         return graph.replay
 
 
 @contextmanager
 def _no_garbage() -> Iterator[None]:
-    """Collect no garbage during the block."""
+    """Collect no garbage during the block: the deletion of an old graph would make the recording fail."""
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()

@@ -38,7 +38,7 @@ from gvbsm.training.precision import autocast
 def run(job: Job[RecoverSpec]) -> None:
     """Recover the shard of images of a spec."""
     settings, batches = job.spec.settings, job.spec.batches
-    device = job_device(job, settings.threads)
+    device = job_device(job, settings.threads, exact=True)
     pixels = Pixels(job.spec.pixels, device)
     if settings.compile:  # one graph per teacher and batch size
         sizes = {sum(end - first for _, first, end in batch) for batch in batches}

@@ -42,7 +42,7 @@ from gvbsm.training.precision import autocast
 def run(job: Job[StatisticsSpec]) -> None:
     """Measure the statistics of a spec; with `job.ahead` also those that waiting jobs will need of the same images."""
     spec, settings = job.spec, job.spec.settings
-    device = job_device(job, settings.threads)
+    device = job_device(job, settings.threads, exact=True)
     train = open_split(job, spec.inputs.data, "train", device, spec.augment)
     own, pixels = _Pass(job, device), Pixels(spec.pixels, device)
     batches = torch.arange(len(train.labels)).split(settings.batch_size)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
@@ -11,8 +10,9 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from gvbsm.method.replays import Replay, Replays
+
 Batch = TypeVar("Batch")
-Replay = Callable[[], None]
 
 _MOST = 2**21  # values of a batch: for larger batches launches do not matter, and a graph keeps its memory
 
@@ -73,17 +73,8 @@ class CudaGraphs:
 
     def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
         self._optimizer, self._device = optimizer, device
-        self._stream = torch.cuda.Stream(device)
-
-    def once(self, step: Replay) -> None:
-        """A step on the stream of recordings; work before and after it is in order."""
-        current = torch.cuda.current_stream(self._device)
-        self._stream.wait_stream(current)
-        try:
-            with torch.cuda.stream(self._stream):
-                step()
-        finally:
-            current.wait_stream(self._stream)
+        self._replays = Replays(device)
+        self.once = self._replays.run
 
     def record(self, run: Replay, state: list[Tensor]) -> Replay:
         """The graph of `run`, which is first tried: an error in a recording would break random numbers. A recording computes
@@ -93,12 +84,7 @@ class CudaGraphs:
             RuntimeError: if it cannot be recorded.
         """
         before = [tensor.clone() for tensor in state]
-        graph = torch.cuda.CUDAGraph()
-        with (
-            torch.cuda.stream(torch.cuda.current_stream(self._device)),  # restores stream and device, also after an error
-            torch.random.fork_rng([self._device]),
-            _no_garbage(),
-        ):
+        with torch.random.fork_rng([self._device]):
             try:
                 with _waiting_is_an_error():
                     self.once(run)
@@ -106,9 +92,8 @@ class CudaGraphs:
                 with torch.no_grad():
                     for tensor, value in zip(state, before, strict=True):
                         tensor.copy_(value)
-            with _capturable(self._optimizer), torch.cuda.graph(graph, stream=self._stream):
-                run()
-        return graph.replay
+            with _capturable(self._optimizer):
+                return self._replays.record(run)
 
 
 def recorded(
@@ -171,16 +156,3 @@ def _capturable(optimizer: torch.optim.Optimizer) -> Iterator[None]:
     finally:
         for group in groups:
             group["capturable"] = False
-
-
-@contextlib.contextmanager
-def _no_garbage() -> Iterator[None]:
-    """Collect no garbage during the block: the deletion of an old graph would make the recording fail."""
-    enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
