@@ -104,7 +104,7 @@ class ListedImages(Dataset[Tensor | str]):
             return to_tensor(square(image, self.image_size, self.resize))
         from torchvision.transforms import RandomResizedCrop
 
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # a worker process draws on the CPU alone
         return to_tensor(RandomResizedCrop(self.image_size, scale=tuple(self.crop))(image))
 
 

@@ -13,6 +13,7 @@ from gvbsm.data.folders import count_images, difference, is_there, is_visible, s
 from gvbsm.data.listed import ListedImages, changed
 from gvbsm.data.pixels import augmentation
 from gvbsm.errors import UserError
+from gvbsm.method.draws import seed_torch
 from gvbsm.method.transfer import send
 from gvbsm.store.job import Reader
 from gvbsm.store.spec import Json
@@ -53,7 +54,7 @@ class PackedImages(Split):
     def augmented(self, batches: Iterable[tuple[Tensor, int]], part: Callable[[int], slice] = slice) -> Iterator[Tensor]:
         assert self._augment
         for index, seed in batches:
-            torch.manual_seed(seed)
+            seed_torch(seed, self._device)
             yield self._augment(next(self.whole_images([index])).to(self._device).float() / 255)[part(len(index))]
 
 
@@ -80,7 +81,7 @@ class FileImages(Split):
             own_rows, size = part(len(index)), self._listed.image_size
             unit_BCHW = torch.zeros(len(index), self._listed.channels, size, size, device=self._device)
             unit_BCHW[own_rows] = bytes_PCHW.to(self._device).float() / 255
-            torch.manual_seed(seed)
+            seed_torch(seed, self._device)
             yield self._augment(unit_BCHW)[own_rows]
 
 

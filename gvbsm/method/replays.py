@@ -14,9 +14,9 @@ Replay = Callable[[], None]
 class Replays:
     """Records steps and replays them; the recordings share one pool of memory, so only one may run at a time.
 
-    A step takes and gives nothing: it reads and writes tensors that outlive it. It must have `run` before, since libraries choose
-    their kernels and allocate their workspaces at the first call. torch wants that on a stream beside the default one, because
-    the accumulation of gradients stays on the stream of its first use.
+    A step takes and gives nothing: it reads and writes tensors that outlive it. It must have `run` before, since libraries
+    choose their kernels and allocate their workspaces at the first call. torch wants that on a stream beside the default one,
+    because the accumulation of gradients stays on the stream of its first use.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -36,7 +36,7 @@ def run(job: Job[FeaturesSpec]) -> None:
     train = open_split(job, spec.inputs.data, "train", torch.device("cpu"))
     least = int(torch.bincount(train.labels).min())
     chosen = random_choice(train.labels, min(spec.real.per_class, least), spec.real.seed)
-    network = load_teacher(*job.tensors(spec.inputs.network), device)
+    network = load_teacher(*job.tensors(spec.inputs.network), device, precision)
     index = torch.arange(len(distilled.labels)).split(_AT_ONCE)
     sets = {
         "distilled": (distilled.labels, (distilled[part] for part in index)),

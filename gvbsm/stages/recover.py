@@ -20,6 +20,7 @@ from gvbsm.errors import UserError
 from gvbsm.method.batch_views import draw_positions
 from gvbsm.method.layers import most_important
 from gvbsm.method.matching import NO_MATCHING, Matching, StatisticsMatcher
+from gvbsm.method.measuring import kernels_for
 from gvbsm.method.moments import Moments
 from gvbsm.method.recovery import OwnViews, Recovery, RecoverySettings, SharedViews
 from gvbsm.method.views import mixed_hard_labels, render
@@ -33,6 +34,8 @@ from gvbsm.store.keys import derive_seed
 from gvbsm.store.spec import Json
 from gvbsm.training.networks import load_teacher
 from gvbsm.training.precision import autocast
+
+_SMALL = 64  # px
 
 
 def run(job: Job[RecoverSpec]) -> None:
@@ -112,12 +115,16 @@ def _matchers(job: Job[RecoverSpec], device: torch.device) -> list[StatisticsMat
     """One matcher per teacher, with the teacher's targets."""
     settings, inputs = job.spec.settings, job.spec.inputs
     precisions = job.spec.precisions(device.type)
+    # An estimate (benchmarks/SPEED.md): compiling several teachers takes minutes, all recorded iterations of small images less.
+    is_small = job.spec.pixels.image_size <= _SMALL and kernels_for(device) is not None
+    spared = f"images of at most {_SMALL} px: recorded iterations take less time than compiling" if is_small else ""
     matchers = []
     for i, (teacher_path, precision) in enumerate(zip(inputs.teachers, precisions, strict=True)):
-        teacher = load_teacher(*job.tensors(teacher_path), device)
+        teacher = load_teacher(*job.tensors(teacher_path), device, precision)
         matching, targets = _matching(job, inputs.statistics[i] if inputs.statistics else None)
         in_precision = partial(autocast, device, precision)
-        matcher = StatisticsMatcher(teacher, targets, matching, settings.compile, autocast=in_precision)
+        matcher = StatisticsMatcher(teacher, targets, matching, settings.compile and not spared, autocast=in_precision)
+        matcher.not_compiled = spared if settings.compile else ""
         if settings.statistics_weight and not matcher.layers:
             raise UserError(
                 f"recover: {teacher_path}: expected layers of {', '.join(settings.layers)} to match, got none; add the kind "

@@ -36,7 +36,7 @@ def run(job: Job[RelabelSpec]) -> None:
     pixels = Pixels(spec.pixels, device)
     image_set = open_image_set(job, spec.inputs.images, spec.inputs.data, spec.random)
     count, size = image_set.shape[0], image_set.shape[-1]
-    teachers = [load_teacher(*job.tensors(path), device) for path in spec.inputs.teachers]
+    teachers = [load_teacher(*job.tensors(path), device, settings.precision) for path in spec.inputs.teachers]
     coding = Coding(**settings.coding.model_dump())
     checkpoint = Checkpoint.of(job)
     state: State = checkpoint.load() or {"digests": [], "batches": 0, "right": 0}

@@ -34,7 +34,7 @@ def run(job: Job[SelectSpec]) -> None:
     settings = job.spec.settings
     device = job_device(job, settings.threads)
     train = open_split(job, job.spec.inputs.data, "train", torch.device("cpu"))
-    teachers = [load_teacher(*job.tensors(path), device) for path in job.spec.inputs.teachers]
+    teachers = [load_teacher(*job.tensors(path), device, settings.precision) for path in job.spec.inputs.teachers]
     pixels = Pixels(job.spec.pixels, device)
     groups = [group for batch in job.spec.batches for group in batch]
     checkpoint = Checkpoint.of(job)

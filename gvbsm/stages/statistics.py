@@ -74,7 +74,7 @@ class _Pass:
 
     def __init__(self, job: Job[StatisticsSpec], device: torch.device) -> None:
         self.job, self.checkpoint, self._device = job, Checkpoint.of(job), device
-        self._teacher = load_teacher(*job.tensors(job.spec.inputs.teacher), device)
+        self._teacher = load_teacher(*job.tensors(job.spec.inputs.teacher), device, job.spec.settings.precision)
         state: State = self.checkpoint.load() or {"batches": 0, "layers": {}, "classes": {}, "spreads": {}}
         self.batches: int = state["batches"]  # that have passed
         self.measures = _Measures(self._teacher, job.spec.settings, len(job.classes or ()), state)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gvbsm.config.stages import HardTraining, Squeeze
 from gvbsm.errors import UserError
+from gvbsm.method.draws import seed_torch
 from gvbsm.runtime.checkpoints import Checkpoint, State, to_device
 from gvbsm.runtime.distributed import ranks, synchronised
 from gvbsm.runtime.progress import Progress
@@ -261,7 +262,7 @@ class _Training(Generic[Batch]):
     def _step(self, batch: Batch, epoch: int, number: int) -> None:
         rank = self._ranks.rank
         # Rank 0 draws the numbers of a single process; every other rank has its own dropout.
-        torch.manual_seed(derive_seed(self._recipe.seed, "step", epoch, number, *([rank] if rank else [])))
+        seed_torch(derive_seed(self._recipe.seed, "step", epoch, number, *([rank] if rank else [])), self._loss.device)
         if self._averaged:
             self._averaged.advance()
         self._update(batch)

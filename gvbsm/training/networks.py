@@ -15,7 +15,7 @@ from gvbsm.method.memory import in_parts
 from gvbsm.runtime.distributed import ranks
 from gvbsm.store.keys import derive_seed
 from gvbsm.store.spec import Json
-from gvbsm.training.precision import autocast
+from gvbsm.training.precision import autocast, hold_weights
 
 _TEST_BATCH = 500  # images that are read together
 
@@ -45,10 +45,11 @@ def build(network: NetworkShape, seed: int, device: torch.device) -> nn.Module:
     return model.to(device).to(memory_format=torch.channels_last)
 
 
-def load_teacher(tensors: dict[str, Tensor], metadata: Json, device: torch.device) -> nn.Module:
-    """A teacher from squeeze's artifact: eval mode, no gradients to its weights."""
+def load_teacher(tensors: dict[str, Tensor], metadata: Json, device: torch.device, precision: str) -> nn.Module:
+    """A teacher from squeeze's artifact, for passes in `precision`: eval mode, no gradients to its weights."""
     model = build(NetworkShape.model_validate(metadata["network"]), 0, device)
     model.load_state_dict(tensors)
+    hold_weights(model, device, precision)
     return model.eval().requires_grad_(False)
 
 

@@ -59,7 +59,8 @@ class Students:
             self._labels = views_alone(spec.views, self.images, size)
         else:
             self._labels = load_labels(job, spec.inputs.labels, self.images, size)
-        teachers = [load_teacher(*job.tensors(path), device) for path in spec.inputs.teachers or []]
+        held = spec.online.precision if spec.online else "float32"
+        teachers = [load_teacher(*job.tensors(path), device, held) for path in spec.inputs.teachers or []]
         resident = image_set.resident(device)
         self._parts = _Parts(spec, resident, image_set.labels, self._labels, teachers, self._pixels)
 

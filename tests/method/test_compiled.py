@@ -8,6 +8,7 @@ from torch import nn
 
 from benchmarks import plain, recover
 from gvbsm.method.matching import Matching, StatisticsMatcher
+from gvbsm.runtime.compiler import set_up_compiler
 
 
 def network() -> nn.Module:
@@ -69,6 +70,25 @@ def test_without_a_compiler_the_uncompiled_pass_runs(monkeypatch):
     assert all(torch.equal(result, reference) for result, reference in zip(got, expected, strict=True))
 
 
+def test_more_graphs_than_allowed_are_an_error(monkeypatch, tmp_path):
+    """torch would go on uncompiled, as slow as without `compile`, and say nothing."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    config = torch._dynamo.config
+    for name in ("recompile_limit", "fail_on_recompile_limit_hit"):
+        monkeypatch.setattr(config, name, getattr(config, name))
+    config.recompile_limit = 1
+    set_up_compiler(tmp_path, 1)
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compiler(function, backend="eager", **options))
+    torch._dynamo.reset()
+    model, matching = network(), Matching(4, 0.8, 10.0, "first", "update")
+    with StatisticsMatcher(model, targets(model), matching, compiled=True) as matcher:
+        matcher(torch.randn(4, 1, 7, 7).requires_grad_())
+        with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
+            matcher(torch.randn(5, 1, 7, 7).requires_grad_())
+    torch._dynamo.reset()
+
+
 def test_targets_of_another_size_are_refused_compiled_too(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
     model = network()
@@ -78,7 +98,7 @@ def test_targets_of_another_size_are_refused_compiled_too(monkeypatch):
         StatisticsMatcher(model, wanted, Matching(4, 0.8, 1.0, "first", "update"), compiled=True) as matcher,
         pytest.raises(ValueError, match=r"expected 9 as in the statistics, got 4; make the statistics at this"),
     ):
-        matcher(torch.randn(4, 1, 7, 7))
+        matcher(torch.randn(4, 1, 7, 7).requires_grad_())
 
 
 @pytest.mark.parametrize("name", ["resnet18", "convnet", "mobilenet_v2", "wrn16_2", "shufflenet_v2"])

@@ -1,10 +1,12 @@
 """The precision of recover's passes, one for all teachers or one for each."""
 
+import importlib
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from gvbsm.errors import UserError
 from gvbsm.pipeline.graph import plan
@@ -16,7 +18,7 @@ from gvbsm.runtime import devices
 from gvbsm.store.files import file_hash, load_tensors
 from gvbsm.store.plans import STORE
 from gvbsm.store.receipts import read_receipt
-from gvbsm.training.precision import autocast, precision_on
+from gvbsm.training.precision import autocast, hold_weights, precision_on
 
 
 @pytest.fixture
@@ -116,3 +118,41 @@ def test_precisions_are_one_for_each_teacher_or_none(published_run):
     spec = recovered(published_run)[0].spec.json_object | {"cpu_precisions": ["bfloat16"]}
     with pytest.raises(UserError, match=r"cpu_precisions: expected one per teacher \(3\), got 1"):
         read_spec(STAGES["recover"], json.dumps(spec))
+
+
+def test_held_weights_give_the_logits_of_weights_that_are_cast_in_every_pass(bfloat16_on_this_cpu):
+    torch.manual_seed(0)
+
+    class Standardised(nn.Conv2d):
+        """Computes with its weights, in float32, before they are cast."""
+
+        def forward(self, x):
+            return self._conv_forward(x, self.weight - self.weight.mean(), self.bias)
+
+    layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), Standardised(8, 4, 3), nn.Flatten(), nn.Linear(64, 5)]
+    model, device, x_BCHW = nn.Sequential(*layers).eval(), torch.device("cpu"), torch.randn(2, 3, 8, 8)
+    with autocast(device, "bfloat16"), torch.no_grad():
+        expected = model(x_BCHW)
+        hold_weights(model, device, "bfloat16")
+        assert torch.equal(model(x_BCHW), expected)
+    held = [next(layer.parameters()).dtype == torch.bfloat16 for layer in (model[0], model[1], model[3], model[5])]
+    assert held == [True, False, False, True]
+
+
+def test_in_float32_no_weight_is_changed():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3))
+    hold_weights(model, torch.device("cpu"), "float32")
+    assert model[0].weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("has_kernels", "expected"), [(False, ["not compiled"]), (True, ["not compiled (images of at most 64 px"])]
+)
+def test_the_receipt_says_how_the_passes_ran(has_kernels, expected, published_run, edit_row, make_up_to, monkeypatch):
+    """Where iterations are recorded (on CUDA, with the kernels), small images are not compiled, and the receipt says so."""
+    stage = importlib.import_module("gvbsm.stages.recover")
+    monkeypatch.setattr(stage, "kernels_for", lambda device: object() if has_kernels else None)
+    edit_row({"recover": {"compile": has_kernels, "seed": 11}})
+    artifact = recovered(make_up_to("recover"))[0]
+    passes = read_receipt(STORE / artifact.path)["summary"]["passes"]
+    assert [text[: len(start)] for text, start in zip(passes, expected, strict=True)] == expected
