@@ -39,12 +39,14 @@ def kernels_for(device: torch.device) -> ModuleType | None:
 class Measuring:
     """Measures the inputs of layers in the order of `segments`; patches have `patch` x `patch` px.
 
-    On CUDA the maps are summed by `kernels`, elsewhere and in code that torch.compile traces by plain operations.
+    On CUDA the maps are summed by `kernels`; elsewhere, in code that torch.compile traces, and for kinds of moments that the
+    kernels do not know, by plain operations.
     """
 
     def __init__(self, segments: Sequence[Segment], patch: int) -> None:
         self.segments, self.patch = segments, patch
         self.size = sum(segment.size for segment in segments)  # of the means
+        self._summed = all(kind in ("channel", "patch") for _, kind, _ in segments)  # the kinds that the kernels' sums give
         self._kinds: dict[str, tuple[str, ...]] = {}
         for layer, kind, _ in segments:
             self._kinds[layer] = (*self._kinds.get(layer, ()), kind)
@@ -60,7 +62,8 @@ class Measuring:
         some = next(iter(inputs.values()), None)
         if some is None:
             raise ValueError("inputs: expected those of at least one layer, got none")
-        kernels = None if torch.compiler.is_compiling() or some.dtype == torch.float64 else kernels_for(some.device)
+        is_plain = torch.compiler.is_compiling() or some.dtype == torch.float64 or not self._summed
+        kernels = None if is_plain else kernels_for(some.device)
         return self._fused(inputs, kernels) if kernels else self._plain(inputs, has_gradient)
 
     def _plain(self, inputs: Inputs, has_gradient: Callable[[str], bool]) -> Tensor:

@@ -52,7 +52,7 @@ class SharedViews:
 OwnViews = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 
 
-class Numbers(NamedTuple):
+class _Numbers(NamedTuple):
     """What one iteration needs beside the images, on their device."""
 
     rate: Tensor  # step size, ()
@@ -117,7 +117,7 @@ class Recovery:
             losses = self._recorder.run(until)
         else:
             teacher, dropped, numbers = self._numbers()
-            losses = self._iterate(teacher, Numbers(*numbers), dropped).tolist()
+            losses = self._iterate(teacher, _Numbers(*numbers), dropped).tolist()
             self.iteration += 1
         parts = dict(zip(PARTS, losses, strict=True))
         return parts if self.settings.densification_weight else {name: parts[name] for name in PARTS[:-1]}
@@ -155,7 +155,7 @@ class Recovery:
             matcher.average_N.copy_(average_N)
             matcher.started = [bool(one) for one in started]
 
-    def _numbers(self) -> tuple[int, frozenset[str], Numbers]:
+    def _numbers(self) -> tuple[int, frozenset[str], _Numbers]:
         """The teacher of this iteration, its dropped layers, and numbers; the matcher's layers have then advanced."""
         at = self.iteration
         teacher = int(self._teacher_T[at])
@@ -167,9 +167,9 @@ class Recovery:
         positions = self._views.positions_T2S[at] if isinstance(self._views, SharedViews) else torch.empty(2, 0)
         if self._device.type != "cuda":
             momenta, active, positions = (numbers.to(self._device) for numbers in (momenta, active, positions))
-        return teacher, dropped, Numbers(torch.tensor(rate), momenta, active, positions)
+        return teacher, dropped, _Numbers(torch.tensor(rate), momenta, active, positions)
 
-    def _iterate(self, teacher: int, numbers: Numbers, dropped: frozenset[str] = frozenset()) -> Tensor:
+    def _iterate(self, teacher: int, numbers: _Numbers, dropped: frozenset[str] = frozenset()) -> Tensor:
         """One iteration: `PARTS` of its loss, on the device."""
         matcher = self.matchers[teacher]
         layers = len(matcher.layers)
@@ -283,7 +283,7 @@ class _Recorder:
         """One iteration by the row of the table that the counter names."""
         row = self._table.index_select(0, self._at)[0]
         rate, momenta_L, active_L, positions = row.split(self._widths)
-        numbers = Numbers(rate[0], momenta_L, active_L, positions.view(2, -1))
+        numbers = _Numbers(rate[0], momenta_L, active_L, positions.view(2, -1))
         self._losses.index_copy_(0, self._at, self._recovery._iterate(teacher, numbers, dropped).unsqueeze(0))
         self._at.add_(1)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -48,7 +49,7 @@ def run(job: Job[RecoverSpec]) -> None:
         set_up_compiler(job.store.parent / ".compiled", len(job.spec.inputs.teachers) * len(sizes))
     checkpoint = Checkpoint.of(job)
     state = to_device(checkpoint.load(), device)
-    state = state or {"images": [], "snapshots": [], "last": {}, "recovery": None, "passes": []}
+    state = state or {"images": [], "snapshots": [], "last": {}, "recovery": None, "passes": {}}
     snapshots = job.spec.snapshots
     snapshot_iterations, snapshot_labels = (snapshots.iterations, snapshots.labels) if snapshots else ([], [])
     progress = Progress(job.title, settings.iterations * len(batches), settings.iterations * len(state["images"]))
@@ -67,7 +68,6 @@ def run(job: Job[RecoverSpec]) -> None:
                 following = [number for number in snapshot_iterations if number > recovery.iteration]
                 before = recovery.iteration
                 state["last"] = recovery.run(min([*following, settings.iterations]))
-                state["passes"] = sorted({*state["passes"], *recovery.passes})
                 checkpoint.tick(lambda: state | {"recovery": recovery.state()})  # noqa: B023 (called at once)
                 progress.step(recovery.iteration - before, **state["last"])
             if not torch.isfinite(recovery.x_BCHW).all():
@@ -75,11 +75,14 @@ def run(job: Job[RecoverSpec]) -> None:
             stored = pixels.to_bytes(recovery.x_BCHW.detach(), settings.quantise)
             state["images"].append(jpeg_round_trip(stored) if settings.encoding == "jpeg" else stored)
             state["recovery"] = None
+            for path, how in zip(job.spec.inputs.teachers, recovery.passes, strict=True):
+                known = state["passes"].setdefault(Path(path).stem, [])
+                known += [how] if how not in known else []
     tensors = {"images": torch.cat([images.cpu() for images in state["images"]])}
     tensors["labels"], tensors["numbers"] = (torch.cat(parts) for parts in zip(*map(_members, batches), strict=True))
     job.images = len(tensors["labels"]) * settings.iterations
     summary = {"images": len(tensors["labels"]), "last_iteration": state["last"]}
-    summary["passes"] = state["passes"]
+    summary["passes"] = {teacher: "; ".join(hows) for teacher, hows in state["passes"].items()}
     if state["snapshots"]:
         tensors["snapshots"] = _by_image(state["snapshots"], len(snapshot_iterations))
     job.write_tensors(tensors, {"snapshots": snapshots.model_dump() if snapshots else None}, summary)

@@ -101,6 +101,17 @@ def test_a_map_is_read_once_for_all_layers_that_share_it(kernels, monkeypatch):
     assert calls == [kernels.NEIGHBOURS]
 
 
+def test_moments_of_another_kind_are_measured_without_kernels(monkeypatch):
+    """As docs/new-statistic.md adds one: the kernels' sums do not give it."""
+    monkeypatch.setattr(measuring, "kernels_for", lambda device: pytest.fail("asked for kernels"))
+    monkeypatch.setattr(
+        measuring, "moments", lambda x, kinds, patch: {"row_mean": x.mean((0, 1, 3)), "row_var": x.var((0, 1, 3))}
+    )
+    x = torch.randn(3, 4, 5, 5)
+    values = Measuring([Segment("a", "row", 5)], 4)({"a": x}, lambda layer: True)
+    torch.testing.assert_close(values[:5], x.mean((0, 1, 3)))
+
+
 def test_a_matrix_and_its_transpose_agree_with_torch(kernels):
     dense = torch.randn(300, 40, generator=torch.Generator().manual_seed(0)) * (torch.rand(300, 40) < 0.2)
     dense[7] = 0  # an empty row

@@ -131,7 +131,7 @@ def test_compiled_and_resumed_ends_in_the_same_bytes(published_run, edit_row, ma
     edit_row({"recover": {"compile": True}})
     artifact = next(artifact for artifact in plan("tiny", 4) if artifact.stage == "recover")
     expected = file_hash(make_artifact(artifact))
-    if read_receipt(STORE / artifact.path)["summary"]["passes"] != ["compiled"]:
+    if set(read_receipt(STORE / artifact.path)["summary"]["passes"].values()) != {"compiled"}:
         pytest.skip("torch.compile needs a C++ compiler")
     (STORE / artifact.path).unlink()
     tick, ticks = checkpoints.Checkpoint.tick, 0
