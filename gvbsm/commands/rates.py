@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from gvbsm.runtime.cpu import cpu_name
+
 TABLE = Path(__file__).with_name("rates.csv")
 
 
@@ -86,7 +88,7 @@ def this_device() -> str:
     if gpus:
         return f"cuda: {_gpu_model(gpus[0])}"
     is_mac = (platform.system(), platform.machine()) == ("Darwin", "arm64")
-    return f"{'mps' if is_mac and asked in ('auto', 'mps') else 'cpu'}: {_cpu_model()}"
+    return f"{'mps' if is_mac and asked in ('auto', 'mps') else 'cpu'}: {cpu_name()}"
 
 
 def _gpu_model(name: str) -> str:
@@ -98,11 +100,3 @@ def _gpu_model(name: str) -> str:
         find = pynvml.nvmlDeviceGetHandleByIndex if name.isdecimal() else pynvml.nvmlDeviceGetHandleByUUID
         return str(pynvml.nvmlDeviceGetName(find(int(name) if name.isdecimal() else name)))
     return "unknown"
-
-
-def _cpu_model() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

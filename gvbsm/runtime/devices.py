@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import os
-import platform
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from gvbsm.errors import UserError
+from gvbsm.runtime.cpu import cpu_has_bfloat16, cpu_name
 from gvbsm.store.job import Job
 
 # glibc's M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD: no mapping per block, no memory returned, growth by 256 MiB.
@@ -88,21 +86,8 @@ def precision_on(device: torch.device, asked: str) -> str:
     return "float32" if device.type == "cpu" and not cpu_has_bfloat16() else asked
 
 
-@functools.cache
-def cpu_has_bfloat16() -> bool:
-    """Whether this CPU has instructions for products of bfloat16, as Linux says; elsewhere it is taken for one without."""
-    with contextlib.suppress(OSError):
-        words = set(Path("/proc/cpuinfo").read_text().split())
-        return not words.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})  # x86, x86, ARM
-    return False
-
-
 def device_name(device: torch.device) -> str:
     """The model name of a device."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return cpu_name()
