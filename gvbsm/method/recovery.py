@@ -131,6 +131,10 @@ class Recovery:
         ]
         return [", ".join(filter(None, states)) for states in zip(compiled, recorded, strict=True)]
 
+    def close(self) -> None:
+        """Free the recordings and their memory, which another batch needs."""
+        self._recorder = None
+
     def state(self) -> dict[str, Any]:
         """The state that the next iteration depends on."""
         return {

@@ -78,6 +78,7 @@ def run(job: Job[RecoverSpec]) -> None:
             for path, how in zip(job.spec.inputs.teachers, recovery.passes, strict=True):
                 known = state["passes"].setdefault(Path(path).stem, [])
                 known += [how] if how not in known else []
+            recovery.close()
     tensors = {"images": torch.cat([images.cpu() for images in state["images"]])}
     tensors["labels"], tensors["numbers"] = (torch.cat(parts) for parts in zip(*map(_members, batches), strict=True))
     job.images = len(tensors["labels"]) * settings.iterations

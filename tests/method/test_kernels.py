@@ -27,11 +27,10 @@ def build(kernel, types, **constants):
     assert compile(source, target=GPUTarget("cuda", int(sys.argv[1]), 32)).asm["cubin"]
 
 
-for value in ("*fp32", "*bf16"):
-    for kinds in (kernels.CHANNELS, kernels.POSITIONS, kernels.NEIGHBOURS):
-        tile = {"KINDS": kinds, "TILE_P": 16, "TILE_C": 64}
-        build(kernels._sums_kernel, [value, "*fp32", "*fp32"] + ["i32"] * 9, **tile)
-        build(kernels._gradient_kernel, [value, value, "*fp32", "*fp32"] + ["i32"] * 11, **tile)
+for value, kinds in (("*fp32", kernels.CHANNELS), ("*bf16", kernels.POSITIONS), ("*bf16", kernels.NEIGHBOURS)):
+    tile = {"KINDS": kinds, "TILE_P": 16, "TILE_C": 64}
+    build(kernels._sums_kernel, [value, "*fp32", "*fp32"] + ["i32"] * 9, **tile)
+    build(kernels._gradient_kernel, [value, value, "*fp32", "*fp32"] + ["i32"] * 11, **tile)
 build(kernels._linear_kernel, ["*fp32", "*i32", "*i32", "*fp32", "*fp32", "i32", "i32"], TILE_N=1, TILE_M=256)
 """
 

@@ -118,6 +118,8 @@ def test_what_is_recorded_gives_the_same_images(start, dropped, most, monkeypatc
     torch.testing.assert_close(got.x_BCHW.detach(), finished(expected), rtol=1e-4, atol=1e-5)
     assert 7 in stops and len(stops) < 12 and stops[-1] == 12
     assert Unrecorded.recorded == 2 and got.passes == ["not compiled, recorded"] * 2
+    got.close()
+    assert got._recorder is None  # with it goes the memory of the recordings
     assert last.keys() == {"loss", "ce", "statistics"} and all(map(math.isfinite, last.values()))
     for ours, theirs in zip(got.matchers, expected.matchers, strict=True):
         torch.testing.assert_close(ours.average_N, theirs.average_N, rtol=1e-4, atol=1e-5)
