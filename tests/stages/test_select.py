@@ -86,7 +86,9 @@ def test_confidence_prefers_what_the_teachers_know(published_run, edit_row, make
     edit_row({"select": RANDOM | {"candidates": 6, "choose": "confidence"}})
     planned = make_up_to("select")
     artifact = next(artifact for artifact in planned if artifact.stage == "select")
-    teachers = [load_teacher(*load_tensors(STORE / path), torch.device("cpu")) for path in artifact.spec.inputs.teachers]
+    teachers = [
+        load_teacher(*load_tensors(STORE / path), torch.device("cpu"), "float32") for path in artifact.spec.inputs.teachers
+    ]
     pixels = Pixels(artifact.spec.pixels, torch.device("cpu"))
 
     def loss(images, labels):
