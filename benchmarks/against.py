@@ -10,11 +10,9 @@ import contextlib
 import os
 import subprocess
 import sys
-import tarfile
 import tempfile
 from argparse import Namespace
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -54,10 +52,11 @@ def warm_start(device: torch.device, options: Namespace) -> None:
 def _trees(commit: str) -> Iterator[dict[str, Path]]:
     """The source trees of both sides."""
     with tempfile.TemporaryDirectory() as folder:
+        that = Path(folder) / "that"
+        that.mkdir()
         archive = subprocess.run(["git", "archive", commit], cwd=HERE.parents[1], capture_output=True, check=True).stdout
-        with tarfile.open(fileobj=BytesIO(archive)) as files:
-            files.extractall(Path(folder) / "that", filter="data")
-        yield {commit: Path(folder) / "that", "this code": HERE.parents[1]}
+        subprocess.run(["tar", "-x", "-C", str(that)], input=archive, check=True)
+        yield {commit: that, "this code": HERE.parents[1]}
 
 
 @contextlib.contextmanager
