@@ -13,7 +13,7 @@ TIMES = 20  # that each is done at once: single ones would measure launches
 def run(device: torch.device, repeats: int) -> None:
     """Print bytes read and written per second, and operations per second."""
     on_gpu = device.type == "cuda"
-    amount, side = (2**30, 8192) if on_gpu else (2**24, 512)
+    amount, side = (2**30, 8192) if on_gpu else (2**24, 256)
     times = TIMES if on_gpu else 1
     source, goal = torch.zeros(amount, dtype=torch.uint8, device=device), torch.empty(amount, dtype=torch.uint8, device=device)
     alternatives = {"copy": lambda: [goal.copy_(source) for _ in range(times)]}

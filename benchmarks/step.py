@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import DeviceType
 from torch.nn import functional as F
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as T
@@ -80,6 +81,14 @@ class Task(NamedTuple):
     setting: Setting
     problems: list[Problem]
     draws: list[Draw]  # of every iteration
+    positions_T2S: Tensor
+
+    @staticmethod
+    def of(setting: Setting, problems: list[Problem], iterations: int) -> Task:
+        """The same views in every process."""
+        torch.manual_seed(0)
+        draws = [Draw.of(setting) for _ in range(iterations)]
+        return Task(setting, problems, draws, torch.stack([draw.positions(setting) for draw in draws]))
 
     @property
     def x_BCHW(self) -> Tensor:
@@ -155,12 +164,11 @@ def recovery_of(task: Task, matchers: list[StatisticsMatcher]) -> Recovery:
     for matcher in matchers:
         matcher.reset()
     limits = task.limits()
-    positions_T2S = torch.stack([draw.positions(task.setting) for draw in task.draws])
     settings = RecoverySettings(
         iterations=len(task.draws), lr=LR, betas=BETAS, statistics_weight=R, densification_weight=0.0, tau=4.0,
         normalise="mean", conv_drop=0.0, backbone_order="round_robin",
     )  # fmt: skip
-    views = SharedViews(positions_T2S, torch.zeros_like(limits[0]))
+    views = SharedViews(task.positions_T2S, torch.zeros_like(limits[0]))
     return Recovery(task.x_BCHW, task.problems[0].labels_B, matchers, settings, views=views, limits=limits, key=0)
 
 
@@ -256,8 +264,7 @@ def _run(which: str, device: torch.device, options: Namespace) -> list[str]:
 
 def _checked(setting: Setting, problem: Problem, matchers: dict[Way, StatisticsMatcher], device: torch.device) -> list[str]:
     """Print how near each way is to the plain iterations; those that are not near enough."""
-    torch.manual_seed(0)
-    task, failures = Task(setting, [problem], [Draw.of(setting) for _ in range(CHECKED)]), []
+    task, failures = Task.of(setting, [problem], CHECKED), []
     for way, matcher in matchers.items():
         error, most = check(task, matcher), TOLERANCE[way.precision]
         _let_go(device)
@@ -273,30 +280,36 @@ def _checked(setting: Setting, problem: Problem, matchers: dict[Way, StatisticsM
 def profile(device: torch.device, options: Namespace) -> None:
     """What the time of a few iterations goes to, operation by operation, of every teacher that was asked for."""
     set_arithmetic(device, exact=True)
-    kinds = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if device.type == "cuda" else [])]
-    count = 8 if device.type == "cuda" else 1
     for which in [options.setting] if options.setting else SETTINGS:
         setting = SETTINGS[which]
         batch = options.batch or (setting.gpu_batch if device.type == "cuda" else setting.batch)
         for name in chosen(setting, options):
             problem = Problem(setting, name, batch, device, torch.float32)
-            task = Task(setting, [problem], [Draw.of(setting) for _ in range(count + CHECKED)])
             for way in ways(device, options):
-                with way.matcher(problem) as matcher:
-                    recovery = recovery_of(task, [matcher])
-                    advance(recovery, CHECKED)
-                    with torch.profiler.profile(activities=kinds) as profiled:
-                        started = time.perf_counter()
-                        advance(recovery, count)
-                        seconds = time.perf_counter() - started
-                averages, of_device = profiled.key_averages(), device.type == "cuda"
-                order = "self_device_time_total" if of_device else "self_cpu_time_total"
-                busy = sum(getattr(average, order) for average in averages) / 1e6
-                print(f"\nprofile, {which}: {name}, batch {batch}, {way.name}, {', '.join(recovery.passes)}")
-                print(f"{1e3 * seconds / count:.3f} ms an iteration under the profiler, {1e3 * busy / count:.3f} busy")
-                print(averages.table(sort_by=order, row_limit=40, max_name_column_width=80), flush=True)
+                print(f"\nprofile, {which}: {name}, batch {batch}, {way.name}")
+                _profile(setting, problem, way, device)
                 _let_go(device)
     set_arithmetic(device, exact=False)
+
+
+def _profile(setting: Setting, problem: Problem, way: Way, device: torch.device) -> None:
+    on_gpu = device.type == "cuda"
+    count, order = (8, "self_device_time_total") if on_gpu else (1, "self_cpu_time_total")
+    kinds = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if on_gpu else [])]
+    with way.matcher(problem) as matcher:
+        recovery = recovery_of(Task.of(setting, [problem], CHECKED + count), [matcher])
+        advance(recovery, CHECKED)  # until it is recorded
+        with torch.profiler.profile(activities=kinds) as profiled:
+            started = time.perf_counter()
+            advance(recovery, count)
+            seconds = time.perf_counter() - started
+    averages = profiled.key_averages()
+    # On a GPU calls of the host carry the time of their kernels a second time.
+    kernels = [one for one in averages if one.device_type == DeviceType.CUDA and not one.is_user_annotation]
+    busy = sum(getattr(average, order) for average in (kernels if on_gpu else averages)) / 1e6
+    print(f"{1e3 * seconds / count:.3f} ms an iteration under the profiler, {1e3 * busy / count:.3f} busy")
+    print(*recovery.passes, sep="\n")
+    print(averages.table(sort_by=order, row_limit=40, max_name_column_width=80), flush=True)
 
 
 def _time(
@@ -306,8 +319,7 @@ def _time(
     # On a GPU so many at once that ours fetches numbers as seldom as in a real run; the plain side never waits by itself.
     cycles, plain_cycles = (max(1, 48 // len(problems)), max(1, 12 // len(problems))) if device.type == "cuda" else (1, 1)
     runs = repeats + 2  # `compare` runs each two times more
-    torch.manual_seed(0)
-    task = Task(setting, problems, [Draw.of(setting) for _ in range(cycles * runs * len(problems))])
+    task = Task.of(setting, problems, cycles * runs * len(problems))
     plain, teachers = Plain(task), len(problems)
     recoveries = {way: recovery_of(task, list(of_way)) for way, of_way in matchers.items()}
     alternatives = {PLAIN: partial(plain.run, plain_cycles * teachers)}
