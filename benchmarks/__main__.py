@@ -8,13 +8,16 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import against, graph, labels, memory, recover, students, training, views
+from benchmarks import against, ceilings, graph, labels, memory, recover, step, students, training, views
 from gvbsm.runtime.compiler import set_up_compiler
 from gvbsm.runtime.devices import choose_device, device_name
 
 BENCHMARKS = {
     "recover-cifar": lambda device, options: recover.run("cifar", device, options),
     "recover-imagenet": lambda device, options: recover.run("imagenet", device, options),
+    "step": lambda device, options: step.run(device, options),
+    "profile": lambda device, options: step.profile(device, options),
+    "ceilings": lambda device, options: ceilings.run(device, options.repeats),
     "against": lambda device, options: against.run(device, options),
     "warm-start": lambda device, options: against.warm_start(device, options),
     "memory": lambda device, options: memory.run(device, options),
@@ -34,8 +37,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="of the CPU (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=7, help="runs of each alternative (default: %(default)s)")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="also torch.compile")
-    parser.add_argument("--backbone", default="", help="part of a name: only those that have it (of recover's)")
-    parser.add_argument("--batch", type=int, help="images of an iteration (recover and memory; default: see there)")
+    parser.add_argument("--backbone", default="", help="part of a name: only those that have it, of recover")
+    parser.add_argument("--setting", choices=[*recover.SETTINGS], help="of step and profile (default: all)")
+    parser.add_argument("--precision", default="", help="likewise, of step and profile on a GPU")
+    parser.add_argument("--batch", type=int, help="images of an iteration (of recover; default: see there)")
     parser.add_argument("--against", default="3049357", help="the commit that `against` compares with (default: %(default)s)")
     options = parser.parse_args()
     unknown = set(options.names) - BENCHMARKS.keys()

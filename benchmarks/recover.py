@@ -32,13 +32,14 @@ class Setting(NamedTuple):
     patch: int  # px
     batch: int  # images on the CPU; the row's own on a GPU
     gpu_batch: int
+    resized_crop: tuple[float, float] | None = None  # shares of the area; None: padded and cut
 
 
 SETTINGS = {
     "cifar": Setting(("resnet18", "convnet", "mobilenet_v2", "wrn16_2", "shufflenet_v2"), 10, 32, 4, 100, 100),
     "imagenet": Setting(
         tuple(f"torchvision:{name}" for name in ("resnet18", "mobilenet_v2", "efficientnet_b0", "shufflenet_v2_x0_5")),
-        1000, 224, 16, 8, 80,
+        1000, 224, 16, 8, 80, (0.08, 1.0),
     ),
 }  # fmt: skip
 

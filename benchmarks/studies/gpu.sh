@@ -9,7 +9,8 @@
 #   GVBSM_DEVICE=cpu TARGETS=results/digits/ipc10/acc.json OUT=/tmp/out benchmarks/studies/gpu.sh run 300
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-PYTHON=3.12 # of the borrowed machine
+# shellcheck source=benchmarks/gpu_common.sh
+. benchmarks/gpu_common.sh
 
 # Runs of a study share its teachers, which are made there: one of a ResNet18 has 45 MB, and 64 MiB travel in all.
 TARGETS=${TARGETS:-
@@ -23,50 +24,12 @@ TARGETS=${TARGETS:-
     results/paper-cifar10.resnet18/ipc50-published/acc.json
     results/paper-cifar10/compare.csv}
 
-pack() {
-    grep -qx '/.gpu/' .git/info/exclude || echo '/.gpu/' >> .git/info/exclude
-    rm -rf .gpu/wheels && mkdir -p .gpu/wheels .gpu/data
-    for name in $(needed); do # a wheel for the other python, or one for any that is built here
-        python3 -m pip download --quiet --no-deps --only-binary=:all: --python-version "$PYTHON" --dest .gpu/wheels "$name" 2> .gpu/pip.txt ||
-            python3 -m pip wheel --quiet --no-deps --wheel-dir .gpu/wheels "$name" 2> .gpu/pip.txt ||
-            { cat .gpu/pip.txt && exit 1; }
-    done
-    cp data/cifar10-jpeg.tar.xz .gpu/data/
-    du -sh .gpu
-}
-
-needed() { # every package that gvbsm needs, in the versions here, but for what is there with torch and the large pulp, which the profile's scheduler does without
-    python3 - << 'NEEDED'
-import re
-from importlib.metadata import PackageNotFoundError, requires, version
-
-from packaging.requirements import Requirement
-
-THERE = {"torch", "torchvision", "numpy", "scipy", "scikit-learn", "pandas", "matplotlib", "pillow", "pulp", "timm"}
-seen, todo = set(), ["gvbsm"]
-while todo:
-    name = re.sub(r"[-_.]+", "-", todo.pop()).lower()
-    if name in seen or name in THERE or name.startswith("nvidia-c"):
-        continue
-    seen.add(name)
-    for requirement in map(Requirement, requires(name) or []):
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-            todo.append(requirement.name)
-for name in sorted(seen - {"gvbsm"}):
-    try:
-        print(f"{name}=={version(name)}")
-    except PackageNotFoundError:
-        continue
-NEEDED
-}
-
 run() {
     local end=$((SECONDS + $1 - 20)) out=${OUT:?expected the folder for results in OUT}
+    install
     if [ -d .gpu/wheels ]; then
-        python3 -m pip install --quiet --no-index --no-deps --find-links .gpu/wheels .gpu/wheels/*.whl
         python3 -m pip install --quiet --no-index --no-deps --no-build-isolation -e . 2> "$out/install.txt" ||
             export PYTHONPATH=$PWD # without setuptools: `python -m gvbsm`
-        mkdir -p data && cp -n .gpu/data/* data/
     fi
     command -v gvbsm > /dev/null || { mkdir -p .gpu/bin && printf '#!/bin/sh\nexec python3 -m gvbsm "$@"\n' > .gpu/bin/gvbsm && chmod +x .gpu/bin/gvbsm; }
     export PATH=$PWD/.gpu/bin:$PATH GVBSM_JOBS_PER_GPU=${GVBSM_JOBS_PER_GPU:-4} PYTHONUNBUFFERED=1

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Timings and tests on a borrowed GPU in at most nine minutes: in order of worth, every result written at once, each with its limit.
+#
+#   benchmarks/gpu.sh pack            here: wheels for the borrowed machine, into .gpu/, which is not tracked but has to travel
+#   benchmarks/gpu.sh run SECONDS     there (540): $OUT/NAME.txt of each step, $OUT/done.txt of those that succeeded
+#   benchmarks/gpu.sh unpack FOLDER   here: what came back, into .gpu/results/ and .gpu/done/; a second run leaves out what is done
+#
+# It expects torch and torchvision there, and no network. A rehearsal on the CPU, with one teacher and batches of two:
+#   GVBSM_DEVICE=cpu BACKBONE=shufflenet BATCH=2 REPEATS=1 OUT=/tmp/out benchmarks/gpu.sh run 540
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=benchmarks/gpu_common.sh
+. benchmarks/gpu_common.sh
+
+DEVICE=${GVBSM_DEVICE:-cuda}
+TESTS=(tests/runtime/test_graphs.py tests/method/test_kernels.py tests/method/test_recovery.py tests/method/test_golden.py
+    tests/data_sets/test_rand_augment.py tests/method/test_coding.py)
+
+run() {
+    local end=$((SECONDS + $1 - 10)) out=${OUT:?expected the folder for results in OUT}
+    install
+    export PYTHONPATH=$PWD PYTHONUNBUFFERED=1
+    mkdir -p "$out"
+    local benchmark=(python3 -m benchmarks --device "$DEVICE" --threads "${OMP_NUM_THREADS:-4}" --repeats "${REPEATS:-3}")
+    local precision=bfloat16 teachers=(--backbone "${BACKBONE:-}" ${BATCH:+--batch "$BATCH"})
+    [ "$DEVICE" = cuda ] || precision=float32
+    step ceilings 30 "${benchmark[@]}" ceilings
+    step tests 90 python3 -m pytest -o addopts= --import-mode=importlib -ra -m "not nightly" -k "not build_for_a_gpu" "${TESTS[@]}"
+    step step-cifar 70 "${benchmark[@]}" step --setting cifar --no-compile "${teachers[@]}"
+    step step-imagenet 100 "${benchmark[@]}" step --setting imagenet --no-compile "${teachers[@]}"
+    step step-compiled 130 "${benchmark[@]}" step --setting imagenet --precision "$precision" "${teachers[@]}"
+    step student 45 "${benchmark[@]}" student
+    step profile 35 "${benchmark[@]}" profile --no-compile --precision "$precision" --backbone "${BACKBONE:-mobilenet}" ${BATCH:+--batch "$BATCH"}
+}
+
+step() { # NAME SECONDS COMMAND...: within its limit and what is left, unless an earlier run did it
+    local name=$1 limit=$2 left=$((end - SECONDS)) started=$SECONDS status=0
+    shift 2
+    [ ! -e ".gpu/done/$name" ] || { echo "== $name: done before"; return; }
+    [ "$left" -gt 10 ] || { echo "== $name: no time is left"; return; }
+    [ "$limit" -lt "$left" ] || limit=$left
+    timeout -s TERM -k 5 "$limit" "$@" > "$out/$name.txt" 2>&1 || status=$?
+    [ "$status" -ne 0 ] || echo "$name" >> "$out/done.txt"
+    echo "== $name: $((SECONDS - started)) of $limit s, status $status (124: out of time)"
+    tail -n 12 "$out/$name.txt" | cut -c 1-200
+}
+
+unpack() {
+    mkdir -p .gpu/results .gpu/done
+    cp "$1"/*.txt .gpu/results/
+    [ ! -e "$1/done.txt" ] || while read -r name; do touch ".gpu/done/$name"; done < "$1/done.txt"
+}
+
+"$@"
