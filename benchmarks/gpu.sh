@@ -5,8 +5,8 @@
 #   benchmarks/gpu.sh run SECONDS     there (540): $OUT/NAME.txt of each step, $OUT/done.txt of those that succeeded
 #   benchmarks/gpu.sh unpack FOLDER   here: what came back, into .gpu/results/ and .gpu/done/; a second run leaves out what is done
 #
-# It expects torch and torchvision there, and no network. A rehearsal on the CPU, with one teacher and batches of two:
-#   GVBSM_DEVICE=cpu BACKBONE=shufflenet BATCH=2 REPEATS=1 OUT=/tmp/out benchmarks/gpu.sh run 540
+# It expects torch and torchvision there, and no network. A rehearsal on the CPU, with one teacher, batches of two, and limits three times as long:
+#   GVBSM_DEVICE=cpu SLOW=3 BACKBONE=shufflenet BATCH=2 REPEATS=1 OUT=/tmp/out benchmarks/gpu.sh run 900
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=benchmarks/gpu_common.sh
@@ -34,7 +34,7 @@ run() {
 }
 
 step() { # NAME SECONDS COMMAND...: within its limit and what is left, unless an earlier run did it
-    local name=$1 limit=$2 left=$((end - SECONDS)) started=$SECONDS status=0
+    local name=$1 limit=$(($2 * ${SLOW:-1})) left=$((end - SECONDS)) started=$SECONDS status=0
     shift 2
     [ ! -e ".gpu/done/$name" ] || { echo "== $name: done before"; return; }
     [ "$left" -gt 10 ] || { echo "== $name: no time is left"; return; }
