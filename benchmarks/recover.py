@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks import plain
-from benchmarks.timing import Timing, added, compare, report
+from benchmarks.timing import Timing, added, compare, precisions_on, report
 from gvbsm.backbones.build import build
 from gvbsm.method.densification import densification_loss
 from gvbsm.method.matching import Matching, StatisticsMatcher
@@ -123,27 +123,19 @@ def chosen(setting: Setting, options: Namespace) -> list[str]:
 def _timings(
     problem: Problem, stack: contextlib.ExitStack, device: torch.device, repeats: int, compiled: bool
 ) -> dict[str, Timing]:
-    def low(loss: Losses) -> Losses:
-        def run(x_BCHW: Tensor) -> Tensor:
-            with autocast(device, "bfloat16"):
-                return loss(x_BCHW)
+    def bare(precision: str, x_BCHW: Tensor) -> Tensor:
+        with autocast(device, precision):
+            return problem.bare(x_BCHW)
 
-        return run
-
+    precisions = precisions_on(device)
     # Hooks stay on the network, so every alternative has its own turn with its own hooks alone.
-    timings = compare(
-        {
-            "no statistics, float32": lambda: problem.gradient(problem.bare),
-            "no statistics, bfloat16": lambda: problem.gradient(low(problem.bare)),
-        },
-        repeats,
-        device,
-    )
+    alone = {f"no statistics, {p}": lambda p=p: problem.gradient(lambda x: bare(p, x)) for p in precisions}
+    timings = compare(alone, repeats, device)
     hooks = problem.hooks()
     timings |= compare({"plain hooks, float32": lambda: problem.gradient(lambda x: problem.plainly(hooks, x))}, repeats, device)
     hooks.remove()
     for how in ("ours", "ours, compiled") if compiled else ("ours",):
-        for precision in ("float32", "bfloat16"):
+        for precision in precisions:
             with problem.matcher(compiled=how != "ours") as matcher:
                 run = {f"{how}, {precision}": lambda m=matcher, p=precision: problem.gradient(lambda x: problem.ours(m, p, x))}
                 timings |= compare(run, repeats, device)

@@ -24,7 +24,7 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as T
 
 from benchmarks.recover import ALPHA, FIRST, SETTINGS, Problem, R, Setting, chosen
-from benchmarks.timing import Timing, compare
+from benchmarks.timing import Timing, compare, precisions_on
 from gvbsm.method.matching import Matching, StatisticsMatcher
 from gvbsm.method.recovery import Recovery, RecoverySettings, SharedViews
 from gvbsm.runtime.devices import set_arithmetic
@@ -154,8 +154,7 @@ class Way(NamedTuple):
 
 def ways(device: torch.device, options: Namespace) -> list[Way]:
     """Those that were asked for."""
-    precisions = ("float32", "bfloat16") if device.type == "cuda" else ("float32",)
-    asked = [precision for precision in precisions if options.precision in precision]
+    asked = [precision for precision in precisions_on(device) if options.precision in precision]
     return [Way(precision, compiled) for compiled in ((False, True) if options.compile else (False,)) for precision in asked]
 
 

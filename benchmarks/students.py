@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from benchmarks.timing import compare, report
+from benchmarks.timing import compare, precisions_on, report
 from benchmarks.training import MEAN, STD
 from gvbsm.backbones.build import build
 from gvbsm.config.shapes import PixelForm
@@ -54,7 +54,7 @@ def run(device: torch.device, repeats: int) -> None:
         x_VCHW = render(images, views, positions, True, pixels.from_levels, device, augment)
         return x_VCHW, send(hard_VK, device), send(soft_VK[positions], device)
 
-    for name, precision in itertools.product(("resnet18", "convnet"), ("float32", "bfloat16")):
+    for name, precision in itertools.product(("resnet18", "convnet"), precisions_on(device)):
 
         def step(
             model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, hard: Tensor, soft: Tensor, low=precision

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+from gvbsm.runtime.devices import precision_on
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -55,6 +57,11 @@ def report(title: str, timings: dict[str, Timing], baseline: str, amount: float 
         ratio = timings[baseline].median / timing.median
         value = f"{timing.median:9.4f} s" if unit == "s" else f"{amount / timing.median:9.1f} {unit}"
         print(f"  {name:<34} {value}  +- {100 * timing.spread / timing.median:4.1f} %  n={len(timing.runs)}  {ratio:6.2f} x")
+
+
+def precisions_on(device: torch.device) -> list[str]:
+    """Those that the device computes in: a CPU without instructions for bfloat16 computes in float32 instead."""
+    return list(dict.fromkeys(precision_on(device, asked) for asked in ("float32", "bfloat16")))
 
 
 def _wait(device: torch.device) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.timing import compare, report
+from benchmarks.timing import compare, precisions_on, report
 from gvbsm.backbones.build import build
 from gvbsm.config.shapes import PixelForm
 from gvbsm.config.stages import Augment
@@ -26,7 +26,7 @@ def run(device: torch.device, repeats: int) -> None:
     train = PackedImages(images, labels, Augment(pad=4, flip=True), device)
     pixels = Pixels(PixelForm(image_size=32, mean=MEAN, std=STD), device)
     x = torch.randn(64, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
-    for name, precision in itertools.product(("resnet18", "convnet", "wrn16_2"), ("float32", "bfloat16")):
+    for name, precision in itertools.product(("resnet18", "convnet", "wrn16_2"), precisions_on(device)):
         model: nn.Module = build(name, classes=10, image_size=32).to(device, memory_format=torch.channels_last)
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
 
