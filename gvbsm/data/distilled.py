@@ -85,7 +85,7 @@ def pack(listing: Listing, images_NCHW: Tensor) -> int:
     """
     channels, size = images_NCHW.shape[1], images_NCHW.shape[-1]
     mode, resized = colour_mode(str(listing.root), channels), 0
-    for entry in read_entries(listing.root):
+    for entry in read_entries(listing.root, quiet=True):  # `list_images` has said what is left out
         place = listing.places.get(entry.path)
         if entry.read and place is not None:
             where = f"{listing.root}/{entry.path}"

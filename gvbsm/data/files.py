@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -15,7 +16,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from gvbsm.data.archives import ARCHIVES, read_members
-from gvbsm.data.folders import is_there, walk
+from gvbsm.data.folders import LeftOut, is_there, walk
 from gvbsm.errors import UserError, unreadable
 
 _LONGEST = 100  # longest ratio of sides: resizing the shorter side enlarges the longer side with it
@@ -48,15 +49,24 @@ def check_one_folder(root: Path, what: str, above: set[str]) -> None:
         raise UserError(f"{root}: expected {what} in one folder, got some in {first!r} and {second!r}; name one of them")
 
 
-def read_entries(root: Path) -> Iterator[Entry]:
-    """Every entry of a folder (symbolic links are followed), or of a .zip or .tar[.gz|.xz] archive, as stored.
+def read_entries(root: Path, quiet: bool = False) -> Iterator[Entry]:
+    """Every visible entry of a folder (symbolic links are followed), or of a .zip or .tar[.gz|.xz] archive, as stored.
+
+    A last line on stderr says what was left out, unless `quiet`; see `walk` and `read_members`.
 
     Raises:
         UserError: if there is neither, a folder cannot be read, or the archive is not one that `read_members` reads.
     """
+    left_out = LeftOut()
+    yield from _entries(root, left_out)
+    if str(left_out) and not quiet:
+        sys.stderr.write(f"{UserError(f'{root}: left out, {left_out}')}\n")  # as in errors, names may hold any character
+
+
+def _entries(root: Path, left_out: LeftOut) -> Iterator[Entry]:
     if is_there(root) and root.is_dir():
         try:
-            for file, is_folder in walk(root):
+            for file, is_folder in walk(root, left_out):
                 inner = PurePosixPath(file.relative_to(root).as_posix())
                 yield Entry(inner, None if is_folder else partial(read_file, file), file)
         except OSError as error:
@@ -66,8 +76,9 @@ def read_entries(root: Path) -> Iterator[Entry]:
         raise UserError(f"{root}: expected a folder or an archive ({', '.join(ARCHIVES)}), got nothing there; put it there")
     if not root.name.lower().endswith(ARCHIVES):
         raise UserError(f"{root}: expected a folder or an archive ({', '.join(ARCHIVES)}), got another file; name one")
-    for path, content in read_members(root):
-        yield Entry(path, None if content is None else partial(bytes, content))
+    for path, content in read_members(root, left_out):
+        if not left_out.add_invisible(path, content is None):
+            yield Entry(path, None if content is None else partial(bytes, content))
 
 
 def read_file(file: Path) -> bytes:
