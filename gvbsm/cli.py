@@ -151,9 +151,11 @@ def _add_store_commands(command: Callable[..., argparse.ArgumentParser]) -> None
     verify = command("verify", _verify, about, " Exit status 1 if there is any damage.")
     where = "the store, a stage's folder in it, an artifact or its receipt (default: %(default)s)"
     verify.add_argument("path", type=Path, nargs="?", default=STORE, help=where)
-    about = "list files that no target in config.yaml and no published acc.json or picture needs, or delete them"
+    about = "list files that no target in config.yaml, no published or unfinished run and no picture needs, or delete them"
     gc = command("gc", _gc, about, " Files that running jobs use stay.")
-    gc.add_argument("--delete", action="store_true", help="delete the listed files")
+    gc.add_argument("--delete", action="store_true", help="list them, then delete them")
+    about = "also those of runs that are planned and not finished: interrupted or failed ones, or planned by snakemake -n alone"
+    gc.add_argument("--unfinished", action="store_true", help=about)
 
 
 def _add_listing_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -257,7 +259,9 @@ def _verify(options: argparse.Namespace) -> int:
 def _gc(options: argparse.Namespace) -> None:
     from gvbsm.commands.gc import gc
 
-    sys.stdout.write(gc(options.delete))
+    for line in gc(options.delete, options.unfinished):
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()  # a list in a pipe or log is whole before anything is deleted
 
 
 def _settings(options: argparse.Namespace) -> None:

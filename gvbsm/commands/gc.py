@@ -1,8 +1,8 @@
 """Lists the files that no target needs any more, with size and age, or deletes them.
 
 Needed are the artifacts that a target in config.yaml plans, those that a published acc.json or a picture was made from, those
-that a running job makes and reads, and the inputs of all of these. A job is detected by its lock in results/.checkpoints, a
-snakemake by its lock of the folder.
+of a run or a picture that is planned and not yet finished, those that a running job makes and reads, and the inputs of all of
+these. A job is detected by its lock in results/.checkpoints, a snakemake by its lock of the folder.
 """
 
 from __future__ import annotations
@@ -12,23 +12,25 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gvbsm.config.project import load_config, runs_of
+from gvbsm.config.targets import Target
 from gvbsm.errors import UserError
 from gvbsm.pipeline.pictures import plan_target
 from gvbsm.pipeline.registry import read_plan, stored
 from gvbsm.store import keys
 from gvbsm.store.locks import CHECKPOINTS, delete_lock, is_held, lock_file
-from gvbsm.store.plans import PLANS, STORE, TARGETS, files_in
+from gvbsm.store.plans import PLANS, STORE, TARGETS, files_in, read_plan_file, target_file
 from gvbsm.store.progress import SUFFIX, key_of
 from gvbsm.store.receipts import read_receipt, receipt_path
 from gvbsm.store.spec import flat_paths
 
 _RESULTS = STORE.parent
 _SNAKEMAKE_LOCKS = Path(".snakemake/locks")
+_NOT_AS_WRITTEN = (OSError, ValueError, KeyError, TypeError, AttributeError)  # a JSON file is missing or has another content
 
 
 @dataclass
@@ -37,6 +39,7 @@ class _Needed:
 
     paths: set[str] = field(default_factory=set)  # artifacts, relative to the store
     making: list[str] = field(default_factory=list)  # keys of the artifacts that jobs make now
+    unfinished: list[str] = field(default_factory=list)  # runs that are kept only because they are planned and not finished
     obstacles: list[str] = field(default_factory=list)
 
 
@@ -59,31 +62,35 @@ class _Entry:
         return _Entry(title, files, size, max((state.st_mtime for _, state in states), default=time.time()))
 
 
-def gc(delete: bool) -> str:
-    """One line per entry that nothing needs, sorted, and a last line with the total; `delete` deletes the entries.
+def gc(delete: bool, unfinished: bool) -> Iterator[str]:
+    """One line per entry that nothing needs, sorted, and a last line with the total; `delete` deletes the entries after all
+    are listed, and `unfinished` adds those of runs that are planned and not finished.
 
     Raises:
         UserError: if a configured target is wrong, a file cannot be deleted, or, with `delete`, the needed artifacts are not
-            all known: a snakemake runs here, an acc.json cannot be read, or a job runs without a plan file.
+            all known: a snakemake runs here, an acc.json or a target's plan cannot be read, or a job runs without a plan file.
     """
-    needed = _needed()
+    needed = _needed(unfinished)
     if delete and needed.obstacles:
         raise UserError(f"gc: nothing deleted: {needed.obstacles[0]}")
     now = time.time()
     entries = sorted(_unneeded(needed), key=lambda entry: entry.title)
-    lines = [f"{entry.bytes:>15,} bytes  {max(now - entry.changed, 0) / 86400:>7.1f} days  {entry.title}" for entry in entries]
-    lines += [f"note: --delete refuses: {obstacle}" for obstacle in needed.obstacles]
+    for entry in entries:
+        yield f"{entry.bytes:>15,} bytes  {max(now - entry.changed, 0) / 86400:>7.1f} days  {entry.title}"
+    for run in needed.unfinished:
+        yield f"note: what {run} needs is kept, since it is planned and not finished; --unfinished lists it too"
+    yield from (f"note: --delete refuses: {obstacle}" for obstacle in needed.obstacles)
     total = f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}, {sum(entry.bytes for entry in entries):,} bytes"
     if delete:
         for entry in entries:
             _delete(entry)
-        lines.append(f"{total} deleted")
+        yield f"{total} deleted"
     else:
-        lines.append(f"{total} that nothing needs" + ("; delete them with: gvbsm gc --delete" if entries else ""))
-    return "\n".join(lines) + "\n"
+        command = "gvbsm gc --delete" + (" --unfinished" if unfinished else "")
+        yield f"{total} that nothing needs" + (f"; delete them with: {command}" if entries else "")
 
 
-def _needed() -> _Needed:
+def _needed(without_unfinished: bool) -> _Needed:
     needed = _Needed()
     config = load_config()
     for configured in [*config.targets, *(f"results/{name}/compare.csv" for name in config.comparisons or {})]:
@@ -92,13 +99,61 @@ def _needed() -> _Needed:
     if files_in(_SNAKEMAKE_LOCKS):  # it may make artifacts of an unlisted target
         remedy = "wait for its end, or, if it is dead: snakemake --unlock"
         needed.obstacles.append(f"{_SNAKEMAKE_LOCKS}: a snakemake runs in this folder; {remedy}")
+    _add_published(needed)
+    if not without_unfinished:
+        _add_unfinished(needed)
+    _add_running(needed)
+    _add_inputs(needed.paths)
+    return needed
+
+
+def _add_published(needed: _Needed) -> None:
     for file in sorted([*_RESULTS.glob("*/*/acc.json"), *_RESULTS.glob("*/*/pictures/*.json")]):
         try:
             needed.paths.update(_published(file))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except _NOT_AS_WRITTEN as error:
             remedy = f"make it again with: rm {file} && snakemake --cores all {file}; or only delete it"
             got = f"{type(error).__name__}: {error}"
             needed.obstacles.append(f"{file}: expected what publish wrote, got {got}; {remedy}")
+
+
+def _add_unfinished(needed: _Needed) -> None:
+    """Add what the plans of runs and pictures need that were planned after what is published in their folder, if anything."""
+    keys_needed, runs = _keys_of(needed.paths), set()
+    for folder in files_in(TARGETS):
+        file = target_file(folder.name)
+        if not _is_key(folder.name) or not file.exists():
+            continue
+        try:
+            _, spec = read_plan_file(file)
+            if keys.key(spec) != folder.name:
+                raise ValueError(f"key: expected {folder.name}, got {keys.key(spec)}")
+            run = Target(spec["dataset"], spec["ipc"], spec.get("recipe")).folder
+            made = run / "pictures" / f"{spec['picture']}.json" if spec["stage"] == "draw" else run / "acc.json"
+            if _is_finished(file, made):
+                continue
+            needed.paths.update([*flat_paths(spec["inputs"]), f"{spec['stage']}/{folder.name}"])
+        except _NOT_AS_WRITTEN as error:
+            remedy = "plan its target again with: snakemake -n TARGET; or delete the file, or add --unfinished"
+            needed.obstacles.append(f"{file}: expected a plan, got {type(error).__name__}: {error}; {remedy}")
+            continue
+        if folder.name not in keys_needed:
+            runs.add(str(run))
+    needed.unfinished = sorted(runs)
+
+
+def _is_finished(plan: Path, published: Path) -> bool:
+    """Whether what a plan of publish or draw is for is `published`, by this plan or by a later one; see `date_target`."""
+    if not published.exists():
+        return False
+    try:
+        key = json.loads(published.read_text(encoding="utf-8"))["key"]
+    except _NOT_AS_WRITTEN:
+        key = None
+    return key == plan.parent.name or plan.stat().st_mtime <= published.stat().st_mtime
+
+
+def _add_running(needed: _Needed) -> None:
     locks = [file for file in files_in(CHECKPOINTS) if file.suffix == ".lock"]
     needed.making = [file.stem for file in locks if is_held(file)]
     for key in needed.making:
@@ -108,8 +163,6 @@ def _needed() -> _Needed:
         except UserError:
             got = "held by a job without a plan file, which would say what it reads"
             needed.obstacles.append(f"{lock_file(key)}: {got}; wait for its end")
-    _add_inputs(needed.paths)
-    return needed
 
 
 def _published(file: Path) -> list[str]:
@@ -141,7 +194,7 @@ def _inputs(path: str) -> list[str]:
 
 
 def _unneeded(needed: _Needed) -> Iterator[_Entry]:
-    keys_needed = {Path(path).stem[-10:] for path in needed.paths} | set(needed.making)
+    keys_needed = _keys_of(needed.paths) | set(needed.making)
     yield from _unneeded_artifacts(needed)
     yield from _unneeded_checkpoints(keys_needed, needed.making)
     for folder, suffix, kind in ((CHECKPOINTS, ".lock", "lock"), (PLANS, ".json", "plan")):
@@ -177,7 +230,7 @@ def _unneeded_folders(parent: Path, keys_needed: set[str]) -> Iterator[_Entry]:
 
 def _unneeded_progress(needed: _Needed) -> Iterator[_Entry]:
     """Progress files of killed jobs, except those that a needed job will continue: `gvbsm status` shows them."""
-    to_do = {Path(path).stem[-10:] for path in needed.paths if not (STORE / path).exists()} | set(needed.making)
+    to_do = _keys_of(path for path in needed.paths if not (STORE / path).exists()) | set(needed.making)
     files = [file for file in files_in(CHECKPOINTS) if file.name.endswith(SUFFIX) and _is_key(key_of(file))]
     yield from _together(CHECKPOINTS, [file for file in files if key_of(file) not in to_do], "progress")
 
@@ -208,6 +261,10 @@ def _is_running(process: int) -> bool:
     except PermissionError:  # a process of another user
         return True
     return True
+
+
+def _keys_of(paths: Iterable[str]) -> set[str]:
+    return {Path(path).stem[-10:] for path in paths}
 
 
 def _is_key(text: str) -> bool:

@@ -10,7 +10,9 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TypeVar
 
+from gvbsm.data.folders import LeftOut
 from gvbsm.errors import UserError, unreadable
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz")
@@ -23,17 +25,20 @@ _LONGEST = 2**20  # bytes of a tar's header of long names, which tarfile reads w
 _NAMES = {tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
+_Info = TypeVar("_Info", tarfile.TarInfo, zipfile.ZipInfo)
 Member = tuple[PurePosixPath, bytes | None]  # name, content; None for a folder
 
 
-def read_members(root: Path) -> Iterator[Member]:
-    """Every member of a .zip or .tar[.gz|.xz] archive, as stored.
+def read_members(root: Path, left_out: LeftOut | None = None) -> Iterator[Member]:
+    """Every member of a .zip or .tar[.gz|.xz] archive, as stored; of a name that it holds twice, the last one, as when it is
+    unpacked.
 
     Raises:
         UserError: if it is damaged, unpacks to too many bytes, or a member is no plain file or folder below the root.
     """
     try:
-        yield from _zip_members(root) if root.suffix.lower() == ".zip" else _tar_members(root)
+        members = _zip_members if root.suffix.lower() == ".zip" else _tar_members
+        yield from members(root, left_out or LeftOut())
     except PermissionError as error:
         raise unreadable(root, error) from None
     except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
@@ -65,20 +70,31 @@ class _Header(tarfile.TarInfo):
             raise tarfile.TarError(f"at byte {archive.offset}: {error or 'no end'}") from None
 
 
-def _tar_members(root: Path) -> Iterator[Member]:
+def _tar_members(root: Path, left_out: LeftOut) -> Iterator[Member]:
     packed = root.stat().st_size
     with tarfile.open(root, tarinfo=_Header) as archive:
+        # All headers first, although a compressed archive is unpacked twice for that: `tar -r` puts the new file behind.
+        members: list[tuple[PurePosixPath, tarfile.TarInfo]] = []
         for member in archive:
             path = _inner(root, member.name)
-            if member.isdir():
-                yield path, None
-            elif member.isfile() and not member.issparse():
+            if member.isfile() and not member.issparse():
                 # The end of its content in the unpacked stream, which includes headers and skipped members.
                 _check_size(root, path, member.size, member.offset_data + member.size, packed)
-                yield path, archive.extractfile(member).read()  # type: ignore[union-attr]
-            else:
+            elif not member.isdir():
                 raise _no_file(root, path)
+            members.append((path, member))
         _read_to_end(archive)
+        for path, member in _last_of_a_name(members, left_out):
+            yield path, None if member.isdir() else archive.extractfile(member).read()  # type: ignore[union-attr]
+
+
+def _last_of_a_name(members: list[tuple[PurePosixPath, _Info]], left_out: LeftOut) -> Iterator[tuple[PurePosixPath, _Info]]:
+    last = {path: number for number, (path, _) in enumerate(members)}
+    for number, (path, member) in enumerate(members):
+        if last[path] == number:
+            yield path, member
+        elif not (member.is_dir() if isinstance(member, zipfile.ZipInfo) else member.isdir()):
+            left_out.add_older(path)
 
 
 def _read_to_end(archive: tarfile.TarFile) -> None:
@@ -90,12 +106,13 @@ def _read_to_end(archive: tarfile.TarFile) -> None:
             raise tarfile.TarError(f"more than {_PADDING} bytes behind its end")
 
 
-def _zip_members(root: Path) -> Iterator[Member]:
+def _zip_members(root: Path, left_out: LeftOut) -> Iterator[Member]:
     packed, unpacked = root.stat().st_size, 0
     with zipfile.ZipFile(root) as archive:
         for member in archive.infolist():
             _inner(root, member.orig_filename)  # as stored: zipfile cuts a name at NUL
-            path = _inner(root, member.filename)
+        members = [(_inner(root, member.filename), member) for member in archive.infolist()]
+        for path, member in _last_of_a_name(members, left_out):
             if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise _no_file(root, path)
             if member.is_dir():

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gvbsm.data.files import check_one_folder, colour_mode, open_image, read_entries, square, to_tensor
+from gvbsm.data.files import check_one_folder, colour_mode, decoding, open_image, read_entries, square, to_tensor
 from gvbsm.data.folders import is_image
 from gvbsm.errors import UserError
 
@@ -85,12 +85,14 @@ def pack(listing: Listing, images_NCHW: Tensor) -> int:
     """
     channels, size = images_NCHW.shape[1], images_NCHW.shape[-1]
     mode, resized = colour_mode(str(listing.root), channels), 0
-    for entry in read_entries(listing.root):
+    for entry in read_entries(listing.root, quiet=True):  # `list_images` has said what is left out
         place = listing.places.get(entry.path)
         if entry.read and place is not None:
-            image = open_image(f"{listing.root}/{entry.path}", entry.read(), mode)
-            resized += image.size != (size, size)
-            images_NCHW[place] = to_tensor(square(image, size, size))
+            where = f"{listing.root}/{entry.path}"
+            with decoding(where):
+                image = open_image(where, entry.read(), mode)
+                resized += image.size != (size, size)
+                images_NCHW[place] = to_tensor(square(image, size, size))
     return resized
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -10,15 +12,26 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from gvbsm.data.archives import ARCHIVES, read_members
-from gvbsm.data.folders import is_there, walk
+from gvbsm.data.folders import LeftOut, is_there, walk
 from gvbsm.errors import UserError, unreadable
 
 _LONGEST = 100  # longest ratio of sides: resizing the shorter side enlarges the longer side with it
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF", "GIF")  # for other formats PIL may start programs
+
+
+_UPRIGHT = {  # by EXIF's orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class Entry(NamedTuple):
@@ -36,15 +49,24 @@ def check_one_folder(root: Path, what: str, above: set[str]) -> None:
         raise UserError(f"{root}: expected {what} in one folder, got some in {first!r} and {second!r}; name one of them")
 
 
-def read_entries(root: Path) -> Iterator[Entry]:
-    """Every entry of a folder (symbolic links are followed), or of a .zip or .tar[.gz|.xz] archive, as stored.
+def read_entries(root: Path, quiet: bool = False) -> Iterator[Entry]:
+    """Every visible entry of a folder (symbolic links are followed), or of a .zip or .tar[.gz|.xz] archive, as stored.
+
+    A last line on stderr says what was left out, unless `quiet`; see `walk` and `read_members`.
 
     Raises:
         UserError: if there is neither, a folder cannot be read, or the archive is not one that `read_members` reads.
     """
+    left_out = LeftOut()
+    yield from _entries(root, left_out)
+    if str(left_out) and not quiet:
+        sys.stderr.write(f"{UserError(f'{root}: left out, {left_out}')}\n")  # as in errors, names may hold any character
+
+
+def _entries(root: Path, left_out: LeftOut) -> Iterator[Entry]:
     if is_there(root) and root.is_dir():
         try:
-            for file, is_folder in walk(root):
+            for file, is_folder in walk(root, left_out):
                 inner = PurePosixPath(file.relative_to(root).as_posix())
                 yield Entry(inner, None if is_folder else partial(read_file, file), file)
         except OSError as error:
@@ -54,8 +76,9 @@ def read_entries(root: Path) -> Iterator[Entry]:
         raise UserError(f"{root}: expected a folder or an archive ({', '.join(ARCHIVES)}), got nothing there; put it there")
     if not root.name.lower().endswith(ARCHIVES):
         raise UserError(f"{root}: expected a folder or an archive ({', '.join(ARCHIVES)}), got another file; name one")
-    for path, content in read_members(root):
-        yield Entry(path, None if content is None else partial(bytes, content))
+    for path, content in read_members(root, left_out):
+        if not left_out.add_invisible(path, content is None):
+            yield Entry(path, None if content is None else partial(bytes, content))
 
 
 def read_file(file: Path) -> bytes:
@@ -66,27 +89,50 @@ def read_file(file: Path) -> bytes:
         raise unreadable(file, error) from None
 
 
+@contextlib.contextmanager
+def decoding(where: str) -> Iterator[None]:
+    """Turn whatever is raised while an image is decoded into a UserError: for damaged files, that may be anything."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        reason = lines[0] if lines else type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = "no format that is known"
+        elif lines and not isinstance(error, (OSError, ValueError, SyntaxError, Image.DecompressionBombError)):
+            reason = f"{type(error).__name__}: {reason}"  # not meant for readers: the text alone may say nothing
+        raise UserError(f"{where}: expected an image, got {reason}; replace or remove the file") from None
+
+
 def open_image(where: str, content: bytes, mode: str) -> Image.Image:
     """An image file, decoded, turned upright and converted to PIL's `mode`: "L" for grey, "RGB". 16-bit grey becomes 8-bit.
 
     Raises:
         UserError: if it is no image, has 32 bits a pixel (of unknown range), or has sides of more than 100 : 1.
     """
+    with decoding(where), Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+        if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+            raise UserError(f"{where}: expected 8 or 16 bits a pixel of a channel, got 32; convert or remove the file")
+        if max(image.size) > _LONGEST * min(image.size):
+            got = "{} x {} px".format(*image.size)
+            raise UserError(f"{where}: expected sides of at most {_LONGEST} : 1, got {got}; cut or remove the file")
+        image.load()
+        turn = _UPRIGHT.get(_orientation(image))
+        upright = image if turn is None else image.transpose(turn)
+        if upright.mode.startswith("I"):  # PIL would clip 16 bits at 255 instead of scaling them
+            upright = Image.fromarray((np.asarray(upright).clip(0, 65535) // 257).astype(np.uint8))
+        return upright.convert(mode)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation, of a loaded image; 1 (upright) if there is none. The other tags are neither read nor written:
+    `ImageOps.exif_transpose` writes them all anew, and fails at many that cameras and editors leave."""
     try:
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-            if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
-                raise UserError(f"{where}: expected 8 or 16 bits a pixel of a channel, got 32; convert or remove the file")
-            if max(image.size) > _LONGEST * min(image.size):
-                got = "{} x {} px".format(*image.size)
-                raise UserError(f"{where}: expected sides of at most {_LONGEST} : 1, got {got}; cut or remove the file")
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # PIL would clip 16 bits at 255 instead of scaling them
-                upright = Image.fromarray((np.asarray(upright).clip(0, 65535) // 257).astype(np.uint8))
-            return upright.convert(mode)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        line = (str(error) or type(error).__name__).splitlines()[0]
-        reason = "no format that is known" if isinstance(error, UnidentifiedImageError) else line
-        raise UserError(f"{where}: expected an image, got {reason}; replace or remove the file") from None
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged EXIF, at which PIL raises many kinds; the image itself is whole
+        return 1
 
 
 def square(image: Image.Image, size: int, resize: int) -> Image.Image:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePath
 from typing import NotRequired, TypedDict
 
 from gvbsm.errors import unreadable
 
 _IMAGES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".gif"}
+# In lower case. Others are hidden: .ipynb_checkpoints, .Trash-1000, ._x.png.
+_OF_SYSTEMS = {"__macosx", "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "$recycle.bin", "lost+found"}
+_OF_SYSTEMS |= {"system volume information", "__pycache__", "thumbs.db", "desktop.ini"}
 
 
 class Stamp(TypedDict):
@@ -22,13 +25,17 @@ class Stamp(TypedDict):
 
 
 def is_image(path: PurePath) -> bool:
-    """Whether a file's name says that it is an image; hidden files are none."""
+    """Whether a file's name says that it is an image; files that are not visible are none."""
     return path.suffix.lower() in _IMAGES and is_visible(path)
 
 
 def is_visible(path: PurePath) -> bool:
-    """Whether a file is not hidden; systems leave hidden files in folders."""
-    return not path.name.startswith(".")
+    """Whether a file or folder is neither hidden nor one that a system, a NAS or an editor leaves, with previews or copies."""
+    return _is_visible(path.name)
+
+
+def _is_visible(name: str) -> bool:
+    return not name.startswith(".") and name.lower() not in _OF_SYSTEMS
 
 
 def is_there(path: Path) -> bool:
@@ -42,16 +49,74 @@ def is_there(path: Path) -> bool:
     return True
 
 
-def walk(root: Path) -> Iterator[tuple[Path, bool]]:
-    """Every file and folder below a folder, sorted within each, and whether it is a folder.
+class LeftOut:
+    """The entries that a walk leaves out, below its root, by the reason."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, dict[str, None]] = {}
+
+    def add_invisible(self, path: PurePath, is_folder: bool) -> bool:
+        """Whether an entry or a folder above it is not visible; if so, and it could hold images, it is noted."""
+        parts = path.parts
+        depth = next((i for i, part in enumerate(parts, 1) if not _is_visible(part)), None)
+        if depth is None:
+            return False
+        if is_folder or depth < len(parts) or path.suffix.lower() in _IMAGES:
+            self._add("hidden or of a system", PurePath(*parts[:depth]))
+        return True
+
+    def add_link(self, path: PurePath) -> None:
+        """Note a link to a folder that it is in."""
+        self._add("links to a folder above", path)
+
+    def add_older(self, path: PurePath) -> None:
+        """Note a member of an archive that a later one of the same name replaces."""
+        self._add("older ones of a name that the archive holds twice", path)
+
+    def _add(self, reason: str, path: PurePath) -> None:
+        self._names.setdefault(reason, {})[path.as_posix()] = None
+
+    def __str__(self) -> str:
+        return "; ".join(f"{reason}: {len(names)}, such as {next(iter(names))}" for reason, names in self._names.items())
+
+
+def walk(root: Path, left_out: LeftOut | None = None) -> Iterator[tuple[Path, bool]]:
+    """Every visible file and folder below a folder, sorted within each, and whether it is a folder. Links are followed, except
+    those to a folder that they are in: these would give the same images again and again, as of other classes.
 
     Raises:
         OSError: if a folder cannot be read.
     """
-    for folder, folders, files in os.walk(root, onerror=_fail, followlinks=True):
-        folders.sort()
-        yield from ((Path(folder, name), True) for name in folders)
-        yield from ((Path(folder, name), False) for name in sorted(files))
+    left_out = left_out or LeftOut()
+    todo = [(root, [Path(os.path.realpath(root))])]  # a folder, and the real paths of it and of those above it
+    while todo:
+        folder, above = todo.pop()
+        inner: list[tuple[Path, list[Path]]] = []
+        files: list[Path] = []
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                path, is_folder = folder / entry.name, _is_folder(entry)
+                if not _is_visible(entry.name):
+                    left_out.add_invisible(path.relative_to(root), is_folder)
+                    continue
+                if not is_folder:
+                    files.append(path)
+                    continue
+                real = Path(os.path.realpath(path)) if entry.is_symlink() else above[-1] / entry.name
+                if any(one.is_relative_to(real) for one in above):
+                    left_out.add_link(path.relative_to(root))
+                else:
+                    inner.append((path, [*above, real]))
+        yield from ((path, True) for path, _ in inner)
+        yield from ((path, False) for path in files)
+        todo += reversed(inner)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to where nothing may be read: reading it as a file says so
+        return False
 
 
 def stamp(root: Path, counts: Callable[[PurePath], bool] = is_image) -> Stamp:
@@ -93,10 +158,4 @@ def count_images(root: Path) -> int:
     Raises:
         OSError: if there is no such folder, or one in it cannot be read.
     """
-    root.stat()
-    walked = os.walk(root, onerror=_fail, followlinks=True)
-    return sum(is_image(PurePosixPath(name)) for _, _, files in walked for name in files)
-
-
-def _fail(error: OSError) -> None:
-    raise error
+    return sum(not is_folder and is_image(file) for file, is_folder in walk(root))

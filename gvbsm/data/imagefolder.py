@@ -35,14 +35,13 @@ def read(source: ImageFolder, form: Form, data_root: Path) -> RawDataset:
         at = next((i for i, part in enumerate(parts) if part in ("train", *_TEST_NAMES)), len(parts))
         if at + 1 >= len(parts):
             continue
-        in_folder = entry.read is None or at + 2 < len(parts)
-        if not in_folder or parts[at + 1].startswith("."):
+        if entry.read and at + 2 == len(parts):  # a file beside the class folders
             continue
         labelled = splits.setdefault(parts[at], {}).setdefault(parts[at + 1], [])
         if entry.read and is_image(entry.path):
             labelled.append((str(entry.path), form.read_image(root, entry, data_root)))
             above.setdefault(parts[at], set()).add(str(PurePosixPath(*parts[:at])))
-        elif entry.read and not entry.path.name.startswith("."):
+        elif entry.read:
             others.add(entry.path.suffix or entry.path.name)
     train = _split(root, splits, ("train",))
     test = _split(root, splits, _TEST_NAMES)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from gvbsm.data.files import colour_mode, open_image, read_file, square, to_tensor
+from gvbsm.data.files import colour_mode, decoding, open_image, read_file, square, to_tensor
 from gvbsm.errors import UserError
 from gvbsm.store.keys import derive_seed
+
+_workers: WeakSet[BaseProcess] = WeakSet()  # those that may still run
 
 Item = tuple[int, int | None]  # index, seed of its crop
 
@@ -60,12 +66,17 @@ class ListedImages(Dataset[Tensor | str]):
             worker_init_fn=_start_worker,
         )
         try:
-            for batch in loader:
+            others = {*multiprocessing.active_children()}
+            batches_or_errors = iter(loader)
+            _workers.update({*multiprocessing.active_children()} - others)
+            for batch in batches_or_errors:
                 if isinstance(batch, str):
                     raise UserError(batch)
                 yield batch
-        except RuntimeError as error:
-            reason = str(error).splitlines()[0]
+        except UserError:
+            raise
+        except Exception as error:  # of the loader; errors of images are texts
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"decoding images: {reason}; lower --workers or GVBSM_WORKERS ({self.workers} now)") from None
 
     def _collate(self, images: list[Tensor | str]) -> Tensor | str:
@@ -84,8 +95,10 @@ class ListedImages(Dataset[Tensor | str]):
 
     def __getitem__(self, item: Item) -> Tensor | str:
         index, seed = item
+        file = self.path(index)
         try:
-            return self._decode(self.path(index), index, seed)
+            with decoding(str(file)):
+                return self._decode(file, index, seed)
         except UserError as error:
             return str(error)  # the text of an exception would include the worker's traceback
 
@@ -113,3 +126,14 @@ def _start_worker(_: int) -> None:
     error in the parent, which must save its state first. The parent ends its workers, and they end when it is gone."""
     for number in (signal.SIGUSR1, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+
+
+@atexit.register  # later than multiprocessing's own function, so it is called before that
+def _kill_workers() -> None:
+    """Kill the workers that are left at the end of the process, such as those of a loader that an error interrupted.
+
+    multiprocessing would send them SIGTERM, which they ignore, and wait for them for ever.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises an error for a worker that is killed
+    for worker in {*_workers}.intersection(multiprocessing.active_children()):
+        worker.kill()

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gvbsm.data.files import Entry, colour_mode, open_image, square, to_tensor
+from gvbsm.data.files import Entry, colour_mode, decoding, open_image, square, to_tensor
 from gvbsm.errors import UserError, unreadable
 
 
@@ -40,8 +40,9 @@ class Form:
         where = f"{root}/{entry.path}"
         if self.storage == "packed":
             assert entry.read
-            image = open_image(where, entry.read(), colour_mode(str(root), self.channels))
-            return to_tensor(square(image, self.image_size, self.resize))
+            with decoding(where):
+                image = open_image(where, entry.read(), colour_mode(str(root), self.channels))
+                return to_tensor(square(image, self.image_size, self.resize))
         if entry.file is None:
             raise UserError(f"{root}: storage: files: expected a folder, got an archive; unpack it, or set storage: packed")
         try:

@@ -68,7 +68,7 @@ def _pack(listing: Listing, out: Path) -> int:
 
 def _side(listing: Listing) -> int:
     """Px of the first image, which must be square."""
-    for entry in read_entries(listing.root):
+    for entry in read_entries(listing.root, quiet=True):
         if entry.read and entry.path in listing.places:
             where = f"{listing.root}/{entry.path}"
             width, height = open_image(where, entry.read(), "RGB").size

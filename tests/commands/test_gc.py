@@ -13,9 +13,12 @@ import pytest
 import yaml
 
 from gvbsm import cli
+from gvbsm.config.project import Pictures
 from gvbsm.pipeline.graph import plan
+from gvbsm.pipeline.pictures import plan_picture
 from gvbsm.pipeline.registry import write_plans
 from gvbsm.pipeline.stage import Artifact
+from gvbsm.store import keys
 from gvbsm.store.code import PACKAGE
 from gvbsm.store.job import Job
 from gvbsm.store.locks import lock_file
@@ -24,6 +27,7 @@ from gvbsm.store.progress import progress_file
 from gvbsm.store.receipts import receipt_path
 
 CHECKPOINTS = Path("results/.checkpoints")
+DELETE_ALL = ("--delete", "--unfinished")  # also of runs that are planned and not finished
 
 
 @pytest.fixture
@@ -58,7 +62,7 @@ def publish(planned: list[Artifact]) -> Path:
     spec = planned[-1].spec
     provenance = {"spec": spec.json_object, "artifacts": dict.fromkeys(spec.input_paths(), "")}
     file = published(spec.ipc, spec.recipe)
-    file.parent.mkdir(parents=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({"key": planned[-1].key, "provenance": provenance}))
     return file
 
@@ -147,13 +151,80 @@ def test_needed_by_neither(fill_store, edit_row, capsys):
     assert_clean(capsys)
 
 
+def test_an_interrupted_run_stays(fill_store, capsys):
+    """Neither configured nor published: its artifacts, the checkpoint of the job that was stopped, and its plans."""
+    planned = fill_store()
+    stopped = next(artifact for artifact in planned if artifact.stage == "recover")
+    (STORE / stopped.path).unlink()
+    receipt_path(STORE / stopped.path).unlink()
+    (CHECKPOINTS / stopped.key).mkdir(parents=True)
+    (CHECKPOINTS / stopped.key / "state.safetensors").write_text("state")
+    progress_file(stopped.key).write_text("{}")
+    files = everything()
+    note = "note: what results/tiny/ipc4 needs is kept, since it is planned and not finished; --unfinished lists it too"
+    assert run(capsys, "--delete") == [note, "0 entries, 0 bytes deleted"]
+    assert everything() == files
+    lines = run(capsys, "--unfinished")
+    assert {str(CHECKPOINTS / stopped.key), *in_store(planned)} - {str(STORE / stopped.path)} < set(listed(lines))
+    assert lines[-1].endswith("; delete them with: gvbsm gc --delete --unfinished") and note not in lines
+    assert run(capsys, *DELETE_ALL)[:-1] == lines[:-1]
+    assert not everything()
+
+
+def test_a_published_run_that_is_made_anew(fill_store, edit_row, capsys):
+    """What is planned after a run's publication is unfinished until it is published too; then the first one's own go."""
+    before = fill_store()
+    file = publish(before)
+    edit_row({"relabel": {"batch_size": 8}})
+    after = fill_store()
+    assert run(capsys, "--delete")[-1] == "0 entries, 0 bytes deleted"
+    assert in_store(before) | in_store(after) <= {str(path) for path in everything()}
+    publish(after)
+    assert in_store(before) - in_store(after) < set(listed(run(capsys, "--delete")))
+    assert in_store(after) <= {str(path) for path in everything()}
+    os.utime(file, (0, 0))  # as copies that keep times have it: the key alone says that the run is finished
+    assert run(capsys) == ["0 entries, 0 bytes that nothing needs"]
+
+
+def test_a_picture_that_is_planned_stays(fill_store, capsys):
+    """Of a published run: the features that only the picture shows."""
+    fill_store()
+    configure(str(published()))
+    planned = plan_picture("tiny", 4, None, "classes", Pictures(real=2, seed=0, perplexity=2))
+    picture = published().parent / "pictures" / "classes.json"
+    write_plans(planned, picture)
+    features = next(artifact for artifact in planned if artifact.stage == "features")
+    (CHECKPOINTS / features.key).mkdir(parents=True)
+    assert run(capsys, "--delete")[-1] == "0 entries, 0 bytes deleted"
+    assert (CHECKPOINTS / features.key).exists()
+    picture.parent.mkdir(parents=True)
+    spec = planned[-1].spec.json_object | {"perplexity": 3}  # drawn later, from other artifacts
+    spec = spec | {"inputs": {"data": planned[0].path}}
+    provenance = {"spec": spec, "artifacts": {}}
+    picture.write_text(json.dumps({"key": keys.key(spec), "provenance": provenance}))
+    assert str(CHECKPOINTS / features.key) in listed(run(capsys, "--delete"))
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"name": "x", "spec": {"stage": "publish"}}'])
+def test_a_damaged_plan_of_a_target(text, fill_store, capsys):
+    """After a power cut, say: what its run needs cannot be known."""
+    file = target_file(fill_store()[-1].key)
+    file.write_text(text)
+    files = everything()
+    (line,) = run(capsys, "--delete", status=2)
+    assert line.startswith(f"gvbsm: gc: nothing deleted: {file}: expected a plan, got ")
+    assert line.endswith("; plan its target again with: snakemake -n TARGET; or delete the file, or add --unfinished")
+    assert everything() == files
+    assert run(capsys, *DELETE_ALL)[-1].endswith(" deleted") and not everything()
+
+
 def test_other_numbers_of_images_and_recipes(fill_store, capsys):
     """What a smaller run shares with a larger one stays; the recipe's own artifacts go."""
     small, large, recipe = fill_store(2), fill_store(4), fill_store(4, "sre2l")
     configure(str(published(2)))
     needed = in_store(small)
     assert needed & in_store(large) and needed & in_store(recipe)
-    titles = {title for title in listed(run(capsys, "--delete")) if title.startswith(str(STORE))}
+    titles = {title for title in listed(run(capsys, *DELETE_ALL)) if title.startswith(str(STORE))}
     assert titles == (in_store(large) | in_store(recipe)) - needed
     assert {str(path) for path in STORE.rglob("*") if path.suffix != ".json"} >= needed
     assert_clean(capsys)
@@ -163,7 +234,7 @@ def test_halves_are_deleted_too(fill_store, capsys):
     planned = fill_store()
     (STORE / planned[0].path).unlink()
     receipt_path(STORE / planned[1].path).unlink()
-    assert set(listed(run(capsys, "--delete"))) > in_store(planned)
+    assert set(listed(run(capsys, *DELETE_ALL))) > in_store(planned)
     assert_clean_and_empty(capsys)
 
 
@@ -191,13 +262,13 @@ def test_what_a_job_uses_stays(fill_store, capsys):
         file.write_text("of a process on another machine")
     used = {"prepare", "squeeze", "statistics", "recover"}
     with filelock.FileLock(CHECKPOINTS / f"{labels.key}.lock"):
-        done = gc_beside("--delete")
+        done = gc_beside(*DELETE_ALL)
     assert done.returncode == 0, done.stderr
     remaining = {str(path) for path in STORE.rglob("*-*") if path.suffix in (".csv", ".safetensors")}
     assert remaining == in_store([artifact for artifact in planned if artifact.stage in used]) | {str(STORE / labels.path)}
     assert (PLANS / f"{labels.key}.json").exists() and (CHECKPOINTS / f"{labels.key}.lock").exists()
     assert all(file.exists() for file in temporary)
-    run(capsys, "--delete")  # the job has ended
+    run(capsys, *DELETE_ALL)  # the job has ended
     assert not folder.exists() and not list(CHECKPOINTS.iterdir())
     assert_clean_and_empty(capsys)
 
@@ -223,13 +294,13 @@ def test_a_running_snakemake(fill_store, capsys):
     lock = Path(".snakemake/locks/0.input.lock")
     lock.parent.mkdir(parents=True)
     lock.write_text("")
-    (line,) = run(capsys, "--delete", status=2)
+    (line,) = run(capsys, *DELETE_ALL, status=2)
     assert line.startswith("gvbsm: gc: nothing deleted: .snakemake/locks: a snakemake runs in this folder; wait for its end, ")
     assert line.endswith("snakemake --unlock")
     assert everything() == files
-    assert listed(run(capsys))
+    assert listed(run(capsys, "--unfinished"))
     lock.unlink()  # what a snakemake that has ended leaves: an empty folder, or none
-    assert run(capsys, "--delete")[-1].endswith(" deleted")
+    assert run(capsys, *DELETE_ALL)[-1].endswith(" deleted")
 
 
 def alter_a_path(text: str) -> str:
@@ -314,7 +385,7 @@ def test_foreign_files_stay(fill_store, capsys):
     for file in others:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("")
-    run(capsys, "--delete")
+    run(capsys, *DELETE_ALL)
     assert everything() == set(others)
 
 
@@ -342,7 +413,11 @@ def test_what_cannot_be_deleted(fill_store, monkeypatch, capsys):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "unlink", failing)
-    (line,) = run(capsys, "--delete", status=2)
+    expected = run(capsys, "--unfinished")[:-1]
+    assert cli.main(["gc", *DELETE_ALL]) == 2
+    captured = capsys.readouterr()
+    assert captured.out.splitlines() == expected, "all is listed before anything is deleted"
+    (line,) = captured.err.splitlines()
     assert line.endswith(": cannot be deleted: Permission denied; make its folder writable")
 
 

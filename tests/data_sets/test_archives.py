@@ -17,9 +17,11 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from gvbsm.config.sources import ImageFolder, TinyImageNet
-from gvbsm.data import archives, imagefolder, tiny_imagenet
+from gvbsm.config.sources import ImageFolder, ImageNet, TinyImageNet
+from gvbsm.data import archives, imagefolder, imagenet, tiny_imagenet
+from gvbsm.data.distilled import list_images, pack
 from gvbsm.data.files import open_image, read_entries, square, to_tensor
+from gvbsm.data.folders import count_images, stamp
 from gvbsm.data.raw import Form
 from gvbsm.errors import UserError
 from gvbsm.pipeline.prepare import PrepareSpec
@@ -175,7 +177,6 @@ def test_many_small_files_together_are_a_bomb_too(name, tmp_path, monkeypatch):
     bomb(tmp_path / name, 5)
     monkeypatch.setattr(archives, "_FLOOR", 3 * 2**20)
     entries = read_entries(tmp_path / name)
-    next(entries)
     with pytest.raises(UserError, match="as of a decompression bomb; unpack it yourself if you trust it"):
         list(entries)
 
@@ -299,7 +300,124 @@ def test_other_files_are_left_out_with_a_word(tmp_path, capsys):
     job = Job(spec=PrepareSpec.model_validate(spec), out=tmp_path / "x.safetensors", store=tmp_path, data_root=tmp_path)
     prepare.run(job)
     assert load_tensors(tmp_path / "x.safetensors")[0]["train_labels"].tolist() == [0, 0, 0, 1, 1]
-    assert capsys.readouterr().err.splitlines() == [f"prepare: {tmp_path}/x.zip: left out, by their endings no images: .heic"]
+    assert capsys.readouterr().err.splitlines() == [
+        f"{tmp_path}/x.zip: left out, hidden or of a system: 1, such as __MACOSX",
+        f"prepare: {tmp_path}/x.zip: left out, by their endings no images: .heic",
+    ]
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.tar", "x.tar.gz", "x.tar.xz"])
+def test_the_last_of_a_name_counts(name, tmp_path, capsys):
+    """`tar -r` puts a corrected file behind the first one, which unpacking overwrites."""
+    path, first, last = tmp_path / name, dict(FILES), {"./top/train/a/0.png": png(99), "top/train/bb/1.png": png(77)}
+    if name == "x.zip":
+        with zipfile.ZipFile(path, "w") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+            for member, content in [*first.items(), ("top/train/a/0.png", png(98)), *last.items()]:
+                archive.writestr(member.removeprefix("./"), content)
+    else:
+        with tarfile.open(path, {"x.tar": "w", "x.tar.xz": "w:xz"}.get(name, "w:gz")) as archive:
+            for member, content in [("top/train", None), *first.items(), ("top/train", None), *last.items()]:
+                header = tarfile.TarInfo(member)
+                header.type = tarfile.DIRTYPE if content is None else tarfile.REGTYPE
+                header.size = len(content or b"")
+                archive.addfile(header, io.BytesIO(content or b""))
+    assert read(path).train_images[:, 0, 0, 0].tolist() == [99, 11, 2, 77]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"{path}: left out, older ones of a name that the archive holds twice: 2, such as top/train/a/0.png"
+
+
+INVISIBLE = [".ipynb_checkpoints/x.png", "__MACOSX/x.png", "@eaDir/0.png/x.jpg", ".x.png", "._0.png", "deep/.git/x/y.png"]
+
+
+@pytest.mark.parametrize("name", ["folder", "x.zip", "x.tar"])
+@pytest.mark.parametrize("invisible", INVISIBLE)
+def test_hidden_and_system_entries_are_left_out_at_any_depth(invisible, name, tmp_path, capsys):
+    files = FILES | {f"top/train/a/{invisible}": png(200), f"{invisible}": png(200), "top/train/a/.DS_Store": b""}
+    path = tmp_path / name
+    if name == "folder":
+        for file, content in files.items():
+            (path / file).parent.mkdir(parents=True, exist_ok=True)
+            (path / file).write_bytes(content)
+        assert count_images(path) == stamp(path)["files"] == len(FILES)
+    else:
+        (write_zip if name == "x.zip" else write_tar)(path, files)
+    assert read(path).train_images[:, 0, 0, 0].tolist() == [1, 11, 2, 12]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{path}: left out, hidden or of a system: 2, such as "), "the .DS_Store is no image anyway"
+
+
+UPWARD = {  # link in train/a -> what it leads to
+    "the class": lambda root: root / "top" / "train" / "a",
+    "the split": lambda root: root / "top" / "train",
+    "the root": lambda root: root,
+    "a folder above the root": lambda root: root.parent,
+    "a folder that leads back": lambda root: root.parent / "other",
+}
+
+
+@pytest.mark.parametrize("target", UPWARD)
+@pytest.mark.parametrize("through_a_link", [False, True])
+def test_a_link_to_a_folder_above_is_left_out(target, through_a_link, tmp_path, capsys):
+    root = tmp_path / "data" / "folder"
+    for file, content in FILES.items():
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_bytes(content)
+    (root.parent / "other").mkdir()
+    (root.parent / "other" / "5.png").write_bytes(png(5))
+    (root.parent / "other" / "back").symlink_to(root)
+    (root / "top" / "train" / "a" / "link").symlink_to(UPWARD[target](root))
+    if through_a_link:
+        (tmp_path / "linked").symlink_to(root)
+        root = tmp_path / "linked"
+    followed = [5] if target == "a folder that leads back" else []  # a link that leads elsewhere is followed
+    assert read(root).train_images[:, 0, 0, 0].tolist() == [1, 11, *followed, 2, 12]
+    assert count_images(root) == stamp(root)["files"] == len(FILES) + len(followed)
+    (line,) = capsys.readouterr().err.splitlines()
+    link = "top/train/a/link/back" if followed else "top/train/a/link"
+    assert line == f"{root}: left out, links to a folder above: 1, such as {link}"
+
+
+def litter(folder: Path) -> None:
+    """What editors, systems and links leave in a class: previews, copies, the whole set again."""
+    for name in (".ipynb_checkpoints", "@eaDir", "__MACOSX"):
+        (folder / name).mkdir()
+        (folder / name / "copy.png").write_bytes(png(200))
+    (folder / "up").symlink_to(folder.parent.parent)
+
+
+def test_the_readers_of_other_sets_leave_out_the_same(tmp_path, capsys):
+    for split in ("train", "val"):
+        for wnid in ("n01", "n02"):
+            for folder in (f"imagenet/{split}/{wnid}", f"tiny/{split}/{wnid}/images", f"distilled/{split}/{wnid}"):
+                (tmp_path / folder).mkdir(parents=True)
+                (tmp_path / folder / f"{wnid}.png").write_bytes(png(int(wnid[1:])))
+                litter(tmp_path / folder)
+    (tmp_path / "tiny" / "val" / "val_annotations.txt").write_text("n01.png\tn01\nn02.png\tn02\n")
+    (tmp_path / "tiny" / "words.txt").write_text("n01\tgoldfish\n")
+    files = replace(COLOUR, storage="files")
+    source = ImageNet(kind="imagenet", train="imagenet/train", val="imagenet/val")
+    in_files = imagenet.read(source, files, tmp_path)
+    assert in_files.train_images.paths == [f"imagenet/train/{wnid}/{wnid}.png" for wnid in ("n01", "n02")]
+    assert in_files.test_labels.tolist() == [0, 1]
+    assert tiny_imagenet.read(TinyImageNet(kind="tiny_imagenet", path="tiny"), COLOUR, tmp_path).train_labels.tolist() == [0, 1]
+    capsys.readouterr()
+    listing = list_images(tmp_path / "distilled" / "train", ["n01", "n02"], 1)
+    assert [str(path) for path in listing.places] == ["n01/n01.png", "n02/n02.png"]
+    pack(listing, torch.empty(2, 3, 8, 8, dtype=torch.uint8))
+    (line,) = capsys.readouterr().err.splitlines()  # of two walks
+    assert line.endswith(
+        "/train: left out, hidden or of a system: 6, such as n01/.ipynb_checkpoints; links to a folder above: 2, such as n01/up"
+    )
+
+
+def test_what_is_left_out_is_named_as_one_line(tmp_path, capsys):
+    for file, content in FILES.items():
+        (tmp_path / "x" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "x" / file).write_bytes(content)
+    (tmp_path / "x" / ".a\n\x1b[31m").mkdir()
+    assert len(read(tmp_path / "x").train_labels) == 4
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(r"such as .a\n\x1b[31m")
 
 
 def test_another_file_is_no_archive(tmp_path):

@@ -1,10 +1,13 @@
 """Images that stay in files give what packed ones do, whoever decodes them, and changed ones are noticed."""
 
+import contextlib
 import errno
 import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +24,7 @@ from gvbsm.errors import UserError
 from gvbsm.pipeline.prepare import PrepareSpec
 from gvbsm.runtime.distributed import Ranks
 from gvbsm.stages import prepare
+from gvbsm.store.code import PACKAGE
 from gvbsm.store.job import Job, Reader
 
 CPU = torch.device("cpu")
@@ -237,3 +241,54 @@ def test_an_archive_cannot_stay_files(mine, tmp_path):
     with pytest.raises(UserError, match="storage: files: expected a folder, got an archive; unpack it, or set storage: packed"):
         planned = PrepareSpec.model_validate(spec)
         prepare.run(Job(spec=planned, out=tmp_path / "x.safetensors", store=tmp_path, data_root=tmp_path))
+
+
+IN_WORKERS = """
+import struct, sys
+from pathlib import Path
+import torch
+from PIL import Image
+from gvbsm.config.stages import Augment
+from gvbsm.data.splits import open_split
+from gvbsm.errors import UserError
+from gvbsm.store.job import Reader
+
+root, end = Path(sys.argv[1]), sys.argv[2]
+resize = Image.Image.resize
+split = open_split(Reader(store=root / "store", data_root=root, workers=2), "files.safetensors", "train", torch.device("cpu"))
+errors = ZeroDivisionError("1/0"), struct.error("x"), KeyError("JPEG"), MemoryError(), Exception("two\\nlines"), Exception()
+for raised in errors:
+    def failing(*_, **__):
+        raise raised
+    Image.Image.resize = failing
+    try:
+        list(split.whole_images([torch.tensor([0, 1])] * 4))
+    except UserError as error:
+        print(error)
+Image.Image.resize = resize
+batches = split.whole_images([torch.tensor([0, 1])] * 40)
+next(batches)
+if end == "stopped":
+    raise KeyboardInterrupt
+raise LookupError("of the stage, while the workers read ahead")
+"""
+
+
+@pytest.mark.parametrize("end", ["stopped", "failed"])
+def test_a_process_ends_whatever_is_raised_in_it_or_its_workers(end, mine):
+    """An error that is shown with its traceback keeps the workers, which ignore SIGTERM; they must not keep the process."""
+    prepared(mine.parent, "files")
+    command = [sys.executable, "-c", IN_WORKERS, str(mine.parent), end]
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, start_new_session=True, **pipes) as process:
+        try:
+            out, err = process.communicate(timeout=90)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    file = mine / "train" / "a" / "0.png"
+    reasons = ["ZeroDivisionError: 1/0", "error: x", "KeyError: 'JPEG'", "MemoryError", "Exception: two", "Exception"]
+    assert out.splitlines() == [f"{file}: expected an image, got {reason}; replace or remove the file" for reason in reasons]
+    assert err.splitlines()[-1].startswith({"stopped": "KeyboardInterrupt", "failed": "LookupError: of the stage"}[end])
+    assert "atexit" not in err
