@@ -25,7 +25,7 @@ run() {
     local precision=bfloat16 teachers=(--backbone "${BACKBONE:-}" ${BATCH:+--batch "$BATCH"})
     [ "$DEVICE" = cuda ] || precision=float32
     step ceilings 30 "${benchmark[@]}" ceilings
-    step tests 90 python3 -m pytest -o addopts= --import-mode=importlib -ra -m "not nightly" -k "not build_for_a_gpu" "${TESTS[@]}"
+    step tests 90 python3 -m pytest -o addopts= --import-mode=importlib -ra -m "not nightly" -k "not build_for_gpus" "${TESTS[@]}"
     step step-cifar 70 "${benchmark[@]}" step --setting cifar --no-compile "${teachers[@]}"
     step step-imagenet 100 "${benchmark[@]}" step --setting imagenet --no-compile "${teachers[@]}"
     step step-compiled 130 "${benchmark[@]}" step --setting imagenet --precision "$precision" "${teachers[@]}"

@@ -73,16 +73,16 @@ def test_without_a_compiler_the_uncompiled_pass_runs(monkeypatch):
 def test_more_graphs_than_allowed_are_an_error(monkeypatch, tmp_path):
     """torch would go on uncompiled, as slow as without `compile`, and say nothing."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    config = torch._dynamo.config
-    for name in ("recompile_limit", "fail_on_recompile_limit_hit"):
-        monkeypatch.setattr(config, name, getattr(config, name))
-    config.recompile_limit = 1
-    set_up_compiler(tmp_path, 1)
     compiler = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function, **options: compiler(function, backend="eager", **options))
     torch._dynamo.reset()
     model, matching = network(), Matching(4, 0.8, 10.0, "first", "update")
-    with StatisticsMatcher(model, targets(model), matching, compiled=True) as matcher:
+    config = torch._dynamo.config  # monkeypatch cannot restore its values
+    with (
+        config.patch(recompile_limit=1, fail_on_recompile_limit_hit=False),
+        StatisticsMatcher(model, targets(model), matching, compiled=True) as matcher,
+    ):
+        set_up_compiler(tmp_path, 1)
         matcher(torch.randn(4, 1, 7, 7).requires_grad_())
         with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
             matcher(torch.randn(5, 1, 7, 7).requires_grad_())
