@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gvbsm.method.draws import derive, uniform
-from gvbsm.method.views import draw_crops
+from gvbsm.method.views import draw_crops, sampled_at
 
 _CROP, _TOP, _LEFT, _FLIP, _DOWN, _RIGHT = range(6)  # the purposes of random numbers; each has its own key
 _RATIO = (3 / 4, 4 / 3)  # width / height of a random resized crop
@@ -29,7 +29,7 @@ def draw_positions(
     rows, columns = (pixel_S.expand(count, size).double() for _ in range(2))
     if resized_crop:
         crop_N4 = draw_crops(count, size, resized_crop, _RATIO, derive(key, _CROP)).double()
-        rows, columns = (_resized(crop_N4[:, side], crop_N4[:, side + 2], size) for side in range(2))
+        rows, columns = (sampled_at(crop_N4[:, side], crop_N4[:, side + 2], size) - 0.5 for side in range(2))
     if pad:
         rows, columns = (positions + _whole(key, purpose, count, 2 * pad) - pad for positions, purpose in
                          ((rows, _TOP), (columns, _LEFT)))  # fmt: skip
@@ -56,13 +56,6 @@ def _weights(position_S: Tensor, size: int) -> Tensor:
     """The weight (S,size) of each pixel at each position; all are 0 a pixel or more outside the image."""
     pixel_1 = torch.arange(size, device=position_S.device)
     return (1 - (position_S.unsqueeze(1) - pixel_1).abs()).clamp_min(0)
-
-
-def _resized(start_N: Tensor, length_N: Tensor, size: int) -> Tensor:
-    """Positions (N,S) that resize [start, start + length) to S px; as in PIL, no pixel outside the crop is read."""
-    start_N1, length_N1 = start_N.unsqueeze(1), length_N.unsqueeze(1)
-    at_NS = start_N1 + (torch.arange(size) + 0.5) * (length_N1 / size) - 0.5
-    return torch.clamp(at_NS, start_N1, start_N1 + length_N1 - 1)
 
 
 def _whole(key: int, purpose: int, count: int, most: int) -> Tensor:

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gvbsm.method.memory import SUMMED, images_at_once
+
 Moments = dict[str, Tensor]  # channel_mean (C,), channel_var (C,), patch_mean (P,), patch_var (P,)
 KINDS = ("channel", "patch")  # of moments of a Conv layer's input; every kind has a mean and a variance
-
-
-_AT_ONCE = 2**18  # values that are summed and squared together: what a CPU's cache holds
 
 
 class _BatchSums(torch.autograd.Function):
@@ -30,8 +29,8 @@ class _BatchSums(torch.autograd.Function):
         # Summed as rows in the order of memory; over the strided view the CPU is 20 times slower.
         batch, channels, height, width = x_BCHW.shape
         rows = x_BCHW.permute(0, 2, 3, 1).reshape(batch, -1)
-        many = batch if x_BCHW.device.type == "cuda" else max(1, _AT_ONCE // rows.shape[1])
-        sums = [sum(parts) for parts in zip(*map(_plain_sums, rows.split(many)), strict=True)]
+        parts = rows.split(images_at_once(rows.shape[1], x_BCHW.device, SUMMED))
+        sums = [sum(of_parts) for of_parts in zip(*map(_plain_sums, parts), strict=True)]
         return sums[0].view(height, width, channels).permute(2, 0, 1), sums[1].view(height, width, channels).permute(2, 0, 1)
 
     @staticmethod

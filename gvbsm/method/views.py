@@ -128,18 +128,18 @@ def crop_and_resize(x_VCHW: Tensor, crop_V4: Tensor, flip_V: Tensor) -> Tensor:
     """
     size = x_VCHW.shape[-1]
     top, left, height, width = crop_V4.float().unbind(1)
-    rows = _sampled_at(top, height, size)
-    columns = _sampled_at(left, width, size)
+    rows, columns = (sampled_at(start, length, size) * (2 / size) - 1 for start, length in ((top, height), (left, width)))
     columns = torch.where(flip_V.unsqueeze(1), columns.flip(1), columns)
     grid_VSS2 = torch.stack(torch.broadcast_tensors(columns.unsqueeze(1), rows.unsqueeze(2)), dim=3)
     return F.grid_sample(x_VCHW, grid_VSS2, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def _sampled_at(start_V: Tensor, length_V: Tensor, size: int) -> Tensor:
-    """Coordinates (V,S) at which an axis is sampled to resize [start, start + length) to `size` px; -1 to 1 is the axis."""
+def sampled_at(start_V: Tensor, length_V: Tensor, size: int) -> Tensor:
+    """Where (V,S) an axis is sampled to resize [start, start + length) to `size` px, in px from its beginning: the centre of
+    its first pixel is at .5. As in PIL, no pixel outside is read."""
     start_V1, length_V1 = start_V.unsqueeze(1), length_V.unsqueeze(1)
     at_VS = start_V1 + (torch.arange(size, device=start_V.device) + 0.5) * (length_V1 / size)
-    return torch.clamp(at_VS, start_V1 + 0.5, start_V1 + length_V1 - 0.5) * (2 / size) - 1
+    return torch.clamp(at_VS, start_V1 + 0.5, start_V1 + length_V1 - 0.5)
 
 
 class Images(Protocol):

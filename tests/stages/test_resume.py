@@ -68,6 +68,18 @@ def test_labels_go_on_where_other_numbers_of_views_are_rendered_together(
     edit_row({"relabel": {"batch_size": 8, "coding": {"values": "float32"}}})
     artifact = next(artifact for artifact in make_up_to("relabel") if artifact.stage == "relabel")
     expected, summary = load_tensors(STORE / artifact.path), read_receipt(STORE / artifact.path)["summary"]
+    monkeypatch.setitem(RENDERED, "cpu", 1)
+    kill_once(artifact, 3, monkeypatch)  # of five groups, a batch each
+    monkeypatch.setitem(RENDERED, "cpu", 2**20)
+    importlib.import_module("gvbsm.stages.relabel").run(job_of(artifact, seconds=0))
+    got = load_tensors(STORE / artifact.path)
+    assert got[1] == expected[1]
+    torch.testing.assert_close(got[0]["values"], expected[0]["values"], rtol=1e-4, atol=1e-5)
+    assert read_receipt(STORE / artifact.path)["summary"] == summary
+
+
+def kill_once(artifact, last: int, monkeypatch) -> None:
+    """Begin to make an artifact anew by a job that is killed right after its tick of this number."""
     (STORE / artifact.path).unlink()
     tick, ticks = checkpoints.Checkpoint.tick, 0
 
@@ -75,19 +87,13 @@ def test_labels_go_on_where_other_numbers_of_views_are_rendered_together(
         nonlocal ticks
         ticks += 1
         tick(self, state)
-        if ticks == 3:  # of five groups, a batch each
-            monkeypatch.setitem(RENDERED, "cpu", 2**20)
+        if ticks == last:
             raise Killed
 
-    monkeypatch.setitem(RENDERED, "cpu", 1)
-    monkeypatch.setattr(checkpoints.Checkpoint, "tick", stopping)
-    with pytest.raises(Killed):
-        importlib.import_module("gvbsm.stages.relabel").run(job_of(artifact, seconds=0))
-    importlib.import_module("gvbsm.stages.relabel").run(job_of(artifact, seconds=0))
-    got = load_tensors(STORE / artifact.path)
-    assert got[1] == expected[1]
-    torch.testing.assert_close(got[0]["values"], expected[0]["values"], rtol=1e-4, atol=1e-5)
-    assert read_receipt(STORE / artifact.path)["summary"] == summary
+    with monkeypatch.context() as until_killed, pytest.raises(Killed):
+        until_killed.setattr(checkpoints.Checkpoint, "tick", stopping)
+        importlib.import_module(f"gvbsm.stages.{artifact.stage}").run(job_of(artifact, seconds=0))
+    assert ticks == last
 
 
 def run_in_pieces(artifact, kind: str, monkeypatch) -> int:
@@ -133,19 +139,7 @@ def test_compiled_and_resumed_ends_in_the_same_bytes(published_run, edit_row, ma
     expected = file_hash(make_artifact(artifact))
     if set(read_receipt(STORE / artifact.path)["summary"]["passes"].values()) != {"compiled"}:
         pytest.skip("torch.compile needs a C++ compiler")
-    (STORE / artifact.path).unlink()
-    tick, ticks = checkpoints.Checkpoint.tick, 0
-
-    def stopping(self, state):
-        nonlocal ticks
-        ticks += 1
-        tick(self, state)
-        if ticks == 8:  # in the second of two batches
-            raise Killed
-
-    monkeypatch.setattr(checkpoints.Checkpoint, "tick", stopping)
-    with pytest.raises(Killed):
-        importlib.import_module("gvbsm.stages.recover").run(job_of(artifact, seconds=0))
+    kill_once(artifact, 8, monkeypatch)  # in the second of two batches
     assert file_hash(make_artifact(artifact)) == expected
 
 
