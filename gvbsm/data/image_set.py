@@ -55,6 +55,8 @@ def open_image_set(reader: Reader, shards: Sequence[str] | None, data: str | Non
         return load_image_set(reader, shards or [])
     assert data is not None
     train = open_split(reader, data, "train", torch.device("cpu"))
+    remedy = "ask for fewer images per class"
+    check_images_per_class(train.labels, reader.classes or [], random.ipc, "random baselines", remedy)
     chosen = random_choice(train.labels, random.ipc, random.seed)
     images = _joined(train.whole_images(chosen.split(_READ_BATCH)), len(chosen), reader.checkpoints)
     return ImageSet([images], train.labels[chosen], torch.arange(len(chosen)))
@@ -85,20 +87,23 @@ def _allocate(shape: torch.Size, folder: Path | None) -> Tensor:
     return nameless_tensor(folder, shape, torch.uint8)
 
 
+def check_images_per_class(labels_N: Tensor, classes: Sequence[str], needed: int, user: str, remedy: str) -> None:
+    """Raise UserError if a class, of these identifiers, has fewer training images than `user` needs."""
+    counts_K = torch.bincount(labels_N, minlength=len(classes))
+    least = int(counts_K.argmin())
+    if counts_K[least] < needed:
+        raise UserError(
+            f"{user}: expected at least {needed} training images in every class, got {counts_K[least]} in class "
+            f"{classes[least]!r}; {remedy}"
+        )
+
+
 def random_choice(labels_N: Tensor, ipc: int, seed: int) -> Tensor:
     """Indices of `ipc` images of every class, drawn without replacement; the choice at IPC 10 is the first ten of IPC 50.
-
-    Raises:
-        UserError: if a class has fewer.
-    """
+    Every class has as many, see `check_images_per_class`."""
     chosen = []
     for label in range(int(labels_N.max()) + 1):
         members = (labels_N == label).nonzero().squeeze(1)
-        if len(members) < ipc:
-            raise UserError(
-                f"random baseline: expected at least IPC ({ipc}) training images in every class, got {len(members)} in "
-                f"class {label}; ask for a smaller IPC"
-            )
         generator = torch.Generator().manual_seed(derive_seed(seed, "random images", label))
         chosen.append(members[torch.randperm(len(members), generator=generator)[:ipc]])
     return torch.cat(chosen)

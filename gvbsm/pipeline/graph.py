@@ -9,6 +9,7 @@ from gvbsm.config.row import Backbone, Row
 from gvbsm.config.shapes import RandomImages
 from gvbsm.config.targets import Target
 from gvbsm.pipeline.adopt import plan_adopt
+from gvbsm.pipeline.check import plan_check
 from gvbsm.pipeline.convert import plan_convert
 from gvbsm.pipeline.evaluate import plan_evaluate
 from gvbsm.pipeline.prepare import plan_prepare
@@ -27,6 +28,7 @@ class _Graph:
 
     row: Row
     data: Artifact
+    check: Artifact
     twins: list[Artifact] = field(default_factory=list)  # teachers that only serve to measure statistics
     teachers: list[Artifact] = field(default_factory=list)
     statistics: list[Artifact] = field(default_factory=list)
@@ -40,7 +42,7 @@ class _Graph:
         """Each artifact after its inputs."""
         evaluations = [evaluation for by_kind in self.students.values() for evaluation in by_kind.values()]
         groups = (self.twins, self.teachers, self.statistics, self.selected, self.images, self.labels, self.random_labels)
-        return [self.data, *(artifact for group in groups for artifact in group), *evaluations]
+        return [self.data, self.check, *(artifact for group in groups for artifact in group), *evaluations]
 
 
 def plan(dataset: str, ipc: int, recipe: str | None = None) -> list[Artifact]:
@@ -50,7 +52,8 @@ def plan(dataset: str, ipc: int, recipe: str | None = None) -> list[Artifact]:
         SettingsError: if the row or the recipe is wrong.
     """
     row = load_row(dataset, recipe)
-    graph = _Graph(row, plan_prepare(row))
+    data = plan_prepare(row)
+    graph = _Graph(row, data, plan_check(row, ipc, data))
     _add_teachers(graph)
     random = RandomImages(ipc=ipc, seed=row.evaluate.random_seed)
     _add_images(graph, ipc)
@@ -132,6 +135,7 @@ def _publish(graph: _Graph, target: Target) -> Artifact:
     start = [] if graph.selected == graph.images else graph.selected
     inputs = PublishInputs(
         data=graph.data.path,
+        check=graph.check.path,
         teachers={backbone.label: teacher.path for backbone, teacher in zip(row.backbones, graph.teachers, strict=True)},
         statistics=paths_of(graph.statistics),
         selected=paths_of(start) or None,

@@ -15,6 +15,7 @@ class PublishInputs(Inputs):
     """Every artifact of a run."""
 
     data: str
+    check: str
     teachers: dict[str, str]  # by label
     statistics: list[str]  # empty if recover needs none
     selected: list[str] | None = None  # the real images that recover started from

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from gvbsm.errors import UserError
 from gvbsm.pipeline import (
     adopt,
+    check,
     convert,
     draw,
     evaluate,
@@ -33,6 +34,7 @@ STAGES: dict[str, Stage] = {
     module.STAGE.name: module.STAGE
     for module in (
         prepare,
+        check,
         squeeze,
         statistics,
         select,

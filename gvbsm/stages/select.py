@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from gvbsm.config.stages import Select
+from gvbsm.data.image_set import check_images_per_class
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import Split, open_split
-from gvbsm.errors import UserError
 from gvbsm.method.selection import cross_entropy, enlarge, joined_features, nearest, pack, shrink
 from gvbsm.method.views import crop_and_resize, draw_crops
 from gvbsm.pipeline.select import SelectSpec
@@ -37,6 +37,8 @@ def run(job: Job[SelectSpec]) -> None:
     teachers = [load_teacher(*job.tensors(path), device, settings.precision) for path in job.spec.inputs.teachers]
     pixels = Pixels(job.spec.pixels, device)
     groups = [group for batch in job.spec.batches for group in batch]
+    needed = max(end for _, _, end in groups) * settings.cells**2 * settings.candidates
+    check_images_per_class(train.labels, job.classes or [], needed, "select", "lower select.candidates or select.cells")
     checkpoint = Checkpoint.of(job)
     state: State = checkpoint.load() or {"images": [], "sources": []}
     progress = Progress(job.title, len(groups), len(state["images"]))
@@ -56,18 +58,9 @@ def run(job: Job[SelectSpec]) -> None:
 
 
 def _candidates(labels_N: Tensor, label: int, first: int, end: int, settings: Select) -> Tensor:
-    """Indices of the candidate training images of the synthetic images `first` to `end` of a class; no other shard's.
-
-    Raises:
-        UserError: if the class has too few.
-    """
+    """Indices of the candidate training images of the synthetic images `first` to `end` of a class; no other shard's."""
     members = (labels_N == label).nonzero().squeeze(1)
     each = settings.cells**2 * settings.candidates
-    if len(members) < end * each:
-        raise UserError(
-            f"select: expected at least {end * each} training images in every class, {each} for each of {end}, got "
-            f"{len(members)} in class {label}; lower select.candidates or select.cells"
-        )
     generator = torch.Generator().manual_seed(derive_seed(settings.seed, "candidates", label))
     return members[torch.randperm(len(members), generator=generator)][first * each : end * each]
 

@@ -39,8 +39,8 @@ def build(network: NetworkShape, seed: int, device: torch.device) -> nn.Module:
     options = arguments.pop("options")
     try:
         model = build_network(network.name, **arguments, **options)
-    except (ValueError, TypeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # of code by others, which may raise anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"network {network.name} with options {network.options}: {reason}; correct the row") from None
     return model.to(device).to(memory_format=torch.channels_last)
 

@@ -4,6 +4,7 @@ rule evaluate:
         images=planned("images"),
         labels=planned("labels"),
         teachers=planned("teachers"),
+        before=before("evaluate"),
     output:
         artifact="results/store/evaluate/{name}-{key}.csv",
         receipt="results/store/evaluate/{name}-{key}.json",

@@ -3,6 +3,7 @@ rule recover:
         teachers=planned("teachers"),
         statistics=planned("statistics"),
         start=planned("start"),
+        before=before("recover"),
     output:
         artifact="results/store/recover/{name}-{key}.safetensors",
         receipt="results/store/recover/{name}-{key}.json",

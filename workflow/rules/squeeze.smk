@@ -1,6 +1,7 @@
 rule squeeze:
     input:
         data=planned("data"),
+        before=before("squeeze"),
     output:
         artifact="results/store/squeeze/{name}-{key}.safetensors",
         receipt="results/store/squeeze/{name}-{key}.json",

@@ -2,9 +2,11 @@
 from gvbsm.config.project import comparison
 from gvbsm.config.targets import parse_target
 from gvbsm.pipeline.adopt import check_adopted
+from gvbsm.pipeline.check import CheckSpec
 from gvbsm.pipeline.graph import plan_run
 from gvbsm.pipeline.pictures import pictures_of, pictures_that_can_be_drawn, plan_picture
 from gvbsm.pipeline.registry import write_plans
+from gvbsm.pipeline.squeeze import GivenTeacherSpec
 from gvbsm.store.plans import target_file, write_list
 from gvbsm.store.receipts import receipt_path
 from gvbsm.store.run import ACCURACIES, PICTURES_LIST, further_pictures
@@ -22,11 +24,30 @@ def accuracies_of_folder(wildcards):
     raise SystemExit(1)
 
 
+CHECKS = []  # of the runs that this process has planned
+GIVEN = []  # their teachers with given weights
+
+
+def before(stage):
+    """An input function: what may fail within seconds, and so comes before a long job that does not read it. None for a job
+    that is made, which Snakemake would make again. A job of its own process has no plan of the run, and begins later anyway."""
+
+    def inputs(wildcards):
+        spec = planned_spec(wildcards.key)
+        if (STORE / stage / f"{wildcards.name}-{wildcards.key}{spec.suffix}").exists():
+            return []
+        return stored(CHECKS if isinstance(spec, GivenTeacherSpec) else CHECKS + GIVEN)
+
+    return inputs
+
+
 def target_inputs(artifacts, published):
     """Inputs of publish or draw, by their names in its spec. Only its own plan file is compared by time."""
     checked(check_adopted, artifacts, Path(settings.data_root))
     target = checked(write_plans, artifacts, published)
     SPECS.update((artifact.key, artifact.spec) for artifact in artifacts)
+    CHECKS.extend(artifact.path for artifact in artifacts if isinstance(artifact.spec, CheckSpec))
+    GIVEN.extend(artifact.path for artifact in artifacts if isinstance(artifact.spec, GivenTeacherSpec))
     inputs = {name: stored(paths) for name, paths in target.spec.inputs if paths}
     # Only these rules ask for receipts: with those of every rule's inputs, planning would take twice as long.
     receipts = [ancient(str(receipt_path(STORE / path))) for path in target.spec.input_paths()]
