@@ -91,7 +91,7 @@ def _add(stage: _Stage, artifact: Artifact, scale: Scale, earlier_jobs: _Earlier
         rate = other.images_per_second
         stage.others |= {other.where} if other.device != this_device() else set()
     stage.bytes.add(size)
-    stage.seconds.add(images / rate if images and rate else None)
+    stage.seconds.add(0 if images == 0 else images / rate if images and rate else None)
 
 
 class _Kind(NamedTuple):

@@ -49,6 +49,10 @@ class Backbone(Network):
         default=None,
         description="File with a state dict, or torchvision's name of published weights; the teacher is not trained then.",
     )
+    trust_weights: bool = Field(
+        default=False,
+        description="Accept `weights` whose test accuracy is near chance, or would be far higher in another order of classes.",
+    )
     squeeze: Squeeze = Field(description="Settings of squeeze that this teacher has for itself.")
     recover: RecoverThrough | None = Field(default=None, description="Settings of recover that this teacher has for itself.")
 

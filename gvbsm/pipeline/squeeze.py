@@ -37,6 +37,7 @@ class GivenTeacherSpec(_Teacher):
     """A teacher with given weights: it is tested, not trained."""
 
     weights: Weights
+    trust_weights: bool | None = None
     settings: Compute
 
 
@@ -49,6 +50,7 @@ def plan_squeeze(row: Row, backbone: Backbone, data: Artifact, seed: int) -> Art
             GivenTeacherSpec,
             name,
             [*builders, "gvbsm.training.pretrained:load_pretrained"],
+            trust_weights=backbone.trust_weights or None,
             inputs=inputs,
             network=network,
             pixels=pixels,

@@ -37,16 +37,18 @@ def run(job: Job[SqueezeSpec | GivenTeacherSpec]) -> None:
     pixels = Pixels(spec.pixels, device)
     checkpoint = Checkpoint.of(job)
     test = open_split(job, spec.inputs.data, "test", device)
-    summary = {}
+    summary, classes = {}, job.classes or []
+    # Not imported above, so that a trained teacher does not depend on this code.
+    given: Any = import_module("gvbsm.training.pretrained") if isinstance(spec, GivenTeacherSpec) else None
     if isinstance(spec, GivenTeacherSpec):
-        # Imported here, so that a trained teacher does not depend on this code.
-        load_pretrained = import_module("gvbsm.training.pretrained").load_pretrained
-        model = load_pretrained(spec.network, spec.weights, job.data_root, device, job.classes or [])
+        model = given.load_pretrained(spec.network, spec.weights, job.data_root, device, classes)
     else:
         model = build(spec.network, spec.settings.seed, device)
         history = _train(job, spec, model, pixels, checkpoint, device)
         summary = {"loss": history[-1]["loss"], "epochs": len(history)}
     result = accuracy(model, test.whole_images, test.labels, pixels.from_bytes, settings.precision)
+    if isinstance(spec, GivenTeacherSpec):
+        given.check_result(spec.weights, result, test.labels, classes, bool(spec.trust_weights))
     summary |= {"top1": result.top1, "top5": result.top5}
     job.write_tensors(model.state_dict(), {"network": spec.network.model_dump()}, summary)
     checkpoint.clear()

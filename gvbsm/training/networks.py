@@ -26,6 +26,7 @@ class Accuracy(NamedTuple):
     top1: float  # right at the first guess
     top5: float  # right within five guesses
     by_class: list[float]  # top-1 of the images of every class
+    guess_N: Tensor  # int64: the class that each image is called first; -1 for NaN or infinite logits
 
 
 def build(network: NetworkShape, seed: int, device: torch.device) -> nn.Module:
@@ -91,8 +92,7 @@ def accuracy(
     turns them into network inputs. Processes that train together share the batches."""
     device, together = next(model.parameters()).device, ranks()
     batches = torch.arange(len(labels_N)).split(_TEST_BATCH)[together.rank :: together.size]
-    images_K = torch.bincount(labels_N)
-    right_2K = torch.zeros(2, len(images_K), dtype=torch.int64)  # by class: at the first guess, within five
+    guess_N, in_five_N = torch.zeros(2, len(labels_N), dtype=torch.int64)
     for index, images_BCHW in zip(batches, read(batches), strict=True):
         logits = []
         for part_PCHW in in_parts(images_BCHW, device):
@@ -100,9 +100,13 @@ def accuracy(
             with autocast(device, precision):
                 logits.append(model(x_PCHW).float())
         logits_BK = torch.cat(logits)
-        hits_B5 = logits_BK.topk(min(5, logits_BK.shape[1])).indices.cpu() == labels_N[index].unsqueeze(1)
-        for right_K, hits_B in zip(right_2K, (hits_B5[:, 0], hits_B5.any(1)), strict=True):
-            right_K += torch.bincount(labels_N[index][hits_B], minlength=len(images_K))
-    together.add([right_2K])
-    top1, top5 = (100 * right / len(labels_N) for right in right_2K.sum(1).tolist())
-    return Accuracy(top1, top5, [100 * right / n for right, n in zip(right_2K[0].tolist(), images_K.tolist(), strict=True)])
+        guesses_B5 = logits_BK.topk(min(5, logits_BK.shape[1])).indices
+        guesses_B5 = guesses_B5.masked_fill(~logits_BK.isfinite().all(1, True), -1).cpu()
+        guess_N[index] = guesses_B5[:, 0]
+        in_five_N[index] = (guesses_B5 == labels_N[index].unsqueeze(1)).any(1).long()
+    together.add([guess_N, in_five_N])
+    images_K = torch.bincount(labels_N)
+    right_K = torch.bincount(labels_N[guess_N == labels_N], minlength=len(images_K))
+    by_class = [100 * right / n for right, n in zip(right_K.tolist(), images_K.tolist(), strict=True)]
+    top1, top5 = (100 * right / len(labels_N) for right in (int(right_K.sum()), int(in_five_N.sum())))
+    return Accuracy(top1, top5, by_class, guess_N)

@@ -72,7 +72,7 @@ def of_stage(stage: str) -> Artifact:
 
 def test_nothing_is_made(configured, capsys):
     lines = status_lines(capsys)
-    assert lines[0] == f"{TARGET}: 0 of 20 jobs made, 0 running, 20 to do"
+    assert lines[0] == f"{TARGET}: 0 of 21 jobs made, 0 running, 21 to do"
     assert [line.split() for line in lines[1:4]] == [
         ["stage", "jobs", "made", "running", "to", "do"],
         ["prepare", "1", "0", "0", "1"],
@@ -89,7 +89,7 @@ def test_half_and_the_whole_of_a_run(published_run, capsys):
         if artifact.stage == "evaluate":
             receipt_path(STORE / artifact.path).unlink()  # half of it is not it
     lines = status_lines(capsys, TARGET)
-    assert re.fullmatch(rf"{TARGET}: 13 of 20 jobs made, 0 running, 7 to do(, .*)?", lines[0])
+    assert re.fullmatch(rf"{TARGET}: 14 of 21 jobs made, 0 running, 7 to do(, .*)?", lines[0])
     assert "  evaluate        6     0        0      6" in lines and "  relabel         4     4        0      0" in lines
 
 
@@ -97,7 +97,7 @@ def test_the_time_that_is_left(configured, capsys):
     """By what jobs of the same stage took, divided among as many as run."""
     squeeze = [artifact for artifact in plan("tiny", 4) if artifact.stage == "squeeze"]
     pretend(squeeze[0], seconds=600)
-    assert status_lines(capsys)[0].endswith("19 to do, at least 20 min left (one after another)")
+    assert status_lines(capsys)[0].endswith("20 to do, at least 20 min left (one after another)")
     for artifact, left in zip(squeeze[1:], (400.0, 200.0), strict=True):
         write_progress(progress_file(artifact.key), record(artifact, host="elsewhere", seconds_left=left))
     assert status_lines(capsys)[0].endswith("2 running, 17 to do, at least 5 min left (2 at a time)")
@@ -118,7 +118,7 @@ def test_a_job_with_its_lock(configured, capsys):
         json.loads(progress_file(artifact.key).read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
         progress_file(artifact.key).write_text('{"stage": "recover"}')
         assert status_lines(capsys)[-1].endswith("running, without reported progress")
-        assert status_lines(capsys)[0].endswith(" 1 running, 19 to do")
+        assert status_lines(capsys)[0].endswith(" 1 running, 20 to do")
 
 
 def test_a_job_that_was_killed(configured, capsys):
@@ -128,7 +128,7 @@ def test_a_job_that_was_killed(configured, capsys):
     assert status_lines(capsys)[-1] == f"  squeeze {artifact.name}: 300/1000, killed 2 h ago {place}"
     write_progress(progress_file(artifact.key), record(artifact, ended="stopped by SIGTERM"))
     assert status_lines(capsys)[-1] == f"  squeeze {artifact.name}: 300/1000, stopped by SIGTERM 0 s ago {place}"
-    assert status_lines(capsys)[0].endswith(" 0 running, 20 to do")
+    assert status_lines(capsys)[0].endswith(" 0 running, 21 to do")
     pretend(artifact)
     assert not any(artifact.name in line for line in status_lines(capsys)), "it was made after all"
 
@@ -186,7 +186,7 @@ def test_a_watch_that_is_no_terminal_says_what_is_new(configured, capsys):
     timer.start()
     lines = status_lines(capsys, TARGET, "--watch", "0.1")
     timer.join()
-    assert lines[0] == f"{TARGET}: 0 of 20 jobs made, 0 running, 20 to do"
+    assert lines[0] == f"{TARGET}: 0 of 21 jobs made, 0 running, 21 to do"
     assert lines[-1] == f"{TARGET}: all 20 jobs made"
     assert len(lines) <= 4 and not any("\x1b" in line for line in lines)
 
@@ -209,7 +209,7 @@ def test_a_watch_on_a_terminal_draws_over_itself(configured):
         watching.wait()
         os.close(theirs)
         os.close(ours)
-    assert "\x1b[5F\x1b[J" in shown and "1 of 20 jobs made" in shown.partition("\x1b[J")[2]
+    assert "\x1b[6F\x1b[J" in shown and "1 of 21 jobs made" in shown.partition("\x1b[J")[2]
     assert "... and 5 lines more" in shown
     assert all(len(line) < 60 for line in re.sub(r"\x1b\[\d*[FJ]", "", shown).splitlines())
 
@@ -219,7 +219,7 @@ def test_ctrl_c_ends_a_watch(configured, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("time.sleep", interrupt)
-    assert status_lines(capsys, TARGET, "--watch")[0].startswith(f"{TARGET}: 0 of 20 jobs made")
+    assert status_lines(capsys, TARGET, "--watch")[0].startswith(f"{TARGET}: 0 of 21 jobs made")
 
 
 def wait_for(condition, process: subprocess.Popen) -> None:

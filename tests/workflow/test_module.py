@@ -50,7 +50,7 @@ def test_its_jobs_are_planned_for_a_rule_of_another(named, study):
     snakefile = study / "Snakefile"
     assert TAKEN in snakefile.read_text()
     snakefile.write_text(snakefile.read_text().replace(TAKEN, NAMED[named]))
-    jobs = {"prepare": 1, "squeeze": 3, "statistics": 3, "recover": 2, "relabel": 2, "evaluate": 6, "publish": 1}
+    jobs = {"prepare": 1, "check": 1, "squeeze": 3, "statistics": 3, "recover": 2, "relabel": 2, "evaluate": 6, "publish": 1}
     prefix = "gvbsm_" if named == "as" else ""
     assert planned(snakemake("-n")) == {f"{prefix}{rule}": count for rule, count in jobs.items()} | {"best": 1}
     assert f"{sum(jobs.values())} jobs of ours" in PAGE

@@ -62,9 +62,9 @@ ROW_CHANGES = {
     ),
     "a backbone added": (
         {"backbones": [*TEACHERS, {"name": "mobilenet_v2"}]},
-        {"squeeze": 1, "statistics": 1, "recover": R} | FROM_TEACHERS,
+        {"check": 1, "squeeze": 1, "statistics": 1, "recover": R} | FROM_TEACHERS,
     ),
-    "a backbone removed": ({"backbones": TEACHERS[:2]}, {"recover": R} | FROM_TEACHERS),
+    "a backbone removed": ({"backbones": TEACHERS[:2]}, {"check": 1, "recover": R} | FROM_TEACHERS),
     "every teacher's epochs": ({"squeeze": {"epochs": 3}}, {"squeeze": B, "statistics": B, "recover": R} | FROM_TEACHERS),
     "a setting of statistics": ({"statistics": {"variance": "mean_of_batches"}}, {"statistics": B, "recover": R} | FROM_IMAGES),
     "recover's iterations": ({"recover": {"iterations": 7}}, {"recover": R} | FROM_IMAGES),
@@ -81,7 +81,7 @@ ROW_CHANGES = {
     "which accuracy is the headline": ({"evaluate": {"headline": "best"}}, {"publish": 1}),
     "the split": (
         {"source": {"seed": 1}},
-        {"prepare": 1, "squeeze": B, "statistics": B, "recover": R, "relabel": 2 * L, "evaluate": 3 * S, "publish": 1},
+        {"prepare": 1, "check": 1, "squeeze": B, "statistics": B, "recover": R, "relabel": 2 * L, "evaluate": 3 * S, "publish": 1},
     ),
 }
 
@@ -130,7 +130,7 @@ CODE_CHANGES = {
         "gvbsm/backbones/resnet.py",
         "channels: int = 3",
         "channels: int = 1",
-        {"squeeze": 1, "statistics": 1, "recover": R} | FROM_TEACHERS,
+        {"check": 1, "squeeze": 1, "statistics": 1, "recover": R} | FROM_TEACHERS,
     ),
     "another network": ("gvbsm/backbones/shufflenet_v2.py", "width: float = 0.5", "width: float = 1.0", {}),
     "a new network": ("gvbsm/backbones/__init__.py", "BACKBONES = {", 'BACKBONES = {"new": "gvbsm.backbones.wrn:wrn16_2",', {}),
@@ -184,7 +184,7 @@ def test_changes_of_code_through_snakemake(change, stale):
 def test_more_images_per_class_make_only_the_new_shards(workspace):
     before = planned()
     after = {(artifact.stage, artifact.path) for artifact in plan("tiny", 8)}
-    assert new(before, after) == {"recover": 2, "relabel": 2 * L, "evaluate": 3 * S, "publish": 1}
+    assert new(before, after) == {"check": 1, "recover": 2, "relabel": 2 * L, "evaluate": 3 * S, "publish": 1}
 
 
 @pytest.mark.nightly("workflow")

@@ -45,7 +45,7 @@ def test_what_a_run_leaves(published_run):
         (Path("results/store") / artifact.path).stat().st_size for artifact in labels
     )
     assert 0 <= accuracies["soft_labels"]["teacher_top1_on_views"] <= 100
-    jobs = {"prepare": 1, "squeeze": 3, "statistics": 3, "recover": 2, "relabel": 4, "evaluate": 6}
+    jobs = {"prepare": 1, "check": 1, "squeeze": 3, "statistics": 3, "recover": 2, "relabel": 4, "evaluate": 6}
     assert {stage: cost["jobs"] for stage, cost in accuracies["cost"].items()} == jobs
     assert all(cost["seconds"] > 0 for cost in accuracies["cost"].values())
     assert accuracies["provenance"]["packages"]["torch"]
@@ -186,5 +186,5 @@ def test_every_rule_has_log_benchmark_and_environment():
         if path.stem not in ("common", "targets"):
             assert all(f"\n    {part}:\n" in text for part in ("log", "benchmark", "conda")), path
         assert "lambda" not in text and "run:" not in text
-        assert len(text.splitlines()) <= 80
+        assert len(text.splitlines()) <= 90
     assert len((ROOT / "workflow" / "Snakefile").read_text().splitlines()) <= 40  # a page of contents

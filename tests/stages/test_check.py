@@ -1,0 +1,74 @@
+"""check: a run that would fail in its last stage fails in its first."""
+
+import csv
+import re
+
+import pytest
+
+from gvbsm.errors import UserError
+from gvbsm.pipeline.graph import plan
+from gvbsm.store.plans import STORE
+
+
+def check_of(ipc: int = 4):
+    return next(artifact for artifact in plan("tiny", ipc) if artifact.stage == "check")
+
+
+def test_each_network_is_tried_once_as_large_as_the_row_makes_it(published_run):
+    table = list(csv.DictReader((STORE / check_of().path).open()))
+    spec = check_of().spec
+    assert [row["network"] for row in table] == [trial.network.name for trial in spec.trials]
+    assert len({str(trial) for trial in spec.trials}) == len(spec.trials)
+    assert all(int(row["parameters"]) > 0 for row in table)
+
+
+def test_schedules_do_not_change_what_is_checked(workspace, edit_row):
+    before = check_of().key
+    edit_row({"squeeze": {"lr": 0.02}, "evaluate": {"epochs": 7, "seeds": [4]}, "recover": {"iterations": 3}})
+    assert check_of().key == before
+    edit_row({"classes": 9})
+    assert check_of().key != before
+
+
+@pytest.mark.parametrize(
+    ("changes", "ipc", "message"),
+    [
+        (
+            {},
+            1000,
+            r"random baselines: expected at least 1000 training images in every class, got (\d+) in class '\w+'; ask for fewer",
+        ),
+        (
+            {"select": {"choose": "confidence", "candidates": 50, "cells": 2}, "evaluate": {"baselines": []}},
+            4,
+            r"select: expected at least 800 training images in every class, got (\d+) in class '\w+'; lower select.candidates",
+        ),
+    ],
+)
+def test_too_few_images_are_known_before_the_teachers(changes, ipc, message, published_run, edit_row, make_artifact):
+    base = {"crops": 1, "scale": [1.0, 1.0], "seed": 0, "threads": 1, "precision": "float32"}
+    edit_row(changes | ({"select": base | changes["select"]} if "select" in changes else {}))
+    with pytest.raises(UserError, match=message):
+        make_artifact(check_of(ipc))
+
+
+def test_a_student_that_cannot_run_stops_a_run_before_its_teachers(published_run, edit_row, run_snakemake):
+    edit_row(
+        {
+            "squeeze": {"seed": 77},
+            "evaluate": {"students": [{"name": "timm:levit_128s", "label": "late", "options": {}}]},
+        }
+    )
+    done = run_snakemake("--cores", "2")
+    text = done.stdout + done.stderr
+    assert done.returncode and re.search(r"^gvbsm: network timm:levit_128s at 8 x 8 px: expected a pass", text, re.MULTILINE), (
+        text
+    )
+    assert not re.search(r"^gvbsm: .*squeeze|rule squeeze|Rule: squeeze", text, re.MULTILINE), text
+
+
+def test_a_lost_check_makes_nothing_else_anew(published_run, edit_row, stale):
+    (STORE / check_of().path).unlink()
+    assert stale() == {}
+    edit_row({"evaluate": {"seeds": [5]}})
+    assert set(stale()) == {"check", "evaluate", "publish"}
