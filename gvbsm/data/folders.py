@@ -17,11 +17,12 @@ _OF_SYSTEMS |= {"system volume information", "__pycache__", "thumbs.db", "deskto
 
 
 class Stamp(TypedDict):
-    """Identifies the files of a folder without reading their content."""
+    """Identifies the files of a folder."""
 
     files: int
     bytes: NotRequired[int]
     sha256: NotRequired[str]  # of names, sizes and times
+    content: NotRequired[str]  # SHA-256 of names and bytes, if a job has read them all
 
 
 def is_image(path: PurePath) -> bool:
@@ -127,17 +128,56 @@ def stamp(root: Path, counts: Callable[[PurePath], bool] = is_image) -> Stamp:
         OSError: if there is no such file.
     """
     digest, count, total = hashlib.sha256(), 0, 0
-    for file in [root] if not root.is_dir() else [file for file, is_folder in walk(root) if not is_folder and counts(file)]:
+    for file in _files(root, counts):
         status = file.stat()
         count, total = count + 1, total + status.st_size
         digest.update(os.fsencode(f"{file.relative_to(root).as_posix()}\0{status.st_size}\0{status.st_mtime_ns}\n"))
     return {"files": count, "bytes": total, "sha256": digest.hexdigest()}
 
 
+def _files(root: Path, counts: Callable[[PurePath], bool]) -> list[Path]:
+    return [file for file, is_folder in walk(root) if not is_folder and counts(file)] if root.is_dir() else [root]
+
+
+def content(root: Path, counts: Callable[[PurePath], bool] = is_image) -> str:
+    """A hash of the names and bytes of the same files, for a `Stamp`.
+
+    Raises:
+        OSError: if a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for file in _files(root, counts):
+        with file.open("rb") as opened:
+            of_file = hashlib.file_digest(opened, "sha256").hexdigest()
+        digest.update(os.fsencode(f"{file.relative_to(root).as_posix()}\0{of_file}\n"))
+    return digest.hexdigest()
+
+
+def change(before: Stamp, root: Path, counts: Callable[[PurePath], bool] = is_image) -> str:
+    """How the files differ from an earlier stamp, in words; "" if they do not. Files that have other times and the same
+    content, as copies have, do not differ.
+
+    Raises:
+        OSError: if there is no such file, or it cannot be read.
+    """
+    now = stamp(root, counts)
+    if now["bytes"] == before.get("bytes") and now["sha256"] != before.get("sha256") and "content" in before:
+        return "" if content(root, counts) == before["content"] else "expected the same names and content, got others"
+    return difference(before, now)
+
+
 def stamp_if_there(root: Path, counts: Callable[[PurePath], bool] = is_image) -> Stamp | None:
     """`stamp`, or None if there is no such folder or archive. Raises UserError if it cannot be read."""
     try:
         return stamp(root, counts) if is_there(root) else None
+    except OSError as error:
+        raise unreadable(root, error) from None
+
+
+def change_if_there(before: Stamp, root: Path, counts: Callable[[PurePath], bool] = is_image) -> str:
+    """`change`, or "" if the files are gone. Raises UserError if they cannot be read."""
+    try:
+        return change(before, root, counts) if is_there(root) else ""
     except OSError as error:
         raise unreadable(root, error) from None
 
@@ -149,7 +189,7 @@ def difference(before: Stamp, now: Stamp) -> str:
     old, new = (
         f"{state['files']} files" + (f" of {state['bytes']} bytes" if "bytes" in now else "") for state in (before, now)
     )
-    return "expected the same names and times, got others" if old == new else f"expected {old}, got {new}"
+    return "expected the same names and times (cp -a keeps times), got others" if old == new else f"expected {old}, got {new}"
 
 
 def count_images(root: Path) -> int:

@@ -111,7 +111,7 @@ class ListedImages(Dataset[Tensor | str]):
         if expected != got:
             raise changed(str(file), f"expected {expected} bytes, got {got}")
         if status.st_mtime_ns != int(self.times[index]):
-            raise changed(str(file), "expected the same time, got another")
+            raise changed(str(file), "expected the same time (cp -a keeps times), got another")
         image = open_image(str(file), read_file(file), colour_mode(str(file), self.channels))
         if self.crop is None or seed is None:
             return to_tensor(square(image, self.image_size, self.resize))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gvbsm.config.stages import Augment
-from gvbsm.data.folders import count_images, difference, is_there, is_visible, stamp, stamp_if_there
+from gvbsm.data.folders import change, change_if_there, count_images, difference, is_there, is_visible
 from gvbsm.data.listed import ListedImages, changed
 from gvbsm.data.pixels import augmentation
 from gvbsm.errors import UserError
@@ -122,7 +122,7 @@ def _check_unchanged(reader: Reader, data: str, split: str, metadata: Json) -> N
         return
     packed, root = metadata["storage"] == "packed", reader.data_root / metadata["roots"][split]
     try:
-        change = difference(source[split], stamp(root) if packed else {"files": count_images(root)})
+        altered = change(source[split], root) if packed else difference(source[split], {"files": count_images(root)})
     except OSError as error:
         if packed:
             if is_there(root):
@@ -132,10 +132,10 @@ def _check_unchanged(reader: Reader, data: str, split: str, metadata: Json) -> N
             f"{root}: expected the images of the data set, got nothing there; put them back, or set GVBSM_DATA_ROOT to where "
             "config.yaml's data_root is"
         ) from None
-    if change:
-        raise changed(str(root), change)
+    if altered:
+        raise changed(str(root), altered)
     if split == "test" and "ground_truth" in source:
         truth, before = reader.data_root / receipt["spec"]["source"]["ground_truth"], source["ground_truth"]
-        change = difference(before, stamp_if_there(truth, is_visible) or before)
-        if change:
-            raise changed(str(truth), change)
+        altered = change_if_there(before, truth, is_visible)
+        if altered:
+            raise changed(str(truth), altered)

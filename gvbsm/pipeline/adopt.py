@@ -9,7 +9,7 @@ from typing import Literal
 from gvbsm.config.bounds import Count
 from gvbsm.config.row import Row
 from gvbsm.config.sources import DataPath, Distilled
-from gvbsm.data.folders import Stamp, difference, is_image, is_visible, stamp_if_there
+from gvbsm.data.folders import change_if_there, is_image, is_visible
 from gvbsm.errors import UserError
 from gvbsm.pipeline.convert import ConvertSpec
 from gvbsm.pipeline.scale import Scale
@@ -59,7 +59,7 @@ def check_adopted(planned: Iterable[Artifact], data_root: Path) -> None:
     Raises:
         UserError: if files have changed since they were read.
     """
-    stamps: dict[tuple[str, Path], Stamp | None] = {}  # shards of labels share a folder
+    changes: dict[tuple[str, Path], str] = {}  # shards of labels share a folder
     for artifact in planned:
         if not isinstance(artifact.spec, (AdoptSpec, ConvertSpec)):
             continue
@@ -69,13 +69,13 @@ def check_adopted(planned: Iterable[Artifact], data_root: Path) -> None:
             continue  # not made yet, or damaged, which the job that reads it reports
         root = data_root / artifact.spec.path
         reader = artifact.stage, root
-        if reader not in stamps:
-            stamps[reader] = stamp_if_there(root, is_image if isinstance(artifact.spec, AdoptSpec) else is_visible)
-        change = difference(before, stamps[reader] or before)
-        if change:
+        if reader not in changes:
+            counts = is_image if isinstance(artifact.spec, AdoptSpec) else is_visible
+            changes[reader] = change_if_there(before, root, counts)
+        if changes[reader]:
             raise UserError(
-                f"{root}: changed since {artifact.stage} read it: {change}; restore it, or set distilled.version (2, 3, ...) "
-                "in the recipe to take what is there now"
+                f"{root}: changed since {artifact.stage} read it: {changes[reader]}; restore it, or set distilled.version "
+                "(2, 3, ...) in the recipe to take what is there now"
             )
 
 

@@ -15,7 +15,7 @@ class PublishInputs(Inputs):
     """Every artifact of a run."""
 
     data: str
-    check: str
+    check: str | None = None  # none in runs published before there was such a stage
     teachers: dict[str, str]  # by label
     statistics: list[str]  # empty if recover needs none
     selected: list[str] | None = None  # the real images that recover started from

@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from gvbsm.data import DATASETS
-from gvbsm.data.folders import Stamp, is_image, is_visible, stamp_if_there
+from gvbsm.data.folders import Stamp, content, is_image, is_visible, stamp_if_there
 from gvbsm.data.raw import Files, Form
 from gvbsm.errors import UserError
 from gvbsm.pipeline.prepare import PrepareSpec
@@ -54,6 +55,7 @@ def run(job: Job[PrepareSpec]) -> None:
         for part, now in summary["source"].items():
             if before.get(part, now) != now:
                 raise UserError(f"{job.data_root / str(watched[part])}: changed while it was read; run the same command again")
+        _add_contents(job, watched, summary["source"], spec.storage)
     job.classes = raw.classes
     job.write_tensors(tensors, {"class_names": raw.class_names, "roots": roots, **vars(form)}, summary)
 
@@ -64,6 +66,18 @@ def _stamps(job: Job[PrepareSpec], watched: dict[str, str | None]) -> dict[str, 
     # One stamp per folder: most folders hold both splits.
     stamps = {root: stamp_if_there(job.data_root / root, counts) for root, counts in files.items()}
     return {part: stamp for part, root in watched.items() if root and (stamp := stamps[root])}
+
+
+def _add_contents(job: Job[PrepareSpec], watched: dict[str, str | None], stamps: dict[str, Stamp], storage: str) -> None:
+    """Add the hashes of what was read. Images that stay in their files were not."""
+    of_images: dict[Path, str] = {}
+    for part, now in stamps.items():
+        root = job.data_root / str(watched[part])
+        if part == "ground_truth":
+            now["content"] = content(root, is_visible)
+        elif storage == "packed":
+            of_images[root] = of_images.get(root) or content(root)
+            now["content"] = of_images[root]
 
 
 def _images(split: str, images: Tensor | Files) -> dict[str, Tensor]:

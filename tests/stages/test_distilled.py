@@ -210,12 +210,15 @@ def test_files_that_changed_since_they_were_taken_over(workspace, edit_row, make
     check_adopted(planned, Path("data"))
     for file, message in ((image, "data/theirs: changed since adopt"), (batch, "data/fkd: changed since convert")):
         times = file.stat().st_atime_ns, file.stat().st_mtime_ns
-        os.utime(file)
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         with pytest.raises(
-            UserError, match=f"{message} read it: expected the same names and times, got others; restore it, or set"
+            UserError, match=f"{message} read it: expected the same names and .*, got others; restore it, or set"
         ):
             check_adopted(planned, Path("data"))
-        os.utime(file, ns=times)
+        file.write_bytes(content)
+        if file == batch:  # labels are too large to be read for this
+            os.utime(file, ns=times)
         check_adopted(planned, Path("data"))
     batch.unlink()
     with pytest.raises(UserError, match=r"expected 12 files of \d+ bytes, got 11 files of \d+ bytes"):

@@ -81,7 +81,16 @@ ROW_CHANGES = {
     "which accuracy is the headline": ({"evaluate": {"headline": "best"}}, {"publish": 1}),
     "the split": (
         {"source": {"seed": 1}},
-        {"prepare": 1, "check": 1, "squeeze": B, "statistics": B, "recover": R, "relabel": 2 * L, "evaluate": 3 * S, "publish": 1},
+        {
+            "prepare": 1,
+            "check": 1,
+            "squeeze": B,
+            "statistics": B,
+            "recover": R,
+            "relabel": 2 * L,
+            "evaluate": 3 * S,
+            "publish": 1,
+        },
     ),
 }
 
