@@ -152,8 +152,8 @@ class PublishedLabels:
     def _files(self, epoch: int) -> Iterator[tuple[int, Path]]:
         """The files of an epoch, each with the position of its first view."""
         folder = self.root / f"epoch_{epoch}"
-        check_folders_above(folder)
         if not folder.is_dir():
+            check_folders_above(folder)
             raise UserError(
                 f"{folder}: expected the labels of an epoch, got nothing there; fetch them, or lower relabel.epochs of a row "
                 "that asks for them"
@@ -256,8 +256,8 @@ def _mixing(file: Path, mixed: bool, share: Any, box: Any, size: int) -> tuple[l
 
 def _load(file: Path) -> Any:
     """The content of a file that torch saved; only tensors, Python's plain types and numpy's numbers are allowed."""
-    check_folders_above(file)
     if not is_there(file):
+        check_folders_above(file)
         raise UserError(f"{file}: expected a batch of soft labels, got nothing there; fetch it, or correct the path")
     return load_torch(file, str(file), "tensors and numbers alone", "fetch it from those who made it", _ALLOWED)
 

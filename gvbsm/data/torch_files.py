@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import torch
 
 from gvbsm.data.first_bytes import HEAD, PICKLE, SAFETENSORS, TAR, ZIP, check_folders_above, what_file
+from gvbsm.data.folders import is_there
 from gvbsm.errors import UserError, unreadable
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "net")  # what checkpoints call the state dict inside them
@@ -86,11 +87,11 @@ def _read_safetensors(path: Path, where: str) -> dict[str, Any]:
 
 def _check_file(path: Path, where: str) -> None:
     """Raise UserError if a path does not lead to a file."""
-    check_folders_above(path)
+    if not is_there(path):
+        check_folders_above(path)
+        raise UserError(f"{where}: expected a file, got nothing there; put it there, or correct the path")
     if path.is_dir():
         raise UserError(f"{where}: expected a file, got a folder; name the file in it")
-    if not path.exists():
-        raise UserError(f"{where}: expected a file, got nothing there; put it there, or correct the path")
 
 
 def _other_kind(path: Path) -> tuple[str, str] | None:
