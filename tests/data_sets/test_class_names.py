@@ -54,9 +54,7 @@ def test_names_that_look_alike_are_said_to_differ(difference, swapped, tmp_path)
 def test_a_class_in_two_unicode_forms_in_one_split(tmp_path):
     files = [f"{split}/{name}/1.png" for split in ("train", "test") for name in (CAFE, CAFE_OF_A_MAC, "b")]
     write(tmp_path, *files)
-    with pytest.raises(
-        UserError, match=r"expected a folder for each class, got .* which differ in Unicode form alone; put them"
-    ):
+    with pytest.raises(UserError, match=r"a folder for each class, got .* which differ in Unicode form alone; put them"):
         read(tmp_path)
 
 
@@ -102,9 +100,7 @@ def test_archives_inside_of_a_folder_are_named(kind, tmp_path):
     root = tmp_path / "mine"
     for split in ("train", "val"):
         shutil.make_archive(str(root / split), kind, tmp_path / "made", split)
-    with pytest.raises(
-        UserError, match=r"mine: expected a folder train of class folders, got none, but train\..*; unpack such"
-    ):
+    with pytest.raises(UserError, match=r"mine: expected a folder train of class folders, got none, but train\..*; unpack"):
         read(root)
     with pytest.raises(UserError, match=r"mine: expected a folder of images for every class, got none, but train\."):
         list_images(root)
