@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import save
 from torch import nn
 
+from gvbsm.data.download import ensure
 from gvbsm.data.files import open_image, read_entries, read_file
 from gvbsm.data.first_bytes import what_it_is
 from gvbsm.data.fkd import PublishedLabels
@@ -80,6 +81,15 @@ def test_false_archives(name, kind, tmp_path):
         list(read_entries(tmp_path / name))
     archive = "a zip archive" if name.lower() == "x.zip" else "a tar archive"
     assert line_of(raised).startswith(f"{tmp_path / name}: expected {archive}, as its name says, got {what}")
+
+
+@pytest.mark.parametrize("kind", FALSE_FILES)
+def test_false_downloads(kind, tmp_path):
+    content, what = FALSE_FILES[kind]
+    (tmp_path / "x.tar.gz").write_bytes(content)
+    with pytest.raises(UserError) as raised:
+        ensure("cifar10", tmp_path / "x.tar.gz", "http://127.0.0.1:9/x.tar.gz", "0" * 32)
+    assert f" ({what.partition(';')[0].rstrip()}" in line_of(raised) and "; delete it, or put the file from" in line_of(raised)
 
 
 @pytest.mark.parametrize("kind", FALSE_FILES)
