@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
-from gvbsm.backbones.weights import read_state
+from torch import nn
 
 
 def build(*, classes: int, image_size: int, channels: int = 3, model: str, **options: Any) -> nn.Module:
@@ -29,10 +27,10 @@ def build(*, classes: int, image_size: int, channels: int = 3, model: str, **opt
     return models.get_model(model, weights=None, num_classes=classes, **options)
 
 
-def pretrained(model: str, weights: str) -> dict[str, Tensor]:
-    """The state dict of published weights, from torch's hub folder or downloaded to it; executes no code of the file.
+def published_weights(model: str, weights: str) -> Path:
+    """The file of published weights, in torch's hub folder or downloaded to it.
 
-    The file is read only if its SHA-256 begins with the prefix at the end of its official name.
+    Its SHA-256 begins with the prefix at the end of its official name.
 
     Raises:
         ValueError: if the model has no such weights, or the file is a different one or cannot be downloaded.
@@ -60,7 +58,7 @@ def pretrained(model: str, weights: str) -> dict[str, Tensor]:
             f"weights {weights}: {file}: expected SHA-256 {prefix}..., got {digest[:8]}...; delete it, or put the file from "
             f"{url} there"
         )
-    return read_state(file)
+    return file
 
 
 def _sha256(path: Path) -> str:

@@ -1,44 +1,12 @@
-"""Reading foreign state dicts, such as the authors' released `squeeze_<name>.pth`, and loading them into our networks."""
+"""Loading foreign state dicts, such as the authors' released `squeeze_<name>.pth`, into our networks."""
 
 from collections.abc import Mapping
-from pathlib import Path
-from pickle import UnpicklingError  # what torch raises instead of executing code
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 _COUNTER = "num_batches_tracked"  # absent from old checkpoints; BatchNorm uses it only without a momentum
 _LEAVES = {"weight", "bias", "running_mean", "running_var", _COUNTER}
-_WRAPPERS = ("state_dict", "model", "model_state_dict", "net")  # what checkpoints call the state dict inside them
-
-
-def read_state(path: Path) -> dict[str, Any]:
-    """The state dict in a safetensors file or in one that torch saved; only tensors are read, no code is executed.
-
-    The file may be a checkpoint with the state dict as one of its entries (`state_dict`, `model`, ...).
-
-    Raises:
-        ValueError: if there is no such file, or it has another content.
-    """
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ValueError(f"weights {path}: expected a file, got nothing there; put it there") from None
-    except UnpicklingError:
-        raise ValueError(
-            f"weights {path}: expected tensors alone, got other objects, whose code would have to be executed; save its "
-            "state dict"
-        ) from None
-    except Exception as error:  # damaged bytes make the two readers raise almost anything
-        raise ValueError(f"weights {path}: damaged ({type(error).__name__}); replace the file") from None
-    if not isinstance(state, dict):
-        raise ValueError(f"weights {path}: expected a state dict, got {type(state).__name__}; save the network's state dict")
-    return next((dict(state[name]) for name in _WRAPPERS if isinstance(state.get(name), dict)), dict(state))
 
 
 def load_by_order(model: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TypeVar
 
+from gvbsm.data.first_bytes import PACKED, TAR, ZIP, what_file
 from gvbsm.data.folders import LeftOut
 from gvbsm.errors import UserError, unreadable
 
@@ -42,9 +43,19 @@ def read_members(root: Path, left_out: LeftOut | None = None) -> Iterator[Member
     except PermissionError as error:
         raise unreadable(root, error) from None
     except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
+        _check_kind(root)
         raise UserError(f"{root}: damaged archive: {error}; fetch it again") from None
     except (NotImplementedError, RuntimeError) as error:  # zipfile's errors for encryption and rare compressions
         raise UserError(f"{root}: {error}; make the archive anew, without encryption") from None
+
+
+def _check_kind(root: Path) -> None:
+    """Raise UserError if the file is another one than its name says."""
+    found, is_zip = what_file(root), root.suffix.lower() == ".zip"
+    if found and found.what not in ((ZIP,) if is_zip else (TAR, *PACKED)):
+        rename = "give it the ending of what it is" if found.what in (ZIP, TAR, *PACKED) else "put the right file there"
+        kind = ZIP if is_zip else TAR
+        raise UserError(f"{root}: expected {kind}, as its name says, got {found.what}; {found.remedy or rename}")
 
 
 class _Header(tarfile.TarInfo):
@@ -133,9 +144,14 @@ def _zip_members(root: Path, left_out: LeftOut) -> Iterator[Member]:
 
 def _inner(root: Path, name: str) -> PurePosixPath:
     path = PurePosixPath(name)
-    unsafe = PureWindowsPath(name).anchor or "\\" in name or _CONTROL.search(name)
-    if unsafe or path.is_absolute() or ".." in path.parts:
+    windows = PureWindowsPath(name)
+    if windows.anchor or _CONTROL.search(name) or path.is_absolute() or ".." in (*path.parts, *windows.parts):
         raise UserError(f"{root}: {name!r}: expected names below the archive's own folder; make the archive without it")
+    if "\\" in name:
+        raise UserError(
+            f"{root}: {name!r}: expected / between folders, got backslashes, as some programs for Windows write; make the "
+            "archive anew with another program"
+        )
     return path
 
 

@@ -13,6 +13,7 @@ from gvbsm.data.download import ensure
 from gvbsm.data.files import read_entries
 from gvbsm.data.folders import is_there
 from gvbsm.data.raw import Form, RawDataset
+from gvbsm.data.texts import read_lines
 from gvbsm.errors import UserError
 
 _PIXELS = 3 * 32 * 32  # bytes of an image: the red plane, green, blue, each row by row
@@ -74,7 +75,7 @@ def read(source: Cifar, form: Form, data_root: Path) -> RawDataset:
     missing = sorted(required - {f"{archive.folder}/{name}" for name in files})
     if missing:
         raise UserError(f"{path}: expected {missing[0]} in it, got none; put the file from {archive.url} there")
-    classes = files[archive.names].decode().split()
+    classes = [line.text for line in read_lines(f"{path}: {archive.names}", files[archive.names])]
     train, test = (_records(path, archive, files, names, len(classes)) for names in (archive.train, archive.test))
     return RawDataset(*train, *test, classes, [name.replace("_", " ") for name in classes])
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gvbsm.data.files import check_one_folder, colour_mode, decoding, open_image, read_entries, square, to_tensor
+from gvbsm.data.class_names import look_alike
+from gvbsm.data.files import check_one_folder, colour_mode, decoding, open_image, or_archives, read_entries, square, to_tensor
 from gvbsm.data.folders import is_image
 from gvbsm.errors import UserError
 
@@ -43,7 +44,7 @@ def list_images(root: Path, classes: Sequence[str] | None = None, ipc: int | Non
             files.setdefault(entry.path.parent.name, []).append(entry.path)
             above.add(str(entry.path.parent.parent))
     if not files:
-        raise UserError(f"{root}: expected a folder of images for every class, got none; put the images there")
+        raise UserError(f"{root}: expected a folder of images for every class, got {or_archives(root)}")
     check_one_folder(root, "all class folders", above)
     folders = _by_label(root, files.keys(), classes)
     mismatch = next((name for name in folders if ipc and len(files[name]) != ipc), None)
@@ -71,7 +72,8 @@ def _by_label(root: Path, names: Collection[str], classes: Sequence[str] | None)
     if classes is None:
         return sorted(names)
     mismatch = min(set(names) ^ set(classes))
-    got = f"{len(names)} {'with' if mismatch in names else 'without'} {mismatch!r}"
+    alike = look_alike(mismatch, set(names) ^ set(classes))
+    got = alike or f"{len(names)} {'with' if mismatch in names else 'without'} {mismatch!r}"
     raise UserError(
         f"{root}: expected folders called as the {len(classes)} classes, or new000, ... by label, got {got}; rename them"
     )

@@ -10,6 +10,7 @@ import time
 from http.client import HTTPException
 from pathlib import Path
 
+from gvbsm.data.first_bytes import PACKED, TAR, ZIP, what_file
 from gvbsm.data.folders import is_there
 from gvbsm.errors import UserError
 
@@ -31,7 +32,9 @@ def ensure(what: str, path: Path, url: str, md5: str, hint: str = "") -> None:
     except OSError as error:
         raise UserError(f"{what}: {path}: cannot be read: {error.strerror}; put the file from {url} there") from None
     if digest != md5:
-        raise UserError(f"{what}: {path}: expected MD5 {md5}, got {digest}; delete it, or put the file from {url} there")
+        found = what_file(path)
+        got = f"{digest} ({found.what})" if found and found.what not in (ZIP, TAR, *PACKED) else digest
+        raise UserError(f"{what}: {path}: expected MD5 {md5}, got {got}; delete it, or put the file from {url} there")
 
 
 def download(what: str, path: Path, url: str, md5: str, hint: str = "") -> None:

@@ -16,6 +16,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from gvbsm.data.archives import ARCHIVES, read_members
+from gvbsm.data.first_bytes import HEAD, IMAGES, PACKED, TAR, ZIP, check_folders_above, what_file, what_it_is
 from gvbsm.data.folders import LeftOut, is_there, walk
 from gvbsm.errors import UserError, unreadable
 
@@ -72,17 +73,28 @@ def _entries(root: Path, left_out: LeftOut) -> Iterator[Entry]:
         except OSError as error:
             raise unreadable(root, error) from None
         return
+    check_folders_above(root)
     if not root.is_file():
         raise UserError(f"{root}: expected a folder or an archive ({', '.join(ARCHIVES)}), got nothing there; put it there")
     if not root.name.lower().endswith(ARCHIVES):
-        raise UserError(f"{root}: expected a folder or an archive ({', '.join(ARCHIVES)}), got another file; name one")
+        what, remedy = what_file(root) or ("another file", "")
+        rename = "give it such a name" if what in (ZIP, TAR, *PACKED) else "name one"
+        raise UserError(f"{root}: expected a folder or an archive ({', '.join(ARCHIVES)}), got {what}; {remedy or rename}")
     for path, content in read_members(root, left_out):
         if not left_out.add_invisible(path, content is None):
             yield Entry(path, None if content is None else partial(bytes, content))
 
 
+def or_archives(root: Path) -> str:
+    """The end of the message that there are no images below `root`: the archives that may hold them, if there are any."""
+    archives = [entry.path for entry in read_entries(root, quiet=True) if entry.path.name.lower().endswith(ARCHIVES)]
+    return f"none, but {min(archives)}; unpack such archives" if archives else "none; put the images there"
+
+
 def read_file(file: Path) -> bytes:
     """The content of a file. Raises UserError if it cannot be read."""
+    if file.is_dir():
+        raise UserError(f"{file}: expected a file, got a folder; name the file in it")
     try:
         return file.read_bytes()
     except OSError as error:
@@ -90,20 +102,28 @@ def read_file(file: Path) -> bytes:
 
 
 @contextlib.contextmanager
-def decoding(where: str) -> Iterator[None]:
-    """Turn whatever is raised while an image is decoded into a UserError: for damaged files, that may be anything."""
+def decoding(where: str, content: bytes | None = None) -> Iterator[None]:
+    """Turn whatever is raised while an image is decoded into a UserError: for damaged files, that may be anything. The file's
+    `content` tells what it is if it is no image."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        lines = str(error).strip().splitlines()
+        remedy, lines = "", str(error).strip().splitlines()
         reason = lines[0] if lines else type(error).__name__
         if isinstance(error, UnidentifiedImageError):
-            reason = "no format that is known"
+            reason, remedy = _other_content(b"?" if content is None else content)
         elif lines and not isinstance(error, (OSError, ValueError, SyntaxError, Image.DecompressionBombError)):
             reason = f"{type(error).__name__}: {reason}"  # not meant for readers: the text alone may say nothing
-        raise UserError(f"{where}: expected an image, got {reason}; replace or remove the file") from None
+        raise UserError(f"{where}: expected an image, got {reason}; {remedy or 'replace or remove the file'}") from None
+
+
+def _other_content(content: bytes) -> tuple[str, str]:
+    found = what_it_is(content[:HEAD])
+    if found is None:
+        return "no format that is known", ""
+    return (f"{found.what} that is damaged", "") if found.what in IMAGES else found
 
 
 def open_image(where: str, content: bytes, mode: str) -> Image.Image:
@@ -112,7 +132,7 @@ def open_image(where: str, content: bytes, mode: str) -> Image.Image:
     Raises:
         UserError: if it is no image, has 32 bits a pixel (of unknown range), or has sides of more than 100 : 1.
     """
-    with decoding(where), Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+    with decoding(where, content), Image.open(io.BytesIO(content), formats=_FORMATS) as image:
         if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
             raise UserError(f"{where}: expected 8 or 16 bits a pixel of a channel, got 32; convert or remove the file")
         if max(image.size) > _LONGEST * min(image.size):

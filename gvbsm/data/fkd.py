@@ -7,12 +7,10 @@ images. G-VBSM and EDC store the indices of the images, and EDC also the shuffli
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from pickle import UnpicklingError  # what torch raises instead of executing code
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +19,11 @@ from torch import Tensor
 from torch.utils.data import RandomSampler
 
 from gvbsm.data.epoch_views import FORMAT
+from gvbsm.data.first_bytes import check_folders_above
+from gvbsm.data.fkd_sizes import Evidence, size_of_crops
+from gvbsm.data.folders import is_there
 from gvbsm.data.labels import STORED
+from gvbsm.data.torch_files import load_torch
 from gvbsm.errors import UserError
 from gvbsm.method.coding import Coded, Coding, encode
 from gvbsm.method.views import Views, digest, mixed_hard_labels
@@ -34,6 +36,9 @@ _ALLOWED: list[Any] = [
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32")),
 ]
+# Labels that fit agree with their classes this far on the way from chance to always, or more often: those published do on more
+# than half of the mixed views. What is rarer than one in ten thousand is not taken for chance.
+_FITTING, _TOO_RARE = 0.25, 1e-4
 _WHOLE = 0.01  # px, tolerance for whole pixels: coordinates are float32 shares of an image's side
 
 
@@ -64,6 +69,11 @@ class PublishedLabels:
     def _first(self) -> _Batch:
         return self._read(self.root / "epoch_0" / "batch_0.tar")
 
+    @cached_property
+    def _evidence(self) -> Evidence:
+        """Of the size, in what was converted so far."""
+        return Evidence(self.size)
+
     @property
     def batch_size(self) -> int:
         """Views of every batch but the last."""
@@ -91,6 +101,7 @@ class PublishedLabels:
             batch = self._read(file)
             positions = torch.arange(first, first + len(batch.flip_V))
             self._check_count(file, first, len(positions))
+            self._evidence.add(batch.crop_V4, batch.box, batch.share)
             _write_batch(views, positions, batch, self.size)
             index_V = order_V[positions] if batch.index_V is None else batch.index_V
             views.image_V[positions] = self.order_N[index_V].int()
@@ -100,14 +111,23 @@ class PublishedLabels:
                 if not torch.isfinite(values).all():
                     raise _mismatch(file, f"logits that {coding.values} can hold", "others; set relabel.coding.values: float32")
                 into[name][positions] = values
+        self._check_size(epoch)
         if not torch.equal(views.image_V.sort().values, torch.arange(len(views)).int()):
             raise _mismatch(self.root / f"epoch_{epoch}", "every image once", "some twice; fetch the labels again")
         return digest(views), right
 
     def check_agreement(self, right: int, views: int) -> None:
-        """Raise UserError if the labels agree with the views' classes no more often than by chance."""
-        by_chance = views / self.classes
-        if right <= by_chance + 3 * math.sqrt(by_chance):
+        """Raise UserError if the labels agree with the views' classes no more often than by chance, and there are views enough
+        to say so: labels that fit would very probably agree more often."""
+        from scipy.stats import binom
+
+        shares = torch.bincount(self.labels_N, minlength=self.classes).double() / len(self.labels_N)
+        chance = float((shares**2).sum())  # labels of the same images in another order
+        if chance == 1:  # a single class
+            return
+        at_least = chance + _FITTING * (1 - chance)
+        seems_chance = binom.sf(right - 1, views, chance) > _TOO_RARE
+        if seems_chance and binom.cdf(right, views, at_least) < _TOO_RARE:
             raise UserError(
                 f"{self.root}: expected labels that fit the images, got their class on {right} of {views} views, as by chance; "
                 "use the images that were labelled, and the seed of the sampler"
@@ -119,10 +139,21 @@ class PublishedLabels:
         epochs = [first, first + len(digests)]
         return {"format": FORMAT, "epochs": epochs, "views": views, "digests": digests, "coding": coding}
 
+    def _check_size(self, epoch: int) -> None:
+        """Raise UserError if the labels converted so far can only have been made at another size."""
+        for what, size in (("crops", self._evidence.crops()), ("CutMix boxes", self._evidence.boxes())):
+            if size:
+                raise _mismatch(
+                    self.root / f"epoch_{epoch}",
+                    f"{what} of images of {self.size} px",
+                    f"{what} of {size} px; {_other_size(size)}",
+                )
+
     def _files(self, epoch: int) -> Iterator[tuple[int, Path]]:
         """The files of an epoch, each with the position of its first view."""
         folder = self.root / f"epoch_{epoch}"
         if not folder.is_dir():
+            check_folders_above(folder)
             raise UserError(
                 f"{folder}: expected the labels of an epoch, got nothing there; fetch them, or lower relabel.epochs of a row "
                 "that asks for them"
@@ -163,9 +194,10 @@ class PublishedLabels:
                     raise _mismatch(file, f"{what} below {end}", "others; use the images that were labelled")
         if len(entries) > 7 and (not isinstance(entries[7], Tensor) or entries[7].any()):
             raise _mismatch(file, "images whose patches were not shuffled", "others; such views cannot be converted")
+        crop_V4 = _pixels(file, coordinates, self.size)
         edges, own_share = _mixing(file, partner_V is not None, share, box, self.size)
         partner_V = torch.arange(count) if partner_V is None else partner_V
-        return _Batch(_pixels(file, coordinates, self.size), flip_V, partner_V, edges, own_share, logits, index_V)
+        return _Batch(crop_V4, flip_V, partner_V, edges, own_share, logits, index_V)
 
 
 def one_view(classes: int, coding: Coding) -> Coded:
@@ -193,9 +225,13 @@ def _pixels(file: Path, coordinates_V4: Tensor, size: int) -> Tensor:
     edges_V22 = torch.stack([start_V2, start_V2 + side_V2], 1)
     start_V2, end_V2 = edges_V22.round().long().unbind(1)
     if not ((edges_V22 - edges_V22.round()).abs() < _WHOLE).all():  # also true for NaN
-        raise _mismatch(
-            file, f"crops of whole pixels of images of {size} px", "others; use images of the size that was labelled"
+        labelled = size_of_crops(coordinates_V4)
+        got = (
+            f"such of {labelled} px; {_other_size(labelled)}"
+            if labelled
+            else "others; use images of the size that was labelled"
         )
+        raise _mismatch(file, f"crops of whole pixels of images of {size} px", got)
     if not ((start_V2 >= 0) & (end_V2 > start_V2) & (end_V2 <= size)).all():
         raise _mismatch(file, "crops inside the images", "others; fetch the file again")
     return torch.cat([start_V2, end_V2 - start_V2], 1)
@@ -220,18 +256,14 @@ def _mixing(file: Path, mixed: bool, share: Any, box: Any, size: int) -> tuple[l
 
 def _load(file: Path) -> Any:
     """The content of a file that torch saved; only tensors, Python's plain types and numpy's numbers are allowed."""
-    try:
-        with torch.serialization.safe_globals(_ALLOWED):
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{file}: expected a batch of soft labels, got nothing there; fetch it, or correct the path") from None
-    except UnpicklingError:
-        raise UserError(
-            f"{file}: expected tensors and numbers alone, got other objects, whose code would have to be executed, or damaged "
-            "ones; fetch it from those who made it"
-        ) from None
-    except Exception as error:  # damaged bytes make torch raise almost anything
-        raise UserError(f"{file}: damaged ({type(error).__name__}); fetch it again") from None
+    if not is_there(file):
+        check_folders_above(file)
+        raise UserError(f"{file}: expected a batch of soft labels, got nothing there; fetch it, or correct the path")
+    return load_torch(file, str(file), "tensors and numbers alone", "fetch it from those who made it", _ALLOWED)
+
+
+def _other_size(size: int) -> str:
+    return f"use the images of {size} px that were labelled (in a row: image_size: {size})"
 
 
 def _check(file: Path, what: str, value: Any, shape: tuple[int, ...], *types: torch.dtype) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor
 
 from gvbsm.config.sources import ImageFolder
-from gvbsm.data.files import check_one_folder, read_entries
+from gvbsm.data.class_names import check_forms, look_alike, loosely
+from gvbsm.data.files import check_one_folder, or_archives, read_entries
 from gvbsm.data.folders import is_image
 from gvbsm.data.raw import Files, Form, RawDataset
 from gvbsm.errors import UserError
@@ -44,7 +46,7 @@ def read(source: ImageFolder, form: Form, data_root: Path) -> RawDataset:
         elif entry.read:
             others.add(entry.path.suffix or entry.path.name)
     train = _split(root, splits, ("train",))
-    test = _split(root, splits, _TEST_NAMES)
+    test = _test_split(root, splits, train)
     check_one_folder(root, f"{train} and {test}", above.get(train, set()) | above.get(test, set()))
     return replace(join_splits(str(root), form, splits[train], splits[test]), left_out=tuple(sorted(others)))
 
@@ -55,9 +57,13 @@ def join_splits(what: str, form: Form, train: Labelled, test: Labelled) -> RawDa
     Raises:
         UserError: if the splits have different classes, or no images.
     """
+    for split in (train, test):
+        check_forms(what, split.keys())
     mismatches = sorted(train.keys() ^ test.keys())
     if mismatches:
-        raise UserError(f"{what}: expected the same classes in train and test, got {mismatches[0]!r} in one; add or remove it")
+        alike = next(filter(None, (look_alike(name, mismatches) for name in mismatches)), "")
+        got = f"{alike}; rename one" if alike else f"{mismatches[0]!r} in one; add or remove it"
+        raise UserError(f"{what}: expected the same classes in train and test, got {got}")
     return RawDataset(*_join(what, form, train), *_join(what, form, test), sorted(train), sorted(train))
 
 
@@ -65,7 +71,22 @@ def _split(root: Path, splits: dict[str, Labelled], choices: tuple[str, ...]) ->
     for choice in choices:
         if choice in splits:
             return choice
-    raise UserError(f"{root}: expected a folder {' or '.join(choices)} of class folders, got none; put the images there")
+    raise UserError(f"{root}: expected a folder {' or '.join(choices)} of class folders, got {or_archives(root)}")
+
+
+def _test_split(root: Path, splits: dict[str, Labelled], train: str) -> str:
+    """The first test split that has classes of the training split: a challenge's `test` may hold images without labels."""
+    first = _split(root, splits, _TEST_NAMES)
+    classes = {loosely(name) for name in splits[train]}
+    labelled = [name for name in _TEST_NAMES if not classes.isdisjoint(map(loosely, splits.get(name, ())))]
+    if not labelled:
+        other = min(splits[first])
+        kind = "; Tiny-ImageNet has a kind of source of its own, tiny_imagenet" if other == "images" else ""
+        raise UserError(f"{root}: expected the classes of train in {first}, got {other!r}; sort the images by class{kind}")
+    if labelled[0] != first:
+        line = f"{root}: left out {first}, which has none of train's classes; the test images are those of {labelled[0]}"
+        sys.stderr.write(f"{UserError(line)}\n")  # as in errors, names may hold any character
+    return labelled[0]
 
 
 def _join(what: str, form: Form, labelled: Labelled) -> tuple[Tensor | Files, Tensor]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from gvbsm.config.sources import ImageNet
-from gvbsm.data.files import Entry, read_entries, read_file
+from gvbsm.data.files import Entry, or_archives, read_entries, read_file
 from gvbsm.data.folders import is_image
 from gvbsm.data.imagefolder import Labelled, join_splits
 from gvbsm.data.raw import Form, RawDataset
+from gvbsm.data.texts import read_lines, read_table
 from gvbsm.errors import UserError
 
 _TRUTH, _META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
@@ -41,7 +41,10 @@ def read(source: ImageNet, form: Form, data_root: Path) -> RawDataset:
 
 
 def _images(root: Path) -> list[Entry]:
-    return [entry for entry in read_entries(root) if entry.read and is_image(entry.path)]
+    images = [entry for entry in read_entries(root) if entry.read and is_image(entry.path)]
+    if not images:
+        raise UserError(f"{root}: expected images, got {or_archives(root)}")
+    return images
 
 
 def _by_class(root: Path, images: Iterable[Entry], form: Form, data_root: Path) -> Labelled:
@@ -69,23 +72,34 @@ def _by_truth(root: Path, images: list[Entry], truth: dict[str, str] | list[str]
 
 def _truth(path: Path) -> dict[str, str] | list[str]:
     """WordNet ids of the validation images: by name (Kaggle's CSV), or in order (the development kit)."""
-    if path.suffix == ".csv":
-        rows = csv.DictReader(io.StringIO(read_file(path).decode(errors="replace")))
-        if not {"ImageId", "PredictionString"} <= set(rows.fieldnames or ()):
-            raise UserError(f"{path}: expected the columns ImageId and PredictionString, got others; name LOC_val_solution.csv")
-        # An image with a truncated line has no class; `_by_truth` reports it.
-        return {row["ImageId"]: row["PredictionString"].split()[0] for row in rows if (row["PredictionString"] or "").strip()}
+    if path.suffix.lower() == ".csv":
+        return _solution(path)
     texts = {entry.path.name: entry.read() for entry in _kit(path) if entry.read and entry.path.name in (_TRUTH, _META)}
     if texts.keys() != {_TRUTH, _META}:
         raise UserError(
             f"{path}: expected {_TRUTH} and {_META} of the development kit in one folder, but one is missing; put it there"
         )
     ids = _wordnet_ids(path, texts[_META])
-    lines = texts[_TRUTH].decode(errors="replace").split()
-    unknown = next((line for line in lines if not line.isdigit() or int(line) not in ids), None)
-    if unknown is not None:
-        raise UserError(f"{path}: {_TRUTH}: expected numbers that {_META} knows, got {unknown!r}; fetch the kit again")
-    return [ids[int(line)] for line in lines]
+    classes: list[str] = []
+    for line in read_lines(f"{path}: {_TRUTH}", texts[_TRUTH]):
+        for number in line.text.split():
+            if not (number.isascii() and number.isdigit() and int(number) in ids):
+                raise UserError(f"{line.where}: expected numbers that {_META} knows, got {number!r}; fetch the kit again")
+            classes.append(ids[int(number)])
+    return classes
+
+
+def _solution(path: Path) -> dict[str, str]:
+    """WordNet ids by image, from Kaggle's table: the first word of what is predicted is the class, its box follows."""
+    classes: dict[str, str] = {}
+    for line, (image, predicted) in read_table(str(path), read_file(path), ("ImageId", "PredictionString")):
+        words = predicted.split()
+        if not image or not words:
+            raise UserError(f"{line.where}: expected an image and its class, got {line.text!r}; fetch the table again")
+        known = classes.setdefault(image, words[0])
+        if known != words[0]:
+            raise UserError(f"{line.where}: expected one class of {image}, got {known} before and {words[0]}; remove one")
+    return classes
 
 
 def _kit(path: Path) -> Iterable[Entry]:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from gvbsm.backbones import from_torchvision
-from gvbsm.backbones.weights import load_by_order, read_state
+from gvbsm.backbones.weights import load_by_order
 from gvbsm.config.shapes import NetworkShape
+from gvbsm.data.torch_files import read_state
 from gvbsm.errors import UserError
 from gvbsm.training.networks import Accuracy, build
 
@@ -42,13 +43,13 @@ def load_pretrained(
                 _check_names(weights, model, state)
         elif library == "torchvision":
             _check_imagenet(weights, classes)
-            state = from_torchvision.pretrained(name, weights)
+            state = read_state(from_torchvision.published_weights(name, weights))
         else:
             raise ValueError(
                 f"weights: expected a .pth, .pt or .safetensors file, got {weights!r}; only torchvision's have names"
             )
         load_by_order(model, state)
-    except ValueError as error:
+    except (ValueError, UserError) as error:
         raise UserError(f"network {network.name}: {error}") from None
     return model.eval()
 

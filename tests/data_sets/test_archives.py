@@ -88,8 +88,8 @@ NAMES = [
     "//host/train/a/x.png",
     "C:/train/a/x.png",
     "c:x.png",
-    "train\\a\\x.png",
     "..\\x.png",
+    "train\\a\\..\\..\\..\\x.png",
     "train/a/x\n.png",
     "train/a/\x1b[31mx.png",
 ]
@@ -103,6 +103,19 @@ def test_names_outside_the_archive_and_odd_ones_are_refused(name, write, tmp_pat
     with pytest.raises(UserError, match="expected names below the archive's own folder") as caught:
         read(path)
     assert len(str(caught.value).splitlines()) == 1 and repr(name) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["train\\a\\x.png", "train/a\\x.png", "x\\"])
+@pytest.mark.parametrize("write", [write_tar, write_zip])
+def test_backslashes_between_folders_are_called_that(name, write, tmp_path):
+    """Python would take the whole for the name of a file."""
+    path = tmp_path / ("x.zip" if write is write_zip else "x.tar.xz")
+    write(path, FILES | {name: png(1)})
+    with pytest.raises(
+        UserError, match="expected / between folders, got backslashes, as some programs for Windows write"
+    ) as caught:
+        read(path)
+    assert repr(name) in str(caught.value)
 
 
 def test_names_that_are_cut_at_nul_are_refused(tmp_path):
@@ -464,11 +477,16 @@ POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(
 
 
 @pytest.mark.parametrize(
-    "content", [POSTSCRIPT, encode(Image.new("RGB", (16, 16)), "ICO"), encode(Image.new("RGB", (8, 8)), "TGA")]
+    ("content", "what"),
+    [
+        (POSTSCRIPT, "a PostScript drawing"),
+        (encode(Image.new("RGB", (16, 16)), "ICO"), "an icon"),
+        (encode(Image.new("RGB", (8, 8)), "TGA"), "no format that is known"),
+    ],
 )
-def test_only_the_formats_of_the_known_endings_are_decoded(content):
+def test_only_the_formats_of_the_known_endings_are_decoded(content, what):
     """PIL would hand PostScript to Ghostscript, whatever the file is called."""
-    with pytest.raises(UserError, match=r"x\.png: expected an image, got no format that is known"):
+    with pytest.raises(UserError, match=rf"x\.png: expected an image, got {what}; replace or remove the file"):
         open_image("x.png", content, "RGB")
 
 

@@ -169,7 +169,7 @@ def altered(kind: str, name: str, content: bytes | None) -> dict[str, bytes]:
     ("kind", "content", "message"),
     [
         ("cifar10", pack(official("cifar10"))[:2000], r"cifar-10-binary\.tar\.gz: damaged archive: .*; fetch it again"),
-        ("cifar10", b"<html>404</html>", r"damaged archive"),
+        ("cifar10", b"<html>404</html>", r"expected a tar archive, as its name says, got a web page"),
         (
             "cifar10",
             pack(altered("cifar10", "data_batch_3.bin", None)),

@@ -249,7 +249,7 @@ def test_an_image_that_cannot_be_read_is_named_by_a_worker(mine):
     open_part = prepared(mine.parent, "files", workers=2)
     file = mine / "train" / "b" / "3.png"
     times, size = file.stat(), file.stat().st_size
-    file.write_bytes(b"x" * size)
+    file.write_bytes(b"\xc7" * size)
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
     with pytest.raises(UserError, match=r"^\S*b/3\.png: expected an image, got no format that is known; replace or remove"):
         everything(open_part("train"))

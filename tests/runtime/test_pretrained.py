@@ -138,8 +138,8 @@ class Payload:
     ("write", "message"),
     [
         (lambda path: None, r"bad\.pth: expected a file, got nothing there"),
-        (lambda path: path.write_bytes(b"half"), r"bad\.pth: (damaged|expected tensors alone)"),
-        (lambda path: path.write_bytes(pickle.dumps({"x": Payload()})), r"bad\.pth: expected tensors alone, got other objects"),
+        (lambda path: path.write_bytes(b"\xc7half"), r"bad\.pth: damaged"),
+        (lambda path: path.write_bytes(pickle.dumps({"x": Payload()})), r"bad\.pth: .*got a pickle that torch did not write;"),
         (lambda path: torch.save({"x": Payload()}, path), r"bad\.pth: expected tensors alone, got other objects"),
         (lambda path: torch.save([torch.zeros(1)], path), r"bad\.pth: expected a state dict, got list"),
         (lambda path: torch.save({"x": torch.zeros(1)}, path), r"state dict entry 'conv1.weight': expected shape"),

@@ -285,6 +285,25 @@ def import_fkd(seed: int = 42) -> int:
     return cli.main(["import-fkd", str(LABELS), "--images", str(IMAGES), "--out", "out", "--seed", str(seed)])
 
 
+def test_labels_made_at_half_the_size_of_the_images(workspace, edit_row, make_artifact, capsys):
+    """Every number in them is a possible one."""
+    save_images()
+    save_labels("cutmix")
+    shutil.rmtree(IMAGES)
+    save_images(shape=(2 * SIZE, 2 * SIZE))
+    message = (
+        "data/fkd/epoch_0: expected crops of images of 16 px, got crops of 8 px; use the images of 8 px that were labelled"
+    )
+    assert import_fkd() == 2 and message in capsys.readouterr().err
+    assert not list(Path("out").glob("labels-*"))
+    edit_row({"distilled": DISTILLED, "image_size": 2 * SIZE})
+    first = {artifact.stage: artifact for artifact in reversed(plan("tiny", IPC))}
+    make_artifact(first["prepare"])
+    make_artifact(first["adopt"])
+    with pytest.raises(UserError, match=message):
+        make_artifact(first["convert"])
+
+
 def test_views_that_differ_from_the_stored_ones_are_refused(workspace, reader):
     save_images()
     save_labels("cutmix")
