@@ -9,8 +9,9 @@ from pathlib import Path
 
 from gvbsm.errors import UserError
 from gvbsm.pictures.names import KINDS, kind_name
-from gvbsm.store.run import Picture, Published, Spread, further_pictures
+from gvbsm.store.run import Margin, Picture, Published, Spread, further_pictures, margin
 
+_MEANS_TOP5 = 10  # classes, up to which top-5 accuracies say little
 _TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
 
 
@@ -42,9 +43,10 @@ class AccuracyRow:
     """What a student reached on one set of training images."""
 
     trained_on: str
-    margin: float | None  # points by which distilled images are better; None of these themselves
+    is_best: bool  # of the student's rows
+    margin: Margin | None  # over random real images with soft labels, of distilled images with soft labels
     top1: Spread
-    top5: Spread | None
+    top5: Spread | None  # None where five guesses are half of the classes, too
     best_top1: Spread | None
 
 
@@ -85,13 +87,21 @@ def read_accuracies(published: Published) -> AccuracyTables:
 
 def _student(published: Published, student: str) -> list[StudentAccuracies]:
     """A student's rows; those with an average of its weights are apart from those without."""
-    by_kind = published.by_kind
-    best = by_kind["distilled"][student]["top1"]["mean"]
+    results = {kind: by_student[student] for kind, by_student in published.by_kind.items() if student in by_student}
+    best = max(result["top1"]["mean"] for result in results.values())
+    random = results.get("random_soft")
+    has_top5 = published.accuracies["images"] > _MEANS_TOP5 * published.accuracies["ipc"]
     groups: dict[float | None, list[AccuracyRow]] = {}
-    for kind in [kind for kind in KINDS if student in by_kind.get(kind, {})]:
-        result = by_kind[kind][student]
-        margin = None if kind == "distilled" else best - result["top1"]["mean"]
-        row = AccuracyRow(kind_name(kind), margin, result["top1"], result.get("top5"), result.get("best_top1"))
+    for kind in [kind for kind in KINDS if kind in results]:
+        result = results[kind]
+        row = AccuracyRow(
+            trained_on=kind_name(kind),
+            is_best=result["top1"]["mean"] == best,
+            margin=margin(result, random) if random and kind == "distilled" else None,
+            top1=result["top1"],
+            top5=result.get("top5") if has_top5 else None,
+            best_top1=result.get("best_top1"),
+        )
         groups.setdefault(result.get("ema") or None, []).append(row)
     return [StudentAccuracies(student, ema, tuple(rows)) for ema, rows in groups.items()]
 

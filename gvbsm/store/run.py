@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NotRequired, TypedDict, get_args, get_origin, get_type_hints
+from typing import Literal, NamedTuple, NotRequired, TypedDict, get_args, get_origin, get_type_hints
 
 from gvbsm.errors import UserError
 from gvbsm.store.keys import key
@@ -36,6 +37,21 @@ class Result(TypedDict):
     top5: NotRequired[Spread]
     best_top1: NotRequired[Spread]  # of the best tested epoch of each seed
     ema: NotRequired[float]  # decay of the average of its weights, if that was tested
+
+
+class Margin(NamedTuple):
+    """By how many points distilled images are better than random real images under the same labels and schedule."""
+
+    mean: float
+    std: float | None  # of the difference of two independent means; None of one seed
+
+
+def margin(distilled: Result, random_soft: Result) -> Margin:
+    """The margin of a student's top-1 accuracy after the last epoch."""
+    better, worse = distilled["top1"], random_soft["top1"]
+    is_spread = better["std"] is not None and worse["std"] is not None
+    std = math.hypot(better["std"] or 0, worse["std"] or 0) if is_spread else None
+    return Margin(better["mean"] - worse["mean"], std)
 
 
 class TeacherResult(TypedDict):
