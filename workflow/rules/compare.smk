@@ -26,4 +26,4 @@ rule compare:
         "../envs/gvbsm.yaml"
     shell:
         "gvbsm compare {input.runs:q} --csv {output.table:q} --picture {output.png:q} --picture {output.svg:q} "
-        "2> >(tee {log:q} >&2)"
+        "2> {log:q}"
