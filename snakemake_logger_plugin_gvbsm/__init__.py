@@ -32,6 +32,8 @@ class LogHandler(LogHandlerBase):  # type: ignore[misc]
     """Turns Snakemake's events into lines. Snakemake calls it from one thread; another one looks at the clock."""
 
     def __post_init__(self) -> None:
+        if not hasattr(self, "filters"):  # the first versions of the interface leave this to the plugin
+            logging.Handler.__init__(self)
         settings = self.common_settings
         asked = ("dryrun", "verbose", "printshellcmds", "debug_dag", "show_failed_logs")
         silent = any(str(kind).rpartition(".")[2].lower() == "all" for kind in settings.quiet or ())
@@ -107,12 +109,11 @@ class LogHandler(LogHandlerBase):  # type: ignore[misc]
             threading.Thread(target=self._watch, daemon=True).start()
 
     def _on_job_info(self, record: Any) -> None:
+        self._failed.pop(record.jobid, None)  # it is tried again
         self._jobs[record.jobid] = Job(record.rule_name, tuple(record.output), tuple(record.log), record.created)
 
     def _on_job_finished(self, record: Any) -> None:
-        number: int = record.job_id
-        self._failed.pop(number, None)  # it was tried again
-        if job := self._jobs.pop(number, None):
+        if job := self._jobs.pop(record.job_id, None):
             self._finished.append(job.ended(record.created))
 
     def _on_progress(self, record: Any) -> None:
@@ -123,6 +124,8 @@ class LogHandler(LogHandlerBase):  # type: ignore[misc]
         self._finished = []
 
     def _on_job_error(self, record: Any) -> None:
+        if record.jobid in self._failed:  # the first versions of Snakemake 9 report an error twice
+            return
         job = Job(record.rule_name, tuple(record.output), tuple(record.log), record.created)
         self._failed[record.jobid] = job
         if not self._interrupted:

@@ -14,7 +14,7 @@ from snakemake_logger_plugin_gvbsm.jobs import Job, found, without_keys
 _TABLES = 5  # runs whose accuracies are shown at the end
 _SHOWN = 3  # running jobs that are shown at a time
 _PROGRESS = re.compile(r".*: \d+/\d+, ")
-_LEFT = re.compile(r"(.*? left)\b")
+_HOW_FAR = re.compile(r"(.*? left)\b|(.*: \d+/\d+)")
 
 # What Snakemake says of itself. Whatever is not listed is shown, so that no warning of another version is lost.
 _BOOKKEEPING = re.compile(
@@ -24,6 +24,8 @@ _BOOKKEEPING = re.compile(
             "Assuming unrestricted shared filesystem usage",
             "Building DAG of jobs",
             "Using shell: ",
+            "host: ",
+            "Waiting for more resources",
             "Group jobs: inactive",
             "Conda environments: ignored",
             "Singularity containers: ignored",
@@ -84,7 +86,8 @@ def failure_line(job: Job) -> str:
     if errors:
         error = errors[-1]
     elif not last or _PROGRESS.match(last):
-        error = f"it was ended from outside, often for want of memory{f' (last line: {last})' if last else ''}"
+        seen = f" (last line: {last})" if last else ""
+        error = f"it left no error, as when something else ends it, often for want of memory{seen}"
     else:
         error = last
     log = f"; log: {job.log[0]}" if job.log else ""
@@ -102,8 +105,8 @@ def _how_far(job: Job) -> str:
     lines = job.log_lines()
     if not lines:
         return f"{job.title}: has not begun to count"
-    match = _LEFT.match(without_keys(lines[-1]))
-    return match[1] if match else without_keys(lines[-1])
+    match = _HOW_FAR.match(without_keys(lines[-1]))
+    return match[0] if match else without_keys(lines[-1])
 
 
 def interrupted_line(done: int, total: int, running: list[Job]) -> str:

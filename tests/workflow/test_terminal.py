@@ -85,7 +85,7 @@ def test_a_failure_is_one_line_with_its_error_and_log(start):
     logs = {name: f"; log: results/logs/squeeze/{name}-{KEY}.log" for name in scripts}
     assert failures["said"] == f"gvbsm: squeeze said failed: data: expected 3, got 4; correct it{logs['said']}"
     assert failures["bug"] == f"gvbsm: squeeze bug failed: ValueError: of some kind{logs['bug']}"
-    assert "ended from outside" in failures["silent"]
+    assert "it left no error, as when" in failures["silent"]
     assert lines[-1].startswith("gvbsm: 1 of 5 jobs done in ") and ", 3 failed; " in lines[-1]
     assert len(lines) == 6
 
@@ -152,13 +152,16 @@ def test_what_a_job_found(summary, expected, tmp_path, monkeypatch):
     (line,) = finished_lines(job, 7, 120)
     assert line.startswith("[  7/120] recover digits-convnet ") and "3.33 min" in line and line.endswith(expected)
     assert KEY not in line
+    Path(job.log[0]).write_text(f"recover digits-convnet-{KEY}: 60/60, 1.3/s, loss 0.1\n")
+    assert running_lines([job]) == ["    recover digits-convnet: 60/60"]
+    Path(job.log[0]).write_text(f"recover digits-convnet-{KEY}: 20/60, 1.3/s, 31 s left, loss 0.1\n")
     assert running_lines([job] * 5) == ["    recover digits-convnet: 20/60, 1.3/s, 31 s left"] * 3 + ["    and 2 more"]
 
 
 def test_a_job_outside_the_store_and_one_without_a_log():
     job = Job("publish", ("results/digits/ipc10/acc.json", "results/digits/ipc10/table.csv"), (), 0.0, 4.0)
     assert finished_lines(job, 1, 2)[0].split() == ["[1/2]", "publish", "digits/ipc10", "4", "s", job.output[0]]
-    assert failure_line(job).startswith("gvbsm: publish digits/ipc10 failed: it was ended from outside")
+    assert failure_line(job).startswith("gvbsm: publish digits/ipc10 failed: it left no error")
     assert finished_lines(Job("all", (), (), 0.0, 1.0), 2, 2) == []
 
 

@@ -16,6 +16,7 @@ from gvbsm.store.spec import flat_paths
 # Planning makes many objects and frees few: at the default thresholds, garbage collection takes a tenth of its time.
 gc.set_threshold(200_000, 50, 50)
 
+
 # Made from gvbsm.def beside it; used with `--sdm apptainer` alone.
 container: str(PACKAGE.parent / "workflow" / "envs" / "gvbsm.sif")
 
