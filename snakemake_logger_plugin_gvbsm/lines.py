@@ -75,7 +75,7 @@ def finished_lines(job: Job, done: int, total: int) -> list[str]:
 def _notes(job: Job) -> list[str]:
     """Lines of a log that are for the user: what was left out, say."""
     heads = tuple(f"{who}: " for who in ("gvbsm", "tracking", job.stage))
-    return [without_keys(line) for line in job.log_lines() if line.startswith(heads)]
+    return [without_keys(line) for line in job.log_lines() if line.startswith(heads) or ": left out, " in line]
 
 
 def failure_line(job: Job) -> str:

@@ -26,7 +26,7 @@ def accuracy_lines(accuracies: Accuracies) -> list[str]:
     title = run_title(accuracies["dataset"], accuracies["ipc"], accuracies["recipe"])
     epoch = "best epoch" if headline == "best_top1" else "last epoch"
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return [f"{title}: top-1 accuracy on the test images, %, {epoch}, {readable_seeds(seeds)}", *lines]
 
 

@@ -59,7 +59,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, list[str], str]:
 
 
 def test_a_line_per_job(start):
-    status, lines, _ = finish(start({"first": "touch $1", "second": "echo 'gvbsm: left out: x' >&2; touch $1"}))
+    status, lines, _ = finish(start({"first": "touch $1", "second": "echo 'my/data: left out, hidden: 3' >&2; touch $1"}))
     assert status == 0
     assert lines[0].startswith("3 jobs: 2 squeeze. ")
     finished = sorted(line for line in lines[1:] if line.startswith("["))
@@ -67,7 +67,7 @@ def test_a_line_per_job(start):
         "first",
         "second",
     ]
-    assert "    gvbsm: left out: x" in lines
+    assert "    my/data: left out, hidden: 3" in lines
     assert re.fullmatch(r"3 of 3 jobs done in \d+ s", lines[-1])
     assert len(lines) == 5, "a line of Snakemake's own is shown"
 
