@@ -141,7 +141,7 @@ def published_clone(shared_folder: Callable[..., Path]) -> Path:
     """
 
     def make_it(folder: Path) -> None:
-        for part in ("gvbsm", "workflow"):
+        for part in ("gvbsm", "snakemake_logger_plugin_gvbsm", "workflow"):
             shutil.copytree(PACKAGE.parent / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         write_workspace(folder)
         threads = torch.get_num_threads()
@@ -151,11 +151,7 @@ def published_clone(shared_folder: Callable[..., Path]) -> Path:
         torch.set_num_threads(threads)  # stages set it
         done = snakemake(folder, "--cores", "2")
         assert done.returncode == 0, done.stdout + done.stderr
-        assert re.findall(r"^(evaluate|publish|total) +(\d+)$", done.stdout + done.stderr, re.MULTILINE) == [
-            ("evaluate", "1"),
-            ("publish", "1"),
-            ("total", "2"),
-        ]
+        assert "\n2 jobs: 1 evaluate, 1 publish. " in done.stderr, done.stderr
 
     return shared_folder("published", make_it)
 

@@ -88,7 +88,7 @@ def changed_stages(package: Path, file: str, old: str, new: str) -> set[str]:
         ("backbones/mobilenet_v2.py", "width: float = 0.5", "width: float = 1.0", set()),
         ("config/bounds.py", "le=100_000", "le=200_000", set()),
         ("store/job.py", '"git": ', '"revision": ', set()),
-        ("cli.py", "return 2", "return 3", set()),
+        ("cli/__init__.py", "return 2", "return 3", set()),
         ("runtime/progress.py", "15.0", "30.0", set()),
         ("backbones/__init__.py", "BACKBONES = {", 'BACKBONES = {"another": "gvbsm.backbones.wrn:wrn16_2", ', set()),
         ("method/densification.py", "import torch\n", "import torch  # the tensor library\n", set()),

@@ -287,7 +287,7 @@ COMMAND_MISTAKES = {
     ),
     "unknown stage": (["prepair"], r"invalid choice: 'prepair'"),
     "unknown option": (["prepare", "--spek", "{}"], r"unrecognized arguments: --spek"),
-    "no command": ([], r"COMMAND"),
+    "an option alone": (["--specs"], r"(COMMAND|--specs)"),
     "option of wrong type": (["prepare", "--checkpoint-seconds", "soon"], r"--checkpoint-seconds: invalid float value: 'soon'"),
     "negative interval": (
         ["prepare", "--spec", json.dumps(PREPARE), "--out", "x", "--checkpoint-seconds", "-1"],

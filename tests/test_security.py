@@ -146,7 +146,7 @@ def test_the_data_set_stays_in_the_results_folder():
 
 
 def test_the_repository_holds_no_pickles():
-    for folder in ("gvbsm", "workflow", "config", "tests", "benchmarks", "docs"):
+    for folder in ("gvbsm", "snakemake_logger_plugin_gvbsm", "workflow", "config", "tests", "benchmarks", "docs"):
         for path in (ROOT / folder).rglob("*"):
             if ".snakemake" in path.parts:  # Snakemake's own, where benchmarks were run
                 continue

@@ -7,7 +7,7 @@ import re
 from gvbsm.backbones import BACKBONES, LIBRARIES
 from gvbsm.config.networks import GIVEN
 from gvbsm.config.origins import legend
-from gvbsm.config.yaml_files import rows_folder
+from gvbsm.config.yaml_files import row_files
 from gvbsm.store.code import builder_about, builder_options
 
 
@@ -23,9 +23,8 @@ def networks() -> str:
 
 
 def rows(folder: str) -> str:
-    """The files of `config/<folder>/` ("datasets" or "recipes"), each with the first sentence of its leading comment."""
-    files = sorted(rows_folder(folder).glob("*.yaml"))
-    return _columns({file.stem: _sentence(legend(file)) for file in files})
+    """The files of `config/<folder>/`, here or beside the package, with the first sentence of its leading comment."""
+    return _columns({name: _sentence(legend(files[0])) for name, files in sorted(row_files(folder).items())})
 
 
 def _sentence(text: str) -> str:

@@ -14,7 +14,7 @@ from gvbsm.config.row import Evaluate, Row
 from gvbsm.config.stages import Training
 from gvbsm.config.studies import read_study, study_file
 from gvbsm.config.targets import check_name
-from gvbsm.config.yaml_files import read_yaml, rows_folder
+from gvbsm.config.yaml_files import read_yaml, row_files
 from gvbsm.store.spec import Json
 
 
@@ -95,17 +95,20 @@ def _read_chain(kind: str, name: str, study: str = "") -> list[_Section]:
 def _read_section(kind: str, name: str, study: str, above: Source | None) -> _Section:
     """The section or file of a name: in this order a section of `study`, `config/<kind>/<name>.yaml`, or `<study>.<section>`.
 
-    `above` is what extends the name. A section of a study may extend the file of its own name.
+    `above` is what extends the name. A section of a study may extend the file of its own name, and a file of the working
+    directory the one of its own name beside the package.
     """
     what = _WHAT[kind]
     where = f"{above}: extends: " if above else ""
     check_name(name, what, where)
-    known = {path.stem: path for path in sorted(rows_folder(kind).glob("*.yaml"))}
+    known = row_files(kind)
     sections = _sections(kind, study)
     if name in sections and (above is None or _source(kind, study, name) != above):
         return _Section(sections[name], _source(kind, study, name), study)
-    if name in known:
-        return _Section(read_yaml(known[name]), Source(known[name]), "")
+    files = [file for file in known.get(name, []) if above is None or file != above.file]
+    if files or name in known:
+        file = (files or known[name])[0]
+        return _Section(read_yaml(file), Source(file), "")
     other, inner = _split(name)
     if inner in _sections(kind, other):
         return _Section(_sections(kind, other)[inner], _source(kind, other, inner), other)

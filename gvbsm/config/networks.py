@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from gvbsm.backbones import BACKBONES, LIBRARIES
-from gvbsm.config.messages import did_you_mean
 from gvbsm.store.code import builder_options
 
 GIVEN = ("classes", "image_size", "channels")  # parameters of builders that are no options: other settings of a row give them
@@ -36,19 +35,41 @@ def check(name: object, options: object) -> None:
     if colon and library in LIBRARIES:
         known = _models_of(library)
         if known and model.partition(".")[0] not in known:
-            near = [f"{library}:{match}" for match in difflib.get_close_matches(model, known, 3)]
-            raise ValueError(
-                f"unknown backbone {name!r}; {library} has {len(known)} others; did you mean {' or '.join(near) or 'another'}?"
-            )
+            raise ValueError(f"unknown backbone {name!r}; {library} has {len(known)} others; {_hint(str(name))}".rstrip("; "))
         return
     if name not in BACKBONES:
-        hint = did_you_mean(str(name), BACKBONES)
         names, prefixes = ", ".join(sorted(BACKBONES)), " or ".join(f"{prefix}:<name>" for prefix in LIBRARIES)
-        raise ValueError(f"unknown backbone {name!r}; {hint}choose from {names}, {prefixes}")
+        raise ValueError(f"unknown backbone {name!r}; {_hint(str(name))}choose from {names}, {prefixes}")
     allowed = [option for option in builder_options(BACKBONES[str(name)]) if option not in GIVEN]
     for option in options if isinstance(options, dict) else ():
         if option not in allowed:
             raise ValueError(f"unknown option {option!r} of {name}; choose from {', '.join(allowed) or 'none'}")
+
+
+def near(name: str) -> list[str]:
+    """At most three known names like this one, the likest first; with a library's prefix, right or misspelt, its alone."""
+    prefix, colon, model = name.partition(":")
+    if not colon:
+        prefix, model = "", name
+    libraries = difflib.get_close_matches(prefix.lower(), LIBRARIES, 1) or list(LIBRARIES)
+    known = [f"{library}:{of_library}" for library in libraries for of_library in sorted(_models_of(library))]
+    if len(libraries) > 1:
+        known = [*sorted(BACKBONES), *known]
+    likeness = {full: _likeness(model.partition(".")[0].lower(), full.rpartition(":")[2]) for full in known}
+    exact = [full for full in known if likeness[full] == 1]
+    likely = exact or [full for full in known if likeness[full] >= 0.7]
+    return sorted(likely, key=lambda full: -likeness[full])[:3]  # of equal ones this package's first
+
+
+def _likeness(name: str, known: str) -> float:
+    """From 0 to 1; a name that goes on as another begins counts as nearly the same."""
+    ratio = difflib.SequenceMatcher(None, known, name).ratio()
+    return max(ratio, 0.9 + ratio / 20) if len(name) >= 4 and known.startswith(name) and known != name else ratio
+
+
+def _hint(name: str) -> str:
+    names = near(name)
+    return f"did you mean {' or '.join(names)}? " if names else ""
 
 
 @cache

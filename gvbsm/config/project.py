@@ -14,7 +14,7 @@ from gvbsm.config.messages import SettingsError, Source, did_you_mean, one_line
 from gvbsm.config.sources import DataPath, Seed, Strict
 from gvbsm.config.studies import Study, read_study, study_file, study_names
 from gvbsm.config.targets import Target, check_name, parse_target
-from gvbsm.config.yaml_files import config_folder, read_yaml
+from gvbsm.config.yaml_files import config_file, read_yaml
 from gvbsm.store.code import PACKAGE
 from gvbsm.store.spec import Json
 
@@ -56,7 +56,7 @@ def load_config(values: Json | None = None) -> Config:
     Raises:
         SettingsError: for anything wrong in it.
     """
-    path = config_folder() / "config.yaml"
+    path = config_file()
     raw = read_yaml(path) if values is None else values
     try:
         config = Config.model_validate(raw)
@@ -99,7 +99,7 @@ def comparison(config: Config, name: str) -> list[Target]:
     hint = did_you_mean(name, [*(config.comparisons or {}), *study_names()])
     raise SettingsError(
         f"results/{name}/compare.csv: expected the runs to compare, got none; {hint}add comparisons: {{{name}: [ipc10, "
-        f"ipc10-<recipe>]}} to {config_folder() / 'config.yaml'}"
+        f"ipc10-<recipe>]}} to {config_file()}"
     )
 
 

@@ -18,17 +18,31 @@ def beside_package(folder: Path) -> Path:
     return folder if folder.is_dir() else PACKAGE.parent / folder
 
 
-def config_folder() -> Path:
-    """`config/` of the working directory, or else the one beside the package."""
-    return beside_package(Path("config"))
+def config_file() -> Path:
+    """config.yaml of the working directory, or else the one beside the package.
 
-
-def rows_folder(kind: str) -> Path:
-    """`config/<kind>/` ("datasets" or "recipes") of the working directory, or else the one beside the package.
-
-    The working directory may have a `config/` without it: that of another workflow which uses this one as a module.
+    Raises:
+        SettingsError: if there is neither.
     """
-    return beside_package(Path("config") / kind)
+    own = Path("config") / "config.yaml"
+    for file in (own, PACKAGE.parent / own):
+        if file.is_file():
+            return file
+    raise SettingsError(
+        f"{own}: expected this file in {Path.cwd()}, got none; write it (targets: [results/<dataset>/ipc10/acc.json] and "
+        "data_root: data are enough), or run in a clone"
+    )
+
+
+def row_files(kind: str) -> dict[str, list[Path]]:
+    """The files of `config/<kind>/` ("datasets" or "recipes") by name: the working directory's first, then the package's."""
+    folders = [Path("config") / kind]
+    if folders[0].resolve() != (PACKAGE.parent / folders[0]).resolve():
+        folders.append(PACKAGE.parent / folders[0])
+    files: dict[str, list[Path]] = {}
+    for file in (file for folder in folders for file in sorted(folder.glob("*.yaml"))):
+        files.setdefault(file.stem, []).append(file)
+    return files
 
 
 class _Loader(yaml.SafeLoader):

@@ -11,7 +11,7 @@ from gvbsm.config.messages import SettingsError
 from gvbsm.config.project import Pictures
 from gvbsm.config.row import Network, Row
 from gvbsm.config.targets import Target
-from gvbsm.config.yaml_files import config_folder
+from gvbsm.config.yaml_files import config_file
 from gvbsm.pipeline.draw import DrawInputs, DrawSpec, Embedding
 from gvbsm.pipeline.features import RealImages, plan_features
 from gvbsm.pipeline.graph import plan, plan_run
@@ -42,7 +42,7 @@ class _Run:
         """The settings. Raises SettingsError if there are none."""
         if self.settings is None:
             raise SettingsError(
-                f"{config_folder() / 'config.yaml'}: expected pictures: with its settings, got none; add "
+                f"{config_file()}: expected pictures: with its settings, got none; add "
                 "pictures: {real: 50, seed: 0, perplexity: 30}"
             )
         return self.settings

@@ -1,7 +1,7 @@
 """publish: gather a run's receipts into acc.json, tables and a picture.
 
 Inputs: the receipts of every artifact of the run, the distilled images. Output: acc.json, beside it the table of accuracies
-(table.csv, also printed), the same by class (classes.csv) and a picture of the distilled images by class (images.png).
+(table.csv; in short also printed), the same by class (classes.csv) and a picture of the distilled images by class (images.png).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from gvbsm.data.image_set import load_image_set
 from gvbsm.pictures.grid import draw_grid
 from gvbsm.pictures.names import KINDS, run_title
 from gvbsm.pictures.run_settings import settings_of
+from gvbsm.pictures.table import accuracy_lines
 from gvbsm.pipeline.publish import PublishSpec
 from gvbsm.pipeline.registry import parse_spec
 from gvbsm.store.files import write_bytes, write_text
@@ -61,15 +62,14 @@ def run(job: Job[PublishSpec]) -> None:
         },
     }
     table = _table(runs, spec.headline)
-    data, metadata = job.tensors(inputs.data)
+    _, metadata = job.tensors(inputs.data)
     picture = draw_grid(load_image_set(job, inputs.images), metadata["class_names"], title)
     write_bytes(job.out.with_name("images.png"), picture)
     write_text(job.out.with_name("table.csv"), table.to_csv(index=False))
     classes = pd.DataFrame({"class": metadata["classes"], "name": metadata["class_names"], **by_class})
     write_text(job.out.with_name("classes.csv"), classes.to_csv(index_label="label"))
     write_text(job.out, json.dumps(accuracies, indent=1, sort_keys=True))
-    sys.stdout.write(f"\n{title}: top-1 accuracy on {len(data['test_labels'])} test images, %\n")
-    sys.stdout.write(table.round(2).to_string(index=False) + f"\n{job.out}\n")
+    sys.stdout.write("\n".join([*accuracy_lines(accuracies), str(job.out)]) + "\n")
 
 
 def _by_kind(runs: dict[str, dict[str, Result]], without: str) -> dict[str, dict[str, Result]]:

@@ -11,10 +11,12 @@ from collections import Counter
 from pathlib import Path
 
 import filelock
+import pytest
 
 from gvbsm import cli
+from gvbsm.errors import UserError
 from gvbsm.pipeline.graph import plan
-from gvbsm.pipeline.registry import write_plans
+from gvbsm.pipeline.registry import STAGES, write_plans
 from gvbsm.store.files import load_tensors
 from gvbsm.store.job import Job
 from gvbsm.store.plans import STORE
@@ -104,6 +106,7 @@ def test_receipts_name_the_device(published_run):
 def test_help_and_version(capsys):
     for arguments, expected in (
         (["--version"], "gvbsm 0."),
+        ([], "explain"),
         (["--help"], "explain"),
         (["recover", "--help"], "--checkpoint-seconds"),
     ):
@@ -112,6 +115,21 @@ def test_help_and_version(capsys):
         except SystemExit as stop:
             assert stop.code == 0
         assert expected in capsys.readouterr().out
+
+
+def test_help_lists_every_command_once_and_stages_last(capsys):
+    assert cli.main([]) == 0
+    listed = re.findall(r"^  ([a-z][a-z-]*)  ", capsys.readouterr().out, re.MULTILINE)
+    users = listed[: -len(STAGES)]
+    assert listed[-len(STAGES) :] == list(STAGES) and not set(users) & set(STAGES)
+    for name in listed:
+        with pytest.raises(SystemExit) as stop:
+            cli.main([name, "--help"])
+        assert stop.value.code == 0 and f"usage: gvbsm {name} " in capsys.readouterr().out
+    with pytest.raises(UserError, match="invalid choice") as error:
+        cli.parser().parse_args(["nothing"])
+    for name in listed:
+        assert f"'{name}'" in str(error.value)
 
 
 def test_planning_imagenet_reads_nothing(workspace):

@@ -164,7 +164,7 @@ def small_clone(shared_folder) -> Path:
     """A clone, as a reader has it after the first command, but with a small digits row."""
 
     def make_it(folder: Path) -> None:
-        for part in ("gvbsm", "workflow", "config", "examples"):
+        for part in ("gvbsm", "snakemake_logger_plugin_gvbsm", "workflow", "config", "examples"):
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.sif"))
         row = folder / "config" / "datasets" / "digits.yaml"
         row.write_text(yaml.safe_dump(_laid_over(yaml.safe_load(row.read_text()), SMALL)))

@@ -93,7 +93,7 @@ rule blur:
     conda:
         "../envs/gvbsm.yaml"
     shell:
-        "gvbsm blur --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> >(tee {log} >&2)"
+        "gvbsm blur --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> {log}"
 """
 COMPUTE = {"threads": 1, "precision": "float32"}
 ROW = {
@@ -143,7 +143,7 @@ for artifacts, published in targets:
 def project(tmp_path_factory) -> Path:
     """A copy of the project with the stage, in which nothing is made."""
     folder = tmp_path_factory.mktemp("toy") / "project"
-    for part in ("gvbsm", "workflow", "config"):
+    for part in ("gvbsm", "snakemake_logger_plugin_gvbsm", "workflow", "config"):
         shutil.copytree(PACKAGE.parent / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "config" / "datasets" / "toy.yaml").write_text(yaml.safe_dump(ROW, sort_keys=False))
     (folder / "gvbsm" / "pipeline" / "blur.py").write_text(PIPELINE)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.nightly("slurm")
 
 
 def test_the_digits_row_on_slurm(cluster, tmp_path, running_stages):
-    for part in ("gvbsm", "workflow", "config"):
+    for part in ("gvbsm", "snakemake_logger_plugin_gvbsm", "workflow", "config"):
         shutil.copytree(PACKAGE.parent / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-m", "snakemake", "--workflow-profile", "workflow/profiles/slurm", "--slurm-no-account"]
     command += ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2"]

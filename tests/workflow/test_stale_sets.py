@@ -149,7 +149,7 @@ CODE_CHANGES = {
         "    x: int | None = None\n    seed: Seed = Field(",
         {},
     ),
-    "the command line": ("gvbsm/cli.py", "return 2", "return 3", {}),
+    "the command line": ("gvbsm/cli/__init__.py", "return 2", "return 3", {}),
 }
 
 

@@ -11,4 +11,4 @@ rule adopt:
     conda:
         "../envs/gvbsm.yaml"
     shell:
-        "gvbsm adopt --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> >(tee {log} >&2)"
+        "gvbsm adopt --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> {log}"

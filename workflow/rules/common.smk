@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from gvbsm.config.project import job_environment, load_config
-from gvbsm.config.yaml_files import config_folder
+from gvbsm.config.yaml_files import config_file
 from gvbsm.errors import UserError
 from gvbsm.pipeline.registry import read_plan
 from gvbsm.store.code import PACKAGE
@@ -15,8 +15,6 @@ from gvbsm.store.spec import flat_paths
 
 # Planning makes many objects and frees few: at the default thresholds, garbage collection takes a tenth of its time.
 gc.set_threshold(200_000, 50, 50)
-
-CONFIG_FILE = str(config_folder() / "config.yaml")
 
 
 # Made from gvbsm.def beside it; used with `--sdm apptainer` alone.
@@ -39,6 +37,9 @@ def checked(function, *arguments):
         sys.stderr.write(f"gvbsm: {error}\n")
         sys.stderr.flush()
         raise SystemExit(1) from None
+
+
+CONFIG_FILE = str(checked(config_file))
 
 
 def stored(paths):

@@ -25,5 +25,4 @@ rule compare:
     conda:
         "../envs/gvbsm.yaml"
     shell:
-        "gvbsm compare {input.runs:q} --csv {output.table:q} --picture {output.png:q} --picture {output.svg:q} "
-        "2> >(tee {log:q} >&2)"
+        "gvbsm compare {input.runs:q} --csv {output.table:q} --picture {output.png:q} --picture {output.svg:q} 2> {log:q}"

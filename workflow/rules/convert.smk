@@ -11,4 +11,4 @@ rule convert:
     conda:
         "../envs/gvbsm.yaml"
     shell:
-        "gvbsm convert --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> >(tee {log} >&2)"
+        "gvbsm convert --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> {log}"

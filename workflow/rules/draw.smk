@@ -19,4 +19,4 @@ rule draw:
     conda:
         "../envs/gvbsm.yaml"
     shell:
-        "gvbsm draw --spec {input.plan:q} --out {output.source:q} 2> >(tee {log:q} >&2)"
+        "gvbsm draw --spec {input.plan:q} --out {output.source:q} 2> {log:q}"

@@ -20,4 +20,4 @@ rule evaluate:
     shell:
         "gvbsm lease -n {resources.gpu} -- "
         "gvbsm evaluate --spec results/.plan/{wildcards.key}.json --out {output.artifact} "
-        "--processes {resources.gpu} 2> >(tee {log} >&2)"
+        "--processes {resources.gpu} 2> {log}"

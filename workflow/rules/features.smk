@@ -17,4 +17,4 @@ rule features:
         gpu=1,
     shell:
         "gvbsm lease -n {resources.gpu} -- "
-        "gvbsm features --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> >(tee {log} >&2)"
+        "gvbsm features --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> {log}"

@@ -9,4 +9,4 @@ rule prepare:
     conda:
         "../envs/gvbsm.yaml"
     shell:
-        "gvbsm prepare --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> >(tee {log} >&2)"
+        "gvbsm prepare --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> {log}"

@@ -32,4 +32,4 @@ rule publish:
     conda:
         "../envs/gvbsm.yaml"
     shell:
-        "gvbsm publish --spec {input.plan:q} --out {output.accuracies:q} 2> >(tee {log:q} >&2)"
+        "gvbsm publish --spec {input.plan:q} --out {output.accuracies:q} > {log:q} 2>&1"

@@ -18,4 +18,4 @@ rule recover:
         gpu=1,
     shell:
         "gvbsm lease -n {resources.gpu} -- "
-        "gvbsm recover --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> >(tee {log} >&2)"
+        "gvbsm recover --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> {log}"

@@ -17,4 +17,4 @@ rule relabel:
         gpu=1,
     shell:
         "gvbsm lease -n {resources.gpu} -- "
-        "gvbsm relabel --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> >(tee {log} >&2)"
+        "gvbsm relabel --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> {log}"

@@ -20,4 +20,4 @@ rule report:
     conda:
         "../envs/gvbsm.yaml"
     shell:
-        "gvbsm report {input.accuracies:q} --out {output:q} 2> >(tee {log:q} >&2)"
+        "gvbsm report {input.accuracies:q} --out {output:q} > {log:q} 2>&1"

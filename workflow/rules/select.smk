@@ -16,4 +16,4 @@ rule select:
         gpu=1,
     shell:
         "gvbsm lease -n {resources.gpu} -- "
-        "gvbsm select --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> >(tee {log} >&2)"
+        "gvbsm select --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> {log}"

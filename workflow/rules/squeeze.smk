@@ -18,4 +18,4 @@ rule squeeze:
     shell:
         "gvbsm lease -n {resources.gpu} -- "
         "gvbsm squeeze --spec results/.plan/{wildcards.key}.json --out {output.artifact} "
-        "--processes {resources.gpu} 2> >(tee {log} >&2)"
+        "--processes {resources.gpu} 2> {log}"

@@ -17,4 +17,4 @@ rule statistics:
     shell:
         "gvbsm lease -n {resources.gpu} -- "
         "gvbsm statistics --spec results/.plan/{wildcards.key}.json --out {output.artifact} --ahead "
-        "2> >(tee {log} >&2)"
+        "2> {log}"

@@ -19,4 +19,4 @@ rule student:
     shell:
         "gvbsm lease -n {resources.gpu} -- "
         "gvbsm student --spec results/.plan/{wildcards.key}.json --out {output.artifact} "
-        "--processes {resources.gpu} 2> >(tee {log} >&2)"
+        "--processes {resources.gpu} 2> {log}"
