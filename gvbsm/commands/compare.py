@@ -13,7 +13,7 @@ from gvbsm.format import readable_spread
 from gvbsm.pictures.names import KINDS
 from gvbsm.pictures.run_settings import flat
 from gvbsm.store.files import write_bytes, write_text
-from gvbsm.store.run import Published, read_published
+from gvbsm.store.run import Published, margin, read_published
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,8 +69,8 @@ def _table(published: list[Published]) -> pd.DataFrame:
                 top1 = by_kind[kind][student]["top1"]
                 row |= {kind: top1["mean"], f"{kind}_std": math.nan if top1["std"] is None else top1["std"]}
             if "random_soft" in row:
-                row["margin"] = row["distilled"] - row["random_soft"]
-                row["margin_std"] = math.hypot(row["distilled_std"], row["random_soft_std"])  # the two are independent
+                over = margin(result["top1"], by_kind["random_soft"][student]["top1"])
+                row |= {"margin": over.mean, "margin_std": math.nan if over.std is None else over.std}
             seconds = sum(stage["seconds"] for stage in accuracies["cost"].values())
             rows.append(row | {"label_bytes": accuracies["soft_labels"]["bytes"], "hours": round(seconds / 3600, 3)})
     table = pd.DataFrame(rows)

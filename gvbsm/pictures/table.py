@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 from gvbsm.format import readable_seeds, readable_spread
 from gvbsm.pictures.names import KINDS, kind_name, run_title
-from gvbsm.store.run import Accuracies, Result, Spread
+from gvbsm.store.run import Accuracies, Result, Spread, margin
 
 
 def accuracy_lines(accuracies: Accuracies) -> list[str]:
@@ -20,8 +18,10 @@ def accuracy_lines(accuracies: Accuracies) -> list[str]:
     for student, result in accuracies["students"].items():
         spreads = {kind: _spread(by_kind[kind][student], headline) for kind in kinds if student in by_kind[kind]}
         cells = [readable_spread(spreads[kind]["mean"], spreads[kind]["std"]) if kind in spreads else "" for kind in kinds]
-        margin = [_margin(_spread(result, headline), spreads[against]) if against in spreads else ""] if against else []
-        rows.append([student, *cells, *margin])
+        if against:
+            over = margin(_spread(result, headline), spreads[against]) if against in spreads else None
+            cells.append(readable_spread(over.mean, over.std, "+") if over else "")
+        rows.append([student, *cells])
     seeds = max(len(result["top1"]["runs"]) for result in accuracies["students"].values())
     title = run_title(accuracies["dataset"], accuracies["ipc"], accuracies["recipe"])
     epoch = "best epoch" if headline == "best_top1" else "last epoch"
@@ -32,10 +32,3 @@ def accuracy_lines(accuracies: Accuracies) -> list[str]:
 
 def _spread(result: Result, headline: str) -> Spread:
     return result["best_top1"] if headline == "best_top1" and "best_top1" in result else result["top1"]
-
-
-def _margin(distilled: Spread, random: Spread) -> str:
-    """The two are independent. One seed has no deviation."""
-    deviations = (distilled["std"], random["std"])
-    std = None if None in deviations else math.hypot(*(deviation or 0.0 for deviation in deviations))
-    return readable_spread(distilled["mean"] - random["mean"], std, "+")

@@ -12,7 +12,7 @@ from gvbsm.pictures.names import run_title
 from gvbsm.report.background import read_cost, read_provenance, read_settings
 from gvbsm.report.results import read_accuracies, read_classes, read_facts, read_pictures
 from gvbsm.store.files import write_text
-from gvbsm.store.run import Published, Spread, read_published
+from gvbsm.store.run import Margin, Published, Spread, read_published
 
 
 def report(run: Path, out: Path | None = None) -> str:
@@ -69,6 +69,7 @@ def environment() -> Environment:
         "readable_bytes": readable_bytes,
         "readable_seconds": readable_seconds,
         "readable_seeds": readable_seeds,
+        "margin": _margin,
         "spread": _spread,
     }
     return made
@@ -86,6 +87,10 @@ def _decimals(percent: float) -> str:
 def _name_parts(name: str) -> list[str]:
     """A dotted name or a path, cut after each of its marks."""
     return re.split(r"(?<=[._/])", name)
+
+
+def _margin(over: Margin) -> str:
+    return readable_spread(over.mean, over.std, "+")
 
 
 def _spread(accuracy: Spread) -> str:

@@ -97,7 +97,7 @@ def _student(published: Published, student: str) -> list[StudentAccuracies]:
         row = AccuracyRow(
             trained_on=kind_name(kind),
             is_best=result["top1"]["mean"] == best,
-            margin=margin(result, random) if random and kind == "distilled" else None,
+            margin=margin(result["top1"], random["top1"]) if random and kind == "distilled" else None,
             top1=result["top1"],
             top5=result.get("top5") if has_top5 else None,
             best_top1=result.get("best_top1"),

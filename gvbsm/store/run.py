@@ -40,18 +40,17 @@ class Result(TypedDict):
 
 
 class Margin(NamedTuple):
-    """By how many points distilled images are better than random real images under the same labels and schedule."""
+    """By how many points distilled images are better than random real images."""
 
     mean: float
-    std: float | None  # of the difference of two independent means; None of one seed
+    std: float | None  # of the difference of two independent students; None of one seed
 
 
-def margin(distilled: Result, random_soft: Result) -> Margin:
-    """The margin of a student's top-1 accuracy after the last epoch."""
-    better, worse = distilled["top1"], random_soft["top1"]
-    is_spread = better["std"] is not None and worse["std"] is not None
-    std = math.hypot(better["std"] or 0, worse["std"] or 0) if is_spread else None
-    return Margin(better["mean"] - worse["mean"], std)
+def margin(distilled: Spread, random: Spread) -> Margin:
+    """The margin of an accuracy."""
+    deviations = (distilled["std"], random["std"])
+    std = None if None in deviations else math.hypot(*(deviation or 0.0 for deviation in deviations))
+    return Margin(distilled["mean"] - random["mean"], std)
 
 
 class TeacherResult(TypedDict):

@@ -13,4 +13,4 @@ rule check:
     conda:
         "../envs/gvbsm.yaml"
     shell:
-        "gvbsm check --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> >(tee {log} >&2)"
+        "gvbsm check --spec results/.plan/{wildcards.key}.json --out {output.artifact} 2> {log}"
