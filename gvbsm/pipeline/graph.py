@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gvbsm.config.load import load_row
+from gvbsm.config.load import check_row, read_row
 from gvbsm.config.row import Backbone, Row
 from gvbsm.config.shapes import RandomImages
 from gvbsm.config.targets import Target
@@ -20,6 +20,7 @@ from gvbsm.pipeline.select import plan_select
 from gvbsm.pipeline.squeeze import plan_squeeze
 from gvbsm.pipeline.stage import Artifact, paths_of, planned
 from gvbsm.pipeline.statistics import plan_statistics
+from gvbsm.store.spec import Json
 
 
 @dataclass
@@ -51,7 +52,8 @@ def plan(dataset: str, ipc: int, recipe: str | None = None) -> list[Artifact]:
     Raises:
         SettingsError: if the row or the recipe is wrong.
     """
-    row = load_row(dataset, recipe)
+    merged, sources = read_row(dataset, recipe)
+    row = check_row(merged, sources)
     data = plan_prepare(row)
     graph = _Graph(row, data, plan_check(row, ipc, data))
     _add_teachers(graph)
@@ -59,7 +61,7 @@ def plan(dataset: str, ipc: int, recipe: str | None = None) -> list[Artifact]:
     _add_images(graph, ipc)
     _add_labels(graph, random)
     _add_students(graph, random)
-    artifacts = [*graph.in_order(), _publish(graph, Target(dataset, ipc, recipe))]
+    artifacts = [*graph.in_order(), _publish(graph, Target(dataset, ipc, recipe), merged)]
     return list({artifact.path: artifact for artifact in artifacts}.values())
 
 
@@ -129,7 +131,7 @@ def _add_students(graph: _Graph, random: RandomImages) -> None:
         }
 
 
-def _publish(graph: _Graph, target: Target) -> Artifact:
+def _publish(graph: _Graph, target: Target, merged: Json) -> Artifact:
     """The artifact that gathers the run into acc.json."""
     row = graph.row
     start = [] if graph.selected == graph.images else graph.selected
@@ -151,5 +153,6 @@ def _publish(graph: _Graph, target: Target) -> Artifact:
         ipc=target.ipc,
         recipe=target.recipe,
         headline=row.evaluate.headline,
+        row=merged,
         inputs=inputs,
     )

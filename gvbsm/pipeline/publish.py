@@ -8,7 +8,7 @@ from pydantic import Field
 
 from gvbsm.config.bounds import Count
 from gvbsm.pipeline.stage import Stage
-from gvbsm.store.spec import Inputs, Spec
+from gvbsm.store.spec import Inputs, Json, Spec
 
 
 class PublishInputs(Inputs):
@@ -35,12 +35,13 @@ class PublishSpec(Spec):
     ipc: Count
     recipe: str | None = None
     headline: Literal["best", "last"]
+    row: Json | None = None  # the row with the recipe laid over it, as the files give them; none in earlier runs
     inputs: PublishInputs
 
 
 STAGE = Stage(
     name="publish",
-    about="gather a run into acc.json, table.csv, classes.csv and images.png",
+    about="gather a run into acc.json, settings.yaml, tables and images.png",
     spec=PublishSpec,
     stored=False,
 )
