@@ -21,7 +21,9 @@ def test_the_row_of_a_published_run_is_the_same_run(published_run):
     assert [artifact.path for artifact in again[:-1]] == [artifact.path for artifact in published_run[:-1]]
 
 
-@pytest.mark.parametrize(("row", "recipe"), [("digits", None), ("cifar10", "published"), ("imagenet", "edc"), ("tiny", "sre2l")])
+@pytest.mark.parametrize(
+    ("row", "recipe"), [("digits", None), ("cifar10", "published"), ("imagenet", "edc"), ("tiny", "sre2l")]
+)
 def test_a_recipe_is_laid_into_the_row(row, recipe, workspace):
     from gvbsm.pictures.run_settings import row_text
 
