@@ -39,6 +39,8 @@ def check_row(merged: Json, origin: dict[Place, Source]) -> Row:
     """
     raw = dict(merged)
     raw["backbones"] = _expand(raw.get("backbones"), "squeeze", raw.get("squeeze"))
+    if raw.get("judge") is not None:
+        (raw["judge"],) = _expand([raw["judge"]], "squeeze", raw.get("squeeze"))
     evaluate = raw.get("evaluate")
     if isinstance(evaluate, dict):
         not_per_student = Evaluate.model_fields.keys() - Training.model_fields.keys()

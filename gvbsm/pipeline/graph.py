@@ -12,6 +12,7 @@ from gvbsm.pipeline.adopt import plan_adopt
 from gvbsm.pipeline.check import plan_check
 from gvbsm.pipeline.convert import plan_convert
 from gvbsm.pipeline.evaluate import plan_evaluate
+from gvbsm.pipeline.judge import plan_judge
 from gvbsm.pipeline.prepare import plan_prepare
 from gvbsm.pipeline.publish import PublishInputs, PublishSpec
 from gvbsm.pipeline.recover import plan_recover
@@ -35,6 +36,7 @@ class _Graph:
     statistics: list[Artifact] = field(default_factory=list)
     selected: list[Artifact] = field(default_factory=list)
     images: list[Artifact] = field(default_factory=list)
+    judges: list[Artifact] = field(default_factory=list)  # a network, and what it says of the images
     labels: list[Artifact] = field(default_factory=list)
     random_labels: list[Artifact] = field(default_factory=list)
     students: dict[str, dict[str, Artifact]] = field(default_factory=dict)  # by label, then by kind of training set
@@ -42,7 +44,16 @@ class _Graph:
     def in_order(self) -> list[Artifact]:
         """Each artifact after its inputs."""
         evaluations = [evaluation for by_kind in self.students.values() for evaluation in by_kind.values()]
-        groups = (self.twins, self.teachers, self.statistics, self.selected, self.images, self.labels, self.random_labels)
+        groups = (
+            self.twins,
+            self.teachers,
+            self.statistics,
+            self.selected,
+            self.images,
+            self.judges,
+            self.labels,
+            self.random_labels,
+        )
         return [self.data, self.check, *(artifact for group in groups for artifact in group), *evaluations]
 
 
@@ -59,6 +70,7 @@ def plan(dataset: str, ipc: int, recipe: str | None = None) -> list[Artifact]:
     _add_teachers(graph)
     random = RandomImages(ipc=ipc, seed=row.evaluate.random_seed)
     _add_images(graph, ipc)
+    _add_judge(graph)
     _add_labels(graph, random)
     _add_students(graph, random)
     artifacts = [*graph.in_order(), _publish(graph, Target(dataset, ipc, recipe), merged)]
@@ -103,6 +115,14 @@ def _add_images(graph: _Graph, ipc: int) -> None:
         graph.images = plan_recover(row, ipc, graph.teachers, graph.statistics, graph.selected)
 
 
+def _add_judge(graph: _Graph) -> None:
+    """The network that judges the images, if the row names one."""
+    row = graph.row
+    if row.judge:
+        network = plan_squeeze(row, row.judge, graph.data, row.judge.squeeze.seed)
+        graph.judges = [network, plan_judge(row, row.judge, network, graph.images)]
+
+
 def _add_labels(graph: _Graph, random: RandomImages) -> None:
     """Soft labels of the distilled images, and of random real images if a baseline needs them."""
     row = graph.row
@@ -142,6 +162,7 @@ def _publish(graph: _Graph, target: Target, merged: Json) -> Artifact:
         statistics=paths_of(graph.statistics),
         selected=paths_of(start) or None,
         images=paths_of(graph.images),
+        judge={row.judge.label: graph.judges[-1].path} if row.judge else None,
         labels=paths_of(graph.labels),
         random_labels=paths_of(graph.random_labels),
         students={label: {kind: run.path for kind, run in by_kind.items()} for label, by_kind in graph.students.items()},

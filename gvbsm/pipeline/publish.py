@@ -20,6 +20,7 @@ class PublishInputs(Inputs):
     statistics: list[str]  # empty if recover needs none
     selected: list[str] | None = None  # the real images that recover started from
     images: Annotated[list[str], Field(min_length=1)]
+    judge: dict[str, str] | None = None  # what it says of the images, by its label
     labels: list[str]  # empty if they are made online
     random_labels: list[str]  # empty without the baseline, or if they are made online
     students: dict[str, dict[str, str]]  # by label and kind of training set

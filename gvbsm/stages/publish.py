@@ -16,7 +16,7 @@ import pandas as pd
 
 from gvbsm.data.image_set import load_image_set
 from gvbsm.pictures.grid import draw_grid
-from gvbsm.pictures.names import KINDS, run_title
+from gvbsm.pictures.names import JUDGE, KINDS, run_title
 from gvbsm.pictures.run_settings import row_text, settings_of
 from gvbsm.pictures.table import accuracy_lines
 from gvbsm.pipeline.publish import PublishSpec
@@ -24,7 +24,7 @@ from gvbsm.pipeline.registry import parse_spec
 from gvbsm.store.files import write_bytes, write_text
 from gvbsm.store.job import Job, provenance
 from gvbsm.store.receipts import Receipt
-from gvbsm.store.run import SETTINGS, Accuracies, Cost, Result, SoftLabels
+from gvbsm.store.run import SETTINGS, Accuracies, Cost, Result, SoftLabels, Verdict
 
 
 def run(job: Job[PublishSpec]) -> None:
@@ -62,6 +62,10 @@ def run(job: Job[PublishSpec]) -> None:
             "devices": sorted({receipt["device"] for receipt in receipts.values()}),
         },
     }
+    for label, path in (inputs.judge or {}).items():
+        accuracies["judge"] = {label: cast(Verdict, receipts[path]["summary"])}
+        judged = pd.read_csv(job.store / path)
+        by_class[f"{label} {JUDGE}"] = (100 * judged["assigned"] / judged["images"]).tolist()
     table = _table(runs, spec.headline)
     _, metadata = job.tensors(inputs.data)
     picture = draw_grid(load_image_set(job, inputs.images), metadata["class_names"], title)

@@ -91,6 +91,13 @@ class Provenance(TypedDict):
     machine: NotRequired[str]
 
 
+class Verdict(TypedDict):
+    """What a network that is no teacher says of the distilled images."""
+
+    assigned: float  # percent of the images that it assigns to their class
+    top1: float  # its own accuracy: percent of the test images
+
+
 class Accuracies(TypedDict):
     """acc.json: the one list of its keys."""
 
@@ -102,6 +109,7 @@ class Accuracies(TypedDict):
     students: dict[str, Result]  # on the distilled images, by student
     baselines: dict[str, dict[str, Result]]  # by kind of images and labels (pictures.names.KINDS), and by student
     teachers: dict[str, TeacherResult]
+    judge: NotRequired[dict[str, Verdict]]  # by network
     soft_labels: SoftLabels
     cost: dict[str, Cost]  # by stage
     settings: NotRequired[Json]  # by stage

@@ -13,7 +13,7 @@ RUN = Path("results/tiny/ipc4")
 def test_the_row_of_a_published_run_is_the_same_run(published_run):
     """The settings that the row extends are in it: nothing else is read."""
     text = (RUN / "settings.yaml").read_text()
-    assert "extends" not in yaml.safe_load(text) and list(yaml.safe_load(text))[0] == "source"
+    assert "extends" not in yaml.safe_load(text) and next(iter(yaml.safe_load(text))) == "source"
     for file in Path("config/datasets").glob("*.yaml"):
         file.unlink()
     Path("config/datasets/again.yaml").write_text(text)
