@@ -72,7 +72,8 @@ def _settings(nested: Json, by_network: set[str]) -> dict[_Setting, str]:
     """The settings of a run, each with its value as JSON."""
     found: dict[_Setting, str] = {}
     for stage, of_stage in nested.items():
-        for network, part in of_stage.items() if stage in by_network else [("", of_stage)]:
+        is_by_network = stage in by_network and isinstance(of_stage, Mapping)
+        for network, part in of_stage.items() if is_by_network else [("", of_stage)]:
             found |= {_Setting(stage, network, name): json.dumps(value) for name, value in flat(part).items()}
     return found
 
