@@ -63,7 +63,7 @@ def run(job: Job[PublishSpec]) -> None:
         },
     }
     for label, path in (inputs.judge or {}).items():
-        accuracies["judge"] = {label: {name: receipts[path]["summary"][name] for name in ("assigned", "top1")}}  # type: ignore[misc]
+        accuracies["judge"] = {label: {name: receipts[path]["summary"][name] for name in ("assigned", "top1")}}  # type: ignore[dict-item]
         judged = pd.read_csv(job.store / path)
         by_class[f"{label} {JUDGE}"] = (100 * judged["assigned"] / judged["images"]).tolist()
     table = _table(runs, spec.headline)
