@@ -117,9 +117,10 @@ class LogHandler(LogHandlerBase):  # type: ignore[misc]
             self._finished.append(job.ended(record.created))
 
     def _on_progress(self, record: Any) -> None:
-        self._done, self._total = record.done, record.total
+        # Snakemake counts jobs that --until leaves out, too; the plan does not.
+        self._done, self._total = record.done, self._total or record.total
         for job in self._finished:
-            self._show(finished_lines(job, record.done, record.total))
+            self._show(finished_lines(job, self._done, self._total))
             self._made += [file for file in job.output if not job.is_stored]
         self._finished = []
 
