@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from gvbsm.config import networks as network_names
 from gvbsm.config.bounds import PerChannel, Precision, unit
-from gvbsm.config.sources import Distilled, Seed, Source, Strict
+from gvbsm.config.sources import Distilled, ImageNet, Seed, Source, Strict
 from gvbsm.config.stages import Augment, Recover, Relabel, Select, Squeeze, Statistics, Training
 
 # A file of tensors (.pth, .pt, .safetensors; absolute or below the data root), or torchvision's name for published weights.
@@ -136,6 +136,13 @@ class Row(Strict):
             raise ValueError(f"resize: expected off for a source of kind {kind}, whose images are not cropped; remove it")
         if self.storage == "files" and kind not in ("imagefolder", "imagenet"):
             raise ValueError(f"storage: expected packed for a source of kind {kind}, got files; set it to packed")
+        return self
+
+    @model_validator(mode="after")
+    def _classes_are_those_of_the_source(self) -> Row:
+        named = self.source.classes if isinstance(self.source, ImageNet) else None
+        if named and len(named) != self.classes:
+            raise ValueError(f"classes: expected {len(named)}, as source.classes has, got {self.classes}; correct one of them")
         return self
 
     @model_validator(mode="after")
