@@ -57,6 +57,18 @@ ROW_MISTAKES = {
         {"backbones": [{"name": "convnet", "weights": "the good ones"}]},
         r"backbones\[0\]\.weights: expected match pattern .*got 'the good ones'",
     ),
+    "weights by name of an own network": (
+        {"backbones": [{"name": "convnet", "weights": "IMAGENET1K_V1"}]},
+        r"backbones\[0\]: weights: expected a \.pth, .* file, got 'IMAGENET1K_V1'; only the networks of torchvision and timm",
+    ),
+    "torchvision's weights by timm's name": (
+        {"backbones": [{"name": "torchvision:resnet18", "weights": "pretrained"}]},
+        r"backbones\[0\]: weights: expected a name of torchvision's \(IMAGENET1K_V1, \.\.\.\), or a file, got 'pretrained'",
+    ),
+    "timm's weights by torchvision's name": (
+        {"backbones": [{"name": "timm:resnet18", "weights": "IMAGENET1K_V1"}]},
+        r"backbones\[0\]: weights: expected `pretrained` or a tag of timm's \(ra_in1k, \.\.\.\), or a file",
+    ),
     "unknown subset": (
         {"source": {"kind": "imagenet", "train": "a", "val": "a", "classes": "imagenete"}},
         r"source\.classes: unknown subset 'imagenete'; did you mean 'imagenette'\? choose from imagenette, imagewoof, or list",

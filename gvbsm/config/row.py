@@ -11,8 +11,8 @@ from gvbsm.config.bounds import PerChannel, Precision, unit
 from gvbsm.config.sources import Distilled, ImageNet, Seed, Source, Strict
 from gvbsm.config.stages import Augment, Recover, Relabel, Select, Squeeze, Statistics, Training
 
-# A file of tensors (.pth, .pt, .safetensors; absolute or below the data root), or torchvision's name for published weights.
-Weights = Annotated[str, StringConstraints(pattern=r"^(.+\.(pth|pt|bin|safetensors)|[A-Z][A-Z0-9_]*)$")]
+# A file of tensors (.pth, .pt, .safetensors; absolute or below the data root), or the name of published weights.
+Weights = Annotated[str, StringConstraints(pattern=r"^(.+\.(pth|pt|bin|safetensors)|[A-Za-z0-9_]+)$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*$", max_length=60)]
 
 
@@ -47,7 +47,8 @@ class Backbone(Network):
 
     weights: Weights | None = Field(
         default=None,
-        description="File with a state dict, or torchvision's name of published weights; the teacher is not trained then.",
+        description="File with a state dict, or published weights: torchvision's by name, timm's by tag or `pretrained`; the "
+        "teacher is not trained then.",
     )
     trust_weights: bool = Field(
         default=False,
@@ -55,6 +56,12 @@ class Backbone(Network):
     )
     squeeze: Squeeze = Field(description="Settings of squeeze that this teacher has for itself.")
     recover: RecoverThrough | None = Field(default=None, description="Settings of recover that this teacher has for itself.")
+
+    @model_validator(mode="after")
+    def _weights_have_a_name_of_the_library(self) -> Backbone:
+        if self.weights and "." not in self.weights:
+            network_names.check_weights(self.name, self.weights)
+        return self
 
 
 class Student(Network):
