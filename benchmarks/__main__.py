@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import against, ceilings, graph, labels, memory, recover, step, students, training, views
+from benchmarks import against, ceilings, graph, labels, memory, reading, recover, step, students, training, views
 from gvbsm.runtime.compiler import set_up_compiler
 from gvbsm.runtime.devices import choose_device, device_name
 
@@ -22,6 +22,7 @@ BENCHMARKS = {
     "warm-start": lambda device, options: against.warm_start(device, options),
     "memory": lambda device, options: memory.run(device, options),
     "views": lambda device, options: views.run(device, options.repeats),
+    "reading": lambda device, options: reading.run(device, options.repeats),
     "labels": lambda device, options: labels.run(device, options.repeats),
     "graph": lambda _device, options: graph.run(options.repeats),
     "student": lambda device, options: students.run(device, options.repeats),

@@ -83,7 +83,7 @@ def changed_stages(package: Path, file: str, old: str, new: str) -> set[str]:
             "backbones/resnet.py",
             "channels: int = 3",
             "channels: int = 1",
-            {"check", "squeeze", "statistics", "select", "recover", "relabel", "evaluate", "student", "features"},
+            {"check", "squeeze", "statistics", "select", "recover", "judge", "relabel", "evaluate", "student", "features"},
         ),
         ("backbones/mobilenet_v2.py", "width: float = 0.5", "width: float = 1.0", set()),
         ("config/bounds.py", "le=100_000", "le=200_000", set()),

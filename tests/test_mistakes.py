@@ -458,15 +458,19 @@ def test_damaged_inputs_are_refused(damage, published_run, capsys):
     assert store_files() == before
 
 
-def test_too_few_images_for_the_random_baseline(workspace, make_up_to, capsys):
+def test_too_few_images_for_the_random_baseline(workspace, make_up_to, make_artifact, capsys):
+    """Also where the job that checks for it was left out."""
     planned = plan("tiny", 500)
-    write_plans(plan("tiny", 500), Path("results/tiny/ipc500/acc.json"))
-    make_up_to("squeeze", ipc=500)
+    write_plans(planned, Path("results/tiny/ipc500/acc.json"))
+    make_up_to("prepare", ipc=500)
+    for artifact in planned:
+        if artifact.stage == "squeeze":
+            make_artifact(artifact)
     capsys.readouterr()  # the progress of making them
-    random = next(artifact for artifact in planned if "random-epoch" in artifact.name)
-    assert_one_line(
-        *run(capsys, *stage_command(random)), r"expected at least IPC \(500\) training images in every class, got \d+"
-    )
+    for job in ("check", "relabel"):
+        asked = next(artifact for artifact in planned if artifact.stage == job and "distilled" not in artifact.name)
+        message = r"random baselines: expected at least 500 training images in every class, got \d+ in class '\d'"
+        assert_one_line(*run(capsys, *stage_command(asked)), message)
 
 
 @pytest.mark.parametrize(("number", "reason"), [(errno.ENOSPC, "No space left"), (errno.EROFS, "Read-only file system")])
@@ -525,10 +529,11 @@ def test_networks_that_cannot_be_built(network, reason, workspace, edit_row, cap
 def test_plans_that_are_missing_or_of_another_key(workspace, capsys):
     planned = plan("tiny", 4)
     write_plans(planned, Path(TARGET))
-    path = plan_file(planned[1].key)
+    teacher = next(artifact for artifact in planned if artifact.stage == "squeeze")
+    path = plan_file(teacher.key)
     path.write_text(path.read_text().replace('"epochs": 2', '"epochs": 3'))
     with pytest.raises(UserError, match="expected the plan of"):
-        read_plan(planned[1].key)
+        read_plan(teacher.key)
     with pytest.raises(UserError, match="missing or damaged plan"):
         read_plan("0123456789")
 

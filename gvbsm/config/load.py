@@ -28,8 +28,19 @@ def load_row(dataset: str, recipe: str | None = None) -> Row:
     Raises:
         SettingsError: for an unknown name, a file that is not YAML, or any setting that is wrong.
     """
-    raw, origin = read_row(dataset, recipe)
+    return check_row(*read_row(dataset, recipe))
+
+
+def check_row(merged: Json, origin: dict[Place, Source]) -> Row:
+    """The row of the merged settings that `read_row` gives, with their sources.
+
+    Raises:
+        SettingsError: if any setting is wrong.
+    """
+    raw = dict(merged)
     raw["backbones"] = _expand(raw.get("backbones"), "squeeze", raw.get("squeeze"))
+    if raw.get("judge") is not None:
+        (raw["judge"],) = _expand([raw["judge"]], "squeeze", raw.get("squeeze"))
     evaluate = raw.get("evaluate")
     if isinstance(evaluate, dict):
         not_per_student = Evaluate.model_fields.keys() - Training.model_fields.keys()

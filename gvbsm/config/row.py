@@ -117,6 +117,10 @@ class Row(Strict):
     augment: Augment = Field(description="Random crop and flip of squeeze, statistics and recover.")
     squeeze: Squeeze = Field(description="Training of the teachers.")
     backbones: Annotated[list[Backbone], Field(min_length=1)] = Field(description="Teachers: each a name, or an object.")
+    judge: Backbone | None = Field(
+        default=None,
+        description="Network that is no teacher and is asked for the classes of the distilled images; off: none.",
+    )
     statistics: Statistics = Field(description="Measurement of the training set inside each teacher.")
     select: Select | None = Field(
         default=None, description="Real images that recover starts from; off (published): it starts from noise."
@@ -189,4 +193,6 @@ class Row(Strict):
             twice = sorted({label for label in labels if labels.count(label) > 1})
             if twice:
                 raise ValueError(f"{section}: {twice[0]!r} appears twice; give one of them another label")
+        if self.judge and self.judge.label in [backbone.label for backbone in self.backbones]:
+            raise ValueError(f"judge: expected a network that is no teacher, got {self.judge.label!r}; name another")
         return self

@@ -78,9 +78,10 @@ class FileImages(Split):
         decoded = [(index[part(len(index))], seed) for index, seed in todo]
         # The workers crop, since they have the image in its original size; the other operations follow here.
         for (index, seed), bytes_PCHW in zip(todo, self._listed.load(decoded, self._crop), strict=True):
-            own_rows, size = part(len(index)), self._listed.image_size
-            unit_BCHW = torch.zeros(len(index), self._listed.channels, size, size, device=self._device)
-            unit_BCHW[own_rows] = bytes_PCHW.to(self._device).float() / 255
+            own_rows, unit_BCHW = part(len(index)), bytes_PCHW.to(self._device).float().div_(255)
+            if len(bytes_PCHW) < len(index):  # draws are for the whole batch
+                unit_PCHW, unit_BCHW = unit_BCHW, unit_BCHW.new_zeros(len(index), *unit_BCHW.shape[1:])
+                unit_BCHW[own_rows] = unit_PCHW
             seed_torch(seed, self._device)
             yield self._augment(unit_BCHW)[own_rows]
 

@@ -8,6 +8,7 @@ KINDS = {  # of what students are trained on, in the order of tables: images and
     "random_hard": ("random real", "hard"),
     "distilled_hard": ("distilled", "hard"),
 }
+JUDGE = "judge"  # beside a network's name: the share of the distilled images that it assigns to their class
 
 
 def kind_name(kind: str) -> str:

@@ -1,10 +1,13 @@
-"""The settings of a run as acc.json tells them: by stage, not by job."""
+"""The settings of a run as acc.json tells them: by stage, not by job; and as a row that can be run again."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import yaml
+
+from gvbsm.config.row import Row
 from gvbsm.store.spec import Json, Spec
 
 # Of a spec: where it comes from, and which part of the whole it is.
@@ -39,6 +42,13 @@ def settings_of(specs: Mapping[str, Spec], teachers: Mapping[str, str], students
         if epochs:
             of_stages[spec.stage]["epochs"] = max(of_stages[spec.stage].get("epochs", 0), epochs[1])
     return of_stages
+
+
+def row_text(row: Json, title: str) -> str:
+    """settings.yaml: a row file that does not extend another, from the merged settings of a run."""
+    sections = sorted(row, key=lambda name: list(Row.model_fields).index(name) if name in Row.model_fields else -1)
+    head = f"# {title}: the row and the recipe, laid over one another, as they were when the run was published.\n"
+    return head + yaml.safe_dump({name: row[name] for name in sections}, sort_keys=False, allow_unicode=True, width=100)
 
 
 def flat(value: Any, at: str = "") -> Json:

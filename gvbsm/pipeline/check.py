@@ -43,6 +43,8 @@ class CheckSpec(Spec):
 def plan_check(row: Row, ipc: int, data: Artifact) -> Artifact:
     """What is checked before a run."""
     trials = [_trial(row, backbone, None if backbone.weights else backbone.squeeze.batch_size) for backbone in row.backbones]
+    if row.judge:
+        trials.append(_trial(row, row.judge, None if row.judge.weights else row.judge.squeeze.batch_size))
     for student in row.evaluate.students:
         together = student.evaluate.batch_size or row.relabel.batch_size
         trials.append(_trial(row, student, max(1, together // student.evaluate.accumulate)))
@@ -50,7 +52,7 @@ def plan_check(row: Row, ipc: int, data: Artifact) -> Artifact:
     return planned(
         CheckSpec,
         prefix(row),
-        builders_of([*row.backbones, *row.evaluate.students]),
+        builders_of([*row.backbones, *([row.judge] if row.judge else []), *row.evaluate.students]),
         inputs=CheckInputs(data=data.path),
         trials=[trial for i, trial in enumerate(trials) if trial not in trials[:i]],
         candidates=ipc * selects.cells**2 * selects.candidates if selects else None,

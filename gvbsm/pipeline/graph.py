@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gvbsm.config.load import load_row
+from gvbsm.config.load import check_row, read_row
 from gvbsm.config.row import Backbone, Row
 from gvbsm.config.shapes import RandomImages
 from gvbsm.config.targets import Target
@@ -12,6 +12,7 @@ from gvbsm.pipeline.adopt import plan_adopt
 from gvbsm.pipeline.check import plan_check
 from gvbsm.pipeline.convert import plan_convert
 from gvbsm.pipeline.evaluate import plan_evaluate
+from gvbsm.pipeline.judge import plan_judge
 from gvbsm.pipeline.prepare import plan_prepare
 from gvbsm.pipeline.publish import PublishInputs, PublishSpec
 from gvbsm.pipeline.recover import plan_recover
@@ -20,6 +21,7 @@ from gvbsm.pipeline.select import plan_select
 from gvbsm.pipeline.squeeze import plan_squeeze
 from gvbsm.pipeline.stage import Artifact, paths_of, planned
 from gvbsm.pipeline.statistics import plan_statistics
+from gvbsm.store.spec import Json
 
 
 @dataclass
@@ -34,6 +36,7 @@ class _Graph:
     statistics: list[Artifact] = field(default_factory=list)
     selected: list[Artifact] = field(default_factory=list)
     images: list[Artifact] = field(default_factory=list)
+    judges: list[Artifact] = field(default_factory=list)  # a network, and what it says of the images
     labels: list[Artifact] = field(default_factory=list)
     random_labels: list[Artifact] = field(default_factory=list)
     students: dict[str, dict[str, Artifact]] = field(default_factory=dict)  # by label, then by kind of training set
@@ -41,7 +44,16 @@ class _Graph:
     def in_order(self) -> list[Artifact]:
         """Each artifact after its inputs."""
         evaluations = [evaluation for by_kind in self.students.values() for evaluation in by_kind.values()]
-        groups = (self.twins, self.teachers, self.statistics, self.selected, self.images, self.labels, self.random_labels)
+        groups = (
+            self.twins,
+            self.teachers,
+            self.statistics,
+            self.selected,
+            self.images,
+            self.judges,
+            self.labels,
+            self.random_labels,
+        )
         return [self.data, self.check, *(artifact for group in groups for artifact in group), *evaluations]
 
 
@@ -51,15 +63,17 @@ def plan(dataset: str, ipc: int, recipe: str | None = None) -> list[Artifact]:
     Raises:
         SettingsError: if the row or the recipe is wrong.
     """
-    row = load_row(dataset, recipe)
+    merged, sources = read_row(dataset, recipe)
+    row = check_row(merged, sources)
     data = plan_prepare(row)
     graph = _Graph(row, data, plan_check(row, ipc, data))
     _add_teachers(graph)
     random = RandomImages(ipc=ipc, seed=row.evaluate.random_seed)
     _add_images(graph, ipc)
+    _add_judge(graph)
     _add_labels(graph, random)
     _add_students(graph, random)
-    artifacts = [*graph.in_order(), _publish(graph, Target(dataset, ipc, recipe))]
+    artifacts = [*graph.in_order(), _publish(graph, Target(dataset, ipc, recipe), merged)]
     return list({artifact.path: artifact for artifact in artifacts}.values())
 
 
@@ -101,6 +115,14 @@ def _add_images(graph: _Graph, ipc: int) -> None:
         graph.images = plan_recover(row, ipc, graph.teachers, graph.statistics, graph.selected)
 
 
+def _add_judge(graph: _Graph) -> None:
+    """The network that judges the images, if the row names one."""
+    row = graph.row
+    if row.judge:
+        network = plan_squeeze(row, row.judge, graph.data, row.judge.squeeze.seed)
+        graph.judges = [network, plan_judge(row, row.judge, network, graph.images)]
+
+
 def _add_labels(graph: _Graph, random: RandomImages) -> None:
     """Soft labels of the distilled images, and of random real images if a baseline needs them."""
     row = graph.row
@@ -129,7 +151,7 @@ def _add_students(graph: _Graph, random: RandomImages) -> None:
         }
 
 
-def _publish(graph: _Graph, target: Target) -> Artifact:
+def _publish(graph: _Graph, target: Target, merged: Json) -> Artifact:
     """The artifact that gathers the run into acc.json."""
     row = graph.row
     start = [] if graph.selected == graph.images else graph.selected
@@ -140,6 +162,7 @@ def _publish(graph: _Graph, target: Target) -> Artifact:
         statistics=paths_of(graph.statistics),
         selected=paths_of(start) or None,
         images=paths_of(graph.images),
+        judge={row.judge.label: graph.judges[-1].path} if row.judge else None,
         labels=paths_of(graph.labels),
         random_labels=paths_of(graph.random_labels),
         students={label: {kind: run.path for kind, run in by_kind.items()} for label, by_kind in graph.students.items()},
@@ -151,5 +174,6 @@ def _publish(graph: _Graph, target: Target) -> Artifact:
         ipc=target.ipc,
         recipe=target.recipe,
         headline=row.evaluate.headline,
+        row=merged,
         inputs=inputs,
     )

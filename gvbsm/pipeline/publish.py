@@ -8,7 +8,7 @@ from pydantic import Field
 
 from gvbsm.config.bounds import Count
 from gvbsm.pipeline.stage import Stage
-from gvbsm.store.spec import Inputs, Spec
+from gvbsm.store.spec import Inputs, Json, Spec
 
 
 class PublishInputs(Inputs):
@@ -20,6 +20,7 @@ class PublishInputs(Inputs):
     statistics: list[str]  # empty if recover needs none
     selected: list[str] | None = None  # the real images that recover started from
     images: Annotated[list[str], Field(min_length=1)]
+    judge: dict[str, str] | None = None  # what it says of the images, by its label
     labels: list[str]  # empty if they are made online
     random_labels: list[str]  # empty without the baseline, or if they are made online
     students: dict[str, dict[str, str]]  # by label and kind of training set
@@ -35,12 +36,13 @@ class PublishSpec(Spec):
     ipc: Count
     recipe: str | None = None
     headline: Literal["best", "last"]
+    row: Json | None = None  # the row with the recipe laid over it, as the files give them; none in earlier runs
     inputs: PublishInputs
 
 
 STAGE = Stage(
     name="publish",
-    about="gather a run into acc.json, table.csv, classes.csv and images.png",
+    about="gather a run into acc.json, settings.yaml, tables and images.png",
     spec=PublishSpec,
     stored=False,
 )

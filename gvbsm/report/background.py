@@ -12,11 +12,11 @@ import yaml
 
 from gvbsm.config.messages import SettingsError
 from gvbsm.config.origins import Setting, legend, sourced_settings
-from gvbsm.pictures.run_settings import flat, settings_of
+from gvbsm.pictures.run_settings import flat, row_text, settings_of
 from gvbsm.pipeline.graph import plan
 from gvbsm.pipeline.publish import PublishSpec
 from gvbsm.pipeline.registry import STAGES
-from gvbsm.store.run import Cost, Published
+from gvbsm.store.run import ACCURACIES, SETTINGS, Cost, Published
 
 
 @dataclass(frozen=True)
@@ -190,6 +190,7 @@ class Origin:
     packages: tuple[tuple[str, str], ...]  # names and versions, gvbsm aside
     artifacts: tuple[tuple[str, str], ...]  # paths in the store and SHA-256
     commands: tuple[str, ...]
+    row: str | None  # settings.yaml; None in earlier runs
 
 
 def read_provenance(published: Published) -> Origin:
@@ -208,12 +209,18 @@ def read_provenance(published: Published) -> Origin:
         devices=tuple(provenance.get("devices", [])),
         packages=tuple(packages.items()),
         artifacts=tuple(provenance["artifacts"].items()),
-        commands=_commands(published.target, packages, clean),
+        commands=_commands(published, packages, clean),
+        row=row_text(row, published.name) if (row := provenance["spec"].get("row")) else None,
     )
 
 
-def _commands(target: str, packages: dict[str, str], revision: str | None) -> tuple[str, ...]:
-    """From a clone of the project, with the versions of what computed."""
+def _commands(published: Published, packages: dict[str, str], revision: str | None) -> tuple[str, ...]:
+    """From a clone of the project, with the versions of what computed. The run's own settings.yaml is the row: the files in
+    config/ may never have been committed, or have changed since."""
     pinned = " ".join(shlex.quote(f"{name}=={version}") for name, version in packages.items())
     checkout = [f"git checkout {shlex.quote(revision)}"] if revision else []
-    return (*checkout, f"pip install -e . {pinned}", f"snakemake --cores all {shlex.quote(target)}")
+    accuracies, target, copy = published.accuracies, published.target, []
+    if accuracies["provenance"]["spec"].get("row"):
+        target = f"results/again/ipc{accuracies['ipc']}/{ACCURACIES}"
+        copy = [f"cp {shlex.quote(str(Path(published.target).with_name(SETTINGS)))} config/datasets/again.yaml"]
+    return (*checkout, f"pip install -e . {pinned}", *copy, f"snakemake --cores all {shlex.quote(target)}")

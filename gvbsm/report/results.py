@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gvbsm.errors import UserError
-from gvbsm.pictures.names import KINDS, kind_name
-from gvbsm.store.run import Margin, Picture, Published, Spread, further_pictures, margin
+from gvbsm.pictures.names import JUDGE, KINDS, kind_name
+from gvbsm.store.run import Margin, Picture, Published, Spread, Verdict, further_pictures, margin
 
 _MEANS_TOP5 = 10  # classes, up to which top-5 accuracies say little
 _TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
@@ -69,6 +69,7 @@ class AccuracyTables:
     teachers: tuple[tuple[str, float], ...]
     label_bytes: int  # 0 if soft labels are made online
     teacher_top1_on_views: float | None
+    judges: tuple[tuple[str, Verdict], ...]
 
 
 def read_accuracies(published: Published) -> AccuracyTables:
@@ -82,6 +83,7 @@ def read_accuracies(published: Published) -> AccuracyTables:
         teachers=tuple((name, teacher["top1"]) for name, teacher in accuracies["teachers"].items()),
         label_bytes=labels["bytes"],
         teacher_top1_on_views=labels.get("teacher_top1_on_views"),
+        judges=tuple(accuracies.get("judge", {}).items()),
     )
 
 
@@ -193,5 +195,7 @@ def _order(column: str) -> tuple[str, int, str]:
 
 
 def _column(name: str) -> str:
-    student, _, kind = name.rpartition(" ")
-    return f"{student}: {kind_name(kind)}" if kind in KINDS else name
+    network, _, kind = name.rpartition(" ")
+    if kind == JUDGE:
+        return f"images that {network} assigns to their class"
+    return f"{network}: {kind_name(kind)}" if kind in KINDS else name

@@ -17,6 +17,7 @@ from gvbsm.share.folder import CLASSES, SHARD, ExportedClass, Manifest, unique_n
 from gvbsm.share.licences import Source
 from gvbsm.share.markdown import environment
 from gvbsm.share.run import PublishedRun
+from gvbsm.store.run import margin
 from gvbsm.store.spec import Json
 
 _LISTED = 100  # classes that the card names; of more it says where they stand
@@ -161,11 +162,20 @@ def training_program(training: Json) -> Program:
 
 
 @dataclass(frozen=True)
+class AccuracyCell:
+    """An accuracy, and whether it is the best of its student's."""
+
+    text: str
+    is_best: bool
+
+
+@dataclass(frozen=True)
 class AccuracyRow:
-    """A student's accuracies, one for each kind of training images."""
+    """A student's accuracies, one for each kind of training images, and its margin over random real images, if it has one."""
 
     student: str
-    accuracies: tuple[str, ...]
+    accuracies: tuple[AccuracyCell, ...]
+    margin: str | None
 
 
 @dataclass(frozen=True)
@@ -174,6 +184,7 @@ class AccuracyTable:
 
     kinds: tuple[str, ...]
     rows: tuple[AccuracyRow, ...]
+    has_margins: bool
     seeds: str
     teachers: tuple[tuple[str, float], ...]
 
@@ -183,12 +194,16 @@ def _accuracies(manifest: Manifest) -> AccuracyTable:
     kinds = [kind for kind in _KINDS if kind in by_kind]
     rows = []
     for student in by_kind["distilled"]:
-        results = [by_kind[kind][student]["top1"] for kind in kinds]
-        rows.append(AccuracyRow(student, tuple(readable_spread(top1["mean"], top1["std"]) for top1 in results)))
+        results = {kind: by_kind[kind][student]["top1"] for kind in kinds}
+        best = max(top1["mean"] for top1 in results.values())
+        cells = [AccuracyCell(readable_spread(top1["mean"], top1["std"]), top1["mean"] == best) for top1 in results.values()]
+        over = margin(results["distilled"], results["random_soft"]) if "random_soft" in results else None
+        rows.append(AccuracyRow(student, tuple(cells), readable_spread(over.mean, over.std, "+") if over else None))
     seeds = len(next(iter(by_kind["distilled"].values()))["top1"]["runs"])
     return AccuracyTable(
         kinds=tuple(_KINDS[kind] for kind in kinds),
         rows=tuple(rows),
+        has_margins=any(row.margin for row in rows),
         seeds=readable_seeds(seeds),
         teachers=tuple((name, teacher["top1"]) for name, teacher in manifest.accuracies["teachers"].items()),
     )

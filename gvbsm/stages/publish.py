@@ -1,7 +1,8 @@
 """publish: gather a run's receipts into acc.json, tables and a picture.
 
-Inputs: the receipts of every artifact of the run, the distilled images. Output: acc.json, beside it the table of accuracies
-(table.csv; in short also printed), the same by class (classes.csv) and a picture of the distilled images by class (images.png).
+Inputs: the receipts of every artifact of the run, the distilled images. Output: acc.json, beside it the row as it was
+(settings.yaml), the table of accuracies (table.csv; in short also printed), the same by class (classes.csv) and a picture of
+the distilled images by class (images.png).
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ import pandas as pd
 
 from gvbsm.data.image_set import load_image_set
 from gvbsm.pictures.grid import draw_grid
-from gvbsm.pictures.names import KINDS, run_title
-from gvbsm.pictures.run_settings import settings_of
+from gvbsm.pictures.names import JUDGE, KINDS, run_title
+from gvbsm.pictures.run_settings import row_text, settings_of
 from gvbsm.pictures.table import accuracy_lines
 from gvbsm.pipeline.publish import PublishSpec
 from gvbsm.pipeline.registry import parse_spec
 from gvbsm.store.files import write_bytes, write_text
 from gvbsm.store.job import Job, provenance
 from gvbsm.store.receipts import Receipt
-from gvbsm.store.run import Accuracies, Cost, Result, SoftLabels
+from gvbsm.store.run import SETTINGS, Accuracies, Cost, Result, SoftLabels, Verdict
 
 
 def run(job: Job[PublishSpec]) -> None:
@@ -61,10 +62,16 @@ def run(job: Job[PublishSpec]) -> None:
             "devices": sorted({receipt["device"] for receipt in receipts.values()}),
         },
     }
+    for label, path in (inputs.judge or {}).items():
+        accuracies["judge"] = {label: cast(Verdict, receipts[path]["summary"])}
+        judged = pd.read_csv(job.store / path)
+        by_class[f"{label} {JUDGE}"] = (100 * judged["assigned"] / judged["images"]).tolist()
     table = _table(runs, spec.headline)
     _, metadata = job.tensors(inputs.data)
     picture = draw_grid(load_image_set(job, inputs.images), metadata["class_names"], title)
     write_bytes(job.out.with_name("images.png"), picture)
+    if spec.row is not None:
+        write_text(job.out.with_name(SETTINGS), row_text(spec.row, title))
     write_text(job.out.with_name("table.csv"), table.to_csv(index=False))
     classes = pd.DataFrame({"class": metadata["classes"], "name": metadata["class_names"], **by_class})
     write_text(job.out.with_name("classes.csv"), classes.to_csv(index_label="label"))

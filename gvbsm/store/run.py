@@ -15,8 +15,9 @@ from gvbsm.store.spec import Json
 
 ACCURACIES = "acc.json"
 REPORT = "report.html"
+SETTINGS = "settings.yaml"  # the row and the recipe as they were, which can be run again
 PICTURES_LIST = "pictures.txt"
-PUBLISHED_FILES = (ACCURACIES, "table.csv", "classes.csv", "images.png")  # what publish writes
+PUBLISHED_FILES = (ACCURACIES, SETTINGS, "table.csv", "classes.csv", "images.png")  # what publish writes
 RUN_FILES = (*PUBLISHED_FILES, PICTURES_LIST, REPORT)  # in results/<dataset>/<run>/; further pictures are in pictures/
 Picture = Literal["curves", "evolution", "features", "classes"]  # in pictures/, as .png and .svg, in the order of pages
 PICTURES: tuple[Picture, ...] = get_args(Picture)
@@ -90,6 +91,13 @@ class Provenance(TypedDict):
     machine: NotRequired[str]
 
 
+class Verdict(TypedDict):
+    """What a network that is no teacher says of the distilled images."""
+
+    assigned: float  # percent of the images that it assigns to their class
+    top1: float  # its own accuracy: percent of the test images
+
+
 class Accuracies(TypedDict):
     """acc.json: the one list of its keys."""
 
@@ -101,6 +109,7 @@ class Accuracies(TypedDict):
     students: dict[str, Result]  # on the distilled images, by student
     baselines: dict[str, dict[str, Result]]  # by kind of images and labels (pictures.names.KINDS), and by student
     teachers: dict[str, TeacherResult]
+    judge: NotRequired[dict[str, Verdict]]  # by network
     soft_labels: SoftLabels
     cost: dict[str, Cost]  # by stage
     settings: NotRequired[Json]  # by stage

@@ -165,7 +165,9 @@ def test_a_teacher_with_given_weights_stops_at_once(published_run, edit_row, com
     trained = next(artifact for artifact in published_run if artifact.stage == "squeeze")
     Path("data").mkdir(exist_ok=True)
     Path("data/teacher.safetensors").write_bytes((STORE / trained.path).read_bytes())
-    edit_row({"backbones": [{"name": "convnet", "options": {"width": 4}, "weights": "teacher.safetensors"}]})
+    edit_row(
+        {"backbones": [{"name": "convnet", "options": {"width": 4}, "weights": "teacher.safetensors", "trust_weights": True}]}
+    )
     write_plans(plan("tiny", 4), Path("results/tiny/ipc4/acc.json"))
     given = next(artifact for artifact in plan("tiny", 4) if artifact.stage == "squeeze")
     asked = []

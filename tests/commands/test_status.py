@@ -73,12 +73,13 @@ def of_stage(stage: str) -> Artifact:
 def test_nothing_is_made(configured, capsys):
     lines = status_lines(capsys)
     assert lines[0] == f"{TARGET}: 0 of 21 jobs made, 0 running, 21 to do"
-    assert [line.split() for line in lines[1:4]] == [
+    assert [line.split() for line in lines[1:5]] == [
         ["stage", "jobs", "made", "running", "to", "do"],
         ["prepare", "1", "0", "0", "1"],
+        ["check", "1", "0", "0", "1"],
         ["squeeze", "3", "0", "0", "3"],
     ]
-    assert len(lines) == 2 + 7
+    assert len(lines) == 2 + 8
     assert not Path("results").exists(), "it only reads"
 
 
@@ -100,7 +101,7 @@ def test_the_time_that_is_left(configured, capsys):
     assert status_lines(capsys)[0].endswith("20 to do, at least 20 min left (one after another)")
     for artifact, left in zip(squeeze[1:], (400.0, 200.0), strict=True):
         write_progress(progress_file(artifact.key), record(artifact, host="elsewhere", seconds_left=left))
-    assert status_lines(capsys)[0].endswith("2 running, 17 to do, at least 5 min left (2 at a time)")
+    assert status_lines(capsys)[0].endswith("2 running, 18 to do, at least 5 min left (2 at a time)")
     for artifact in plan("tiny", 4)[:-1]:
         pretend(artifact, seconds=600)
     receipt_path(STORE / squeeze[0].path).unlink()
@@ -187,7 +188,7 @@ def test_a_watch_that_is_no_terminal_says_what_is_new(configured, capsys):
     lines = status_lines(capsys, TARGET, "--watch", "0.1")
     timer.join()
     assert lines[0] == f"{TARGET}: 0 of 21 jobs made, 0 running, 21 to do"
-    assert lines[-1] == f"{TARGET}: all 20 jobs made"
+    assert lines[-1] == f"{TARGET}: all 21 jobs made"
     assert len(lines) <= 4 and not any("\x1b" in line for line in lines)
 
 
@@ -209,8 +210,8 @@ def test_a_watch_on_a_terminal_draws_over_itself(configured):
         watching.wait()
         os.close(theirs)
         os.close(ours)
-    assert "\x1b[6F\x1b[J" in shown and "1 of 21 jobs made" in shown.partition("\x1b[J")[2]
-    assert "... and 5 lines more" in shown
+    assert "\x1b[5F\x1b[J" in shown and "1 of 21 jobs made" in shown.partition("\x1b[J")[2]
+    assert "... and 6 lines more" in shown
     assert all(len(line) < 60 for line in re.sub(r"\x1b\[\d*[FJ]", "", shown).splitlines())
 
 

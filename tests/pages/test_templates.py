@@ -12,7 +12,7 @@ from gvbsm.commands.rates import TABLE
 from gvbsm.report import page
 from gvbsm.report.results import ClassRow, ClassTable
 from gvbsm.share import markdown
-from gvbsm.share.card import AccuracyRow, AccuracyTable
+from gvbsm.share.card import AccuracyCell, AccuracyRow, AccuracyTable
 from gvbsm.store.code import PACKAGE
 
 ENVIRONMENTS = {"page.html.j2": page.environment, "card.md.j2": markdown.environment}
@@ -56,10 +56,9 @@ def test_markdown_is_escaped_once(text):
 
 
 def test_a_name_stays_in_its_cell_of_the_card():
-    text = (
-        "{% for row in table.rows %}| {{ row.student }} |{% for cell in row.accuracies %} {{ cell }} |{% endfor %}{% endfor %}"
-    )
-    table = AccuracyTable(kinds=("a",), rows=(AccuracyRow("x | y\n| z", ("1.00",)),), seeds="one seed", teachers=())
+    text = "{% for row in table.rows %}| {{ row.student }} |{% for cell in row.accuracies %} {{ cell.text }} |{% endfor %}{% endfor %}"
+    row = AccuracyRow("x | y\n| z", (AccuracyCell("1.00", True),), None)
+    table = AccuracyTable(kinds=("a",), rows=(row,), has_margins=False, seeds="one seed", teachers=())
     shown = markdown.environment().from_string(text).render(table=table)
     assert shown == "| x &#124; y &#124; z | 1.00 |"
 

@@ -247,7 +247,7 @@ def test_a_run_with_images_and_labels_by_others(workspace, small_row, make_up_to
         planned = make_up_to("evaluate", recipe=recipe)
         accuracies = json.loads(make_artifact(planned[-1]).read_text())
         assert accuracies["images"] == CLASSES * IPC and list(accuracies["students"]) == ["convnet"]
-        assert {"prepare", "squeeze", "adopt", "relabel", "evaluate"} == accuracies["cost"].keys() - {"convert"}
+        assert {"prepare", "check", "squeeze", "adopt", "relabel", "evaluate"} == accuracies["cost"].keys() - {"convert"}
         assert ("convert" in accuracies["cost"]) == (recipe == "labels")
         right = accuracies["soft_labels"]["teacher_top1_on_views"]
         assert 60 < right <= 100 if recipe == "labels" else right < 60

@@ -157,7 +157,9 @@ def test_mistakes_are_refused(published_run, edit_row, make_up_to):
     with pytest.raises(SettingsError, match=r"select.cells: expected a divisor of image_size \(8\), got 3"):
         load_row("tiny")
     edit_row({"select": {"choose": "clusters", "cells": 2, "candidates": 10}})
-    with pytest.raises(UserError, match=r"select: expected at least 160 training images in every class, got 1\d\d in class '\d'"):
+    with pytest.raises(
+        UserError, match=r"select: expected at least 160 training images in every class, got 1\d\d in class '\d'"
+    ):
         make_up_to("select")
 
 

@@ -203,3 +203,37 @@ def test_a_target_of_an_odd_name_runs_nothing(workspace):
         f"gvbsm: data set {name!r}: expected letters, digits, '_', '.' and '-', a letter or digit first; correct the name"
     ]
     assert not list(Path().rglob("pwned")) and not plan_file("x").parent.exists()
+
+
+@pytest.mark.parametrize("name", ["with a blank", "it's (a) $HOME & more; ü %s"])
+def test_a_clone_in_a_folder_of_any_name_runs(name, tmp_path):
+    """From the clone and from another folder, where its path is named."""
+    clone, other = tmp_path / name / "clone", tmp_path / "other"
+    other.mkdir()
+    for part in ("gvbsm", "workflow", "config"):
+        shutil.copytree(PACKAGE.parent / part, clone / part, ignore=shutil.ignore_patterns("__pycache__"))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(clone), str(PACKAGE.parent)]), "GVBSM_DEVICE": "cpu"}
+    command = [sys.executable, "-m", "snakemake"]
+    from_other = ["-s", f"{clone}/workflow/Snakefile", "--workflow-profile", f"{clone}/workflow/profiles/default", "-n"]
+    for folder, more in ((clone, ["--cores", "1", "--until", "prepare"]), (other, from_other)):
+        asked = [*command, *more, "--", "results/digits/ipc1/acc.json"]
+        done = subprocess.run(asked, cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list(clone.glob("results/store/prepare/*.safetensors"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("with a blank", "gvbsm.sif: expected a path without blanks for --sdm apptainer"),
+        ("{a}", "expected a path without braces"),
+    ],
+)
+def test_a_clone_where_snakemake_cannot_use_it_is_refused(name, message, tmp_path):
+    clone = tmp_path / name / "clone"
+    shutil.copytree(PACKAGE.parent / "workflow", clone / "workflow")
+    shutil.copytree(PACKAGE, clone / "gvbsm", ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "snakemake", "-s", f"{clone}/workflow/Snakefile", "--sdm", "apptainer", "-n"]
+    environment = os.environ | {"PYTHONPATH": str(clone)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and message in done.stderr, done.stderr

@@ -17,8 +17,22 @@ from gvbsm.store.spec import flat_paths
 gc.set_threshold(200_000, 50, 50)
 
 
-# Made from gvbsm.def beside it; used with `--sdm apptainer` alone.
-container: str(PACKAGE.parent / "workflow" / "envs" / "gvbsm.sif")
+if {*"{}"} & {*str(PACKAGE)}:  # which Snakemake would fill in
+    sys.stderr.write(f"gvbsm: {PACKAGE.parent}: expected a path without braces, got some; move the clone\n")
+    raise SystemExit(1)
+
+
+# Made from gvbsm.def beside it; used with `--sdm apptainer` alone. Snakemake takes no path with a blank, not even unused.
+IMAGE = str(PACKAGE.parent / "workflow" / "envs" / "gvbsm.sif")
+IMAGE = os.path.relpath(IMAGE) if " " in IMAGE else IMAGE
+
+if " " not in IMAGE:
+
+    container: IMAGE
+
+elif any(method.name == "APPTAINER" for method in workflow.deployment_settings.deployment_method):
+    sys.stderr.write(f"gvbsm: {IMAGE}: expected a path without blanks for --sdm apptainer, got one; move the clone\n")
+    raise SystemExit(1)
 
 
 wildcard_constraints:

@@ -3,6 +3,7 @@ rule publish:
         unpack(published_inputs),
     output:
         accuracies="results/{dataset}/{run}/acc.json",
+        settings="results/{dataset}/{run}/settings.yaml",
         table=report(
             "results/{dataset}/{run}/table.csv",
             category="{dataset}",
