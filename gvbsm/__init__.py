@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, overload
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from gvbsm.share.load import LabelledImages, LabelledViews
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
 
-def load(path: str | Path, split: Literal["train", "images", "test"] = "train", rest: Literal["mean", "mass"] = "mean") -> Any:
+@overload
+def load(path: str | Path, split: Literal["train"] = "train", rest: Literal["mean", "mass"] = "mean") -> LabelledViews: ...
+
+
+@overload
+def load(path: str | Path, split: Literal["images", "test"], rest: Literal["mean", "mass"] = "mean") -> LabelledImages: ...
+
+
+def load(
+    path: str | Path, split: Literal["train", "images", "test"] = "train", rest: Literal["mean", "mass"] = "mean"
+) -> LabelledViews | LabelledImages:
     """A published run (its folder `results/<dataset>/<run>`) or an exported folder as a PyTorch data set.
+
+    Its `repr` says what it holds.
 
     Args:
         path: the folder, which is checked against what was written of it.

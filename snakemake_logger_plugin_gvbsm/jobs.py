@@ -84,7 +84,9 @@ def found(receipt: Receipt) -> str:
     parts = [_accuracy(summary["top1"])] if summary.get("top1") is not None else []
     if {"train_images", "test_images"} <= summary.keys():
         parts.append(f"{summary['train_images']:,} training and {summary['test_images']:,} test images")
-    parts += [f"{summary[what]:,} {what}" for what in ("networks", "images", "layers", "views") if isinstance(summary.get(what), int)]
+    parts += [
+        f"{summary[what]:,} {what}" for what in ("networks", "images", "layers", "views") if isinstance(summary.get(what), int)
+    ]
     return ", ".join([*parts, readable_bytes(receipt["bytes"])])
 
 

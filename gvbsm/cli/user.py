@@ -85,7 +85,7 @@ def _status(options: argparse.Namespace) -> None:
 def _compare(options: argparse.Namespace) -> None:
     from gvbsm.commands.compare import compare
 
-    sys.stdout.write(compare(options.runs, options.csv, options.picture))
+    sys.stdout.write(compare(options.runs, options.csv, options.picture, options.all))
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -204,6 +204,11 @@ GROUPS: dict[str, tuple[Command, ...]] = {
                     metavar="FILE",
                     action="append",
                     help="draw accuracy against images per class and label bytes (.png or .svg); may be given twice",
+                ),
+                _argument(
+                    "--all",
+                    action="store_true",
+                    help="list every setting that differs (default: at most 15 lines of those that matter)",
                 ),
             ),
         ),

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gvbsm.config.messages import short
+from gvbsm.commands.differences import differences
 from gvbsm.errors import UserError
 from gvbsm.format import readable_spread
 from gvbsm.pictures.names import KINDS
-from gvbsm.pictures.run_settings import flat
 from gvbsm.store.files import write_bytes, write_text
 from gvbsm.store.run import Published, margin, read_published
 
@@ -21,8 +19,9 @@ if TYPE_CHECKING:
 _SHOWN = ("run", "student", "weights", *KINDS, "margin", "label_bytes", "hours")
 
 
-def compare(runs: list[Path], csv: Path | None = None, pictures: list[Path] | None = None) -> str:
-    """A table of accuracies (percent, mean ± standard deviation over seeds, last epoch), and the settings that differ.
+def compare(runs: list[Path], csv: Path | None = None, pictures: list[Path] | None = None, every_setting: bool = False) -> str:
+    """A table of accuracies (percent, mean ± standard deviation over seeds, last epoch), and the settings that differ: those
+    that matter, or with `every_setting` all.
 
     The full table is also written to `csv` and drawn into `pictures` (.png, .svg). `margin` is the accuracy with distilled
     images minus that with random real images at the same labels, schedule and budget, in points; its deviation is that of the
@@ -47,7 +46,8 @@ def compare(runs: list[Path], csv: Path | None = None, pictures: list[Path] | No
         sign = "+" if kind == "margin" else ""
         shown[kind] = ["" if pd.isna(mean) else readable_spread(mean, std, sign) for mean, std in spreads]
     columns = [column for column in _SHOWN if column in shown]
-    return shown[columns].to_string(index=False, na_rep="", float_format="{:.2f}".format) + "\n" + _differences(published)
+    text = shown[columns].to_string(index=False, na_rep="", float_format="{:.2f}".format)
+    return f"{text}\n{differences(published, every_setting)}"
 
 
 def _table(published: list[Published]) -> pd.DataFrame:
@@ -86,16 +86,3 @@ def _draw(table: pd.DataFrame, file: Path) -> None:
     if file.suffix not in (".png", ".svg"):
         raise UserError(f"--picture: expected a file that ends in .png or .svg, got {file}; rename it")
     write_bytes(file, save(draw_accuracies(table), file.suffix[1:]))
-
-
-def _differences(published: list[Published]) -> str:
-    """The settings that differ between runs, one per line."""
-    if len(published) < 2:
-        return ""
-    settings = [flat(run.accuracies.get("settings", {})) for run in published]
-    names = sorted({name for run_settings in settings for name in run_settings})
-    values = {name: [run_settings.get(name) for run_settings in settings] for name in names}
-    differing = {name: per_run for name, per_run in values.items() if len({json.dumps(value) for value in per_run}) > 1}
-    lines = [f"  {name}: {' | '.join(short(value) for value in per_run)}" for name, per_run in differing.items()]
-    head = "settings that differ (" + " | ".join(run.name for run in published) + "):"
-    return "\n".join(["", head, *lines] if lines else ["", "no setting differs"]) + "\n"

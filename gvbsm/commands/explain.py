@@ -11,6 +11,7 @@ from gvbsm.config.targets import parse_target
 from gvbsm.errors import UserError
 from gvbsm.pipeline.graph import plan_run
 from gvbsm.pipeline.stage import Artifact
+from gvbsm.store.files import parse_json
 from gvbsm.store.plans import STORE
 from gvbsm.store.receipts import read_receipt, receipt_path
 from gvbsm.store.spec import Json
@@ -67,7 +68,7 @@ def _damage(artifact: Path) -> str | None:
 def _published(target: Path) -> Json:
     """The published acc.json, or {}."""
     try:
-        published = json.loads(target.read_text(encoding="utf-8"))
+        published = parse_json(target.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return published if isinstance(published, dict) else {}
@@ -92,7 +93,7 @@ def _previous_spec(artifact: Artifact, published: Json) -> Json | None:
 def _spec_of(receipt: Path) -> Json | None:
     """The spec in a receipt, if it can be read."""
     try:
-        spec = json.loads(receipt.read_text(encoding="utf-8"))["spec"]
+        spec = parse_json(receipt.read_text(encoding="utf-8"))["spec"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return spec if isinstance(spec, dict) else None

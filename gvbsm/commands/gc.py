@@ -8,7 +8,6 @@ these. A job is detected by its lock in results/.checkpoints, a snakemake by its
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import time
@@ -22,6 +21,7 @@ from gvbsm.errors import UserError
 from gvbsm.pipeline.pictures import plan_target
 from gvbsm.pipeline.registry import read_plan, stored
 from gvbsm.store import keys
+from gvbsm.store.files import parse_json
 from gvbsm.store.locks import CHECKPOINTS, delete_lock, is_held, lock_file
 from gvbsm.store.plans import PLANS, STORE, TARGETS, files_in, read_plan_file, target_file
 from gvbsm.store.progress import SUFFIX, key_of
@@ -147,7 +147,7 @@ def _is_finished(plan: Path, published: Path) -> bool:
     if not published.exists():
         return False
     try:
-        key = json.loads(published.read_text(encoding="utf-8"))["key"]
+        key = parse_json(published.read_text(encoding="utf-8"))["key"]
     except _NOT_AS_WRITTEN:
         key = None
     return key == plan.parent.name or plan.stat().st_mtime <= published.stat().st_mtime
@@ -167,7 +167,7 @@ def _add_running(needed: _Needed) -> None:
 
 def _published(file: Path) -> list[str]:
     """The artifacts that an acc.json or a picture was made from, and its own plan."""
-    published = json.loads(file.read_text(encoding="utf-8"))
+    published = parse_json(file.read_text(encoding="utf-8"))
     spec, key = published["provenance"]["spec"], published["key"]
     if key != keys.key(spec):  # with a damaged path, the right artifact would count as unneeded
         raise ValueError(f"key: expected {keys.key(spec)}, got {key}")

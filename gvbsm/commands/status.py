@@ -7,7 +7,6 @@ long as it writes its progress file.
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import socket
 import statistics
@@ -23,6 +22,7 @@ from gvbsm.errors import UserError
 from gvbsm.format import readable_seconds
 from gvbsm.pipeline.graph import plan_run
 from gvbsm.pipeline.stage import Artifact
+from gvbsm.store.files import parse_json
 from gvbsm.store.locks import CHECKPOINTS, is_held, lock_file
 from gvbsm.store.plans import STORE, TARGETS, files_in, read_plan_file
 from gvbsm.store.progress import SUFFIX, Record, key_of, progress_file, read_progress
@@ -114,7 +114,7 @@ class Overview:
     def _duration(self, artifact: Artifact) -> float | None:
         if artifact.stage != "publish" and artifact.path not in self._seconds:
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                receipt = json.loads(receipt_path(STORE / artifact.path).read_text(encoding="utf-8"))
+                receipt = parse_json(receipt_path(STORE / artifact.path).read_text(encoding="utf-8"))
                 self._seconds[artifact.path] = float(receipt["seconds"])
         return self._seconds.get(artifact.path)
 
@@ -191,7 +191,7 @@ def _is_made(artifact: Artifact) -> bool:
 
 def _is_published(artifact: Artifact, run: str) -> bool:
     try:
-        return bool(json.loads(Path(run).read_text(encoding="utf-8"))["key"] == artifact.key)
+        return bool(parse_json(Path(run).read_text(encoding="utf-8"))["key"] == artifact.key)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -61,6 +61,7 @@ def read_row(dataset: str, recipe: str | None = None) -> tuple[Json, dict[Place,
     origin: dict[Place, Source] = {}
     raw: Json = {}
     for section in _read_chain("datasets", dataset):
+        origin.setdefault((), section.source)  # a row may be without any setting
         raw = _merge(raw, section.settings, section.source, origin)
     if recipe is not None:
         row_backbones = raw.get("backbones")
@@ -166,7 +167,8 @@ def _by_label(names: Any, row_entries: Any) -> Any:
     if not isinstance(names, list) or not isinstance(row_entries, list):
         return names
     full = [entry if isinstance(entry, dict) else {"name": entry} for entry in row_entries]
-    labelled = {entry.get("label", label(str(entry.get("name")))): entry for entry in full}
+    labels = [entry.get("label", label(str(entry.get("name")))) for entry in full]
+    labelled = {name: entry for name, entry in zip(labels, full, strict=True) if isinstance(name, str)}  # others are refused
     return [labelled.get(name, name) if isinstance(name, str) else name for name in names]
 
 

@@ -35,7 +35,7 @@ class SettingsError(UserError):
 def one_line(error: ValidationError, model: type[BaseModel], origin: dict[Place, Source]) -> str:
     """The first mistake of a validation, with the file it stands in."""
     at = _place(error)
-    source = next((origin[at[:n]] for n in range(len(at), -1, -1) if at[:n] in origin), None)
+    source = next((origin[at[:n]] for n in range(len(at), 0, -1) if at[:n] in origin), None)
     return f"{source or next(reversed(origin.values()))}: {describe(error, model)}"
 
 

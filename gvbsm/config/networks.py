@@ -42,10 +42,10 @@ def check(name: object, options: object) -> None:
         if known and model.partition(".")[0] not in known:
             raise ValueError(f"unknown backbone {name!r}; {library} has {len(known)} others; {_hint(str(name))}".rstrip("; "))
         return
-    if name not in BACKBONES:
+    if not isinstance(name, str) or name not in BACKBONES:  # a list could not be looked up
         names, prefixes = ", ".join(sorted(BACKBONES)), " or ".join(f"{prefix}:<name>" for prefix in LIBRARIES)
         raise ValueError(f"unknown backbone {name!r}; {_hint(str(name))}choose from {names}, {prefixes}")
-    allowed = [option for option in builder_options(BACKBONES[str(name)]) if option not in GIVEN]
+    allowed = [option for option in builder_options(BACKBONES[name]) if option not in GIVEN]
     for option in options if isinstance(options, dict) else ():
         if option not in allowed:
             raise ValueError(f"unknown option {option!r} of {name}; choose from {', '.join(allowed) or 'none'}")

@@ -12,7 +12,7 @@ from gvbsm.config.sources import Distilled, ImageNet, Seed, Source, Strict
 from gvbsm.config.stages import Augment, Recover, Relabel, Select, Squeeze, Statistics, Training
 
 # A file of tensors (.pth, .pt, .safetensors; absolute or below the data root), or the name of published weights.
-Weights = Annotated[str, StringConstraints(pattern=r"^(.+\.(pth|pt|bin|safetensors)|[A-Za-z0-9_]+)$")]
+Weights = Annotated[str, StringConstraints(pattern=r"^([^\x00]+\.(pth|pt|bin|safetensors)|[A-Za-z0-9_]+)$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*$", max_length=60)]
 
 

@@ -12,6 +12,8 @@ from gvbsm.config.messages import SettingsError, short
 from gvbsm.store.code import PACKAGE
 from gvbsm.store.spec import Json
 
+_MOST, _DEEPEST = 100_000, 50  # values in a file, and their nesting
+
 
 def beside_package(folder: Path) -> Path:
     """The folder in the working directory, or else the one beside the package."""
@@ -46,7 +48,18 @@ def row_files(kind: str) -> dict[str, list[Path]]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number and a repeated key is an error."""
+    """YAML in which 1e-3 is a number and a repeated key is an error, as is a value that is none of its kind (2026-13-45)."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (yaml.YAMLError, RecursionError):
+            raise
+        except Exception:  # PyYAML leaves what int, float, datetime and dict raise as it is
+            kind = node.tag.rpartition(":")[2]
+            raise yaml.MarkedYAMLError(
+                problem=f"expected a value of the kind {kind}, got {short(node.value)}", problem_mark=node.start_mark
+            ) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -76,6 +89,24 @@ def read_yaml(path: Path) -> Json:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise SettingsError(f"{path}: cannot be read: {reason}; restore the file") from None
+    except RecursionError:
+        raise SettingsError(f"{path}: expected settings, got ones that are nested too deeply; correct the file") from None
+    _check_size(path, raw)
     if not isinstance(raw, dict):
         raise SettingsError(f"{path}: expected settings (key: value), got {short(raw)}; write them or restore the file")
     return raw
+
+
+def _check_size(path: Path, raw: Any) -> None:
+    """Raise SettingsError if there are more values than any file of settings has. Aliases (*name) make endless ones of few."""
+    values, count = [(raw, 0)], 0
+    while values:
+        value, depth = values.pop()
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+        count += len(inner)
+        if count > _MOST or depth > _DEEPEST:
+            raise SettingsError(
+                f"{path}: expected at most {_MOST} values, nested at most {_DEEPEST} times, got more; remove aliases (*name) "
+                "that contain themselves or each other"
+            )
+        values += [(item, depth + 1) for item in inner]

@@ -47,6 +47,11 @@ class Labels:
     def __len__(self) -> int:
         return len(self._epochs)
 
+    @property
+    def coding(self) -> Coding | None:
+        """How the logits are stored; None without any."""
+        return self._epochs[0].coding if self._epochs else None
+
     def _epoch(self, number: int) -> Epoch:
         """One epoch.
 

@@ -44,17 +44,9 @@ class _Graph:
     def in_order(self) -> list[Artifact]:
         """Each artifact after its inputs."""
         evaluations = [evaluation for by_kind in self.students.values() for evaluation in by_kind.values()]
-        groups = (
-            self.twins,
-            self.teachers,
-            self.statistics,
-            self.selected,
-            self.images,
-            self.judges,
-            self.labels,
-            self.random_labels,
-        )
-        return [self.data, self.check, *(artifact for group in groups for artifact in group), *evaluations]
+        images = (self.twins, self.teachers, self.statistics, self.selected, self.images)
+        of_images = (self.judges, self.labels, self.random_labels)
+        return [self.data, self.check, *(artifact for group in images + of_images for artifact in group), *evaluations]
 
 
 def plan(dataset: str, ipc: int, recipe: str | None = None) -> list[Artifact]:

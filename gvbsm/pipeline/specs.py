@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -11,6 +10,7 @@ from gvbsm.config.messages import describe
 from gvbsm.errors import UserError
 from gvbsm.pipeline.stage import Stage
 from gvbsm.store.code import fingerprint, module_digest
+from gvbsm.store.files import parse_json
 from gvbsm.store.spec import Json, Spec
 
 
@@ -52,7 +52,7 @@ def _read_json(text: str) -> tuple[str, Json]:
                 f"--spec: expected JSON text or a plan file, got {where!r} ({reason}); `snakemake -n <target>` writes plans"
             ) from None
     try:
-        raw = json.loads(text)
+        raw = parse_json(text)
     except ValueError as error:
         raise UserError(f"{where}: expected JSON, got an error: {error}; correct the text or plan the target again") from None
     if not isinstance(raw, dict):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -23,7 +22,7 @@ from gvbsm.data.files import colour_mode, open_image, read_file, to_tensor
 from gvbsm.data.folders import is_image
 from gvbsm.data.splits import RESIDENT
 from gvbsm.errors import UserError
-from gvbsm.store.files import file_hash, nameless_tensor
+from gvbsm.store.files import file_hash, nameless_tensor, parse_json
 from gvbsm.store.job import Reader
 from gvbsm.store.receipts import Receipt
 from gvbsm.store.spec import Json
@@ -159,10 +158,10 @@ def read_folder(root: Path) -> Exported:
 
 def _parse(file: Path, adapter: TypeAdapter[Any]) -> Any:
     try:
-        return adapter.validate_python(json.loads(read_file(file)))
+        return adapter.validate_python(parse_json(read_file(file)))
     except ValidationError as error:
         raise UserError(f"{file}: {describe(error, Manifest)}; or export it again") from None
-    except (ValueError, RecursionError):
+    except ValueError:
         raise UserError(f"{file}: expected JSON, got something else; fetch the folder again") from None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -18,7 +18,10 @@ from gvbsm.data.labels import Epoch, load_labels
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import Split, open_split
 from gvbsm.errors import UserError
+from gvbsm.format import readable_spread
+from gvbsm.method.coding import Coding
 from gvbsm.method.views import Images, Views, mixed_hard_labels, render
+from gvbsm.pictures.names import run_title
 from gvbsm.share.folder import MANIFEST, read_folder
 from gvbsm.share.run import read_run
 from gvbsm.store.job import Reader
@@ -27,6 +30,10 @@ from gvbsm.store.run import ACCURACIES, run_folder
 _CPU = torch.device("cpu")
 _REMEMBERED = 2**30  # bytes of drawn views that are kept, so that shuffling over all epochs does not draw them again
 _VIEW = 40  # bytes of a drawn view
+
+View = tuple[Tensor, Tensor, Tensor]  # view, soft label, hard label
+Image = tuple[Tensor, Tensor]  # image, label
+_Item = TypeVar("_Item", View, Image)
 
 
 class _Content(NamedTuple):
@@ -40,9 +47,11 @@ class _Content(NamedTuple):
     pixels: Pixels
     classes: list[str]
     class_names: list[str]
+    title: str  # data set, images per class, recipe
+    students: str  # their accuracies, for people
 
 
-class _Distilled(Dataset[tuple[Tensor, ...]]):
+class _Distilled(Dataset[_Item]):
     """What all the data sets tell beside their items."""
 
     def __init__(self, content: _Content) -> None:
@@ -50,12 +59,22 @@ class _Distilled(Dataset[tuple[Tensor, ...]]):
         self.pixels = content.pixels  # .from_bytes: uint8 (B,C,S,S) to what networks see; .unit: from that to 0..1
         self.classes = content.classes  # what identifies the classes, by label
         self.class_names = content.class_names
+        self._title, self._students = content.title, content.students
+        self._shape = tuple(content.images.shape[1:])
 
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, ...]]:
+    def __repr__(self) -> str:
+        students = f"\n  students: {self._students}" if self._students else ""
+        return f"{type(self).__name__} of {self._title}: {self._holds()}, {len(self.classes)} classes{students}"
+
+    def _holds(self) -> str:
+        """What the data set holds, in words."""
+        raise NotImplementedError
+
+    def __getitems__(self, indices: Sequence[int]) -> list[_Item]:
         """Several items, made together: what a DataLoader asks for."""
         raise NotImplementedError
 
-    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+    def __getitem__(self, index: int) -> _Item:
         return self.__getitems__([index])[0]
 
     def _checked(self, indices: Sequence[int], count: int) -> Tensor:
@@ -66,7 +85,7 @@ class _Distilled(Dataset[tuple[Tensor, ...]]):
         return index_B
 
 
-class LabelledViews(_Distilled):
+class LabelledViews(_Distilled[View]):
     """Every labelled view of the distilled images, epoch after epoch; item e N + v is view v of epoch e.
 
     An item is a view, float32 (C,S,S), normalised as the students of evaluate saw it; its soft label, float32 logits (K,); its
@@ -88,17 +107,22 @@ class LabelledViews(_Distilled):
             raise UserError(f"{where}: expected soft labels, got {type(error).__name__}: {error}; fetch them again") from None
         self.epochs = len(labels)
         self.batch_size = labels.batch_size  # views that were labelled together
+        self._coding = labels.coding
         self._epoch = lru_cache(max(2, _REMEMBERED // (_VIEW * len(self.labels))))(labels.epoch)
 
     def __len__(self) -> int:
         return self.epochs * len(self.labels)
 
-    def epoch(self, number: int) -> Subset[tuple[Tensor, ...]]:
+    def _holds(self) -> str:
+        labels = "soft labels" + (f" ({_coding(self._coding)})" if self._coding else "")
+        return f"{_images(len(self.labels), self._shape)}, {self.epochs} epochs of views with {labels}"
+
+    def epoch(self, number: int) -> Subset[View]:
         """The N views of one epoch, in the order that students saw them; after the last epoch comes the first again."""
         start = number % self.epochs * len(self.labels)
         return Subset(self, range(start, start + len(self.labels)))
 
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, ...]]:
+    def __getitems__(self, indices: Sequence[int]) -> list[View]:
         index_B, images, classes = self._checked(indices, len(self)), len(self.labels), len(self.classes)
         epoch_B, position_B = index_B // images, index_B % images
         numbers = epoch_B.unique().tolist()
@@ -120,7 +144,7 @@ class LabelledViews(_Distilled):
         self._open()
 
 
-class LabelledImages(_Distilled):
+class LabelledImages(_Distilled[Image]):
     """Whole images: float32 (C,S,S), normalised as networks saw them, and int64 labels ()."""
 
     def __init__(self, content: _Content, images: Images | Split | Tensor, labels: Tensor) -> None:
@@ -131,7 +155,10 @@ class LabelledImages(_Distilled):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, ...]]:
+    def _holds(self) -> str:
+        return _images(len(self), self._shape, "test images" if isinstance(self._images, Split) else "images")
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Image]:
         index_B = self._checked(indices, len(self))
         images = self._images
         bytes_BCHW = next(iter(images.whole_images([index_B]))) if isinstance(images, Split) else images[index_B]
@@ -176,6 +203,8 @@ def _exported(root: Path) -> _Content:
         pixels=pixels,
         classes=[one.identity for one in classes],
         class_names=[one.name for one in classes],
+        title=run_title(manifest.dataset, manifest.ipc, manifest.recipe),
+        students=_accuracies(manifest.accuracies.get("students")),
     )
 
 
@@ -195,7 +224,26 @@ def _published(root: Path) -> _Content:
         pixels=Pixels(run.pixels, _CPU),
         classes=run.classes,
         class_names=run.class_names,
+        title=run_title(run.accuracies["dataset"], run.accuracies["ipc"], run.accuracies["recipe"]),
+        students=_accuracies(run.accuracies["students"]),
     )
+
+
+def _accuracies(students: Any) -> str:
+    """The accuracies of students for people; "" if a folder by others does not hold them as acc.json does."""
+    try:
+        top1 = {name: result["top1"] for name, result in students.items()}
+        return ", ".join(f"{name} {readable_spread(one['mean'], one['std'])} %" for name, one in top1.items())
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return ""
+
+
+def _images(count: int, shape_CHW: Sequence[int], what: str = "images") -> str:
+    return f"{count} {what} of {' x '.join(map(str, shape_CHW))}"
+
+
+def _coding(coding: Coding) -> str:
+    return coding.values if coding.top is None else f"{coding.values}, top {coding.top}"
 
 
 def _together(epochs: list[Epoch], positions: list[Tensor]) -> tuple[Views, Tensor]:

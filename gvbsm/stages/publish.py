@@ -24,7 +24,7 @@ from gvbsm.pipeline.registry import parse_spec
 from gvbsm.store.files import write_bytes, write_text
 from gvbsm.store.job import Job, provenance
 from gvbsm.store.receipts import Receipt
-from gvbsm.store.run import SETTINGS, Accuracies, Cost, Result, SoftLabels, Verdict
+from gvbsm.store.run import SETTINGS, Accuracies, Cost, Result, SoftLabels
 
 
 def run(job: Job[PublishSpec]) -> None:
@@ -63,7 +63,7 @@ def run(job: Job[PublishSpec]) -> None:
         },
     }
     for label, path in (inputs.judge or {}).items():
-        accuracies["judge"] = {label: cast(Verdict, receipts[path]["summary"])}
+        accuracies["judge"] = {label: {name: receipts[path]["summary"][name] for name in ("assigned", "top1")}}  # type: ignore[dict-item]
         judged = pd.read_csv(job.store / path)
         by_class[f"{label} {JUDGE}"] = (100 * judged["assigned"] / judged["images"]).tolist()
     table = _table(runs, spec.headline)

@@ -23,6 +23,7 @@ from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import open_split
 from gvbsm.errors import UserError
 from gvbsm.method.layers import hooked_layers
+from gvbsm.method.memory import in_parts
 from gvbsm.method.moments import KINDS, Accumulator, ClassAccumulator, Moments, Spread, class_sums, moments
 from gvbsm.pipeline.registry import planned_beside
 from gvbsm.pipeline.stage import Artifact
@@ -61,7 +62,6 @@ def run(job: Job[StatisticsSpec]) -> None:
         torch.manual_seed(derive_seed(settings.seed, "noise"))
         size = spec.pixels.image_size
         shape = (settings.batch_size, len(spec.pixels.mean), size, size)
-        own.measures.noise = {}
         own.pass_through(torch.randn(shape, device=device))
         metadata["importance"] = own.measures.importance()
     job.images = len(train.labels)
@@ -84,9 +84,10 @@ class _Pass:
         return {"batches": self.batches, **self.measures.state()}
 
     def pass_through(self, x_BCHW: Tensor) -> None:
-        """Put a batch through the teacher, whose layers' inputs are measured."""
+        """Put a batch through the teacher, whose layers' inputs are measured; a large one in parts, to save memory."""
         with autocast(self._device, self.job.spec.settings.precision):
-            self._teacher(x_BCHW.contiguous(memory_format=torch.channels_last))
+            for part_PCHW in in_parts(x_BCHW, self._device):
+                self._teacher(part_PCHW.contiguous(memory_format=torch.channels_last))
 
     def measure(self, x_BCHW: Tensor, labels_B: Tensor) -> None:
         """Measure the next batch of the training set."""
@@ -201,10 +202,10 @@ def _warn(job: Job[StatisticsSpec], error: Exception) -> None:
     sys.stderr.write(f"{job.title}: not measured before its own job runs: {reason}\n")
 
 
-class _BatchMeasures(NamedTuple):
-    """Measures of a layer's input for one batch, on the device."""
+class _Measured(NamedTuple):
+    """Measures of a layer's input for a batch or a part of one."""
 
-    layer: str
+    images: int
     values: int  # number of values per channel of an image
     moments: Moments
     sums: list[Tensor]  # `class_sums`, empty unless the classes' moments are wanted
@@ -215,8 +216,7 @@ class _Measures:
 
     def __init__(self, teacher: nn.Module, settings: MoreStatistics, classes: int, state: State) -> None:
         self._patch_size = settings.patch_size
-        self.noise: dict[str, Moments] | None = None  # moments by layer; if not None, the next batch is noise
-        self._pending: list[_BatchMeasures] = []  # of the last batch
+        self._pending: list[tuple[str, _Measured]] = []  # of the layers, for the parts of the last batch, on the device
         conv = hooked_layers(teacher, ("conv",))
         both = hooked_layers(teacher, ("batchnorm", "conv"))
         self.layers = {name: Accumulator(settings.variance, **state["layers"].get(name, {})) for name in conv}
@@ -238,33 +238,48 @@ class _Measures:
         return {f"{layer}/{kind}": value for layer, result in results for kind, value in result.items()}
 
     def importance(self) -> dict[str, dict[str, float]]:
-        """{layer: {kind of statistics: importance}}."""
-        assert self.noise is not None
-        return {name: spread.importance(self.noise[name]) for name, spread in self.spreads.items()}
+        """{layer: {kind of statistics: importance}}, beside the last batch, which is noise."""
+        noise = self._last_batch()
+        return {name: spread.importance(noise[name].moments) for name, spread in self.spreads.items()}
 
     def add(self, labels_B: Tensor) -> None:
         """Add the measures of the last batch."""
-        pending, self._pending = self._pending, []
-        fetched = iter(_fetch([tensor for measures in pending for tensor in (*measures.moments.values(), *measures.sums)]))
-        for layer, values, device_moments, sums in pending:
-            batch_moments = {kind: next(fetched) for kind in device_moments}
+        for layer, batch in self._last_batch().items():
             if layer in self.layers:
-                self.layers[layer].add(batch_moments, len(labels_B))
+                self.layers[layer].add(batch.moments, len(labels_B))
             if layer in self.spreads:
-                self.spreads[layer].add(batch_moments, len(labels_B))
+                self.spreads[layer].add(batch.moments, len(labels_B))
             if layer in self.by_class:
-                self.by_class[layer].add([next(fetched) for _ in sums], values, labels_B)
+                self.by_class[layer].add(batch.sums, batch.values, labels_B)
+
+    def _last_batch(self) -> dict[str, _Measured]:
+        """The measures of the last batch by layer, on the CPU."""
+        pending, self._pending = self._pending, []
+        fetched = iter(_fetch([tensor for _, part in pending for tensor in (*part.moments.values(), *part.sums)]))
+        parts: dict[str, list[_Measured]] = {}
+        for layer, part in pending:
+            part_moments = {kind: next(fetched) for kind in part.moments}
+            parts.setdefault(layer, []).append(part._replace(moments=part_moments, sums=[next(fetched) for _ in part.sums]))
+        return {layer: _joined(of_layer) for layer, of_layer in parts.items()}
 
     def _measure(self, name: str, x_BCHW: Tensor) -> None:
         batch_moments: Moments = {}
         if name in self.layers or name in self.spreads:
             kinds = KINDS if name in self.layers else ("channel",)
             batch_moments = moments(x_BCHW, kinds, self._patch_size)
-        if self.noise is not None:
-            self.noise[name] = batch_moments
-            return
         sums = class_sums(x_BCHW) if name in self.by_class else []
-        self._pending.append(_BatchMeasures(name, x_BCHW[0, 0].numel(), batch_moments, sums))
+        self._pending.append((name, _Measured(len(x_BCHW), x_BCHW[0, 0].numel(), batch_moments, sums)))
+
+
+def _joined(parts: list[_Measured]) -> _Measured:
+    """The measures of a batch from those of its parts."""
+    if len(parts) == 1:
+        return parts[0]
+    together = Accumulator("pooled")
+    for part in parts:
+        together.add(part.moments, part.images)
+    sums = [torch.cat(tensors) for tensors in zip(*(part.sums for part in parts), strict=True)]
+    return _Measured(together.samples, parts[0].values, together.result(), sums)
 
 
 def _fetch(tensors: list[Tensor]) -> list[Tensor]:

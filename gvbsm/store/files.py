@@ -70,13 +70,21 @@ def save_tensors(out: Path, tensors: dict[str, Tensor], metadata: Any) -> None:
         temporary.chmod(mode)
 
 
+def parse_json(text: str | bytes) -> Any:
+    """The value in a JSON text. Raises ValueError for any other text, one that is nested too deeply for Python included."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
     """Tensors (memory-mapped) and metadata of a file that `save_tensors` wrote."""
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        return tensors, json.loads((file.metadata() or {}).get("gvbsm", "null"))
+        return tensors, parse_json((file.metadata() or {}).get("gvbsm", "null"))
 
 
 def mapped_tensor(file: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

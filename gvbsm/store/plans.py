@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from gvbsm.errors import UserError
-from gvbsm.store.files import write_text
+from gvbsm.store.files import parse_json, write_text
 from gvbsm.store.spec import Json, Spec
 
 STORE = Path("results/store")
@@ -45,7 +45,7 @@ def date_target(key: str, published: Path) -> None:
     """
     file, timestamp = target_file(key), time.time()
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        if json.loads(published.read_text(encoding="utf-8"))["key"] == key:
+        if parse_json(published.read_text(encoding="utf-8"))["key"] == key:
             timestamp = published.stat().st_mtime - 1
     try:
         if file.stat().st_mtime != timestamp:
@@ -60,7 +60,7 @@ def read_plan_file(file: Path) -> tuple[str, Json]:
     Raises:
         OSError, ValueError, KeyError, TypeError: if the file is missing or is no plan.
     """
-    plan = json.loads(file.read_text(encoding="utf-8"))
+    plan = parse_json(file.read_text(encoding="utf-8"))
     name, spec = plan["name"], plan["spec"]
     if not isinstance(name, str) or not isinstance(spec, dict):
         raise TypeError("expected a plan")

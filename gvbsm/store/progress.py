@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from gvbsm.errors import UserError
-from gvbsm.store.files import write_text
+from gvbsm.store.files import parse_json, write_text
 from gvbsm.store.locks import CHECKPOINTS
 
 SUFFIX = ".progress.json"
@@ -71,7 +71,7 @@ def write_progress(file: Path, record: Record) -> None:
 def read_progress(file: Path) -> Record | None:
     """The record of a job; None if there is no such file, or it has another content."""
     try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
+        entries = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(entries, dict) or not entries.keys() <= {field.name for field in fields(Record)}:

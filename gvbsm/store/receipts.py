@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NotRequired, TypedDict, cast
 
 from gvbsm.errors import UserError
-from gvbsm.store.files import file_hash, write_text
+from gvbsm.store.files import file_hash, parse_json, write_text
 from gvbsm.store.keys import key
 from gvbsm.store.spec import Json
 
@@ -88,10 +88,10 @@ def write_receipt(artifact: Path, receipt: Json) -> None:
 def _parse_receipt(content: bytes) -> Receipt:
     """The receipt in a file's content, without its own hash. Raises ValueError with the reason if it is damaged."""
     try:
-        receipt = json.loads(content.decode("utf-8"))
+        receipt = parse_json(content.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise ValueError(f"expected UTF-8, got byte {content[error.start]:#04x} at {error.start}") from None
-    except (ValueError, RecursionError):
+    except ValueError:
         raise ValueError("expected JSON, got something else") from None
     if not isinstance(receipt, dict):
         raise ValueError(f"expected a JSON object, got {type(receipt).__name__}")

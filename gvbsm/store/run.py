@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, NotRequired, TypedDict, get_args, get_origin, get_type_hints
+from typing import Literal, NamedTuple, NotRequired, TypedDict, get_args
 
 from gvbsm.errors import UserError
+from gvbsm.store.files import parse_json
 from gvbsm.store.keys import key
+from gvbsm.store.shapes import has_form
 from gvbsm.store.spec import Json
 
 ACCURACIES = "acc.json"
@@ -153,24 +154,18 @@ def read_published(run: Path) -> Published:
     """
     file = run if run.suffix == ".json" else run_folder(run) / ACCURACIES
     try:
-        accuracies = json.loads(file.read_text(encoding="utf-8"))
+        accuracies = parse_json(file.read_text(encoding="utf-8"))
         if key(accuracies["provenance"]["spec"]) != accuracies["key"]:
             raise ValueError("of another key")
-        if not all(isinstance(accuracies[name], kind) for name, kind in _PARTS.items()):
+        if not has_form(accuracies, Accuracies) or not accuracies["students"]:
             raise TypeError("of another form")
+        if any(accuracies["students"].keys() - by_student for by_student in accuracies["baselines"].values()):
+            raise ValueError("of other students")
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}; make it with: snakemake --cores all {file}") from None
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{file}: expected what publish writes, got something else; make it again") from None
     return Published(file, accuracies)
-
-
-# The entries that every version of acc.json has, with a single type each.
-_PARTS: dict[str, type] = {
-    name: getattr(kind, "__origin__", dict if hasattr(kind, "__required_keys__") else kind)
-    for name, kind in get_type_hints(Accuracies, include_extras=True).items()
-    if name != "recipe" and get_origin(kind) is not NotRequired
-}
 
 
 def run_folder(path: Path) -> Path:

@@ -6,13 +6,16 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 from PIL import Image
 
 from gvbsm import cli
+from gvbsm.commands.differences import LINES, differences
 from gvbsm.config.messages import SettingsError
 from gvbsm.config.project import load_config, runs_of
 from gvbsm.pictures.run_settings import settings_of
 from gvbsm.pipeline.graph import plan
+from gvbsm.store.run import Published
 
 RUN = Path("results/tiny/ipc4")
 
@@ -68,9 +71,7 @@ def test_settings_that_differ_are_named(published_run, edit_row, run_snakemake, 
     table, _, differ = capsys.readouterr().out.partition("settings that differ (tiny/ipc4 | tiny/ipc4-longer):\n")
     names = {line.split(":")[0].strip(): line.partition(": ")[2] for line in differ.splitlines()}
     assert names.pop("recover.iterations") == "6 | 7" and names.pop("relabel.epochs") == "4 | 2"
-    assert {name: names.pop(f"evaluate.{name}.ema") for name in ("convnet", "wrn16_2")} == dict.fromkeys(
-        ("convnet", "wrn16_2"), "None | 0.5"
-    )
+    assert names.pop("evaluate.ema") == "None | 0.5"
     assert names.pop("baselines.random_seed") == "0 | None"
     assert not names
     assert "EMA 0.5" in table and "distilled_hard" in table
@@ -117,6 +118,60 @@ def test_acc_json_tells_of_views_that_are_labelled_online_and_of_the_draw_of_ran
         assert online["relabel"][name] == value
     assert stored["relabel"]["mix"] == "cutmix" and stored["relabel"]["epochs"] == online["relabel"]["epochs"]
     assert stored["baselines"] == {"random_seed": 0} and online["baselines"] == {"random_seed": 7}
+
+
+def run_of(row: str, recipe: str | None = None) -> Published:
+    *artifacts, publish = plan(row, 4, recipe)
+    inputs = publish.spec.inputs
+    settings = settings_of({artifact.path: artifact.spec for artifact in artifacts}, inputs.teachers, inputs.students)
+    return Published(Path(f"results/{row}/ipc4/acc.json"), {"dataset": row, "settings": settings})  # type: ignore[typeddict-item]
+
+
+def lines_of(text: str) -> dict[str, str]:
+    lines = [line.strip().partition(": ") for line in text.splitlines() if line.startswith("  ") and "... and" not in line]
+    return {name: values for name, _, values in lines}
+
+
+@pytest.mark.parametrize("others", [("cifar10",), ("cifar100", "digits"), ("imagenet",)])
+def test_across_data_sets_a_few_settings_of_the_method_are_listed(workspace, others):
+    runs = [run_of(row) for row in ("tiny", *others)]
+    text = differences(runs)
+    lines = lines_of(text)
+    assert 2 < len(lines) <= LINES
+    assert next(iter(lines)) in ("students", "teachers") and "recover.iterations" in lines
+    unwanted = ("pixels", "network.channels", "network.classes", "image_size", "check.", "prepare.", "threads", "mean", "std")
+    assert not [name for name in lines if any(part in name for part in unwanted)]
+    everything = lines_of(differences(runs, everything=True))
+    assert "prepare.image_size" in everything and "recover.pixels.mean" in everything
+    more = int(text.rpartition("... and ")[2].split()[0])
+    assert more < len(everything) and text.endswith(f"  ... and {more} more, see --all\n")
+
+
+def test_a_few_differences_are_all_listed(workspace, edit_row):
+    before, select = run_of("tiny"), yaml.safe_load(Path("config/recipes/edc.yaml").read_text())["select"]
+    edit_row({"recover": {"iterations": 7}, "squeeze": {"epochs": 3}, "image_size": 16, "select": select})
+    text = differences([before, run_of("tiny")])
+    lines = lines_of(text)
+    assert lines["squeeze.epochs"] == "2 | 3" and lines["recover.iterations"] == "6 | 7"
+    assert lines["select"].startswith("None | {'candidates': 10, ") and lines["prepare.image_size"] == "8 | 16"
+    assert differences([before, before]) == "\nno setting differs\n"
+
+
+def test_teachers_whose_settings_differ_are_named_one_by_one(workspace, edit_row):
+    before = run_of("tiny")
+    edit_row(
+        {
+            "backbones": [
+                {"name": "convnet", "options": {"width": 8}},
+                {"name": "wrn16_2", "options": {"widen": 1, "depth": 10}, "squeeze": {"lr": 0.5}},
+            ]
+        }
+    )
+    lines = lines_of(differences([before, run_of("tiny")]))
+    assert lines.pop("teachers") == "'convnet, wrn16_2, resnet10' | 'convnet, wrn16_2'"
+    assert lines.pop("squeeze.convnet.network.options.width") == "4 | 8"
+    assert lines.pop("squeeze.wrn16_2.lr").endswith(" | 0.5")
+    assert not lines
 
 
 def test_mistakes(workspace, capsys):

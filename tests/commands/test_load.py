@@ -1,8 +1,10 @@
 """gvbsm.load: what evaluate trains on, at any batch size, in any order, by any number of workers."""
 
 import json
+import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 import gvbsm
+from gvbsm import cli
 from gvbsm.data.image_set import load_image_set
 from gvbsm.data.labels import load_labels
 from gvbsm.data.pixels import Pixels
@@ -19,6 +22,7 @@ from gvbsm.errors import UserError
 from gvbsm.method.views import mixed_hard_labels, render
 from gvbsm.pipeline.registry import parse_spec
 from gvbsm.stages import publish
+from gvbsm.store.code import PACKAGE
 from gvbsm.store.job import Job, Reader
 from gvbsm.store.plans import STORE
 from gvbsm.training.fit import Recipe, learning_rate, make_optimizer
@@ -133,6 +137,63 @@ def test_a_student_trained_on_loaded_items_is_that_of_evaluate(published_run):
     images, labels = read_all(DataLoader(test, batch_size=100))
     right = accuracy(student, lambda batches: (images[index] for index in batches), labels, lambda x: x, "float32")
     assert right.top1 == pytest.approx(rows["top1"].iloc[-1], abs=100 / 360)
+
+
+def test_it_says_what_it_holds(published_run):
+    data, images, test = gvbsm.load(RUN), gvbsm.load(RUN, split="images"), gvbsm.load(RUN, split="test")
+    first, students = repr(data).splitlines()
+    assert first == (
+        "LabelledViews of tiny, 4 images per class: 40 images of 1 x 8 x 8, 4 epochs of views with soft labels (float16), "
+        "10 classes"
+    )
+    mean = json.loads((RUN / "acc.json").read_text())["students"]["convnet"]["top1"]["mean"]
+    assert students.startswith(f"  students: convnet {mean:.2f} ± ") and "wrn16_2 " in students
+    assert repr(images).startswith("LabelledImages of tiny, 4 images per class: 40 images of 1 x 8 x 8, 10 classes\n")
+    assert repr(test).startswith("LabelledImages of tiny, 4 images per class: 360 test images of 1 x 8 x 8, 10 classes\n")
+    assert cli.main(["export", str(RUN), "--to", "webdataset", "--out", "out"]) == 0
+    assert repr(gvbsm.load("out")) == repr(data)
+    manifest = json.loads(Path("out/gvbsm.json").read_text())
+    Path("out/gvbsm.json").write_text(json.dumps(manifest | {"accuracies": {"students": {"convnet": 7}}}))
+    assert repr(gvbsm.load("out")) == first
+
+
+USER = """
+from torch import Tensor
+from torch.utils.data import DataLoader
+import gvbsm
+data, images = gvbsm.load("a"), gvbsm.load("a", split="images")
+reveal_type(data)
+reveal_type(images)
+view, soft, hard = data[0]
+reveal_type(view)
+image, label = gvbsm.load("a", split="test")[0]
+epochs: str = data.epochs
+gvbsm.load("a", split="val")
+image, label = data[0]
+for batch in DataLoader(data.epoch(1), batch_size=2):
+    pass
+"""
+
+
+@pytest.mark.nightly("pages")
+def test_types_are_seen_by_the_type_checker_of_a_user(tmp_path):
+    """As an installed package, which a type checker looks into only if it holds the marker."""
+    pytest.importorskip("mypy")
+    wheel = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    assert "py.typed" in wheel["gvbsm"] and (PACKAGE / "py.typed").is_file()
+    (tmp_path / "user.py").write_text(USER)
+    command = [sys.executable, "-m", "mypy", "--follow-imports=silent", "--config-file=", "user.py"]
+    environment = os.environ | {"MYPYPATH": "", "PYTHONPATH": str(PACKAGE.parent)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    errors = [line.partition(": ")[2] for line in done.stdout.splitlines() if line.startswith("user.py")]
+    expected = [
+        'note: Revealed type is "gvbsm.share.load.LabelledViews"',
+        'note: Revealed type is "gvbsm.share.load.LabelledImages"',
+        'note: Revealed type is "torch._tensor.Tensor"',
+        'error: Incompatible types in assignment (expression has type "int", variable has type "str")  [assignment]',
+    ]
+    assert errors[:4] == expected, done.stdout + done.stderr
+    assert errors[4].startswith('error: No overload variant of "load" matches') and "too many values" in errors[-1].lower()
 
 
 def test_mistakes(published_run):

@@ -160,8 +160,8 @@ def project(tmp_path_factory) -> Path:
     shards = "    images: list[Artifact] = field(default_factory=list)\n"
     insert(graph, shards, "    shards: list[Artifact] = field(default_factory=list)\n")
     text = graph.read_text()
-    assert "self.selected, self.images," in text
-    graph.write_text(text.replace("self.selected, self.images,", "self.selected, self.shards, self.images,"))
+    assert "self.selected, self.images)" in text
+    graph.write_text(text.replace("self.selected, self.images)", "self.selected, self.shards, self.images)"))
     return folder
 
 

@@ -9,6 +9,7 @@ import torch
 from gvbsm.config.load import load_row
 from gvbsm.config.stages import Keep
 from gvbsm.errors import UserError
+from gvbsm.method import memory
 from gvbsm.pipeline.registry import STAGES
 from gvbsm.pipeline.specs import read_spec
 from gvbsm.stages import recover
@@ -107,3 +108,22 @@ def test_a_share_is_kept_of_every_teacher(by):
         ("other", "patch"),
     }
     assert recover._selected_statistics(settings.model_copy(update={"keep": None}), "statistics/a", {}) is None
+
+
+@pytest.mark.parametrize("variance", ["pooled", "mean_of_batches"])
+def test_a_batch_that_passes_in_parts_has_the_same_statistics(variance, published_run, edit_row, make_up_to, monkeypatch):
+    """So that memory does not grow with the batch at 224 px; the last batch and the last part are smaller ones."""
+    edit_row({"statistics": {"variance": variance, "batch_size": 50}})
+    edit_row({"recover": {"class_statistics": 0.5, "keep": {"share": 0.5, "by": "importance"}}})
+    planned = make_up_to("statistics")
+    whole = statistics_of(planned)
+    for artifact in planned:
+        if artifact.stage == "statistics":
+            (STORE / artifact.path).unlink()
+    monkeypatch.setitem(memory.PASSED, "cpu", 7 * 8**2)  # values of seven images
+    for (before, metadata), (after, in_parts) in zip(whole, statistics_of(make_up_to("statistics")), strict=True):
+        assert before.keys() == after.keys()
+        for name, value in before.items():
+            torch.testing.assert_close(after[name], value, rtol=1e-5, atol=1e-6)
+        for layer, importance in metadata["importance"].items():
+            assert in_parts["importance"][layer] == pytest.approx(importance, rel=1e-3)
