@@ -57,6 +57,38 @@ ROW_MISTAKES = {
         {"backbones": [{"name": "convnet", "weights": "the good ones"}]},
         r"backbones\[0\]\.weights: expected match pattern .*got 'the good ones'",
     ),
+    "weights by name of an own network": (
+        {"backbones": [{"name": "convnet", "weights": "IMAGENET1K_V1"}]},
+        r"backbones\[0\]: weights: expected a \.pth, .* file, got 'IMAGENET1K_V1'; only the networks of torchvision and timm",
+    ),
+    "torchvision's weights by timm's name": (
+        {"backbones": [{"name": "torchvision:resnet18", "weights": "pretrained"}]},
+        r"backbones\[0\]: weights: expected a name of torchvision's \(IMAGENET1K_V1, \.\.\.\), or a file, got 'pretrained'",
+    ),
+    "timm's weights by torchvision's name": (
+        {"backbones": [{"name": "timm:resnet18", "weights": "IMAGENET1K_V1"}]},
+        r"backbones\[0\]: weights: expected `pretrained` or a tag of timm's \(ra_in1k, \.\.\.\), or a file",
+    ),
+    "unknown subset": (
+        {"source": {"kind": "imagenet", "train": "a", "val": "a", "classes": "imagenete"}},
+        r"source\.classes: unknown subset 'imagenete'; did you mean 'imagenette'\? choose from imagenette, imagewoof, or list",
+    ),
+    "no WordNet id": (
+        {"source": {"kind": "imagenet", "train": "a", "val": "a", "classes": ["n01440764", "tench"]}},
+        r"source\.classes\[1\]: expected match pattern .*got 'tench'",
+    ),
+    "a class twice": (
+        {"source": {"kind": "imagenet", "train": "a", "val": "a", "classes": ["n01440764", "n01440764"]}},
+        r"source\.classes: expected every class once, got n01440764 more often; remove it",
+    ),
+    "another number of classes": (
+        {"classes": 1000, "source": {"kind": "imagenet", "train": "a", "val": "a", "classes": "imagewoof"}},
+        r"classes: expected 10, as source\.classes has, got 1000; correct one of them",
+    ),
+    "a ground truth of both splits": (
+        {"source": {"kind": "imagenet", "train": "a", "val": "a", "ground_truth": "kit"}},
+        r"source.*ground_truth: expected off where train and val are one folder or archive; remove it",
+    ),
     "files of a source without any": ({"storage": "files"}, r"storage: expected packed for .* kind digits, got files"),
     "unknown storage": ({"storage": "disk"}, r"storage: expected 'packed' or 'files', got 'disk'"),
     "resized below the image": (

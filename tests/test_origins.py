@@ -83,7 +83,7 @@ def test_an_overriding_value_names_its_own_file(files):
     assert "backbones[1]" not in over and over["source.kind"][1] == "base.yaml"
 
 
-@pytest.mark.parametrize("dataset", ["digits", "cifar10", "cifar100", "tiny_imagenet", "imagenet"])
+@pytest.mark.parametrize("dataset", ["digits", "cifar10", "cifar100", "tiny_imagenet", "imagenet", "imagenette", "imagewoof"])
 @pytest.mark.parametrize("recipe", [None, "published", "sre2l", "edc", "short"])
 def test_every_setting_stands_in_the_line_that_is_named(workspace, dataset, recipe):
     for setting in sourced_settings(dataset, recipe):

@@ -1,12 +1,11 @@
 """torchvision's classification networks, and its pretrained weights."""
 
-import hashlib
-from http.client import HTTPException
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
+
+from gvbsm.backbones.published import Published, fetch
 
 
 def build(*, classes: int, image_size: int, channels: int = 3, model: str, **options: Any) -> nn.Module:
@@ -27,40 +26,18 @@ def build(*, classes: int, image_size: int, channels: int = 3, model: str, **opt
     return models.get_model(model, weights=None, num_classes=classes, **options)
 
 
-def published_weights(model: str, weights: str) -> Path:
-    """The file of published weights, in torch's hub folder or downloaded to it.
-
-    Its SHA-256 begins with the prefix at the end of its official name.
+def published_weights(model: str, weights: str) -> Published:
+    """torchvision's weights of a name, for ImageNet's 1,000 classes.
 
     Raises:
-        ValueError: if the model has no such weights, or the file is a different one or cannot be downloaded.
+        ValueError: if the model has no such weights.
     """
     from torchvision import models
 
     versions = {entry.name: entry for entry in models.get_model_weights(model)}  # without DEFAULT, which torchvision may change
     if weights not in versions:
         raise ValueError(f"weights {weights!r} of torchvision:{model}: unknown; choose from {', '.join(versions)}")
-    url = versions[weights].url
-    prefix = url.rpartition("-")[2].partition(".")[0]
-    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if not file.exists():
-            torch.hub.download_url_to_file(url, str(file), prefix)
-        digest = _sha256(file)
-    except (OSError, RuntimeError, HTTPException) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"weights {weights}: expected {file}, which could not be had: {reason}; put the file from {url} there"
-        ) from None
-    if len(prefix) < 8 or not digest.startswith(prefix):
-        raise ValueError(
-            f"weights {weights}: {file}: expected SHA-256 {prefix}..., got {digest[:8]}...; delete it, or put the file from "
-            f"{url} there"
-        )
-    return file
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    images = versions[weights].transforms()
+    (size,), (shorter,) = images.crop_size, images.resize_size
+    file = partial(fetch, f"weights {weights}", versions[weights].url)
+    return Published(weights, file, images.mean, images.std, size, images.interpolation.value, size / shorter)

@@ -12,7 +12,7 @@ from gvbsm.config.tables import Entry, Section, section_and_parts, sections
 from gvbsm.errors import UserError
 
 _TABLE = re.compile(r"<!-- settings:(?P<name>[\w.]+) -->\n(?P<table>(?:(?!<!--).*\n)*?)<!-- /settings -->")
-_LEAST_WIDTH = 40  # of the column of meanings
+_LEAST_WIDTH = 30  # of the column of meanings
 
 
 def settings(name: str | None, width: int) -> str:

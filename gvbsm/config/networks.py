@@ -11,6 +11,11 @@ from pathlib import Path
 from gvbsm.backbones import BACKBONES, LIBRARIES
 from gvbsm.store.code import builder_options
 
+# Names of published weights by library: a pattern, and words. torchvision may change what `pretrained` would mean there.
+_WEIGHTS = {
+    "torchvision": (r"[A-Z][A-Z0-9_]*", "a name of torchvision's (IMAGENET1K_V1, ...)"),
+    "timm": (r"[a-z0-9_]+", "`pretrained` or a tag of timm's (ra_in1k, ...)"),
+}
 GIVEN = ("classes", "image_size", "channels")  # parameters of builders that are no options: other settings of a row give them
 
 
@@ -44,6 +49,23 @@ def check(name: object, options: object) -> None:
     for option in options if isinstance(options, dict) else ():
         if option not in allowed:
             raise ValueError(f"unknown option {option!r} of {name}; choose from {', '.join(allowed) or 'none'}")
+
+
+def check_weights(name: str, weights: str) -> None:
+    """Check that published weights of a network can have such a name. Only loading them says whether there are any.
+
+    Raises:
+        ValueError: for another network than a library's, or a name that its weights cannot have.
+    """
+    library = name.partition(":")[0]
+    if library not in _WEIGHTS:
+        raise ValueError(
+            f"weights: expected a .pth, .pt, .bin or .safetensors file, got {weights!r}; only the networks of "
+            f"{' and '.join(_WEIGHTS)} have weights by name"
+        )
+    pattern, names = _WEIGHTS[library]
+    if not re.fullmatch(pattern, weights):
+        raise ValueError(f"weights: expected {names}, or a file, got {weights!r}; correct it")
 
 
 def near(name: str) -> list[str]:

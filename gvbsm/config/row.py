@@ -8,11 +8,11 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from gvbsm.config import networks as network_names
 from gvbsm.config.bounds import PerChannel, Precision, unit
-from gvbsm.config.sources import Distilled, Seed, Source, Strict
+from gvbsm.config.sources import Distilled, ImageNet, Seed, Source, Strict
 from gvbsm.config.stages import Augment, Recover, Relabel, Select, Squeeze, Statistics, Training
 
-# A file of tensors (.pth, .pt, .safetensors; absolute or below the data root), or torchvision's name for published weights.
-Weights = Annotated[str, StringConstraints(pattern=r"^([^\x00]+\.(pth|pt|bin|safetensors)|[A-Z][A-Z0-9_]*)$")]
+# A file of tensors (.pth, .pt, .safetensors; absolute or below the data root), or the name of published weights.
+Weights = Annotated[str, StringConstraints(pattern=r"^([^\x00]+\.(pth|pt|bin|safetensors)|[A-Za-z0-9_]+)$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*$", max_length=60)]
 
 
@@ -47,7 +47,8 @@ class Backbone(Network):
 
     weights: Weights | None = Field(
         default=None,
-        description="File with a state dict, or torchvision's name of published weights; the teacher is not trained then.",
+        description="File with a state dict, or published weights: torchvision's by name, timm's by tag or `pretrained`; the "
+        "teacher is not trained then.",
     )
     trust_weights: bool = Field(
         default=False,
@@ -55,6 +56,12 @@ class Backbone(Network):
     )
     squeeze: Squeeze = Field(description="Settings of squeeze that this teacher has for itself.")
     recover: RecoverThrough | None = Field(default=None, description="Settings of recover that this teacher has for itself.")
+
+    @model_validator(mode="after")
+    def _weights_have_a_name_of_the_library(self) -> Backbone:
+        if self.weights and "." not in self.weights:
+            network_names.check_weights(self.name, self.weights)
+        return self
 
 
 class Student(Network):
@@ -140,6 +147,13 @@ class Row(Strict):
             raise ValueError(f"resize: expected off for a source of kind {kind}, whose images are not cropped; remove it")
         if self.storage == "files" and kind not in ("imagefolder", "imagenet"):
             raise ValueError(f"storage: expected packed for a source of kind {kind}, got files; set it to packed")
+        return self
+
+    @model_validator(mode="after")
+    def _classes_are_those_of_the_source(self) -> Row:
+        named = self.source.classes if isinstance(self.source, ImageNet) else None
+        if named and len(named) != self.classes:
+            raise ValueError(f"classes: expected {len(named)}, as source.classes has, got {self.classes}; correct one of them")
         return self
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
+from gvbsm.config.subsets import Classes
 from gvbsm.store.spec import Strict
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -49,15 +50,26 @@ class ImageFolder(Files):
 
 
 class ImageNet(Files):
-    """ImageNet's folders: `train` by class, `val` by class or flat with the official ground truth."""
+    """ImageNet, or some of its classes: `train` by class, `val` by class or flat with the official ground truth."""
 
     kind: Literal["imagenet"] = Field(description="Kind of the source.")
-    train: DataPath = Field(description="Folder of training images by class.")
+    train: DataPath = Field(
+        description="Folder of training images by class; or, if `val` names it too, a folder or archive of `train` and `val`."
+    )
     val: DataPath = Field(description="Folder of validation images by class, or flat with `ground_truth`.")
     ground_truth: DataPath | None = Field(
         default=None,
         description="Labels of a flat `val`: the development kit (folder, archive or its text file), or LOC_val_solution.csv.",
     )
+    classes: Classes | None = Field(
+        default=None, description="WordNet ids of the classes that are read, or the name of a subset; off: all that train has."
+    )
+
+    @model_validator(mode="after")
+    def _truth_belongs_to_a_flat_folder(self) -> ImageNet:
+        if self.train == self.val and self.ground_truth is not None:
+            raise ValueError("ground_truth: expected off where train and val are one folder or archive; remove it")
+        return self
 
 
 Source = Annotated[Digits | Cifar | TinyImageNet | ImageFolder | ImageNet, Field(discriminator="kind")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -28,14 +29,18 @@ def read(source: ImageFolder, form: Form, data_root: Path) -> RawDataset:
         UserError: for a missing folder, folders train or test in several places, a class that only one split has, or a file
             that is no image.
     """
-    root = data_root / source.path
+    return read_folder(data_root / source.path, form, data_root)
+
+
+def read_folder(root: Path, form: Form, data_root: Path, wanted: Collection[str] | None = None) -> RawDataset:
+    """As `read`, of a folder or archive; with `wanted`, of these classes alone."""
     splits: dict[str, Labelled] = {}
     above: dict[str, set[str]] = {}  # split -> the folders that contain its folder
     others: set[str] = set()
     for entry in read_entries(root):
         parts = entry.path.parts
         at = next((i for i, part in enumerate(parts) if part in ("train", *_TEST_NAMES)), len(parts))
-        if at + 1 >= len(parts):
+        if at + 1 >= len(parts) or (wanted is not None and parts[at + 1] not in wanted):
             continue
         if entry.read and at + 2 == len(parts):  # a file beside the class folders
             continue
@@ -45,10 +50,20 @@ def read(source: ImageFolder, form: Form, data_root: Path) -> RawDataset:
             above.setdefault(parts[at], set()).add(str(PurePosixPath(*parts[:at])))
         elif entry.read:
             others.add(entry.path.suffix or entry.path.name)
+    check_wanted(root, splits.get("train", {}), wanted)
     train = _split(root, splits, ("train",))
     test = _test_split(root, splits, train)
     check_one_folder(root, f"{train} and {test}", above.get(train, set()) | above.get(test, set()))
     return replace(join_splits(str(root), form, splits[train], splits[test]), left_out=tuple(sorted(others)))
+
+
+def check_wanted(root: Path, train: Labelled, wanted: Collection[str] | None) -> None:
+    """Raise UserError if a wanted class has no training images."""
+    missing = sorted(set(wanted or ()).difference(train))
+    if missing:
+        raise UserError(
+            f"{root}: expected training images of {missing[0]}, as source.classes says, got none; correct the id, or add them"
+        )
 
 
 def join_splits(what: str, form: Form, train: Labelled, test: Labelled) -> RawDataset:

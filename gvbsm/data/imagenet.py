@@ -1,4 +1,7 @@
-"""ImageNet (ILSVRC 2012) from its own folders: train by WordNet id, val likewise or flat with the official ground truth."""
+"""ImageNet (ILSVRC 2012) from its own folders: train by WordNet id, val likewise or flat with the official ground truth.
+
+Or a subset of its classes: out of these folders, or of a folder or archive with `train` and `val` in it, such as fast.ai's.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from gvbsm.config.sources import ImageNet
+from gvbsm.config.subsets import ARCHIVES, url_of
+from gvbsm.data.download import download
 from gvbsm.data.files import Entry, or_archives, read_entries, read_file
-from gvbsm.data.folders import is_image
-from gvbsm.data.imagefolder import Labelled, join_splits
+from gvbsm.data.folders import is_image, is_there
+from gvbsm.data.imagefolder import Labelled, check_wanted, join_splits, read_folder
 from gvbsm.data.raw import Form, RawDataset
 from gvbsm.data.texts import read_lines, read_table
 from gvbsm.errors import UserError
 
+Wanted = frozenset[str] | None  # WordNet ids of the classes that are read; None: all
 _TRUTH, _META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 
 
@@ -22,22 +28,38 @@ def read(source: ImageNet, form: Form, data_root: Path) -> RawDataset:
     """Training and validation images, classes in order of their WordNet id (as in torchvision's and timm's weights).
 
     Raises:
-        UserError: for missing folders, a ground truth that does not fit, or classes that only one split has.
+        UserError: for missing folders, a ground truth that does not fit, or classes that a split does not have.
     """
     train_root, val_root = data_root / source.train, data_root / source.val
-    train = _by_class(train_root, _images(train_root), form, data_root)
-    images = _images(val_root)
-    if any(len(entry.path.parts) == 1 for entry in images):
-        if source.ground_truth is None:
-            raise UserError(
-                f"{val_root}: expected a folder per class, got {len(images)} images without one; set source.ground_truth to "
-                f"the development kit (or its {_TRUTH}), or to LOC_val_solution.csv"
-            )
-        val = _by_truth(val_root, images, _truth(data_root / source.ground_truth), form, data_root)
+    wanted = None if source.classes is None else frozenset(source.classes)
+    if source.train == source.val:
+        _fetch(train_root)
+        raw = read_folder(train_root, form, data_root, wanted)
     else:
-        val = _by_class(val_root, images, form, data_root)
-    raw = join_splits(f"{train_root}, {val_root}", form, train, val)
+        train = _by_class(train_root, _images(train_root), form, data_root, wanted)
+        check_wanted(train_root, train, wanted)
+        val = _validation(source, form, data_root, wanted)
+        raw = join_splits(f"{train_root}, {val_root}", form, train, val)
     return replace(raw, class_names=_names(raw.classes))
+
+
+def _fetch(root: Path) -> None:
+    """Download fast.ai's archive of a subset, if that is what is asked for and it is not there."""
+    if root.name in ARCHIVES and not is_there(root):
+        download(root.name, root, url_of(root.name), ARCHIVES[root.name].md5, ", or unpack it and name the folder")
+
+
+def _validation(source: ImageNet, form: Form, data_root: Path, wanted: Wanted) -> Labelled:
+    root = data_root / source.val
+    images = _images(root)
+    if not any(len(entry.path.parts) == 1 for entry in images):
+        return _by_class(root, images, form, data_root, wanted)
+    if source.ground_truth is None:
+        raise UserError(
+            f"{root}: expected a folder per class, got {len(images)} images without one; set source.ground_truth to "
+            f"the development kit (or its {_TRUTH}), or to LOC_val_solution.csv"
+        )
+    return _by_truth(root, images, _truth(data_root / source.ground_truth), form, data_root, wanted)
 
 
 def _images(root: Path) -> list[Entry]:
@@ -47,15 +69,17 @@ def _images(root: Path) -> list[Entry]:
     return images
 
 
-def _by_class(root: Path, images: Iterable[Entry], form: Form, data_root: Path) -> Labelled:
+def _by_class(root: Path, images: Iterable[Entry], form: Form, data_root: Path, wanted: Wanted) -> Labelled:
     labelled: Labelled = {}
     for entry in images:
-        if len(entry.path.parts) > 1:
+        if len(entry.path.parts) > 1 and (wanted is None or entry.path.parts[0] in wanted):
             labelled.setdefault(entry.path.parts[0], []).append((str(entry.path), form.read_image(root, entry, data_root)))
     return labelled
 
 
-def _by_truth(root: Path, images: list[Entry], truth: dict[str, str] | list[str], form: Form, data_root: Path) -> Labelled:
+def _by_truth(
+    root: Path, images: list[Entry], truth: dict[str, str] | list[str], form: Form, data_root: Path, wanted: Wanted
+) -> Labelled:
     """Images of one flat folder; `truth` maps names without suffix to classes, or lists classes in the order of the names."""
     stems = [entry.path.stem for entry in images]
     if isinstance(truth, list):
@@ -66,7 +90,8 @@ def _by_truth(root: Path, images: list[Entry], truth: dict[str, str] | list[str]
     for entry, stem in zip(images, stems, strict=True):
         if stem not in truth:
             raise UserError(f"{root}/{entry.path}: expected a class in the ground truth, got none; remove the file")
-        labelled.setdefault(truth[stem], []).append((str(entry.path), form.read_image(root, entry, data_root)))
+        if wanted is None or truth[stem] in wanted:
+            labelled.setdefault(truth[stem], []).append((str(entry.path), form.read_image(root, entry, data_root)))
     return labelled
 
 
@@ -116,6 +141,13 @@ def _wordnet_ids(path: Path, meta: bytes) -> dict[int, str]:
         return {int(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in synsets if int(synset["num_children"]) == 0}
     except Exception as error:  # a damaged MATLAB file makes the library raise many kinds
         raise UserError(f"{path}: {_META}: damaged ({type(error).__name__}); fetch the development kit again") from None
+
+
+def class_ids() -> list[str]:
+    """The WordNet ids of ImageNet's 1,000 classes, sorted: the order of the outputs of networks trained on them."""
+    from timm.data.imagenet_info import ImageNetInfo
+
+    return list(ImageNetInfo("imagenet-1k").label_names())
 
 
 def _names(classes: list[str]) -> list[str]:

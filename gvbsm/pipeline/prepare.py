@@ -7,7 +7,8 @@ from typing import Literal
 
 from gvbsm.config.bounds import Count
 from gvbsm.config.row import Row
-from gvbsm.config.sources import Digits, Source
+from gvbsm.config.sources import Digits, ImageNet, Source
+from gvbsm.config.subsets import archive_of
 from gvbsm.data import DATASETS
 from gvbsm.pipeline.scale import Scale
 from gvbsm.pipeline.stage import Artifact, Stage, planned, prefix
@@ -39,6 +40,8 @@ class PrepareSpec(Spec):
         """Number of training images of a complete, well-known data set; None for others, whose files must be counted."""
         if isinstance(self.source, Digits):
             return _DIGITS - math.ceil(_DIGITS * self.source.test_fraction)
+        if isinstance(self.source, ImageNet) and (archive := archive_of(self.source.train)):
+            return archive.training_images
         return _KNOWN_SETS.get((self.source.kind, self.classes))
 
 

@@ -40,7 +40,7 @@ def run(job: Job[PrepareSpec]) -> None:
     raw = getattr(import_module(module), function)(spec.source, form, job.data_root)
     if raw.left_out:
         endings = ", ".join(raw.left_out[:_ENDINGS])
-        sys.stderr.write(f"prepare: {job.data_root / source['path']}: left out, by their endings no images: {endings}\n")
+        sys.stderr.write(f"prepare: {job.data_root / str(roots['train'])}: left out, by their endings no images: {endings}\n")
     raw.check(", ".join(dict.fromkeys(filter(None, roots.values()))) or spec.source.kind, spec.classes)
     tensors = {
         "train_labels": raw.train_labels,

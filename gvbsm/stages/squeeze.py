@@ -37,11 +37,11 @@ def run(job: Job[SqueezeSpec | GivenTeacherSpec]) -> None:
     pixels = Pixels(spec.pixels, device)
     checkpoint = Checkpoint.of(job)
     test = open_split(job, spec.inputs.data, "test", device)
-    summary, classes = {}, job.classes or []
+    classes = job.classes or []
     # Not imported above, so that a trained teacher does not depend on this code.
     given: Any = import_module("gvbsm.training.pretrained") if isinstance(spec, GivenTeacherSpec) else None
     if isinstance(spec, GivenTeacherSpec):
-        model = given.load_pretrained(spec.network, spec.weights, job.data_root, device, classes)
+        model, summary = given.load_pretrained(spec.network, spec.weights, job.data_root, device, classes, spec.pixels)
     else:
         model = build(spec.network, spec.settings.seed, device)
         history = _train(job, spec, model, pixels, checkpoint, device)

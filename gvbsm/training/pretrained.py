@@ -2,56 +2,130 @@
 
 from __future__ import annotations
 
-import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gvbsm.backbones import from_torchvision
+from gvbsm.backbones import from_timm, from_torchvision
+from gvbsm.backbones.published import Published
 from gvbsm.backbones.weights import load_by_order
-from gvbsm.config.shapes import NetworkShape
+from gvbsm.config.shapes import NetworkShape, PixelForm
+from gvbsm.data.imagenet import class_ids
 from gvbsm.data.torch_files import read_state
 from gvbsm.errors import UserError
+from gvbsm.store.spec import Json
 from gvbsm.training.networks import Accuracy, build
 
 _NEAR_CHANCE = 0.1  # of the way from chance to all images right
 _REORDERED = 1 / 3  # of the errors, which another order of the classes must remove; weak teachers gain less by chance
 _ENOUGH = 10  # test images of a class, below which another order may gain by chance
 _NAMED = 5  # classes in a message
-_WORDNET_ID = re.compile(r"n\d{8}")
+_IMAGENET = 1000  # classes
+_INTERPOLATION = "bilinear"  # by which this package resizes images
 
 
 def load_pretrained(
-    network: NetworkShape, weights: str, data_root: Path, device: torch.device, classes: Sequence[str]
-) -> nn.Module:
-    """The network of a spec's `network` entry in eval mode, with weights from a file or, by name, from torchvision.
+    network: NetworkShape, weights: str, data_root: Path, device: torch.device, classes: Sequence[str], pixels: PixelForm
+) -> tuple[nn.Module, Json]:
+    """The network of a spec's `network` entry in eval mode, with weights from a file or, by name, from torchvision or timm;
+    and facts for the receipt.
 
-    A name with a suffix is a file, absolute or below `data_root`. The classes of torchvision's weights are ImageNet's, in the
-    order of their WordNet ids, so `classes` must be the same.
+    A name with a suffix is a file, absolute or below `data_root`. The outputs of published weights are ImageNet's classes in
+    the order of their WordNet ids. Of these, and of the outputs of a file with 1,000, those of `classes` are taken.
 
     Raises:
-        UserError: if the weights cannot be read or downloaded, or belong to another network.
+        UserError: if the weights cannot be read or downloaded, or belong to another network, other classes or other pixels.
     """
     model = build(network, 0, device)
-    library, _, name = network.name.partition(":")
+    facts: Json = {}
     try:
         if Path(weights).suffix:
             state = read_state(data_root / weights)
             if weights.endswith(".safetensors"):
                 _check_names(weights, model, state)
-        elif library == "torchvision":
-            _check_imagenet(weights, classes)
-            state = read_state(from_torchvision.published_weights(name, weights))
+            rows = _rows(weights, classes) if _has_more_outputs(state, model) else None
         else:
-            raise ValueError(
-                f"weights: expected a .pth, .pt or .safetensors file, got {weights!r}; only torchvision's have names"
-            )
-        load_by_order(model, state)
+            published = _published(network.name, weights)
+            rows = _rows(weights, classes)
+            facts = _check_pixels(network.name, weights, published, pixels)
+            state = read_state(published.file())
+        if rows is None or len(rows) == _IMAGENET:
+            load_by_order(model, _adapted(network.name, model, state))
+        else:
+            facts["outputs_taken"] = rows
+            _load_rows(model, network, state, rows)
     except (ValueError, UserError) as error:
         raise UserError(f"network {network.name}: {error}") from None
-    return model.eval()
+    return model.eval(), facts
+
+
+def _published(network: str, weights: str) -> Published:
+    library, _, name = network.partition(":")
+    if library == "torchvision":
+        return from_torchvision.published_weights(name, weights)
+    if library == "timm":
+        return from_timm.published_weights(name, weights)
+    raise ValueError(
+        f"weights: expected a .pth, .pt or .safetensors file, got {weights!r}; only torchvision's and timm's have names"
+    )
+
+
+def _adapted(network: str, model: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    return from_timm.adapted(model, state) if network.startswith("timm:") else state
+
+
+def _check_pixels(network: str, weights: str, published: Published, pixels: PixelForm) -> Json:
+    """Refuse another normalisation than the network was trained with, which costs accuracy without an error; say what else
+    differs. Returns facts for the receipt."""
+    difference = published.difference(pixels.mean, pixels.std)
+    if difference:
+        raise ValueError(f"weights {weights}: {difference}; set the row's mean and std to these, or choose another teacher")
+    if (published.image_size, published.interpolation) != (pixels.image_size, _INTERPOLATION):
+        sys.stderr.write(
+            f"network {network}: weights {published.name} were tested by their authors on images of {published.image_size} px, "
+            f"{published.interpolation}, crop {published.crop:g}; here on {pixels.image_size} px, {_INTERPOLATION}\n"
+        )
+    return {"weights": published.name}
+
+
+def _rows(weights: str, classes: Sequence[str]) -> list[int]:
+    """The outputs of networks trained on ImageNet's 1,000 classes that are `classes`, in their order."""
+    index = {wordnet_id: row for row, wordnet_id in enumerate(class_ids())}
+    other = next((name for name in classes if name not in index), None)
+    if other is not None:
+        raise ValueError(
+            f"weights {weights}: expected classes of ImageNet by WordNet id (n01440764, ...), since the outputs are these, "
+            f"got a class {other!r}; rename the folders, train the teacher, or name another file"
+        )
+    return [index[name] for name in classes]
+
+
+def _has_more_outputs(state: Mapping[str, Any], model: nn.Module) -> bool:
+    """Whether a file has the 1,000 outputs of ImageNet where the network has fewer."""
+    counts = [
+        sum(isinstance(value, Tensor) and value.shape[:1] == (_IMAGENET,) for value in entries.values())
+        for entries in (state, model.state_dict())
+    ]
+    return counts[0] > counts[1]
+
+
+def _load_rows(model: nn.Module, network: NetworkShape, state: Mapping[str, Tensor], rows: list[int]) -> None:
+    """Load the weights of the network with 1,000 outputs, of its last layer the rows alone. Every entry whose shape depends on
+    the number of classes belongs to the last layer, linear or convolutional, or to one beside it."""
+    target = model.state_dict()
+    whole = build(network.model_copy(update={"classes": _IMAGENET}), 0, next(iter(target.values())).device)
+    load_by_order(whole, _adapted(network.name, whole, state))
+    taken = dict(whole.state_dict())
+    for name, value in taken.items():
+        if value.shape != target[name].shape:
+            if tuple(value.shape) != (_IMAGENET, *target[name].shape[1:]):
+                raise ValueError(f"state dict entry {name!r}: expected a row per class, got shape {tuple(value.shape)}")
+            taken[name] = value[rows]
+    model.load_state_dict(taken)
 
 
 def check_result(weights: str, result: Accuracy, labels_N: Tensor, classes: Sequence[str], trusted: bool) -> None:
@@ -100,12 +174,3 @@ def _check_names(weights: str, model: nn.Module, state: Mapping[str, Tensor]) ->
     other = next((name for name in state if name.removeprefix("module.") not in names), None)
     if other is not None:
         raise ValueError(f"weights {weights}: expected the network's own names, got {other!r}; rename, or save a .pth in order")
-
-
-def _check_imagenet(weights: str, classes: Sequence[str]) -> None:
-    mismatch = next((name for name in classes if not _WORDNET_ID.fullmatch(name)), None)
-    if len(classes) != 1000 or mismatch is not None:
-        got = f"a class {mismatch!r}" if mismatch else f"{len(classes)} classes"
-        raise ValueError(
-            f"weights {weights}: expected ImageNet's 1000 classes (n01440764, ...), got {got}; train it, or name a file"
-        )

@@ -1,5 +1,6 @@
 """ImageNet from its folders: classes, names, and every form of the validation set's ground truth."""
 
+import hashlib
 import io
 import os
 import shutil
@@ -12,8 +13,10 @@ import pytest
 import torch
 from PIL import Image
 from scipy.io import savemat
+from torchvision.datasets import Imagenette
 
 from gvbsm.config.sources import ImageNet
+from gvbsm.config.subsets import ARCHIVES, SUBSETS, Archive, archive_of, url_of
 from gvbsm.data import imagenet
 from gvbsm.data.raw import Files, Form
 from gvbsm.data.splits import open_split
@@ -154,6 +157,108 @@ def test_odd_images_are_named(root):
     bad.write_bytes(io.BytesIO(b"no image").getvalue())
     with pytest.raises(UserError, match=rf"{SHARK}_1\.JPEG: expected an image, got a text that begins with 'no image'"):
         read(root, truth="kit")
+
+
+def by_class(root: Path) -> None:
+    for number, wnid in enumerate(TRUTH):
+        write_image(root / "val" / wnid / f"ILSVRC2012_val_{number + 1:08d}.JPEG", 100 + number)
+
+
+@pytest.mark.parametrize("val", ["val", "kit", "kit.csv"])
+def test_some_classes_of_its_folders(val, root):
+    """Images of other classes are not decoded: one is damaged."""
+    by_class(root)
+    write_kit(root / "kit")
+    rows = [f"ILSVRC2012_val_{i + 1:08d},{wnid} 1 2 3 4" for i, wnid in enumerate(TRUTH)]
+    (root / "kit.csv").write_text("\n".join(["ImageId,PredictionString", *rows]))
+    (root / "train" / GOLDFISH / f"{GOLDFISH}_0.JPEG").write_bytes(b"damaged")
+    places = {"val": "val"} if val == "val" else {"val": "flat", "ground_truth": val}
+    for order in ([TENCH, SHARK], [SHARK, TENCH]):
+        raw = imagenet.read(ImageNet(kind="imagenet", train="train", classes=order, **places), FORM, root)
+        assert raw.classes == [TENCH, SHARK] and raw.class_names == ["tench", "great white shark"]
+        assert raw.train_images[:, 0, 0, 0].tolist() == [10, 11, 20, 21]
+        assert raw.test_images[:, 0, 0, 0].tolist() == [102, 105, 101, 103] and raw.test_labels.tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("classes", [None, [SHARK, GOLDFISH, TENCH], [GOLDFISH, TENCH]])
+@pytest.mark.parametrize("place", ["subset", "subset.tgz", "subset.zip"])
+def test_a_folder_or_an_archive_of_both_splits(place, classes, root):
+    by_class(root)
+    for split in ("train", "val"):
+        shutil.copytree(root / split, root / "subset" / split)
+    (root / "subset" / "noisy.csv").write_text("path,label\n")
+    if "." in place:
+        shutil.make_archive(str(root / "subset"), "gztar" if place.endswith("tgz") else "zip", root, "subset")
+    if place.endswith("tgz"):
+        (root / "subset.tar.gz").rename(root / "subset.tgz")
+    raw = imagenet.read(ImageNet(kind="imagenet", train=place, val=place, classes=classes), FORM, root)
+    if classes is None or len(classes) == 3:
+        assert_right(raw)
+    else:
+        assert raw.classes == [TENCH, GOLDFISH] and raw.train_images[:, 0, 0, 0].tolist() == [10, 11, 0, 1]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_class_that_is_not_there(together, root):
+    by_class(root)
+    place = {"train": ".", "val": "."} if together else {"train": "train", "val": "val"}
+    source = ImageNet(kind="imagenet", **place, classes=[TENCH, "n01440765"])
+    with pytest.raises(UserError, match=r"expected training images of n01440765, as source\.classes says, got none; correct"):
+        imagenet.read(source, FORM, root)
+
+
+@pytest.mark.parametrize("name", SUBSETS)
+def test_named_subsets_are_classes_of_imagenet_in_order(name):
+    source = ImageNet(kind="imagenet", train="a", val="a", classes=name)
+    assert source.classes == SUBSETS[name] == sorted(SUBSETS[name])
+    assert len(set(source.classes) & set(imagenet.class_ids())) == 10
+    assert ImageNet(kind="imagenet", train="a", val="a", classes=source.classes[::-1]) == source
+
+
+def test_imagenette_is_torchvisions():
+    assert SUBSETS["imagenette"] == sorted(Imagenette._WNID_TO_CLASS)
+    for url, md5 in Imagenette._ARCHIVES.values():
+        name = url.rpartition("/")[2]
+        assert (url_of(name), ARCHIVES[name].md5) == (url, md5)
+
+
+@pytest.mark.parametrize(
+    ("path", "images"),
+    [("imagenette2-320.tgz", 9469), ("/data/imagewoof2/train", 9025), ("imagenet/train", None), ("imagenette2.tgz.txt", None)],
+)
+def test_archives_by_their_paths(path, images):
+    archive = archive_of(path)
+    assert (archive and archive.training_images) == images
+
+
+def test_the_archive_of_a_subset_is_downloaded(root, served, monkeypatch):
+    folder, address = served
+    by_class(root)
+    with tarfile.open(folder / "imagewoof2-160.tgz", "w:gz") as archive:
+        for split in ("train", "val"):
+            archive.add(root / split, f"imagewoof2-160/{split}")
+    source = ImageNet(kind="imagenet", train="imagewoof2-160.tgz", val="imagewoof2-160.tgz")
+    monkeypatch.setattr("gvbsm.config.subsets._FASTAI", f"{address}/")
+    with pytest.raises(
+        UserError, match=r"imagewoof2-160\.tgz: expected .* could not be had: the file there has MD5 .*, or unpack"
+    ):
+        imagenet.read(source, FORM, root)
+    md5 = hashlib.md5((folder / "imagewoof2-160.tgz").read_bytes()).hexdigest()
+    monkeypatch.setitem(ARCHIVES, "imagewoof2-160.tgz", Archive(md5, 6))
+    assert_right(imagenet.read(source, FORM, root))
+    (root / "imagewoof2-160.tgz").write_bytes((folder / "imagewoof2-160.tgz").read_bytes())  # a file that is there is used
+    monkeypatch.setattr("gvbsm.config.subsets._FASTAI", "http://127.0.0.1:9/")
+    assert_right(imagenet.read(source, FORM, root))
+
+
+def test_files_of_other_kinds_in_class_folders_are_named(root, capsys):
+    by_class(root)
+    (root / "train" / TENCH / "notes.txt").write_text("x")
+    source = {"kind": "imagenet", "train": ".", "val": ".", "classes": [TENCH, SHARK]}
+    spec = {"source": source, "classes": 2, "storage": "packed", "image_size": 12, "channels": 3, "resize": 12, "code": {}}
+    planned = PrepareSpec.model_validate(spec)
+    prepare.run(Job(spec=planned, out=root / "store" / "data.safetensors", store=root / "store", data_root=root))
+    assert "left out, by their endings no images: .txt" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("storage", ["packed", "files"])

@@ -1,0 +1,82 @@
+"""Subsets of ImageNet: their classes by name or as WordNet ids, and the archives that fast.ai publishes them in."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import PurePath
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import AfterValidator, BeforeValidator, StringConstraints, WithJsonSchema
+
+WORDNET_ID = r"^n\d{8}$"
+
+# fast.ai's ten classes each (https://github.com/fastai/imagenette; torchvision.datasets.Imagenette has the first ten, too).
+SUBSETS = {
+    "imagenette": [
+        *("n01440764", "n02102040", "n02979186", "n03000684", "n03028079"),
+        *("n03394916", "n03417042", "n03425413", "n03445777", "n03888257"),
+    ],
+    "imagewoof": [
+        *("n02086240", "n02087394", "n02088364", "n02089973", "n02093754"),
+        *("n02096294", "n02099601", "n02105641", "n02111889", "n02115641"),
+    ],
+}
+
+
+class Archive(NamedTuple):
+    """One of fast.ai's archives."""
+
+    md5: str
+    training_images: int
+
+
+_FASTAI = "https://s3.amazonaws.com/fast-ai-imageclas/"
+_NETTE, _WOOF = 9469, 9025  # training images
+# MD5 sums of ImageNette: torchvision 0.29, torchvision.datasets.Imagenette. Those of ImageWoof are from public data loaders
+# whose sums of ImageNette are torchvision's. (The sums in fastai's own checks.txt are of each file's first MiB alone.)
+ARCHIVES = {
+    "imagenette2.tgz": Archive("fe2fc210e6bb7c5664d602c3cd71e612", _NETTE),
+    "imagenette2-320.tgz": Archive("3df6f0d01a2c9592104656642f5e78a3", _NETTE),
+    "imagenette2-160.tgz": Archive("e793b78cc4c9e9a4ccc0c1155377a412", _NETTE),
+    "imagewoof2.tgz": Archive("9aafe18bcdb1632c4249a76c458465ba", _WOOF),
+    "imagewoof2-320.tgz": Archive("0f46d997ec2264e97609196c95897a44", _WOOF),
+    "imagewoof2-160.tgz": Archive("3d200a7be99704a0d7509be2a9fbfe15", _WOOF),
+}
+
+
+def url_of(archive: str) -> str:
+    """Where fast.ai publishes an archive."""
+    return _FASTAI + archive
+
+
+def archive_of(path: str) -> Archive | None:
+    """fast.ai's archive that a path names, or that has been unpacked there; None for other paths."""
+    return next((archive for name, archive in ARCHIVES.items() if {name, name[:-4]} & set(PurePath(path).parts)), None)
+
+
+def _by_name(classes: Any) -> Any:
+    if not isinstance(classes, str):
+        return classes
+    if classes not in SUBSETS:
+        near = difflib.get_close_matches(classes, SUBSETS, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"unknown subset {classes!r}; {hint}choose from {', '.join(SUBSETS)}, or list WordNet ids")
+    return list(SUBSETS[classes])
+
+
+def _sorted(ids: list[str]) -> list[str]:
+    """In the order of labels, so that another order in the file changes no key."""
+    twice = next((name for name in ids if ids.count(name) > 1), None)
+    if twice:
+        raise ValueError(f"expected every class once, got {twice} more often; remove it")
+    return sorted(ids)
+
+
+_TEXTS = {"type": "array", "minItems": 2, "items": {"type": "string", "pattern": WORDNET_ID}}
+Classes = Annotated[
+    list[Annotated[str, StringConstraints(pattern=WORDNET_ID)]],
+    BeforeValidator(_by_name),
+    AfterValidator(_sorted),
+    WithJsonSchema({"anyOf": [_TEXTS, {"type": "string", "enum": list(SUBSETS)}]}),
+]
+"""The classes of a subset as sorted WordNet ids; written as a list of them, or as a name of `SUBSETS`."""
