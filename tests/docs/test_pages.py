@@ -34,7 +34,7 @@ PAGES = {
 }
 MEASURED = {str(path.relative_to(ROOT)): path.read_text() for path in sorted((ROOT / "benchmarks").rglob("*.md"))}
 # Installations, which .ci/run has; conda, Apptainer; what has a test of its own; hours of training.
-NOT_RUN = {"README.md": 3, "docs/quickstart.md": 1, "docs/cluster.md": 2, "docs/ddranking.md": 2}
+NOT_RUN = {"README.md": 3, "docs/quickstart.md": 1, "docs/cluster.md": 2, "docs/ddranking.md": 2, "docs/imagenet.md": 2}
 TARGET = re.compile(r"results/\w+/ipc\d+[\w-]*/acc\.json")
 
 # One job of most stages, of a second or two.
