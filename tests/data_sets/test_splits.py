@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,8 +18,10 @@ import pytest
 import torch
 from PIL import Image
 
+from gvbsm.config.sources import ImageFolder
 from gvbsm.config.stages import Augment
 from gvbsm.data import imagefolder
+from gvbsm.data.raw import Form
 from gvbsm.data.splits import Split, open_split
 from gvbsm.errors import UserError
 from gvbsm.pipeline.prepare import PrepareSpec
@@ -312,3 +315,20 @@ def test_a_process_ends_whatever_is_raised_in_it_or_its_workers(end, mine):
     assert out.splitlines() == [f"{file}: expected an image, got {reason}; replace or remove the file" for reason in reasons]
     assert err.splitlines()[-1].startswith({"stopped": "KeyboardInterrupt", "failed": "LookupError: of the stage"}[end])
     assert "atexit" not in err
+
+
+@pytest.mark.parametrize("count", [10_000, pytest.param(100_000, marks=pytest.mark.nightly("stages"))])
+def test_a_list_of_many_files_takes_less_than_a_kilobyte_of_memory_for_each(count, tmp_path):
+    """ImageNet has 1.28 million: about half a gigabyte."""
+    for number in range(count // 10_000):
+        Image.new("RGB", (9, 9)).save(tmp_path / f"{number}.png")  # a file can have some 65,000 links
+    for number in range(count):
+        file = tmp_path / "mine" / ("train" if number % 10 else "test") / f"{number // 10 % 20:03d}" / f"{number:08d}.JPEG"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        os.link(tmp_path / f"{number // 10_000}.png", file)
+    tracemalloc.start()
+    raw = imagefolder.read(ImageFolder(kind="imagefolder", path="mine"), Form(8, 3, 8, "files"), tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(raw.train_images.paths) + len(raw.test_images.paths) == count
+    assert peak / count < 1024
