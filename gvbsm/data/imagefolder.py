@@ -107,9 +107,10 @@ def _test_split(root: Path, splits: dict[str, Labelled], train: str) -> str:
 def _join(what: str, form: Form, labelled: Labelled) -> tuple[Tensor | Files, Tensor]:
     images, labels = [], []
     for label, name in enumerate(sorted(labelled)):
-        for _, image in sorted(labelled[name], key=lambda pair: pair[0]):
-            images.append(image)
-            labels.append(label)
+        of_class = sorted(labelled[name], key=lambda pair: pair[0])
+        labelled[name] = []  # so that their memory can be freed while they are joined
+        images += [image for _, image in of_class]
+        labels += [label] * len(of_class)
     if not images:
         raise UserError(f"{what}: expected images in its class folders, got none; add some")
     return form.join(images), torch.tensor(labels)

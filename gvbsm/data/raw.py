@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gvbsm.data.files import Entry, colour_mode, decoding, open_image, square, to_tensor
 from gvbsm.errors import UserError, unreadable
+from gvbsm.store.spec import Json
+
+_BLOCK = 2**26  # bytes: above what any allocator keeps for later
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,23 @@ class Files:
     times: Tensor
 
 
+class _Blocks:
+    """Images of one shape in blocks of memory. The system takes a block back when no image in it is used any more, which it
+    does not promise for pieces of memory as small as an image."""
+
+    def __init__(self) -> None:
+        self._block, self._used = torch.empty(0, dtype=torch.uint8), 0
+
+    def keep(self, image_CHW: Tensor) -> Tensor:
+        """A copy of an image in a block."""
+        if self._used == len(self._block):
+            self._block = torch.empty(max(1, _BLOCK // image_CHW.numel()), *image_CHW.shape, dtype=torch.uint8)
+            self._used = 0
+        kept = self._block[self._used]
+        self._used += 1
+        return kept.copy_(image_CHW)
+
+
 @dataclass(frozen=True)
 class Form:
     """The form of a row's images."""
@@ -30,6 +50,11 @@ class Form:
     channels: int  # 1 or 3
     resize: int  # px of the shorter side before the centre of image_size is cut out
     storage: str  # "packed" or "files"
+    _blocks: _Blocks = field(default_factory=_Blocks, init=False, repr=False, compare=False)
+
+    def as_json(self) -> Json:
+        """The form as metadata."""
+        return {name: getattr(self, name) for name in ("image_size", "channels", "resize", "storage")}
 
     def read_image(self, root: Path, entry: Entry, data_root: Path) -> Tensor | tuple[str, int, int]:
         """An image below `root`: uint8 (C,S,S), or with storage "files" its path, size and time.
@@ -42,7 +67,7 @@ class Form:
             assert entry.read
             with decoding(where):
                 image = open_image(where, entry.read(), colour_mode(str(root), self.channels))
-                return to_tensor(square(image, self.image_size, self.resize))
+                return self._blocks.keep(to_tensor(square(image, self.image_size, self.resize)))
         if entry.file is None:
             raise UserError(f"{root}: storage: files: expected a folder, got an archive; unpack it, or set storage: packed")
         try:
@@ -52,10 +77,14 @@ class Form:
         path = entry.file.relative_to(data_root) if entry.file.is_relative_to(data_root) else entry.file.absolute()
         return path.as_posix(), status.st_size, status.st_mtime_ns
 
-    def join(self, images: Sequence[Tensor | tuple[str, int, int]]) -> Tensor | Files:
-        """The images of a split together."""
+    def join(self, images: list[Any]) -> Tensor | Files:
+        """The images of a split, as `read_image` gives them, together. Empties the list, so that no image is held twice."""
         if self.storage == "packed":
-            return torch.stack(images)  # type: ignore[arg-type]
+            joined = torch.empty(len(images), *images[0].shape, dtype=torch.uint8)
+            images.reverse()
+            for image_CHW in joined:
+                image_CHW.copy_(images.pop())
+            return joined
         paths, sizes, times = zip(*images, strict=True)
         return Files(list(paths), torch.tensor(sizes), torch.tensor(times))
 

@@ -57,7 +57,7 @@ def run(job: Job[PrepareSpec]) -> None:
                 raise UserError(f"{job.data_root / str(watched[part])}: changed while it was read; run the same command again")
         _add_contents(job, watched, summary["source"], spec.storage)
     job.classes = raw.classes
-    job.write_tensors(tensors, {"class_names": raw.class_names, "roots": roots, **vars(form)}, summary)
+    job.write_tensors(tensors, {"class_names": raw.class_names, "roots": roots, **form.as_json()}, summary)
 
 
 def _stamps(job: Job[PrepareSpec], watched: dict[str, str | None]) -> dict[str, Stamp]:

@@ -309,7 +309,7 @@ def test_other_files_are_left_out_with_a_word(tmp_path, capsys):
         "top/notes": b"",
     }
     write_zip(tmp_path / "x.zip", files | {"__MACOSX/top/train/a/._0.png": b""})
-    spec = {"stage": "prepare", "source": {"kind": "imagefolder", "path": "x.zip"}, "classes": 2, "code": {}} | vars(COLOUR)
+    spec = {"stage": "prepare", "source": {"kind": "imagefolder", "path": "x.zip"}, "classes": 2, "code": {}} | COLOUR.as_json()
     job = Job(spec=PrepareSpec.model_validate(spec), out=tmp_path / "x.safetensors", store=tmp_path, data_root=tmp_path)
     prepare.run(job)
     assert load_tensors(tmp_path / "x.safetensors")[0]["train_labels"].tolist() == [0, 0, 0, 1, 1]
