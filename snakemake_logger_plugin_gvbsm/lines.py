@@ -58,7 +58,10 @@ def is_bookkeeping(text: str) -> bool:
 def plan_line(stats: dict[str, int]) -> str:
     """How many jobs a run has, by rule."""
     rules = ", ".join(f"{count} {rule}" for rule, count in stats.items() if rule not in ("total", "all"))
-    return f"{stats.get('total', 0)} jobs: {rules}. Their logs: results/logs/. All that run: gvbsm status"
+    total = stats.get("total", 0)
+    if not rules:
+        return "all is made"
+    return f"{total} job{'s' * (total > 1)}: {rules}. Their logs: results/logs/. All that run: gvbsm status"
 
 
 def finished_lines(job: Job, done: int, total: int) -> list[str]:

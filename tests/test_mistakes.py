@@ -42,20 +42,20 @@ ROW_MISTAKES = {
     "misspelt source key": ({"source": {"sed": 1}}, r"source: unknown setting 'sed'; did you mean 'seed'\?"),
     "unknown backbone": (
         {"backbones": ["convnet", "resent18"]},
-        r"tiny\.yaml: backbones\[1\]: unknown backbone 'resent18'; .*choose from convnet, ",
+        r"tiny\.yaml: backbones\[1\]: unknown network 'resent18'; .*choose from convnet, ",
     ),
     "unknown network of torchvision": (
         {"backbones": ["torchvision:resent18"]},
-        r"backbones\[0\]: unknown backbone 'torchvision:resent18'; .* did you mean torchvision:resnet18",
+        r"backbones\[0\]: unknown network 'torchvision:resent18'; .* did you mean torchvision:resnet18",
     ),
     "unknown network of timm": (
         {"evaluate": {"students": ["timm:swin_tinny"]}},
-        r"backbone 'timm:swin_tinny'; timm has",
+        r"unknown network 'timm:swin_tinny'; timm has",
     ),
-    "unknown library": ({"backbones": ["keras:vgg"]}, r"unknown backbone 'keras:vgg'; .*timm:<name> or torchvision:<name>"),
+    "unknown library": ({"backbones": ["keras:vgg"]}, r"unknown network 'keras:vgg'; .*timm:<name> or torchvision:<name>"),
     "weights neither a file nor a name": (
         {"backbones": [{"name": "convnet", "weights": "the good ones"}]},
-        r"backbones\[0\]\.weights: expected match pattern .*got 'the good ones'",
+        r"backbones\[0\]\.weights: expected a file that ends in .*or the name of published weights, got 'the good ones'",
     ),
     "weights by name of an own network": (
         {"backbones": [{"name": "convnet", "weights": "IMAGENET1K_V1"}]},
@@ -75,7 +75,7 @@ ROW_MISTAKES = {
     ),
     "no WordNet id": (
         {"source": {"kind": "imagenet", "train": "a", "val": "a", "classes": ["n01440764", "tench"]}},
-        r"source\.classes\[1\]: expected match pattern .*got 'tench'",
+        r"source\.classes\[1\]: expected a WordNet id such as n01440764, got 'tench'",
     ),
     "a class twice": (
         {"source": {"kind": "imagenet", "train": "a", "val": "a", "classes": ["n01440764", "n01440764"]}},
@@ -95,7 +95,7 @@ ROW_MISTAKES = {
         {"resize": 8, "image_size": 16},
         r"resize: expected at least image_size \(16\), got 8",
     ),
-    "unknown student": ({"evaluate": {"students": ["lenet5"]}}, r"evaluate\.students\[0\]: unknown backbone 'lenet5'"),
+    "unknown student": ({"evaluate": {"students": ["lenet5"]}}, r"evaluate\.students\[0\]: unknown network 'lenet5'"),
     "unknown option": (
         {"backbones": [{"name": "convnet", "options": {"widht": 3}}]},
         r"backbones\[0\]: unknown option 'widht' of convnet; choose from width, depth, norm",
@@ -113,7 +113,7 @@ ROW_MISTAKES = {
         r"backbones: 'convnet' appears twice; give one of them another label",
     ),
     "no backbones": ({"backbones": []}, r"backbones: expected at least 1 item"),
-    "backbone is a number": ({"backbones": [3]}, r"backbones\[0\]: unknown backbone 3"),
+    "backbone is a number": ({"backbones": [3]}, r"backbones\[0\]: unknown network 3"),
     "backbones are text": ({"backbones": "convnet"}, r"backbones: expected a valid list, got 'convnet'"),
     "no students": ({"evaluate": {"students": []}}, r"evaluate\.students: expected at least 1 item"),
     "label leaves the store": (

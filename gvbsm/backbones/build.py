@@ -27,6 +27,6 @@ def build(name: str, *, classes: int, image_size: int, channels: int = 3, **opti
     elif name in BACKBONES:
         builder = BACKBONES[name]
     else:
-        raise ValueError(f"unknown backbone {name!r}; choose from {', '.join(sorted(BACKBONES))}")
+        raise ValueError(f"unknown network {name!r}; choose from {', '.join(sorted(BACKBONES))}")
     module, _, function = builder.partition(":")
     return getattr(import_module(module), function)(classes=classes, image_size=image_size, channels=channels, **options)

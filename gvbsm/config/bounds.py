@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic.config import JsonDict
@@ -11,6 +12,17 @@ from pydantic.config import JsonDict
 def unit(name: str) -> JsonDict:
     """The unit of a setting, as `json_schema_extra` of its Field."""
     return {"unit": name}
+
+
+def text_like(pattern: str, words: str) -> tuple[Any, ...]:
+    """What makes a text a setting that matches a pattern, which messages say in words."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"expected {words}, got {text!r}; correct the value")
+        return text
+
+    return AfterValidator(check), Field(json_schema_extra={"pattern": f"^({pattern})$"})
 
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]

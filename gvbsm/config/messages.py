@@ -34,9 +34,15 @@ class SettingsError(UserError):
 
 def one_line(error: ValidationError, model: type[BaseModel], origin: dict[Place, Source]) -> str:
     """The first mistake of a validation, with the file it stands in."""
-    at = _place(error)
+    text = describe(error, model)
+    at = _place(error) or _section_in(text)
     source = next((origin[at[:n]] for n in range(len(at), 0, -1) if at[:n] in origin), None)
-    return f"{source or next(reversed(origin.values()))}: {describe(error, model)}"
+    return f"{source or next(reversed(origin.values()))}: {text}"
+
+
+def _section_in(text: str) -> Place:
+    """The place that the message of a check of the whole row begins with, such as evaluate.students."""
+    return tuple(text.partition(":")[0].split("."))
 
 
 def dotted(place: Place) -> str:

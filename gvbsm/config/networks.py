@@ -40,11 +40,11 @@ def check(name: object, options: object) -> None:
     if colon and library in LIBRARIES:
         known = _models_of(library)
         if known and model.partition(".")[0] not in known:
-            raise ValueError(f"unknown backbone {name!r}; {library} has {len(known)} others; {_hint(str(name))}".rstrip("; "))
+            raise ValueError(f"unknown network {name!r}; {library} has {len(known)} others; {_hint(str(name))}".rstrip("; "))
         return
     if not isinstance(name, str) or name not in BACKBONES:  # a list could not be looked up
         names, prefixes = ", ".join(sorted(BACKBONES)), " or ".join(f"{prefix}:<name>" for prefix in LIBRARIES)
-        raise ValueError(f"unknown backbone {name!r}; {_hint(str(name))}choose from {names}, {prefixes}")
+        raise ValueError(f"unknown network {name!r}; {_hint(str(name))}choose from {names}, {prefixes}")
     allowed = [option for option in builder_options(BACKBONES[name]) if option not in GIVEN]
     for option in options if isinstance(options, dict) else ():
         if option not in allowed:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from gvbsm.config import networks as network_names
-from gvbsm.config.bounds import PerChannel, Precision, unit
+from gvbsm.config.bounds import PerChannel, Precision, text_like, unit
 from gvbsm.config.sources import Distilled, ImageNet, Seed, Source, Strict
 from gvbsm.config.stages import Augment, Recover, Relabel, Select, Squeeze, Statistics, Training
 
 # A file of tensors (.pth, .pt, .safetensors; absolute or below the data root), or the name of published weights.
-Weights = Annotated[str, StringConstraints(pattern=r"^([^\x00]+\.(pth|pt|bin|safetensors)|[A-Za-z0-9_]+)$")]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*$", max_length=60)]
+Weights = Annotated[
+    str,
+    *text_like(
+        r"[^\x00]+\.(pth|pt|bin|safetensors)|[A-Za-z0-9_]+",
+        "a file that ends in .pth, .pt, .bin or .safetensors, or the name of published weights",
+    ),
+]
+Name = Annotated[str, *text_like(r"[A-Za-z0-9][A-Za-z0-9_.]{0,59}", "at most 60 letters, digits, _ and .")]
 
 
 _NEVER_CROPPED = ("digits", "cifar10", "cifar100")  # sources of small square images, which `resize` does not concern
@@ -62,6 +68,11 @@ class Backbone(Network):
         if self.weights and "." not in self.weights:
             network_names.check_weights(self.name, self.weights)
         return self
+
+    def is_same_as(self, other: Backbone | None) -> bool:
+        """Whether the two are one network with the same weights, whatever they are called."""
+        decisive = {"name", "options", "weights"} | (set() if self.weights else {"squeeze"})
+        return other is not None and self.model_dump(include=decisive) == other.model_dump(include=decisive)
 
 
 class Student(Network):
@@ -193,6 +204,9 @@ class Row(Strict):
             twice = sorted({label for label in labels if labels.count(label) > 1})
             if twice:
                 raise ValueError(f"{section}: {twice[0]!r} appears twice; give one of them another label")
-        if self.judge and self.judge.label in [backbone.label for backbone in self.backbones]:
-            raise ValueError(f"judge: expected a network that is no teacher, got {self.judge.label!r}; name another")
+        for place, teacher in enumerate(self.backbones if self.judge else []):
+            if teacher.is_same_as(self.judge):
+                raise ValueError(f"judge: expected a network that is no teacher, got that of backbones[{place}]; name another")
+            if self.judge and teacher.label == self.judge.label:
+                raise ValueError(f"judge: {teacher.label!r} is the label of backbones[{place}]; give the judge another label")
         return self

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
+from gvbsm.config.bounds import text_like
 from gvbsm.config.subsets import Classes
 from gvbsm.store.spec import Strict
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
-DataPath = Annotated[str, StringConstraints(pattern=r"^[^\x00]+$")]  # absolute, or below the data root
+DataPath = Annotated[str, *text_like(r"[^\x00]+", "a path without NUL")]  # absolute, or below the data root
 
 
 class Digits(Strict):

@@ -160,7 +160,7 @@ class RecoverShard(Compute):
     """Optimisation of a shard of images."""
 
     iterations: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
-        description="Steps of Adam per batch, along a cosine to 0; 0: the images of `select` stay as they are.",
+        description="Steps of Adam per batch, their size falling to 0 by a cosine; none: `select`'s images as they are.",
         json_schema_extra=unit("iterations"),
     )
     lr: Rate = Field(description="Step size of Adam at the start.")

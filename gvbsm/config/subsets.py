@@ -6,9 +6,11 @@ import difflib
 from pathlib import PurePath
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import AfterValidator, BeforeValidator, StringConstraints, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
-WORDNET_ID = r"^n\d{8}$"
+from gvbsm.config.bounds import text_like
+
+WORDNET_ID = r"n[0-9]{8}"
 
 # fast.ai's ten classes each (https://github.com/fastai/imagenette; torchvision.datasets.Imagenette has the first ten, too).
 SUBSETS = {
@@ -72,9 +74,9 @@ def _sorted(ids: list[str]) -> list[str]:
     return sorted(ids)
 
 
-_TEXTS = {"type": "array", "minItems": 2, "items": {"type": "string", "pattern": WORDNET_ID}}
+_TEXTS = {"type": "array", "minItems": 2, "items": {"type": "string", "pattern": f"^{WORDNET_ID}$"}}
 Classes = Annotated[
-    list[Annotated[str, StringConstraints(pattern=WORDNET_ID)]],
+    list[Annotated[str, *text_like(WORDNET_ID, "a WordNet id such as n01440764")]],
     BeforeValidator(_by_name),
     AfterValidator(_sorted),
     WithJsonSchema({"anyOf": [_TEXTS, {"type": "string", "enum": list(SUBSETS)}]}),

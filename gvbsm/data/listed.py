@@ -73,9 +73,10 @@ class ListedImages(Dataset[Tensor | str]):
                 if isinstance(batch, str):
                     raise UserError(batch)
                 yield batch
-        except UserError:
-            raise
         except Exception as error:  # of the loader; errors of images are texts
+            # Not a clause of its own: a generator that is left open is closed when the interpreter ends, without this name.
+            if isinstance(error, UserError):
+                raise
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"decoding images: {reason}; lower --workers or GVBSM_WORKERS ({self.workers} now)") from None
 

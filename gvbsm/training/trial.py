@@ -36,7 +36,7 @@ def try_network(shape: NetworkShape, trained_with: int | None, device: torch.dev
     if dead:
         raise UserError(
             f"{where}: expected logits that depend on the whole image, got {dead} of {size} rows or columns without effect; "
-            f"choose an image_size that its patches divide, perhaps {size - dead}, or another network"
+            f"choose an image_size that its patches divide, perhaps {size - dead}, or another network or patch size"
         )
     return sum(parameter.numel() for parameter in model.parameters())
 

@@ -54,7 +54,7 @@ def test_importing_the_registry_does_not_import_torch() -> None:
 
 
 def test_an_unknown_name_is_named_with_the_choices() -> None:
-    with pytest.raises(ValueError, match=r"^unknown backbone 'resent18'; choose from convnet, .*wrn16_2$"):
+    with pytest.raises(ValueError, match=r"^unknown network 'resent18'; choose from convnet, .*wrn16_2$"):
         build("resent18", classes=10, image_size=32)
 
 

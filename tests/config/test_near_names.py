@@ -28,7 +28,7 @@ from gvbsm.config.networks import check, near
 def test_near_names_come_first(name, first):
     names = near(name)
     assert names[0] == first and 1 <= len(names) <= 3
-    with pytest.raises(ValueError, match="unknown backbone") as error:
+    with pytest.raises(ValueError, match="unknown network") as error:
         check(name, {})
     assert f"did you mean {first}" in str(error.value)
 
@@ -44,7 +44,7 @@ def test_a_prefix_keeps_to_its_library():
 @pytest.mark.parametrize("name", ["zzzzz", "3", "timm:", ""])
 def test_nothing_is_suggested_for_what_is_like_nothing(name):
     assert near(name) == []
-    with pytest.raises(ValueError, match="unknown backbone") as error:
+    with pytest.raises(ValueError, match="unknown network") as error:
         check(name, {})
     assert "did you mean" not in str(error.value)
 

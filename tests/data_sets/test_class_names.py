@@ -104,5 +104,6 @@ def test_archives_inside_of_a_folder_are_named(kind, tmp_path):
         read(root)
     with pytest.raises(UserError, match=r"mine: expected a folder of images for every class, got none, but train\."):
         list_images(root)
-    with pytest.raises(UserError, match=r"mine: expected images, got none, but train\..*; unpack such archives"):
-        imagenet.read(ImageNet(kind="imagenet", train="mine", val="mine"), FORM, tmp_path)
+    for val, expected in (("mine", "a folder train of class folders"), ("mine/.", "images")):
+        with pytest.raises(UserError, match=rf"mine: expected {expected}, got none, but train\..*; unpack such archives"):
+            imagenet.read(ImageNet(kind="imagenet", train="mine", val=val), FORM, tmp_path)

@@ -5,7 +5,7 @@ import torch
 
 from gvbsm.config.shapes import PixelForm
 from gvbsm.config.stages import Augment
-from gvbsm.data.image_set import random_choice
+from gvbsm.data.image_set import check_images_per_class, random_choice
 from gvbsm.data.pixels import Pixels, augmentation
 from gvbsm.errors import UserError
 
@@ -55,5 +55,6 @@ def test_random_images_are_balanced_and_nested():
     for label in range(3):
         assert torch.equal(few[labels[few] == label], many[labels[many] == label][:4])
     assert not torch.equal(few, random_choice(labels, 4, 1))
-    with pytest.raises(UserError, match=r"at least IPC \(21\).*got 20 in class 0; ask for a smaller IPC"):
-        random_choice(labels, 21, 0)
+    check_images_per_class(labels, ["a", "b", "c"], 20, "random baselines", "ask for fewer")
+    with pytest.raises(UserError, match=r"^random baselines: expected at least 21 .*, got 20 in class 'a'; ask for fewer$"):
+        check_images_per_class(labels, ["a", "b", "c"], 21, "random baselines", "ask for fewer")

@@ -91,7 +91,7 @@ def test_all_files_are_shipped_with_the_package():
     patterns = project["tool"]["setuptools"]["package-data"]
     shipped = {path for room, globs in patterns.items() for glob in globs for path in folder_of(room).glob(glob)}
     others = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
-    assert TEMPLATES and shipped == others == {*TEMPLATES, TABLE}
+    assert TEMPLATES and shipped == others == {*TEMPLATES, TABLE, PACKAGE / "py.typed"}
 
 
 def folder_of(room: str) -> Path:

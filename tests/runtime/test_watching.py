@@ -159,7 +159,7 @@ def test_images_per_second_are_those_of_the_receipts(published_run, monkeypatch,
 
     monkeypatch.setattr(Progress, "__init__", begin)
     stages = {}
-    for artifact in published_run[1:-1]:
+    for artifact in (one for one in published_run[1:-1] if one.stage != "check"):
         stages.setdefault((artifact.stage, bool(getattr(artifact.spec, "random", None))), artifact)
     for artifact in stages.values():
         (STORE / artifact.path).unlink()

@@ -62,6 +62,16 @@ def test_its_verdict_is_in_what_a_run_leaves(published_run, edit_row, run_snakem
 
 
 def test_a_teacher_is_no_judge(workspace, edit_row):
-    edit_row({"judge": {"name": "convnet", "options": {"width": 4}}})
-    with pytest.raises(SettingsError, match="judge: expected a network that is no teacher, got 'convnet'; name another"):
-        load_row("tiny")
+    for judge, message in (
+        (
+            {"name": "convnet", "label": "other", "options": {"width": 4}},
+            r"no teacher, got that of backbones\[0\]; name another",
+        ),
+        (
+            {"name": "convnet", "options": {"width": 5}},
+            r"'convnet' is the label of backbones\[0\]; give the judge another label",
+        ),
+    ):
+        edit_row({"judge": judge})
+        with pytest.raises(SettingsError, match=f"tiny.yaml: judge: .*{message}"):
+            load_row("tiny")

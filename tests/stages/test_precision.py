@@ -46,7 +46,7 @@ def test_a_teachers_own_precision_on_a_cpu_changes_the_images_alone(backbones):
     backbones({})
     before = {artifact.path for artifact in plan("tiny", 4)}
     backbones({"recover": {"cpu_precision": "float32"}})  # as the row's
-    assert {artifact.path for artifact in plan("tiny", 4)} == before
+    assert {artifact.stage for artifact in plan("tiny", 4) if artifact.path not in before} == {"publish"}, "settings.yaml alone"
     backbones({"recover": {"cpu_precision": "bfloat16"}})
     after = plan("tiny", 4)
     for artifact in recovered(after):

@@ -111,8 +111,8 @@ def test_folders_of_any_name_make_artifacts_of_harmless_ones(name, workspace, ed
 
 def test_a_name_with_nul_is_refused(workspace, edit_row, capsys):
     edit_row({"source": {"kind": "imagefolder", "path": "a\0b"}})
-    assert "source.path: expected match pattern" in one_line(capsys, "explain", "results/tiny/ipc4/acc.json")
-    with pytest.raises(SettingsError, match="data_root: expected match pattern"):
+    assert "source.path: expected a path without NUL, got" in one_line(capsys, "explain", "results/tiny/ipc4/acc.json")
+    with pytest.raises(SettingsError, match="data_root: expected a path without NUL"):
         load_config({"targets": ["results/tiny/ipc4/acc.json"], "data_root": "a\0b"})
 
 

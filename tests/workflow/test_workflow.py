@@ -187,4 +187,4 @@ def test_every_rule_has_log_benchmark_and_environment():
             assert all(f"\n    {part}:\n" in text for part in ("log", "benchmark", "conda")), path
         assert "lambda" not in text and "run:" not in text
         assert len(text.splitlines()) <= 90
-    assert len((ROOT / "workflow" / "Snakefile").read_text().splitlines()) <= 40  # a page of contents
+    assert len((ROOT / "workflow" / "Snakefile").read_text().splitlines()) <= 45  # a page of contents
