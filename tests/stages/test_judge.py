@@ -68,7 +68,7 @@ def test_a_teacher_is_no_judge(workspace, edit_row):
             r"no teacher, got that of backbones\[0\]; name another",
         ),
         (
-            {"name": "convnet", "options": {"width": 5}},
+            {"name": "convnet", "label": "convnet", "options": {"width": 5}},
             r"'convnet' is the label of backbones\[0\]; give the judge another label",
         ),
     ):
