@@ -55,7 +55,14 @@ _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (  # offset, bytes
     (0, b"\x7fELF", "a program"),
     (0, b"GGUF", "a GGUF model"),
 )
-_BOMS = (codecs.BOM_UTF8, codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+# Marks at the beginning of texts, and their encodings. UTF-32 first: its mark for little-endian begins with that of UTF-16.
+BOMS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _DECLARATION = re.compile(r"<\?xml.*?\?>\s*", re.DOTALL)
 
@@ -110,7 +117,7 @@ def check_folders_above(path: Path) -> None:
 
 def _as_text(head: bytes) -> str | None:
     """The text that the bytes are, without what is cut at the end; None if they are no text."""
-    for bom, encoding in zip(_BOMS, ("utf-8", "utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be"), strict=True):
+    for bom, encoding in BOMS.items():
         if head.startswith(bom):
             text = codecs.getincrementaldecoder(encoding)("replace").decode(head[len(bom) :])
             return None if _CONTROL.search(text) else text

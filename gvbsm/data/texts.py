@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from gvbsm.data.first_bytes import HEAD, what_it_is
+from gvbsm.data.first_bytes import BOMS, HEAD, what_it_is
 from gvbsm.errors import UserError
 
-# UTF-32 first: its mark for little-endian begins with that of UTF-16.
-_BOMS = {
-    codecs.BOM_UTF8: "utf-8",
-    codecs.BOM_UTF32_LE: "utf-32-le",
-    codecs.BOM_UTF32_BE: "utf-32-be",
-    codecs.BOM_UTF16_LE: "utf-16-le",
-    codecs.BOM_UTF16_BE: "utf-16-be",
-}
 _ENDS = re.compile(r"\r\n|\r|\n")  # str.splitlines also splits at characters that a name may hold
 _DELIMITERS = ",;\t"  # Excel writes semicolons where the comma is the decimal mark
 _NO_TEXTS = ("Git LFS", "git-annex", "HTML", "XML", "empty file")
@@ -86,7 +77,7 @@ def _decode(where: str, content: bytes) -> str:
 
 
 def _decoded(content: bytes) -> str:
-    for bom, encoding in _BOMS.items():
+    for bom, encoding in BOMS.items():
         if content.startswith(bom):
             return content[len(bom) :].decode(encoding, errors="replace")
     # Without a mark, zeros at every second place tell UTF-16: a text of the files read here is mostly ASCII.
