@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePath
-from typing import NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 from gvbsm.errors import unreadable
 
@@ -14,6 +14,8 @@ _IMAGES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".ppm", ".
 # In lower case. Others are hidden: .ipynb_checkpoints, .Trash-1000, ._x.png.
 _OF_SYSTEMS = {"__macosx", "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "$recycle.bin", "lost+found"}
 _OF_SYSTEMS |= {"system volume information", "__pycache__", "thumbs.db", "desktop.ini"}
+_OTHER_CONTENT = "expected the same names and content, got others"
+_SAMPLE, _PART = 256, 2**20  # files of a sample, and the bytes of each that are read at its start and at its end
 
 
 class Stamp(TypedDict):
@@ -22,7 +24,9 @@ class Stamp(TypedDict):
     files: int
     bytes: NotRequired[int]
     sha256: NotRequired[str]  # of names, sizes and times
+    newest: NotRequired[int]  # the latest time, ns
     content: NotRequired[str]  # SHA-256 of names and bytes, if a job has read them all
+    sample: NotRequired[str]  # else of names, sizes and the bytes of some
 
 
 def is_image(path: PurePath) -> bool:
@@ -121,18 +125,25 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def stamp(root: Path, counts: Callable[[PurePath], bool] = is_image) -> Stamp:
-    """Number, bytes and a hash of names, sizes and times of the files in a folder for which `counts` is true, or of an
-    archive. Reads no content.
+    """Number, bytes, latest time and a hash of names, sizes and times of the files in a folder for which `counts` is true, or
+    of an archive. Reads no content.
 
     Raises:
         OSError: if there is no such file.
     """
-    digest, count, total = hashlib.sha256(), 0, 0
-    for file in _files(root, counts):
+    return _stamp(root, _files(root, counts))[0]
+
+
+def _stamp(root: Path, files: list[Path]) -> tuple[Stamp, int]:
+    """`stamp`, and the earliest time, ns."""
+    digest, total, times = hashlib.sha256(), 0, []
+    for file in files:
         status = file.stat()
-        count, total = count + 1, total + status.st_size
+        total += status.st_size
+        times.append(status.st_mtime_ns)
         digest.update(os.fsencode(f"{file.relative_to(root).as_posix()}\0{status.st_size}\0{status.st_mtime_ns}\n"))
-    return {"files": count, "bytes": total, "sha256": digest.hexdigest()}
+    now: Stamp = {"files": len(files), "bytes": total, "sha256": digest.hexdigest(), "newest": max(times, default=0)}
+    return now, min(times, default=0)
 
 
 def _files(root: Path, counts: Callable[[PurePath], bool]) -> list[Path]:
@@ -153,23 +164,62 @@ def content(root: Path, counts: Callable[[PurePath], bool] = is_image) -> str:
     return digest.hexdigest()
 
 
+def sample(root: Path, counts: Callable[[PurePath], bool] = is_image) -> str:
+    """A hash of the names and sizes of the same files, and of the ends of 256 of them, evenly spread: for a `Stamp` of files
+    that no job reads as a whole.
+
+    Raises:
+        OSError: if a file cannot be read.
+    """
+    return _sample(root, _files(root, counts))
+
+
+def _sample(root: Path, files: list[Path]) -> str:
+    digest, read = hashlib.sha256(), {i * len(files) // _SAMPLE for i in range(_SAMPLE)}
+    for number, file in enumerate(files):
+        size = file.stat().st_size
+        digest.update(os.fsencode(f"{file.relative_to(root).as_posix()}\0{size}\n"))
+        if number in read:
+            with file.open("rb") as opened:
+                digest.update(opened.read(_PART))
+                opened.seek(max(_PART, size - _PART))
+                digest.update(opened.read(_PART))
+    return digest.hexdigest()
+
+
 def change(before: Stamp, root: Path, counts: Callable[[PurePath], bool] = is_image) -> str:
-    """How the files differ from an earlier stamp, in words; "" if they do not. Files that have other times and the same
-    content, as copies have, do not differ.
+    """How the files differ from an earlier stamp, in words; "" if they do not.
+
+    Files that have other times and the same content, as copies have, do not differ. Where only a sample was read, all must be
+    newer than the newest was: one that has been edited in its place is no copy, and a sample could miss it.
 
     Raises:
         OSError: if there is no such file, or it cannot be read.
     """
-    now = stamp(root, counts)
-    if now["bytes"] == before.get("bytes") and now["sha256"] != before.get("sha256") and "content" in before:
-        return "" if content(root, counts) == before["content"] else "expected the same names and content, got others"
+    files = _files(root, counts)
+    now, oldest = _stamp(root, files)
+    if now["bytes"] == before.get("bytes") and now["sha256"] != before.get("sha256"):
+        if "content" in before:
+            return "" if content(root, counts) == before["content"] else _OTHER_CONTENT
+        if "sample" in before and oldest > before["newest"]:
+            return "" if _sample(root, files) == before["sample"] else _OTHER_CONTENT
     return difference(before, now)
 
 
-def stamp_if_there(root: Path, counts: Callable[[PurePath], bool] = is_image) -> Stamp | None:
-    """`stamp`, or None if there is no such folder or archive. Raises UserError if it cannot be read."""
+def stamp_if_there(
+    root: Path, counts: Callable[[PurePath], bool] = is_image, read: Literal["none", "some", "all"] = "none"
+) -> Stamp | None:
+    """`stamp`, with the `sample` or the `content` of the files as asked for, or None if there is no such folder or archive.
+    Raises UserError if it cannot be read."""
     try:
-        return stamp(root, counts) if is_there(root) else None
+        if not is_there(root):
+            return None
+        now = stamp(root, counts)
+        if read == "some":
+            now["sample"] = sample(root, counts)
+        elif read == "all":
+            now["content"] = content(root, counts)
+        return now
     except OSError as error:
         raise unreadable(root, error) from None
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from gvbsm.config.stages import Augment
-from gvbsm.data.folders import change, change_if_there, count_images, difference, is_there, is_visible
+from gvbsm.data.folders import Stamp, change, change_if_there, count_images, difference, is_there, is_visible
 from gvbsm.data.listed import ListedImages, changed
 from gvbsm.data.pixels import augmentation
 from gvbsm.errors import UserError
@@ -109,13 +111,24 @@ def open_split(reader: Reader, data: str, split: str, device: torch.device, augm
         resize=metadata["resize"],
         workers=reader.workers,
     )
-    return FileImages(listed, labels, augment, device)
+    copied = _are_copies(listed, reader.receipt(data)["summary"]["source"][split], reader.data_root / metadata["roots"][split])
+    return FileImages(replace(listed, copied=copied), labels, augment, device)
+
+
+def _are_copies(listed: ListedImages, before: Stamp, root: Path) -> bool:
+    """Whether the files below `root` have other times than when they were listed, and are the same otherwise. The first one
+    tells whether the others are worth a look."""
+    try:
+        return listed.path(0).stat().st_mtime_ns != int(listed.times[0]) and not change(before, root)
+    except OSError:
+        return False  # reading the file says what is wrong with it
 
 
 def _check_unchanged(reader: Reader, data: str, split: str, metadata: Json) -> None:
     """Raise UserError if the files of a split have changed; packed images no longer need their files.
 
-    Of images in files only the number is compared here; `ListedImages` compares size and time of each file that it reads.
+    Of images in files only the number is compared here; `ListedImages` compares size and time of each file that it reads, and
+    of copies the size.
     """
     receipt = reader.receipt(data)
     source = receipt["summary"].get("source")

@@ -12,7 +12,7 @@ import sys
 import torch
 
 from gvbsm.data.distilled import list_images, pack
-from gvbsm.data.folders import content, stamp_if_there
+from gvbsm.data.folders import stamp_if_there
 from gvbsm.pipeline.adopt import AdoptSpec
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import job_device
@@ -27,9 +27,7 @@ def run(job: Job[AdoptSpec]) -> None:
     job.tensors(spec.inputs.data)
     root = job.data_root / spec.path
     listing = list_images(root, job.classes, spec.ipc)
-    source = stamp_if_there(root)
-    if source:
-        source["content"] = content(root)
+    source = stamp_if_there(root, read="all")
     count, size = len(listing.labels), spec.image_size
     checkpoint = Checkpoint.of(job)
     images = checkpoint.tensor("images", (count, spec.channels, size, size), torch.uint8)

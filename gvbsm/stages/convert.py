@@ -35,7 +35,7 @@ def run(job: Job[ConvertSpec]) -> None:
     published = PublishedLabels(root, labels, order, size, len(job.classes or ()), spec.seed)
     coding = Coding(**spec.coding.model_dump())
     checkpoint = Checkpoint.of(job)
-    state: State = checkpoint.load() or {"digests": [], "right": 0, "source": stamp_if_there(root, is_visible)}
+    state: State = checkpoint.load() or {"digests": [], "right": 0, "source": stamp_if_there(root, is_visible, "some")}
     done, views = len(state["digests"]), (end - first) * len(labels)
     tensors = {
         name: checkpoint.tensor(name, (end - first, len(labels), *view.shape[1:]), view.dtype)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gvbsm.data import DATASETS
-from gvbsm.data.folders import Stamp, content, is_image, is_visible, stamp_if_there
+from gvbsm.data.folders import Stamp, content, is_image, is_visible, sample, stamp_if_there
 from gvbsm.data.raw import Files, Form
 from gvbsm.errors import UserError
 from gvbsm.pipeline.prepare import PrepareSpec
@@ -69,15 +69,15 @@ def _stamps(job: Job[PrepareSpec], watched: dict[str, str | None]) -> dict[str, 
 
 
 def _add_contents(job: Job[PrepareSpec], watched: dict[str, str | None], stamps: dict[str, Stamp], storage: str) -> None:
-    """Add the hashes of what was read. Images that stay in their files were not."""
+    """Add the hashes of what was read. Of images that stay in their files, a sample was."""
     of_images: dict[Path, str] = {}
     for part, now in stamps.items():
         root = job.data_root / str(watched[part])
         if part == "ground_truth":
             now["content"] = content(root, is_visible)
-        elif storage == "packed":
-            of_images[root] = of_images.get(root) or content(root)
-            now["content"] = of_images[root]
+            continue
+        of_images[root] = of_images.get(root) or (content if storage == "packed" else sample)(root)
+        now["content" if storage == "packed" else "sample"] = of_images[root]
 
 
 def _images(split: str, images: Tensor | Files) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from PIL import Image
 
 from gvbsm.config.sources import ImageFolder
 from gvbsm.config.stages import Augment
-from gvbsm.data import imagefolder
+from gvbsm.data import folders, imagefolder
 from gvbsm.data.raw import Form
 from gvbsm.data.splits import Split, open_split
 from gvbsm.errors import UserError
@@ -158,6 +158,13 @@ def touch(root: Path) -> None:
     os.utime(root / "test" / "b" / "1.png", (1, 1))
 
 
+def copy(root: Path) -> None:
+    """Put a copy that keeps no times in the place of a folder."""
+    shutil.copytree(root, root.parent / "copy", copy_function=shutil.copyfile)
+    shutil.rmtree(root)
+    (root.parent / "copy").rename(root)
+
+
 def new_class(root: Path) -> None:
     (root / "test" / "c").mkdir()
     Image.new("RGB", (9, 9)).save(root / "test" / "c" / "new.png")
@@ -194,13 +201,52 @@ def test_a_changed_folder_is_noticed(change, storage, mine):
     assert "\n" not in str(caught.value)
 
 
-def test_a_copy_with_other_times_has_not_changed(mine):
-    """`cp -r`. Images that stay in their files were never read as a whole: only their times tell whether they are the same."""
-    packed, listed = prepared(mine.parent, "packed", workers=1), prepared(mine.parent, "files", workers=1)
+@pytest.mark.parametrize("storage", ["packed", "files"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_copy_with_other_times_has_not_changed(storage, workers, mine):
+    """`cp -r`."""
+    before = everything(prepared(mine.parent, storage)("test"))
+    copy(mine)
+    assert torch.equal(everything(opener(mine.parent, storage, workers)("test")), before)
+
+
+@pytest.mark.parametrize("storage", ["packed", "files"])
+def test_a_copy_with_other_bytes_has_changed(storage, mine):
+    open_part = prepared(mine.parent, storage)
+    same_size(mine)
+    copy(mine)
+    with pytest.raises(UserError, match=r"expected the same (names and content|time .*), got"):
+        everything(open_part("test"))
+
+
+def test_one_newer_image_is_no_copy(mine):
+    """Images that stay in their files were not read as a whole: an edited one might not be among those that were."""
+    open_part = prepared(mine.parent, "files")
     touch(mine)
-    assert len(everything(packed("test")))
     with pytest.raises(UserError, match=r"1\.png: .*expected the same time \(cp -a keeps times\), got another"):
-        everything(listed("test"))
+        everything(open_part("test"))
+
+
+def test_a_copy_of_many_images_is_read_in_part(mine, monkeypatch):
+    """Every size, and the start and the end of evenly spread files."""
+    monkeypatch.setattr(folders, "_SAMPLE", 2)
+    monkeypatch.setattr(folders, "_PART", 40)
+    before = {**folders.stamp(mine), "sample": folders.sample(mine)}
+    files = sorted(file for file in mine.rglob("*.png"))
+    read = {files.index(file) for file in files if sampled(mine, file, before)}
+    assert read == {0, 7}, "of 14"
+    copy(mine)
+    assert not folders.change(before, mine)
+
+
+def sampled(root: Path, file: Path, before: folders.Stamp) -> bool:
+    """Whether another last byte of a file is noticed in a copy."""
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    copy(root)
+    noticed = folders.change(before, root)
+    file.write_bytes(content)
+    return bool(noticed)
 
 
 def test_an_image_of_which_only_the_link_is_left_is_a_change(mine):
@@ -338,7 +384,7 @@ PEAK = """
 import resource, sys
 from pathlib import Path
 from gvbsm.config.sources import ImageFolder
-from gvbsm.data import imagefolder
+from gvbsm.data import folders, imagefolder
 from gvbsm.data.raw import Form
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
