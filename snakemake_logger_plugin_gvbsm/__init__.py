@@ -7,6 +7,7 @@ log. In dry runs, and where details are asked for (--verbose, --printshellcmds, 
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import threading
 import time
@@ -22,9 +23,11 @@ from snakemake_logger_plugin_gvbsm.lines import (
     interrupted_line,
     is_bookkeeping,
     plan_line,
+    restarted_line,
     running_lines,
 )
 
+_RESTARTED = re.compile(r"Trying to restart job (\d+)\.")
 _QUIET_SECONDS = 60.0  # after that long without a line, the jobs that run are shown
 
 
@@ -141,7 +144,11 @@ class LogHandler(LogHandlerBase):  # type: ignore[misc]
     def _on_message(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
         self._interrupted |= " on user request" in text
-        if record.levelno > logging.DEBUG and not is_bookkeeping(text):
+        restarted = _RESTARTED.match(text)
+        job = self._failed.get(int(restarted[1])) if restarted else None
+        if job:
+            self._show([restarted_line(job)])
+        elif record.levelno > logging.DEBUG and not is_bookkeeping(text):
             self._show([text])
 
     def _ignore(self, _record: logging.LogRecord) -> None:

@@ -97,6 +97,11 @@ def failure_line(job: Job) -> str:
     return f"gvbsm: {job.title} failed: {error}{log}"
 
 
+def restarted_line(job: Job) -> str:
+    """That Snakemake tries a failed job again by itself, as the profiles for clusters ask."""
+    return f"gvbsm: {job.title} is tried again"
+
+
 def running_lines(jobs: list[Job]) -> list[str]:
     """How far the jobs are that have run longest."""
     longest = sorted(jobs, key=lambda job: job.start)

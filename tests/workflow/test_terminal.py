@@ -90,6 +90,16 @@ def test_a_failure_is_one_line_with_its_error_and_log(start):
     assert len(lines) == 6
 
 
+def test_a_job_that_is_tried_again_says_so(start):
+    """As a job on a cluster that its scheduler has ended."""
+    script = "if test -e tried; then touch $1; else touch tried; echo 'gvbsm: the node is gone' >&2; exit 1; fi"
+    status, lines, _ = finish(start({"first": script}, "--retries", "1"))
+    assert status == 0
+    failed = next(i for i, line in enumerate(lines) if line.startswith("gvbsm: squeeze first failed: the node is gone; log: "))
+    assert lines[failed + 1] == "gvbsm: squeeze first is tried again"
+    assert re.match(r"\[1/2\] squeeze first ", lines[failed + 2])
+
+
 def test_ctrl_c_ends_with_one_line(start, tmp_path):
     trap = "trap 'echo gvbsm: interrupted by SIGINT, state saved >&2; exit 130' INT; touch begun; sleep 60 & wait"
     process = start({"quick": "touch $1", "long": trap})
