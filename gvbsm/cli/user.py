@@ -144,6 +144,12 @@ def _settings(options: argparse.Namespace) -> None:
     sys.stdout.write(text)
 
 
+def _init(options: argparse.Namespace) -> None:
+    from gvbsm.commands.init import init
+
+    sys.stdout.write(init(options.folder))
+
+
 def _networks(options: argparse.Namespace) -> None:
     from gvbsm.commands.listing import networks
 
@@ -270,6 +276,12 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         ),
     ),
     "what files in config/ may say": (
+        Command(
+            "init",
+            "write a working folder: config.yaml, profiles, and a Snakefile that runs the installed workflow",
+            _init,
+            (_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER", help="where (default: here)"),),
+        ),
         Command(
             "settings",
             "print every setting: name, type, bounds, unit, meaning",

@@ -9,13 +9,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
+from gvbsm import __version__
 from gvbsm.config.bounds import unit
 from gvbsm.config.messages import SettingsError, Source, did_you_mean, one_line
 from gvbsm.config.sources import DataPath, Seed, Strict
 from gvbsm.config.studies import Study, read_study, study_file, study_names
 from gvbsm.config.targets import Target, check_name, parse_target
 from gvbsm.config.yaml_files import config_file, read_yaml
-from gvbsm.store.code import PACKAGE
+from gvbsm.store.code import IN_CLONE, PROJECT
 from gvbsm.store.spec import Json
 
 
@@ -121,7 +122,7 @@ def job_environment(config: Config) -> dict[str, str]:
         # This Python's folder has gvbsm, if snakemake is called by its path. It is last: an activated environment's wins.
         "PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)]),
         "GVBSM_DATA_ROOT": config.data_root,
-        "GVBSM_SOURCE": str(PACKAGE.parent),  # what envs/gvbsm.post-deploy.sh installs
+        "GVBSM_SOURCE": str(PROJECT) if IN_CLONE else f"gvbsm=={__version__}",  # what envs/gvbsm.post-deploy.sh installs
     }
     # Without the setting, the caller's own variable counts.
     return variables | ({"GVBSM_TRACKING": config.tracking} if config.tracking else {})

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from gvbsm.config.messages import SettingsError, short
-from gvbsm.store.code import PACKAGE
+from gvbsm.store.code import PROJECT
 from gvbsm.store.spec import Json
 
 _MOST, _DEEPEST = 100_000, 50  # values in a file, and their nesting
@@ -17,7 +17,7 @@ _MOST, _DEEPEST = 100_000, 50  # values in a file, and their nesting
 
 def beside_package(folder: Path) -> Path:
     """The folder in the working directory, or else the one beside the package."""
-    return folder if folder.is_dir() else PACKAGE.parent / folder
+    return folder if folder.is_dir() else PROJECT / folder
 
 
 def config_file() -> Path:
@@ -27,20 +27,20 @@ def config_file() -> Path:
         SettingsError: if there is neither.
     """
     own = Path("config") / "config.yaml"
-    for file in (own, PACKAGE.parent / own):
+    for file in (own, PROJECT / own):
         if file.is_file():
             return file
     raise SettingsError(
         f"{own}: expected this file in {Path.cwd()}, got none; write it (targets: [results/<dataset>/ipc10/acc.json] and "
-        "data_root: data are enough), or run in a clone"
+        "data_root: data are enough), or let `gvbsm init` do so"
     )
 
 
 def row_files(kind: str) -> dict[str, list[Path]]:
     """The files of `config/<kind>/` ("datasets" or "recipes") by name: the working directory's first, then the package's."""
     folders = [Path("config") / kind]
-    if folders[0].resolve() != (PACKAGE.parent / folders[0]).resolve():
-        folders.append(PACKAGE.parent / folders[0])
+    if folders[0].resolve() != (PROJECT / folders[0]).resolve():
+        folders.append(PROJECT / folders[0])
     files: dict[str, list[Path]] = {}
     for file in (file for folder in folders for file in sorted(folder.glob("*.yaml"))):
         files.setdefault(file.stem, []).append(file)

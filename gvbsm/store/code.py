@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent.parent
+IN_CLONE = (PACKAGE.parent / "workflow" / "Snakefile").is_file()
+# The folder of config/, workflow/ and the studies; setup.py puts them into a wheel.
+PROJECT = PACKAGE.parent if IN_CLONE else PACKAGE / "project"
 # The hash covers whole rooms and nothing else: a function that can change a byte belongs in one of them.
 COUNTED = ("stages", "method", "backbones", "data", "training", "pictures")
 

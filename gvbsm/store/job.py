@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from gvbsm.errors import UserError
-from gvbsm.store.code import PACKAGE
+from gvbsm.store.code import IN_CLONE, PROJECT
 from gvbsm.store.files import load_tensors, save_tensors, write_text
 from gvbsm.store.keys import canonical
 from gvbsm.store.receipts import Receipt, rebuild, verify, write_receipt
@@ -159,7 +159,9 @@ def provenance() -> Json:
 
 
 def _git_revision() -> str | None:
-    command = ["git", "-C", str(PACKAGE.parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    if not IN_CLONE:  # another repository may hold the environment
+        return None
+    command = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):

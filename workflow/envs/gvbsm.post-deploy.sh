@@ -2,4 +2,9 @@
 # Run by Snakemake in an environment that it has made from gvbsm.yaml: the package that plans is the one that runs.
 # Without --no-deps pip would bring its own builds of what conda has installed.
 set -euo pipefail
-python -m pip install --no-deps --no-build-isolation --editable "${GVBSM_SOURCE:?set by rules/common.smk}"
+source="${GVBSM_SOURCE:?set by rules/common.smk}"
+if test -d "$source"; then # a clone
+    python -m pip install --no-deps --no-build-isolation --editable "$source"
+else
+    python -m pip install --no-deps "$source"
+fi

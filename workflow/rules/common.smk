@@ -8,7 +8,7 @@ from gvbsm.config.project import job_environment, load_config
 from gvbsm.config.yaml_files import config_file
 from gvbsm.errors import UserError
 from gvbsm.pipeline.registry import read_plan
-from gvbsm.store.code import PACKAGE
+from gvbsm.store.code import PROJECT
 from gvbsm.store.plans import STORE
 from gvbsm.store.run import PICTURES
 from gvbsm.store.spec import flat_paths
@@ -17,13 +17,13 @@ from gvbsm.store.spec import flat_paths
 gc.set_threshold(200_000, 50, 50)
 
 
-if {*"{}"} & {*str(PACKAGE)}:  # which Snakemake would fill in
-    sys.stderr.write(f"gvbsm: {PACKAGE.parent}: expected a path without braces, got some; move the clone\n")
+if {*"{}"} & {*str(PROJECT)}:  # which Snakemake would fill in
+    sys.stderr.write(f"gvbsm: {PROJECT}: expected a path without braces, got some; move the clone\n")
     raise SystemExit(1)
 
 
 # Made from gvbsm.def beside it; used with `--sdm apptainer` alone. Snakemake takes no path with a blank, not even unused.
-IMAGE = str(PACKAGE.parent / "workflow" / "envs" / "gvbsm.sif")
+IMAGE = str(PROJECT / "workflow" / "envs" / "gvbsm.sif")
 IMAGE = os.path.relpath(IMAGE) if " " in IMAGE else IMAGE
 
 if " " not in IMAGE:
