@@ -209,7 +209,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
                     type=Path,
                     metavar="FILE",
                     action="append",
-                    help="draw accuracy against images per class and label bytes (.png or .svg); may be given twice",
+                    help="draw accuracy against images per class and label bytes (.png, .svg or .pdf); may be given twice",
                 ),
                 _argument(
                     "--all",

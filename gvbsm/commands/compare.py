@@ -23,7 +23,7 @@ def compare(runs: list[Path], csv: Path | None = None, pictures: list[Path] | No
     """A table of accuracies (percent, mean ± standard deviation over seeds, last epoch), and the settings that differ: those
     that matter, or with `every_setting` all.
 
-    The full table is also written to `csv` and drawn into `pictures` (.png, .svg). `margin` is the accuracy with distilled
+    The full table is also written to `csv` and drawn into `pictures` (png, svg, pdf). `margin` is the accuracy with distilled
     images minus that with random real images at the same labels, schedule and budget, in points; its deviation is that of the
     difference of two independent students.
 
@@ -81,8 +81,8 @@ def _table(published: list[Published]) -> pd.DataFrame:
 
 def _draw(table: pd.DataFrame, file: Path) -> None:
     from gvbsm.pictures.accuracy import draw_accuracies
-    from gvbsm.pictures.figures import save
+    from gvbsm.pictures.figures import FORMS, save
 
-    if file.suffix not in (".png", ".svg"):
-        raise UserError(f"--picture: expected a file that ends in .png or .svg, got {file}; rename it")
+    if file.suffix[1:] not in FORMS:
+        raise UserError(f"--picture: expected a file that ends in .png, .svg or .pdf, got {file}; rename it")
     write_bytes(file, save(draw_accuracies(table), file.suffix[1:]))

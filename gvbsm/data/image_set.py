@@ -62,6 +62,19 @@ def open_image_set(reader: Reader, shards: Sequence[str] | None, data: str | Non
     return ImageSet([images], train.labels[chosen], torch.arange(len(chosen)))
 
 
+def real_images(reader: Reader, data: str, random: RandomImages, classes: int) -> ImageSet:
+    """The random real images of the first classes alone, fewer where a class has fewer.
+
+    Raises:
+        UserError: if the files of the data set are gone or have changed.
+    """
+    train = open_split(reader, data, "train", torch.device("cpu"))
+    chosen = random_choice(train.labels, random.ipc, random.seed)
+    chosen = chosen[train.labels[chosen] < classes]
+    images = _joined(train.whole_images(chosen.split(_READ_BATCH)), len(chosen), None)
+    return ImageSet([images], train.labels[chosen], torch.arange(len(chosen)))
+
+
 def load_image_set(reader: Reader, paths: Sequence[str]) -> ImageSet:
     """The images of some shards."""
     shards = [reader.tensors(path)[0] for path in paths]

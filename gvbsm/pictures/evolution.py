@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gvbsm.pictures.figures import new_figure
+from gvbsm.pictures.figures import new_figure, short_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_LONGEST_NAME = 20  # letters of a class's name on a line
 
 
 def draw(title: str, images: np.ndarray, iterations: list[int], names: list[str], classes: int) -> Figure:
@@ -35,8 +32,7 @@ def draw(title: str, images: np.ndarray, iterations: list[int], names: list[str]
             panel.set_xticks([])
             panel.set_yticks([])
             panel.set_frame_on(False)
-        first = textwrap.shorten(name.split(",")[0], _LONGEST_NAME, placeholder="…")
-        axes[row][0].set_ylabel(first, rotation=0, ha="right", va="center", fontsize=11, parse_math=False)
+        axes[row][0].set_ylabel(short_name(name), rotation=0, ha="right", va="center", fontsize=11, parse_math=False)
     for column, iteration in enumerate(iterations):
         text = f"{'iteration ' if not column else ''}{iteration:,}"
         axes[0][column].set_title(text, fontsize=10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -16,6 +17,9 @@ CLASS_COLOURS = (
     *("#332288", "#88CCEE", "#117733", "#DDCC77", "#CC6677", "#44AA99", "#882255", "#999933", "#AA4499"),
     "#000000",
 )
+_NOT_WRITTEN = {"png": "Software", "svg": "Date", "pdf": "CreationDate"}
+FORMS = tuple(_NOT_WRITTEN)
+_LONGEST_NAME = 20  # letters
 DISTILLED, REAL = COLOURS[0], COLOURS[1]  # wherever the two are compared
 
 
@@ -27,10 +31,15 @@ def new_figure(width: float, height: float, title: str) -> Figure:
     return figure
 
 
-def save(figure: Figure, form: str) -> bytes:
-    """The figure as "png" or "svg", without what would make equal pictures differ."""
+def short_name(name: str) -> str:
+    """The first of a class's names, as much of it as fits beside a picture."""
+    return textwrap.shorten(name.split(",")[0], _LONGEST_NAME, placeholder="…")
+
+
+def save(figure: Figure, form: str, dpi: int = 120) -> bytes:
+    """The figure in one of `FORMS`, without what would make equal pictures differ."""
     buffer = io.BytesIO()
     # Neither date nor random names; text stays text.
     with matplotlib.rc_context({"svg.hashsalt": "gvbsm", "svg.fonttype": "none"}):
-        figure.savefig(buffer, format=form, dpi=120, metadata={"Date": None} if form == "svg" else {"Software": None})
+        figure.savefig(buffer, format=form, dpi=dpi, metadata={_NOT_WRITTEN[form]: None})
     return buffer.getvalue()

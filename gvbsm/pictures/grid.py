@@ -1,54 +1,85 @@
-"""A picture of an image set, one row per class."""
+"""A picture of an image set, one row per class, beside real images of the same classes."""
 
 from __future__ import annotations
 
-import io
+import math
 
-import matplotlib
 import numpy as np
-import torch
+from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from gvbsm.data.image_set import ImageSet
+from gvbsm.pictures.figures import short_name
 
-_MOST_CLASSES, _MOST_IMAGES = 20, 10
+MOST_CLASSES, MOST_IMAGES, MOST_REAL = 20, 10, 5
+DPI = 100  # at which a pixel of the figure is one of the picture
+_SMALLEST, _LARGEST = 64, 140  # sides of an image in the picture, px
+_GAP, _BETWEEN, _EDGE, _LINE = 5, 30, 8, 22  # px: between images, between blocks, around, of a line
 
 
-def draw_grid(images: ImageSet, class_names: list[str], title: str) -> bytes:
-    """PNG of an image set by class: at most 20 classes and 10 images of each, which the title then says."""
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+def draw_grid(images: ImageSet, real: ImageSet | None, class_names: list[str], title: str) -> Figure:
+    """An image set by class: at most 20 classes and 10 images of each, which a line then says; then up to 5 `real` images of
+    each, if there are any. Small images are enlarged by a whole number, so that their pixels stay squares."""
+    classes = min(len(class_names), MOST_CLASSES)
+    blocks = {"distilled": _block(images, classes, MOST_IMAGES)}
+    if real is not None:
+        blocks["real"] = _block(real, classes, MOST_REAL)
+    lines = [title]
+    shown = min(MOST_IMAGES, max(int((images.labels == label).sum()) for label in range(classes)))
+    if classes < len(class_names) or len(images.labels) > shown * len(class_names):
+        first = f"first {shown} images" if shown > 1 else "first image"
+        lines.append(f"the {first} of the first {classes} classes")
+    names = [short_name(name) for name in class_names[:classes]]
+    left = _EDGE + max(_width(name, 11) for name in names) + _EDGE
+    right = left + sum(block.shape[1] for block in blocks.values()) + _BETWEEN * (len(blocks) - 1)
+    width = max(right, _EDGE + max(_width(line, 12) for line in lines)) + _EDGE
+    top = _EDGE + _LINE * (len(lines) + 1)  # the blocks have headings
+    block_height = blocks["distilled"].shape[0]
+    height = top + block_height + _EDGE
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
 
-    classes = min(len(class_names), _MOST_CLASSES)
-    numbers = [(images.labels == label).nonzero().squeeze(1) for label in range(classes)]
-    rows = [images[index[:_MOST_IMAGES]] for index in numbers]
+    def write(text: str, x: float, y: float, size: int, align: str) -> None:
+        figure.text(x / width, 1 - y / height, text, fontsize=size, ha=align, va="center", parse_math=False)
+
+    for number, line in enumerate(lines):
+        write(line, _EDGE, _EDGE + _LINE * (number + 0.5), 12 if number == 0 else 10, "left")
+    x = left
+    for heading, block in blocks.items():
+        write(heading, x, top - _LINE / 2, 10, "left")
+        axes = figure.add_axes((x / width, _EDGE / height, block.shape[1] / width, block_height / height))
+        axes.set_axis_off()
+        axes.imshow(block, interpolation="nearest", aspect="auto")
+        x += block.shape[1] + _BETWEEN
+    step = (block_height + _GAP) / classes
+    for label, name in enumerate(names):
+        write(name, left - _EDGE, top + step * label + (step - _GAP) / 2, 11, "right")
+    return figure
+
+
+def _width(text: str, size: int) -> int:
+    """How many px a text takes."""
+    return math.ceil(Figure(dpi=DPI).text(0, 0, text, fontsize=size, parse_math=False).get_window_extent().width)
+
+
+def _block(images: ImageSet, classes: int, most: int) -> np.ndarray:
+    """The images of the classes as one picture, uint8 (height,width,3), a row of at most `most` for each; gaps are white."""
+    rows = [images[(images.labels == label).nonzero().squeeze(1)[:most]] for label in range(classes)]
     columns = max(len(row) for row in rows)
-    if classes < len(class_names) or any(len(index) > _MOST_IMAGES for index in numbers):
-        title += f"\n(the first {columns} images of the first {classes} classes)"
-    cell = min(max(images.shape[-1] / 160, 0.7), 1.4)  # inches an image takes: more for one that has more to show
-    names = 0.3 + 0.11 * max(map(len, class_names[:classes]))  # inches for the class names
-    rest = max(0.1, 0.11 * max(map(len, title.splitlines())) - cell * columns - names)  # right of the images, for the title
-    width, height = cell * columns + names + rest, cell * classes + 0.7
-    figure, axes = plt.subplots(classes, columns, figsize=(width, height), squeeze=False)
-    for label, row in enumerate(rows):
-        for column, axis in enumerate(axes[label]):
-            axis.set_xticks([])
-            axis.set_yticks([])
-            axis.set_frame_on(False)
-            if column < len(row):
-                axis.imshow(_for_display(row[column]), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        axes[label][0].set_ylabel(class_names[label], rotation=0, ha="right", va="center", fontsize=11, parse_math=False)
-    figure.suptitle(title, fontsize=12, y=1 - 0.1 / height, va="top", parse_math=False)
-    # Sides and gaps in inches, so that neither title nor labels meet the images however many rows there are.
-    figure.subplots_adjust(
-        left=names / width, right=1 - rest / width, bottom=0.1 / height, top=1 - 0.6 / height, wspace=0.08, hspace=0.08
-    )
-    buffer = io.BytesIO()
-    # The date and version that matplotlib writes by default would make equal pictures differ.
-    figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
-    plt.close(figure)
-    return buffer.getvalue()
+    tiles = [[_tile(image) for image in row] for row in rows]
+    step = next(tile.shape[0] for row in tiles for tile in row) + _GAP
+    block = np.full((classes * step - _GAP, columns * step - _GAP, 3), 255, np.uint8)
+    for i, row in enumerate(tiles):
+        for j, tile in enumerate(row):
+            block[i * step : i * step + step - _GAP, j * step : j * step + step - _GAP] = tile
+    return block
 
 
-def _for_display(image_CHW: Tensor) -> np.ndarray:
-    return (image_CHW[0] if len(image_CHW) == 1 else torch.movedim(image_CHW, 0, 2)).numpy()
+def _tile(image_CSS: Tensor) -> np.ndarray:
+    """An image of one or three channels at a size that can be seen: uint8 (S',S',3)."""
+    pixels = image_CSS.expand(3, -1, -1).movedim(0, 2).numpy()
+    size = len(pixels)
+    if size > _LARGEST:
+        return np.asarray(Image.fromarray(pixels).resize((_LARGEST, _LARGEST), Image.Resampling.LANCZOS))
+    factor = max(1, round(_SMALLEST / size))
+    return pixels.repeat(factor, 0).repeat(factor, 1)

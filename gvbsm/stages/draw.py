@@ -1,6 +1,6 @@
 """draw: one picture of a run, from artifacts.
 
-Inputs: the artifacts that the picture shows. Output: JSON with the provenance, and beside it the picture as PNG and SVG.
+Inputs: the artifacts that the picture shows. Output: JSON with the provenance, and beside it the picture as PNG, SVG and PDF.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from gvbsm.pictures.figures import save
+from gvbsm.pictures.figures import FORMS, save
 from gvbsm.pictures.names import run_title
 from gvbsm.pipeline.draw import DrawSpec
 from gvbsm.pipeline.recover import RecoverSpec
@@ -33,7 +33,7 @@ def run(job: Job[DrawSpec]) -> None:
     title = run_title(spec.dataset, spec.ipc, spec.recipe)
     # Imported here, so that a picture does not depend on the code of the others.
     figure = import_module(f"gvbsm.pictures.{spec.picture}").draw(title=title, **content)
-    for form in ("png", "svg"):
+    for form in FORMS:
         write_bytes(job.out.with_suffix(f".{form}"), save(figure, form))
     artifacts = {path: job.receipt(path)["sha256"] for path in spec.input_paths()}
     record = {"key": spec.key, "provenance": {**provenance(), "spec": spec.json_object, "artifacts": artifacts}}

@@ -2,7 +2,7 @@
 
 Inputs: the receipts of every artifact of the run, the distilled images. Output: acc.json, beside it the row as it was
 (settings.yaml), the table of accuracies (table.csv; in short also printed), the same by class (classes.csv) and a picture of
-the distilled images by class (images.png).
+the distilled images by class, beside real ones (images.png, images.pdf).
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from typing import cast
 
 import pandas as pd
 
-from gvbsm.data.image_set import load_image_set
-from gvbsm.pictures.grid import draw_grid
+from gvbsm.config.shapes import RandomImages
+from gvbsm.data.image_set import ImageSet, load_image_set, real_images
+from gvbsm.errors import UserError
+from gvbsm.pictures.figures import save
+from gvbsm.pictures.grid import DPI, MOST_CLASSES, MOST_REAL, draw_grid
 from gvbsm.pictures.names import JUDGE, KINDS, run_title
 from gvbsm.pictures.run_settings import row_text, settings_of
 from gvbsm.pictures.table import accuracy_lines
@@ -68,8 +71,9 @@ def run(job: Job[PublishSpec]) -> None:
         by_class[f"{label} {JUDGE}"] = (100 * judged["assigned"] / judged["images"]).tolist()
     table = _table(runs, spec.headline)
     _, metadata = job.tensors(inputs.data)
-    picture = draw_grid(load_image_set(job, inputs.images), metadata["class_names"], title)
-    write_bytes(job.out.with_name("images.png"), picture)
+    picture = draw_grid(load_image_set(job, inputs.images), _real_images(job, receipts), metadata["class_names"], title)
+    for form in ("png", "pdf"):
+        write_bytes(job.out.with_name(f"images.{form}"), save(picture, form, DPI))
     if spec.row is not None:
         write_text(job.out.with_name(SETTINGS), row_text(spec.row, title))
     write_text(job.out.with_name("table.csv"), table.to_csv(index=False))
@@ -77,6 +81,16 @@ def run(job: Job[PublishSpec]) -> None:
     write_text(job.out.with_name("classes.csv"), classes.to_csv(index_label="label"))
     write_text(job.out, json.dumps(accuracies, indent=1, sort_keys=True))
     sys.stdout.write("\n".join([*accuracy_lines(accuracies), str(job.out)]) + "\n")
+
+
+def _real_images(job: Job[PublishSpec], receipts: dict[str, Receipt]) -> ImageSet | None:
+    """Some of the random real images that students were trained on; None if the data set is no longer at hand."""
+    seeds = [random["seed"] for receipt in receipts.values() if (random := receipt["spec"].get("random"))]
+    random = RandomImages(ipc=MOST_REAL, seed=seeds[0] if seeds else 0)
+    try:
+        return real_images(job, job.spec.inputs.data, random, MOST_CLASSES)
+    except UserError:
+        return None
 
 
 def _by_kind(runs: dict[str, dict[str, Result]], without: str) -> dict[str, dict[str, Result]]:

@@ -18,9 +18,9 @@ ACCURACIES = "acc.json"
 REPORT = "report.html"
 SETTINGS = "settings.yaml"  # the row and the recipe as they were, which can be run again
 PICTURES_LIST = "pictures.txt"
-PUBLISHED_FILES = (ACCURACIES, SETTINGS, "table.csv", "classes.csv", "images.png")  # what publish writes
+PUBLISHED_FILES = (ACCURACIES, SETTINGS, "table.csv", "classes.csv", "images.png", "images.pdf")  # what publish writes
 RUN_FILES = (*PUBLISHED_FILES, PICTURES_LIST, REPORT)  # in results/<dataset>/<run>/; further pictures are in pictures/
-Picture = Literal["curves", "evolution", "features", "classes"]  # in pictures/, as .png and .svg, in the order of pages
+Picture = Literal["curves", "evolution", "features", "classes"]  # in pictures/, as .png, .svg and .pdf, in the order of pages
 PICTURES: tuple[Picture, ...] = get_args(Picture)
 
 

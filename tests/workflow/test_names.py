@@ -18,6 +18,7 @@ from gvbsm.config.messages import SettingsError
 from gvbsm.config.project import load_config
 from gvbsm.data.image_set import ImageSet
 from gvbsm.errors import UserError
+from gvbsm.pictures.figures import save
 from gvbsm.pictures.grid import draw_grid
 from gvbsm.pipeline.graph import plan
 from gvbsm.pipeline.registry import write_plans
@@ -146,7 +147,8 @@ def test_class_names_are_drawn_as_they_are():
     """Between dollar signs matplotlib would see formulas, and fail on most."""
     images = torch.zeros(len(CLASSES), 3, 8, 8, dtype=torch.uint8)
     image_set = ImageSet([images], torch.arange(len(CLASSES)), torch.arange(len(CLASSES)))
-    assert draw_grid(image_set, ["$x$", "$\\frac$", *CLASSES[2:]], "$\\x$").startswith(b"\x89PNG")
+    figure = draw_grid(image_set, image_set, ["$x$", "$\\frac$", *CLASSES[2:]], "$\\x$")
+    assert save(figure, "png").startswith(b"\x89PNG") and save(figure, "pdf").startswith(b"%PDF")
 
 
 def test_a_class_that_is_no_text_is_refused(workspace, capsys):

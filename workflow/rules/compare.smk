@@ -17,6 +17,7 @@ rule compare:
             caption="../report/compare_picture.rst",
         ),
         svg="results/{dataset}/compare.svg",
+        pdf="results/{dataset}/compare.pdf",
     log:
         "results/logs/compare/{dataset}.log",
     benchmark:
@@ -25,4 +26,5 @@ rule compare:
     conda:
         "../envs/gvbsm.yaml"
     shell:
-        "gvbsm compare {input.runs:q} --csv {output.table:q} --picture {output.png:q} --picture {output.svg:q} 2> {log:q}"
+        "gvbsm compare {input.runs:q} --csv {output.table:q}"
+        " --picture {output.png:q} --picture {output.svg:q} --picture {output.pdf:q} 2> {log:q}"

@@ -10,6 +10,7 @@ rule draw:
             caption="../report/picture.rst",
         ),
         svg="results/{dataset}/{run}/pictures/{picture}.svg",
+        pdf="results/{dataset}/{run}/pictures/{picture}.pdf",
         source="results/{dataset}/{run}/pictures/{picture}.json",
     log:
         "results/logs/draw/{dataset}-{run}-{picture}.log",

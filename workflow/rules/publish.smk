@@ -25,6 +25,7 @@ rule publish:
             labels={"what": "The distilled images"},
             caption="../report/images.rst",
         ),
+        printed="results/{dataset}/{run}/images.pdf",
     log:
         "results/logs/publish/{dataset}-{run}.log",
     benchmark:
