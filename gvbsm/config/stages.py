@@ -129,8 +129,9 @@ class Densification(Strict):
 class Select(Compute):
     """Which real images recover starts from."""
 
-    choose: Literal["random", "confidence", "clusters"] = Field(
-        description="Any; those with the least cross-entropy in the teachers; or those nearest to k-means' centres of features."
+    choose: Literal["random", "confidence", "medium", "hard", "clusters", "margin"] = Field(
+        description="Any; those with the least cross-entropy in the teachers, in the middle of its order, or with the most; "
+        "those nearest to k-means' centres of features; or half such ones, and the least certain one of each such cluster."
     )
     candidates: Count = Field(
         description="Random real images, of which one is chosen for each crop of an image; 1 with `random`."
