@@ -1,6 +1,7 @@
 """Settings of recover that change something over the iterations: each makes other images, and the same ones after any kill."""
 
 import importlib
+import json
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,26 @@ def test_crops_replace_the_rows_own_crop_in_recover_alone(published_run, edit_ro
     edit_row({"augment": {"pad": None}})
     job = job_of(recovered(plan("tiny", 4))[0])
     assert torch.equal(recover._views(job, batch, pixels).positions_T2S, own) and job.spec.key not in keys
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings"),
+    [("fadrm", {"residual"}), ("cda", {"crops"}), ("dwa", {"perturb"}), ("delt", {"early_late", "crops"})],
+)
+def test_recipes_with_these_settings_run_to_the_end(recipe, settings, published_run, make_up_to, make_artifact):
+    """On digits of 8 px, with one narrow teacher and few iterations."""
+    Path("config/recipes/brief.yaml").write_text(
+        f"extends: {recipe}\n"
+        "backbones: [resnet10]\n"
+        "recover: {iterations: 8, batch_size: 20, group: 2}\n"
+        "evaluate: {epochs: 2, seeds: [0]}\n"
+    )
+    planned = make_up_to("evaluate", recipe="brief")
+    assert all(getattr(artifact.spec.settings, name) for artifact in recovered(planned) for name in settings)
+    accuracies = json.loads(make_artifact(planned[-1]).read_text())
+    assert accuracies["recipe"] == "brief" and len(images_of(planned)) == 40
+    students = [student["top1"]["mean"] for student in accuracies["students"].values()]
+    assert students and all(0 <= top1 <= 100 for top1 in students)
 
 
 @pytest.mark.parametrize(
