@@ -201,8 +201,8 @@ class EarlyLate(Strict):
     """Some images of a class are optimised for fewer iterations than others."""
 
     rounds: Parts = Field(
-        description="Equal parts of the iterations, n. In each, as many of a class's images in the batch join, in their order; "
-        "an image that joins in round r = 0, 1, ... takes part in the last (n - r) / n of the iterations."
+        description="Equal parts of the iterations, n. An n-th of a class's images in a batch joins in each, in their order: "
+        "those of round r = 0, 1, ... take part in the last (n - r) / n of the iterations."
     )
 
 
