@@ -31,6 +31,8 @@ Batch = Annotated[int, Field(ge=1, le=65_536)]
 Rate = Annotated[float, Field(gt=0, le=100)]
 Weight = Annotated[float, Field(ge=0, le=1e6)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Parts = Annotated[int, Field(ge=2, le=1000)]  # of equal length
 Pixels = Annotated[int, Field(ge=0, le=1024, json_schema_extra=unit("px"))]
 
 
@@ -41,7 +43,7 @@ def _ordered(interval: list[float]) -> list[float]:
 
 
 _INTERVAL = (Field(min_length=2, max_length=2), AfterValidator(_ordered))
-Shares = Annotated[list[Annotated[float, Field(gt=0, le=1)]], *_INTERVAL]  # smallest and largest share of an area
+Shares = Annotated[list[Share], *_INTERVAL]  # smallest and largest share of an area
 Ratios = Annotated[list[Annotated[float, Field(gt=0, le=100)]], *_INTERVAL]  # smallest and largest width / height
 PerChannel = Annotated[list[float], Field(min_length=1, max_length=4)]
 Cells = Annotated[int, Field(ge=1, le=16)]  # per direction

@@ -184,6 +184,17 @@ class Row(Strict):
         return self
 
     @model_validator(mode="after")
+    def _moved_weights_are_exact(self) -> Row:
+        for place, teacher in enumerate(self.backbones if self.recover.perturb else []):
+            if teacher.recover and teacher.recover.cpu_precision != "float32":
+                precision = teacher.recover.cpu_precision
+                raise ValueError(
+                    f"backbones[{place}].recover.cpu_precision: expected float32 with recover.perturb, whose small changes of "
+                    f"weights are lost in {precision}; set it to float32, or perturb to null"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _online_labels_can_be_made(self) -> Row:
         batch_size = self.relabel.batch_size
         for student in self.evaluate.students if self.relabel.online and self.relabel.rescale_logits else []:

@@ -10,7 +10,22 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from gvbsm.config.bounds import Batch, Cells, Count, Epochs, Fraction, Pixels, Precision, Rate, Ratios, Shares, Weight, unit
+from gvbsm.config.bounds import (
+    Batch,
+    Cells,
+    Count,
+    Epochs,
+    Fraction,
+    Parts,
+    Pixels,
+    Precision,
+    Rate,
+    Ratios,
+    Share,
+    Shares,
+    Weight,
+    unit,
+)
 from gvbsm.config.sources import Seed, Strict
 
 
@@ -129,8 +144,9 @@ class Densification(Strict):
 class Select(Compute):
     """Which real images recover starts from."""
 
-    choose: Literal["random", "confidence", "clusters"] = Field(
-        description="Any; those with the least cross-entropy in the teachers; or those nearest to k-means' centres of features."
+    choose: Literal["random", "confidence", "medium", "hard", "clusters", "margin"] = Field(
+        description="Any; those with the least cross-entropy in the teachers, in the middle of its order, or with the most; "
+        "those nearest to k-means' centres of features; or half such ones, and the least certain one of each such cluster."
     )
     candidates: Count = Field(
         description="Random real images, of which one is chosen for each crop of an image; 1 with `random`."
@@ -153,6 +169,40 @@ class Keep(Strict):
     share: Annotated[float, Field(gt=0, le=1)] = Field(description="Share of each teacher's statistics that is matched.")
     by: Literal["importance", "random"] = Field(
         description="Keep those in which noise differs most from real images (in units of their batches' spread), or any."
+    )
+
+
+class Residual(Strict):
+    """Images are mixed with their start between segments of the iterations."""
+
+    segments: Parts = Field(
+        description="Equal parts of the iterations. After all but the last the start is mixed in, and Adam begins anew."
+    )
+    share: Share = Field(description="Share s of the start: x becomes (1 - s) x + s start.")
+
+
+class Crops(Strict):
+    """A random resized crop of a batch, whose least size changes over the iterations."""
+
+    first: Share = Field(description="Smallest share of the area that a crop keeps in the first iteration; the largest is 1.")
+    last: Share = Field(description="The same after the last one; a cosine leads from one to the other.")
+
+
+class Perturb(Strict):
+    """Weights of teachers that are moved for each batch."""
+
+    steps: Annotated[int, Field(ge=1, le=1000)] = Field(
+        description="Steps of gradient ascent of the cross-entropy on the batch's start, before its first iteration."
+    )
+    rho: Rate = Field(description="Sum of the steps' lengths: each is rho / steps long, over all weights of a teacher.")
+
+
+class EarlyLate(Strict):
+    """Some images of a class are optimised for fewer iterations than others."""
+
+    rounds: Parts = Field(
+        description="Equal parts of the iterations, n. An n-th of a class's images in a batch joins in each, in their order: "
+        "those of round r = 0, 1, ... take part in the last (n - r) / n of the iterations."
     )
 
 
@@ -192,6 +242,20 @@ class RecoverShard(Compute):
     encoding: Literal["jpeg", "lossless"] = Field(
         description="How images are stored. published (ImageNet): `jpeg` at quality 75; corrected: `lossless`."
     )
+    residual: Residual | None = Field(
+        default=None, description="Mix images with their start between segments of the iterations (FADRM); off: never."
+    )
+    crops: Crops | None = Field(
+        default=None,
+        description="Random resized crop of a batch, instead of `augment`'s crop, whose least size changes over the iterations "
+        "(CDA); off: `augment`'s.",
+    )
+    perturb: Perturb | None = Field(
+        default=None, description="Move the teachers' weights for each batch, before it is optimised (DWA); off: none."
+    )
+    early_late: EarlyLate | None = Field(
+        default=None, description="Images join a batch in rounds, the first of each class at once (DELT); off: all at once."
+    )
     compile: bool = Field(description="Use torch.compile for teachers and their statistics; it changes the order of sums.")
     seed: Seed = Field(description="Seed of the noise and all draws.")
 
@@ -200,6 +264,25 @@ class RecoverShard(Compute):
         for name in ("class_statistics", "keep"):
             if getattr(self, name) and not self.statistics_weight:
                 raise ValueError(f"{name}: expected off where statistics_weight is 0; set it to null, or raise the weight")
+        return self
+
+    @model_validator(mode="after")
+    def _iterations_can_be_divided(self) -> RecoverShard:
+        for name, parts in (
+            ("residual.segments", self.residual and self.residual.segments),
+            ("early_late.rounds", self.early_late and self.early_late.rounds),
+        ):
+            if parts and 0 < self.iterations < parts:
+                raise ValueError(f"{name}: expected at most iterations ({self.iterations}), got {parts}; lower it")
+        return self
+
+    @model_validator(mode="after")
+    def _moved_weights_are_exact(self) -> RecoverShard:
+        if self.perturb and self.precision != "float32":
+            raise ValueError(
+                f"precision: expected float32 with perturb, whose small changes of weights are lost in {self.precision}; "
+                "set it to float32, or perturb to null"
+            )
         return self
 
     @property
@@ -233,6 +316,20 @@ class Recover(RecoverShard):
     def _room_for_a_group(self) -> Recover:
         if self.batch_size < self.group:
             raise ValueError(f"batch_size: expected at least group ({self.group}), got {self.batch_size}; raise it")
+        return self
+
+    @model_validator(mode="after")
+    def _views_have_one_kind_of_crop(self) -> Recover:
+        if self.crops and self.views:
+            raise ValueError(f"crops: expected off with views: {self.views}, which has its own crops; set either to null")
+        return self
+
+    @model_validator(mode="after")
+    def _images_can_join_later(self) -> Recover:
+        if self.early_late and self.group == 1:
+            raise ValueError(
+                "early_late: expected off with group: 1, where a batch has one image of a class; raise group or set it to null"
+            )
         return self
 
 

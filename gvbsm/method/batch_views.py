@@ -6,6 +6,8 @@ So the positions of all iterations are drawn at once, and a view is two small ma
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -16,14 +18,30 @@ _CROP, _TOP, _LEFT, _FLIP, _DOWN, _RIGHT = range(6)  # the purposes of random nu
 _RATIO = (3 / 4, 4 / 3)  # width / height of a random resized crop
 
 
+def least_shares(first: float, last: float, count: int) -> Tensor:
+    """The least share of the area that the crop of each iteration t = 0, ..., `count` - 1 keeps: float64 (count,1),
+
+    last + (first - last) (1 + cos(pi t / count)) / 2, the curriculum of CDA (Yin and Shen 2023).
+    """
+    shares = [last + (first - last) * (1 + math.cos(math.pi * t / count)) / 2 for t in range(count)]
+    return torch.tensor(shares, dtype=torch.float64).unsqueeze(1)
+
+
 def draw_positions(
-    key: int, count: int, size: int, *, pad: int | None, resized_crop: tuple[float, float] | None, flip: bool, roll: int
+    key: int,
+    count: int,
+    size: int,
+    *,
+    pad: int | None,
+    resized_crop: tuple[float | Tensor, float] | None,
+    flip: bool,
+    roll: int,
 ) -> Tensor:
     """Positions (count,2,S), float32, in px, at which `count` views sample the rows and the columns of an image of S px.
 
     `pad` px are added around the image and S px cut out; `resized_crop`: shares of the area, of which a crop is resized
-    bilinearly, as torchvision does; `flip`: half of the views are mirrored; `roll`: rolled by 0 to `roll` px in each direction.
-    A position outside the image is padding.
+    bilinearly, as torchvision does; the smallest may be one for each view, as `least_shares` gives; `flip`: half of the views
+    are mirrored; `roll`: rolled by 0 to `roll` px in each direction. A position outside the image is padding.
     """
     pixel_S = torch.arange(size)
     rows, columns = (pixel_S.expand(count, size).double() for _ in range(2))

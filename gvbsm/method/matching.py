@@ -184,6 +184,13 @@ class StatisticsMatcher:
         self.average_N.copy_(average_N)
         return logits_BK, loss
 
+    def logits(self, x_BCHW: Tensor) -> Tensor:
+        """Logits (B,K) alone; nothing is measured, and the averages stay."""
+        with self._autocast():
+            logits_BK = self.model(x_BCHW)
+        self._inputs = []
+        return logits_BK
+
     @property
     def averages(self) -> dict[str, Moments]:
         """layer -> its EMA, of the layers measured so far."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 import time
 import warnings
@@ -18,6 +19,7 @@ from gvbsm.method.densification import densification_loss
 from gvbsm.method.draws import derive, uniform
 from gvbsm.method.matching import BatchClasses, StatisticsMatcher
 from gvbsm.method.replays import Replays
+from gvbsm.method.rounds import first_iterations
 
 PARTS = ("loss", "ce", "statistics", "densification")  # of the loss, in the order in which they are fetched
 _ORDER, _DROP = range(2)  # the purposes of random numbers; each has its own key
@@ -38,6 +40,9 @@ class RecoverySettings:
     normalise: str
     conv_drop: float  # beta
     backbone_order: str  # "round_robin" or "random"
+    segments: int = 1  # between them, `residual` of the images is their start again, and Adam restarts
+    residual: float = 0.0
+    rounds: int = 1  # in which images join
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,9 @@ class SharedViews:
     padding_1C11: Tensor
 
 
-# In iteration t, a view (B,C,S,S) of each image of its own, and their labels (B,) or class probabilities (B,K).
-OwnViews = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+# In iteration t, a view (B,C,S,S) of each image of its own, and their labels (B,) or class probabilities (B,K). Given: images,
+# their labels (B,), and t.
+OwnViews = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 
 class _Numbers(NamedTuple):
@@ -61,6 +67,14 @@ class _Numbers(NamedTuple):
     positions_2S: Tensor  # of `SharedViews`
 
 
+class _Round(NamedTuple):
+    """The images of a batch that take part in some iterations."""
+
+    members_M: Tensor | None  # their positions; None: all
+    labels_M: Tensor
+    classes: list[BatchClasses | None]  # by teacher
+
+
 class Recovery:
     """The optimisation of one batch: images x (B,C,S,S) in normalised space, labels (B,).
 
@@ -70,6 +84,9 @@ class Recovery:
 
     by Adam with a cosine step size that ends at 0, then clamps each channel to `limits`. Random numbers follow from `key` (63
     bits) and the number of the iteration alone, and are the same on every device.
+
+    After each of n `segments` but the last, x <- (1 - residual) x + residual start, and Adam begins anew (FADRM). Image b takes
+    part from round `joins[b]` of n `rounds` on (DELT). Before, it is in no view, statistic or loss, and its gradient is 0.
 
     On CUDA an iteration is recorded as one CUDA graph for each teacher after its first one, and replayed without waiting for
     the device; `passes` says which are, and why others are not.
@@ -85,6 +102,7 @@ class Recovery:
         views: SharedViews | OwnViews,
         limits: tuple[Tensor, Tensor],
         key: int,
+        joins: list[int] | None = None,
     ) -> None:
         self.x_BCHW = x_BCHW.detach().clone(memory_format=torch.channels_last).requires_grad_()
         self.labels_B = labels_B
@@ -93,7 +111,11 @@ class Recovery:
         self.iteration = 0
         self._views, self._limits = views, limits
         self._device = x_BCHW.device
-        self._classes = [matcher.classes_of(labels_B) for matcher in matchers]
+        self._start_BCHW = x_BCHW.detach()
+        self._segments = first_iterations(settings.iterations, settings.segments)[1:]
+        self._round_starts = first_iterations(settings.iterations, settings.rounds)
+        self._rounds = self._rounds_of(joins or [0] * len(x_BCHW))
+        self._round = self._rounds[0]
         self._rate = torch.tensor(settings.lr, device=self._device)
         self._adam = torch.optim.Adam(
             [self.x_BCHW],
@@ -116,6 +138,7 @@ class Recovery:
         if self._recorder:
             losses = self._recorder.run(until)
         else:
+            self._begin()
             teacher, dropped, numbers = self._numbers()
             losses = self._iterate(teacher, _Numbers(*numbers), dropped).tolist()
             self.iteration += 1
@@ -159,6 +182,31 @@ class Recovery:
             matcher.average_N.copy_(average_N)
             matcher.started = [bool(one) for one in started]
 
+    def _rounds_of(self, joins: list[int]) -> list[_Round]:
+        """Who takes part in each round; one object for rounds of the same images."""
+        rounds: dict[int, _Round] = {}
+        counts = [sum(joined <= number for joined in joins) for number in range(self.settings.rounds)]
+        for number, count in enumerate(counts):
+            if count in rounds:
+                continue
+            members_M = None
+            if count < len(joins):
+                members_M = torch.tensor([at for at, joined in enumerate(joins) if joined <= number], device=self._device)
+            labels_M = self.labels_B if members_M is None else self.labels_B[members_M]
+            rounds[count] = _Round(members_M, labels_M, [matcher.classes_of(labels_M) for matcher in self.matchers])
+        return [rounds[count] for count in counts]
+
+    def _begin(self) -> None:
+        """What comes before the next iteration, if it is the first of a round or a segment."""
+        at = self.iteration
+        self._round = self._rounds[bisect.bisect_right(self._round_starts, at) - 1]
+        if at in self._segments:
+            share = self.settings.residual
+            with torch.no_grad():
+                self.x_BCHW.mul_(1 - share).add_(self._start_BCHW, alpha=share)
+            for value in self._adam.state[self.x_BCHW].values():  # in place: recordings know these tensors
+                value.zero_()
+
     def _numbers(self) -> tuple[int, frozenset[str], _Numbers]:
         """The teacher of this iteration, its dropped layers, and numbers; the matcher's layers have then advanced."""
         at = self.iteration
@@ -178,7 +226,7 @@ class Recovery:
         matcher = self.matchers[teacher]
         layers = len(matcher.layers)
         momenta_L, active_L = numbers.momenta_L[:layers], numbers.active_L[:layers]
-        parts = self._loss(matcher, numbers.positions_2S, momenta_L, active_L, self._classes[teacher], dropped)
+        parts = self._loss(matcher, numbers.positions_2S, momenta_L, active_L, self._round.classes[teacher], dropped)
         (gradient_BCHW,) = torch.autograd.grad(parts[0], self.x_BCHW)
         self.x_BCHW.grad = gradient_BCHW.contiguous(memory_format=torch.channels_last)  # as x, for the fused step
         self._rate.copy_(numbers.rate)
@@ -196,18 +244,19 @@ class Recovery:
         classes: BatchClasses | None,
         dropped: frozenset[str],
     ) -> list[Tensor]:
-        settings = self.settings
+        settings, (members_M, labels_M, _) = self.settings, self._round
+        x_MCHW = self.x_BCHW if members_M is None else self.x_BCHW.index_select(0, members_M)
         if isinstance(self._views, SharedViews):
-            view_BCHW, view_labels = view(self.x_BCHW, positions_2S, self._views.padding_1C11), self.labels_B
+            view_BCHW, view_labels = view(x_MCHW, positions_2S, self._views.padding_1C11), labels_M
         else:
-            view_BCHW, view_labels = self._views(self.x_BCHW, self.iteration)
+            view_BCHW, view_labels = self._views(x_MCHW, labels_M, self.iteration)
         x_BCHW = view_BCHW.contiguous(memory_format=torch.channels_last)
         logits_BK, statistics = matcher.passes(x_BCHW, momenta_L, active_L, classes, dropped)
         ce = F.cross_entropy(logits_BK.float(), view_labels)
         loss = ce + settings.statistics_weight * statistics
         densification = torch.zeros_like(ce)
         if settings.densification_weight:
-            densification = densification_loss(view_BCHW, self.labels_B, settings.tau, settings.normalise)
+            densification = densification_loss(view_BCHW, labels_M, settings.tau, settings.normalise)
             loss = loss + settings.densification_weight * densification
         return [loss, ce, statistics, densification]
 
@@ -216,7 +265,8 @@ class _Recorder:
     """Runs the iterations of a recovery on CUDA, those of each teacher as a graph from the second one on.
 
     The numbers of many iterations lie in one table on the device, of which an iteration takes the row that a counter on the
-    device names, and the losses in another. Neither needs the host until it fetches them.
+    device names, and the losses in another. Neither needs the host until it fetches them. Graphs are of one round: in the next
+    one, more images take part.
     """
 
     def __init__(self, recovery: Recovery) -> None:
@@ -232,6 +282,7 @@ class _Recorder:
         self._steps: dict[int, Callable[[], None]] = {}  # teacher -> its replayed iteration
         self._failed: dict[int, str] = {}  # teacher -> why it is not recorded
         self._has_run: set[int] = set()
+        self._round = recovery._round
         self._pace = 2 * len(matchers)
         reason = None if shared else "every image has a view of its own"
         if recovery.settings.densification_weight:
@@ -269,6 +320,10 @@ class _Recorder:
         return losses
 
     def _advance(self, teacher: int, dropped: frozenset[str]) -> None:
+        self._recovery._begin()
+        if self._recovery._round is not self._round:
+            self._round, self._replays = self._recovery._round, Replays(self._recovery._device)
+            self._steps, self._has_run = {}, set()
         if teacher in self._has_run and teacher not in self._failed and teacher not in self._steps:
             try:
                 self._steps[teacher] = self._replays.record(lambda: self._iterate(teacher))

@@ -34,6 +34,22 @@ def cross_entropy(logits_TNK: Tensor, label: int) -> Tensor:
     return -torch.log_softmax(logits_TNK, dim=2)[:, :, label].mean(0)
 
 
+def entropy(logits_TNK: Tensor) -> Tensor:
+    """Entropy (N,) of the mean over T teachers of the predicted probabilities."""
+    probability_NK = torch.softmax(logits_TNK, dim=2).mean(0)
+    return torch.special.entr(probability_NK).sum(1)
+
+
+def by_loss(loss_N: Tensor, choose: str) -> Tensor:
+    """The images in the order in which they are chosen, (N,) int64, by their cross-entropy: "confidence": the least first;
+    "hard": the most; "medium": those in the middle of the order, then outwards, of two equally near the surer one."""
+    order_N = loss_N.argsort(descending=choose == "hard", stable=True)
+    if choose != "medium":
+        return order_N
+    rank_N = torch.arange(len(order_N))
+    return order_N[(2 * rank_N - (len(order_N) - 1)).abs().argsort(stable=True)]
+
+
 def joined_features(features: list[Tensor]) -> Tensor:
     """The concatenated features (N, sum F) of T teachers, each teacher's (N,F) scaled to a mean squared norm of 1."""
     return torch.cat([part / part.square().sum(1).mean().sqrt().clamp_min(1e-12) for part in features], dim=1)
@@ -46,4 +62,17 @@ def nearest(features_NF: Tensor, centres_kF: Tensor) -> Tensor:
     for distances_N in distances_kN:
         chosen.append(int(distances_N.argmin()))
         distances_kN[:, chosen[-1]] = torch.inf
+    return torch.tensor(chosen)
+
+
+def nearest_and_unsure(features_NF: Tensor, centres_kF: Tensor, entropy_N: Tensor, count: int) -> Tensor:
+    """The nearest image of each of k centres, then `count` - k <= k others, one of each of the first clusters: that with the
+    greatest entropy (of all images, where a cluster has no other). (count,) int64. After BPS (CVPR 2026)."""
+    chosen = nearest(features_NF, centres_kF).tolist()
+    cluster_N = torch.cdist(features_NF, centres_kF).argmin(1)
+    for cluster in range(count - len(chosen)):
+        free_N = torch.ones(len(entropy_N), dtype=torch.bool)
+        free_N[chosen] = False
+        inside_N = free_N & (cluster_N == cluster)
+        chosen.append(int(entropy_N.masked_fill(~(inside_N if inside_N.any() else free_N), -torch.inf).argmax()))
     return torch.tensor(chosen)

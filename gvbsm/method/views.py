@@ -99,10 +99,11 @@ def digest(views: Views) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def draw_crops(count: int, size: int, scale: tuple[float, float], ratio: tuple[float, float], key: int) -> Tensor:
+def draw_crops(count: int, size: int, scale: tuple[float | Tensor, float], ratio: tuple[float, float], key: int) -> Tensor:
     """Random resized crops (count,4): top, left, height, width in px, distributed as torchvision's.
 
-    Ten tries per crop of an area share uniform in `scale` and a log-uniform `ratio`; if none fits, the whole image.
+    Ten tries per crop of an area share uniform in `scale` and a log-uniform `ratio`; if none fits, the whole image. The least
+    share may be one for each crop: float64 (count,1).
     """
     tries = 10
     area = size**2 * (scale[0] + (scale[1] - scale[0]) * uniform(derive(key, _AREA), count * tries).view(count, tries))

@@ -10,6 +10,7 @@ from gvbsm.config.bounds import Precision
 from gvbsm.config.row import Row
 from gvbsm.config.shapes import Batch, PixelForm
 from gvbsm.config.stages import Augment, RecoverShard, ViewsOfImages
+from gvbsm.method.rounds import image_steps
 from gvbsm.pipeline.scale import Scale
 from gvbsm.pipeline.shards import row_shards, shown_classes
 from gvbsm.pipeline.stage import Artifact, Stage, builders_of, count_images, part, paths_of, pixel_form, planned
@@ -102,8 +103,14 @@ def _snapshots(row: Row, batches: list[Batch]) -> Snapshots | None:
     return Snapshots(iterations=sorted({int(share * iterations) for share in shares}), labels=labels)
 
 
+def count_steps(batches: list[Batch], settings: RecoverShard) -> int:
+    """The iterations of all images in batches, summed."""
+    rounds = settings.early_late.rounds if settings.early_late else 1
+    return sum(image_steps([end - first for _, first, end in batch], settings.iterations, rounds) for batch in batches)
+
+
 def _images(spec: RecoverSpec, _scale: Scale) -> int:
-    return count_images(spec.batches) * spec.settings.iterations
+    return count_steps(spec.batches, spec.settings)
 
 
 def _bytes(spec: RecoverSpec, _scale: Scale) -> int:

@@ -18,14 +18,16 @@ from gvbsm.config.stages import RecoverShard
 from gvbsm.data.epoch_views import epoch_views
 from gvbsm.data.pixels import Pixels, jpeg_round_trip
 from gvbsm.errors import UserError
-from gvbsm.method.batch_views import draw_positions
+from gvbsm.method.ascent import perturbed
+from gvbsm.method.batch_views import draw_positions, least_shares
 from gvbsm.method.layers import most_important
 from gvbsm.method.matching import NO_MATCHING, Matching, StatisticsMatcher
 from gvbsm.method.measuring import kernels_for
 from gvbsm.method.moments import Moments
 from gvbsm.method.recovery import OwnViews, Recovery, RecoverySettings, SharedViews
+from gvbsm.method.rounds import join_rounds
 from gvbsm.method.views import mixed_hard_labels, render
-from gvbsm.pipeline.recover import RecoverSpec
+from gvbsm.pipeline.recover import RecoverSpec, count_steps
 from gvbsm.runtime.checkpoints import Checkpoint, to_device
 from gvbsm.runtime.compiler import set_up_compiler
 from gvbsm.runtime.devices import job_device
@@ -44,8 +46,9 @@ def run(job: Job[RecoverSpec]) -> None:
     settings, batches = job.spec.settings, job.spec.batches
     device = job_device(job, settings.threads, exact=True)
     pixels = Pixels(job.spec.pixels, device)
-    if settings.compile:  # one graph per teacher and batch size
-        sizes = {sum(end - first for _, first, end in batch) for batch in batches}
+    if settings.compile:  # one graph per teacher and number of images
+        joins = [_joins(batch, settings) for batch in batches]
+        sizes = {sum(joined <= number for joined in of_batch) for of_batch in joins for number in range(_rounds(settings))}
         set_up_compiler(job.store.parent / ".compiled", len(job.spec.inputs.teachers) * len(sizes))
     checkpoint = Checkpoint.of(job)
     state = to_device(checkpoint.load(), device)
@@ -57,19 +60,21 @@ def run(job: Job[RecoverSpec]) -> None:
         matchers = [stack.enter_context(matcher) for matcher in _matchers(job, device)]
         for batch in batches[len(state["images"]) :]:
             recovery = _start(job, batch, matchers, pixels, device)
+            moved = _perturbed(recovery, settings)  # from the start, also after a resume
             if state["recovery"] is not None:
                 recovery.restore(state["recovery"])
                 progress.done += recovery.iteration
             snapshot_positions = _first_images(batch, snapshot_labels)
-            while recovery.iteration < settings.iterations:
-                if snapshot_positions and recovery.iteration in snapshot_iterations:
-                    x_MCHW = recovery.x_BCHW.detach()[snapshot_positions]
-                    state["snapshots"].append(pixels.to_bytes(x_MCHW, settings.quantise))
-                following = [number for number in snapshot_iterations if number > recovery.iteration]
-                before = recovery.iteration
-                state["last"] = recovery.run(min([*following, settings.iterations]))
-                checkpoint.tick(lambda: state | {"recovery": recovery.state()})  # noqa: B023 (called at once)
-                progress.step(recovery.iteration - before, **state["last"])
+            with moved:
+                while recovery.iteration < settings.iterations:
+                    if snapshot_positions and recovery.iteration in snapshot_iterations:
+                        x_MCHW = recovery.x_BCHW.detach()[snapshot_positions]
+                        state["snapshots"].append(pixels.to_bytes(x_MCHW, settings.quantise))
+                    following = [number for number in snapshot_iterations if number > recovery.iteration]
+                    before = recovery.iteration
+                    state["last"] = recovery.run(min([*following, settings.iterations]))
+                    checkpoint.tick(lambda: state | {"recovery": recovery.state()})  # noqa: B023 (called at once)
+                    progress.step(recovery.iteration - before, **state["last"])
             if not torch.isfinite(recovery.x_BCHW).all():
                 raise UserError(f"recover: expected finite images, got a loss of {state['last']['loss']}; lower recover.lr")
             stored = pixels.to_bytes(recovery.x_BCHW.detach(), settings.quantise)
@@ -81,7 +86,7 @@ def run(job: Job[RecoverSpec]) -> None:
             recovery.close()
     tensors = {"images": torch.cat([images.cpu() for images in state["images"]])}
     tensors["labels"], tensors["numbers"] = (torch.cat(parts) for parts in zip(*map(_members, batches), strict=True))
-    job.images = len(tensors["labels"]) * settings.iterations
+    job.images = count_steps(batches, settings)
     summary = {"images": len(tensors["labels"]), "last_iteration": state["last"]}
     summary["passes"] = {teacher: "; ".join(hows) for teacher, hows in state["passes"].items()}
     if state["snapshots"]:
@@ -95,6 +100,26 @@ def _members(batch: list[list[int]]) -> tuple[Tensor, Tensor]:
     labels = [torch.full((end - first,), label) for label, first, end in batch]
     numbers = [torch.arange(first, end) for _, first, end in batch]
     return torch.cat(labels), torch.cat(numbers)
+
+
+def _rounds(settings: RecoverShard) -> int:
+    """In how many rounds images join a batch."""
+    return settings.early_late.rounds if settings.early_late else 1
+
+
+def _joins(batch: list[list[int]], settings: RecoverShard) -> list[int]:
+    """The round in which every image of a batch joins it."""
+    return [joined for _, first, end in batch for joined in join_rounds(end - first, _rounds(settings))]
+
+
+def _perturbed(recovery: Recovery, settings: RecoverShard) -> contextlib.ExitStack:
+    """Until it is closed, teachers have weights that are moved for the start of a batch, if the settings say so."""
+    moved = contextlib.ExitStack()
+    if perturb := settings.perturb:
+        x_BCHW = recovery.x_BCHW.detach()
+        for matcher in recovery.matchers:
+            moved.enter_context(perturbed(matcher.model, matcher.logits, x_BCHW, recovery.labels_B, perturb.steps, perturb.rho))
+    return moved
 
 
 def _first_images(batch: list[list[int]], labels: list[int]) -> list[int]:
@@ -195,7 +220,7 @@ def _start(
     else:
         generator = torch.Generator().manual_seed(derive_seed(settings.seed, "noise", batch))
         x_BCHW = torch.randn(len(labels_B), len(pixel_form.mean), size, size, generator=generator).to(device)
-    density = settings.densification
+    density, residual = settings.densification, settings.residual
     return Recovery(
         x_BCHW,
         labels_B.to(device),
@@ -210,33 +235,41 @@ def _start(
             densification_weight=density.weight,
             tau=density.tau,
             normalise=density.normalise,
+            segments=residual.segments if residual else 1,
+            residual=residual.share if residual else 0.0,
+            rounds=_rounds(settings),
         ),
-        views=_views(job, batch, labels_B.to(device), pixels),
+        views=_views(job, batch, pixels),
         limits=pixels.limits(),
         key=derive_seed(settings.seed, "iterations", batch),
+        joins=_joins(batch, settings),
     )
 
 
-def _views(job: Job[RecoverSpec], batch: list[list[int]], labels_B: Tensor, pixels: Pixels) -> SharedViews | OwnViews:
+def _views(job: Job[RecoverSpec], batch: list[list[int]], pixels: Pixels) -> SharedViews | OwnViews:
     """The views of a batch in each iteration: as published one crop, flip and roll for all images, or those of student
     training."""
     settings, augment, view_settings = job.spec.settings, job.spec.augment, job.spec.views
     size = job.spec.pixels.image_size
     if not view_settings:
-        crop = augment.resized_crop
+        crop: tuple[float | Tensor, float] | None = None
+        if settings.crops:
+            crop = least_shares(settings.crops.first, settings.crops.last, settings.iterations), 1.0
+        elif augment.resized_crop:
+            crop = augment.resized_crop[0], augment.resized_crop[1]
         positions_T2S = draw_positions(
             derive_seed(settings.seed, "views", batch),
             settings.iterations,
             size,
-            pad=augment.pad,
-            resized_crop=(crop[0], crop[1]) if crop else None,
+            pad=None if settings.crops else augment.pad,
+            resized_crop=crop,
             flip=augment.flip,
             roll=settings.roll,
         )
         return SharedViews(positions_T2S, pixels.limits()[0])  # black, the least value
     classes = job.tensors(job.spec.inputs.teachers[0])[1]["network"]["classes"]
 
-    def render_views(x_BCHW: Tensor, iteration: int) -> tuple[Tensor, Tensor]:
+    def render_views(x_BCHW: Tensor, labels_B: Tensor, iteration: int) -> tuple[Tensor, Tensor]:
         number = derive_seed(settings.seed, "views", batch, iteration) % 2**31  # of an epoch of views
         views = epoch_views(view_settings, number, len(x_BCHW), size)
         positions_B = views.image_V.argsort()  # the view of image 0, 1, ...

@@ -7,6 +7,8 @@ by its index.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +16,16 @@ from gvbsm.config.stages import Select
 from gvbsm.data.image_set import check_images_per_class
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import Split, open_split
-from gvbsm.method.selection import cross_entropy, enlarge, joined_features, nearest, pack, shrink
+from gvbsm.method.selection import (
+    by_loss,
+    cross_entropy,
+    enlarge,
+    entropy,
+    joined_features,
+    nearest_and_unsure,
+    pack,
+    shrink,
+)
 from gvbsm.method.views import crop_and_resize, draw_crops
 from gvbsm.pipeline.select import SelectSpec
 from gvbsm.runtime.checkpoints import Checkpoint, State
@@ -26,6 +37,15 @@ from gvbsm.training.networks import features_of, load_teacher
 
 _AT_ONCE = 100  # real images
 _RATIO = (3 / 4, 4 / 3)  # width / height of crops, the same as of views
+
+
+class _Crops(NamedTuple):
+    """One crop of each of N real images."""
+
+    small_NCss: Tensor  # uint8
+    loss_N: Tensor  # cross-entropy
+    entropy_N: Tensor
+    features: list[Tensor]  # (N,F) of each teacher
 
 
 @torch.inference_mode()
@@ -75,39 +95,41 @@ def _choose(
     settings: Select,
 ) -> tuple[Tensor, Tensor]:
     """`count` small crops (uint8) of a class, and the indices of their training images."""
-    parts: list[tuple[Tensor, Tensor, list[Tensor]]] = []
+    parts: list[_Crops] = []
     batches = candidates.split(_AT_ONCE)
     for number, images_BCHW in enumerate(train.whole_images(batches)):
         seed = derive_seed(settings.seed, "crops", label, int(candidates[0]), number)
         parts.append(_best_crops(images_BCHW, seed, label, teachers, pixels, settings))
-    small, loss_N = torch.cat([crops for crops, _, _ in parts]), torch.cat([losses for _, losses, _ in parts])
-    if settings.choose == "confidence":
-        chosen = loss_N.argsort(stable=True)[:count]
-    elif settings.choose == "clusters":
-        by_teacher = zip(*(features for _, _, features in parts), strict=True)
-        features_NF = joined_features([torch.cat(features) for features in by_teacher])
-        chosen = nearest(features_NF, _centres(features_NF, count, settings))
-    else:
+    small_NCss = torch.cat([part.small_NCss for part in parts])
+    if settings.choose == "random":
         chosen = torch.arange(count)
-    return small[chosen], candidates[chosen]
+    elif settings.choose in ("clusters", "margin"):
+        by_teacher = zip(*(part.features for part in parts), strict=True)
+        features_NF = joined_features([torch.cat(features) for features in by_teacher])
+        centres_kF = _centres(features_NF, count if settings.choose == "clusters" else -(-count // 2), settings)
+        chosen = nearest_and_unsure(features_NF, centres_kF, torch.cat([part.entropy_N for part in parts]), count)
+    else:
+        chosen = by_loss(torch.cat([part.loss_N for part in parts]), settings.choose)[:count]
+    return small_NCss[chosen], candidates[chosen]
 
 
 def _best_crops(
     images_NCHW: Tensor, seed: int, label: int, teachers: list[nn.Module], pixels: Pixels, settings: Select
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """The crop of every image with the lowest cross-entropy: uint8 (N,C,s,s), its cross-entropy (N,), and each teacher's
-    features of it (N,F)."""
+) -> _Crops:
+    """The crop of every image with the lowest cross-entropy."""
     count, size, crops = len(images_NCHW), images_NCHW.shape[-1], settings.crops
     whole = images_NCHW.repeat_interleave(crops, 0).float()
     drawn = draw_crops(len(whole), size, (settings.scale[0], settings.scale[1]), _RATIO, seed)
     small = shrink(crop_and_resize(whole, drawn, torch.zeros(len(whole), dtype=torch.bool)), settings.cells)
     if not teachers:
-        return small, torch.zeros(count), []
+        return _Crops(small, torch.zeros(count), torch.zeros(count), [])
     x_BCHW = pixels.from_levels(enlarge(small, size).to(pixels.device)).contiguous(memory_format=torch.channels_last)
     outputs = [features_of(teacher, x_BCHW, settings.precision) for teacher in teachers]
-    loss_NR = cross_entropy(torch.stack([logits_BK for logits_BK, _ in outputs]), label).view(count, crops).cpu()
+    logits_TBK = torch.stack([logits_BK for logits_BK, _ in outputs])
+    loss_NR = cross_entropy(logits_TBK, label).view(count, crops).cpu()
     best = torch.arange(count) * crops + loss_NR.argmin(1)
-    return small[best], loss_NR.amin(1), [features_BF.cpu()[best] for _, features_BF in outputs]
+    features = [features_BF.cpu()[best] for _, features_BF in outputs]
+    return _Crops(small[best], loss_NR.amin(1), entropy(logits_TBK).cpu()[best], features)
 
 
 def _centres(features_NF: Tensor, count: int, settings: Select) -> Tensor:

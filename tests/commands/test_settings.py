@@ -27,7 +27,7 @@ def test_a_section(capsys):
         "momentum  number  0 to 1              Weight alpha of the average so far.",
         "start     choice  zero, first         Start of the average: zero, or the first batch's own statistic.",
     ]
-    assert output(capsys, "settings", "recover").count("setting ") == 4, "with those inside it"
+    assert output(capsys, "settings", "recover").count("setting ") == 8, "with those inside it"
 
 
 def test_all_sections_are_as_wide_as_the_terminal(monkeypatch, capsys):

@@ -1,10 +1,12 @@
 """The augmentation of recover: one crop, flip and roll for a batch, against torch's own operations."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
 
-from gvbsm.method.batch_views import draw_positions, view
+from gvbsm.method.batch_views import draw_positions, least_shares, view
 from gvbsm.method.views import crop_and_resize
 
 BLACK = torch.tensor([-2.0, -1.0, -3.0]).view(1, 3, 1, 1)
@@ -71,6 +73,25 @@ def test_resized_crops_are_those_of_the_views_of_students(size):
         expected = crop_and_resize(x, crop, torch.zeros(3, dtype=torch.bool))
         torch.testing.assert_close(view(x, positions, BLACK), expected, atol=1e-4, rtol=1e-4)
     assert len(sides) > 10
+
+
+@pytest.mark.parametrize(("first", "last"), [(1.0, 0.08), (0.08, 0.08), (0.2, 0.9)])
+def test_the_smallest_crop_goes_by_a_cosine_from_one_size_to_another(first, last):
+    shares = least_shares(first, last, 400)
+    for t in (0, 1, 100, 399):
+        assert shares[t].item() == pytest.approx(last + (first - last) * (1 + math.cos(math.pi * t / 400)) / 2)
+    sides = []
+    for positions in drawn(400, 64, resized_crop=(shares, 1.0)):
+        sides.append([64 * float((axis[1:] - axis[:-1]).max()) for axis in positions])
+    kept = torch.tensor(sides).prod(1) / 64**2
+    assert (kept >= shares.squeeze(1) - 0.03).all() and (kept <= 1.001).all()  # sides are whole pixels
+    early, late = (float((kept[part] - shares[part, 0]).mean() / (1 - shares[part, 0]).mean().clamp_min(0.01)) for part in
+                   (slice(150, 250), slice(300, 400)))  # fmt: skip
+    assert 0.3 < early < 0.7 and 0.3 < late < 0.7, "uniform between the smallest and 1"
+
+
+def test_constant_smallest_shares_draw_the_crops_of_one_setting():
+    assert torch.equal(drawn(50, 32, resized_crop=(least_shares(0.3, 0.3, 50), 1.0)), drawn(50, 32, resized_crop=(0.3, 1.0)))
 
 
 def test_the_gradient_is_the_transpose_and_the_layout_is_kept():

@@ -1,5 +1,6 @@
 """The optimisation of a batch: against the method written out plainly, resumed, and as it is recorded for a GPU."""
 
+import copy
 import math
 
 import pytest
@@ -36,12 +37,12 @@ def targets_of(model: nn.Module) -> dict:
     return plain.measure(model, torch.randn(8, 2, 8, 8, generator=torch.Generator().manual_seed(9)), 4)
 
 
-def started(matching: Matching, key: int = 5, **changes) -> Recovery:
+def started(matching: Matching, key: int = 5, joins: list[int] | None = None, **changes) -> Recovery:
     models = [network(seed) for seed in range(2)]
     x_BCHW = torch.randn(4, 2, 8, 8, generator=torch.Generator().manual_seed(1))
     views = SharedViews(POSITIONS, LIMITS[0])
     matchers = [StatisticsMatcher(model, targets_of(model), matching) for model in models]
-    return Recovery(x_BCHW, LABELS, matchers, settings(**changes), views=views, limits=LIMITS, key=key)
+    return Recovery(x_BCHW, LABELS, matchers, settings(**changes), views=views, limits=LIMITS, key=key, joins=joins)
 
 
 def finished(recovered: Recovery) -> torch.Tensor:
@@ -85,6 +86,77 @@ def test_resumed_after_any_iteration_the_images_are_the_same_to_the_bit(start, d
     assert not torch.equal(finished(started(matching, key=6, **changes)), expected)
 
 
+# FADRM's segments and DELT's rounds, of lengths that do not divide the 12 iterations too; images that join in any order.
+CHANGES = {
+    "segments": {"segments": 3, "residual": 0.5},
+    "uneven segments": {"segments": 5, "residual": 0.3},
+    "rounds": {"rounds": 3, "joins": [0, 1, 0, 2]},
+    "uneven rounds": {"rounds": 5, "joins": [0, 2, 2, 0]},
+    "both": {"segments": 4, "residual": 1.0, "rounds": 3, "joins": [1, 0, 2, 0]},
+}
+MATCHING = Matching(4, 0.8, 10.0, "first", "update")
+
+
+def plainly(segments: int = 1, residual: float = 0.0, rounds: int = 1, joins: tuple[int, ...] = (0, 0, 0, 0)) -> torch.Tensor:
+    """Only images that have joined are in a batch; the others wait with a gradient of 0."""
+    hooks = [plain.Hooks(model, targets_of(model), 4, 0.8, 10.0) for model in map(network, range(2))]
+    start = torch.randn(4, 2, 8, 8, generator=torch.Generator().manual_seed(1))
+    x, mean, square, steps = start, torch.zeros_like(start), torch.zeros_like(start), 0
+    for t in range(12):
+        if t and t * segments // 12 > (t - 1) * segments // 12:
+            x, mean, square, steps = (1 - residual) * x + residual * start, 0 * mean, 0 * square, 0
+        there = [b for b, joined in enumerate(joins) if joined <= t * rounds // 12]
+        part = x[there].requires_grad_()
+        logits, statistics = hooks[t % 2](view(part, POSITIONS[t], LIMITS[0]))
+        (of_part,) = torch.autograd.grad(F.cross_entropy(logits, LABELS[there]) + 0.3 * statistics, part)
+        gradient, steps = torch.zeros_like(x), steps + 1
+        gradient[there] = of_part
+        mean, square = 0.5 * mean + 0.5 * gradient, 0.9 * square + 0.1 * gradient.square()
+        step = 0.05 * (1 + math.cos(math.pi * t / 12)) * (mean / (1 - 0.5**steps)) / ((square / (1 - 0.9**steps)).sqrt() + 1e-8)
+        x = (x - step).clamp(-1.5, 1.5).detach()
+    return x
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_segments_and_rounds_are_those_written_out_plainly(change):
+    got = finished(started(MATCHING, **CHANGES[change]))
+    torch.testing.assert_close(got, plainly(**CHANGES[change]), rtol=1e-3, atol=1e-3)
+    assert (got - plainly()).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_resumed_between_any_two_iterations_segments_and_rounds_are_the_same_to_the_bit(change):
+    first = started(MATCHING, **CHANGES[change])
+    expected = finished(started(MATCHING, **CHANGES[change]))
+    while first.iteration < 11:
+        first.run(12)
+        second = started(MATCHING, **CHANGES[change])
+        second.restore(copy.deepcopy(first.state()))
+        assert torch.equal(finished(second), expected), first.iteration
+
+
+@pytest.mark.parametrize("most", [3, 512])
+@pytest.mark.parametrize("change", CHANGES)
+def test_recorded_segments_and_rounds_give_the_same_images(change, most, monkeypatch):
+    monkeypatch.setattr(recovery, "Replays", Frozen)
+    monkeypatch.setattr(recovery, "_MOST", most)
+    got = started(MATCHING, **CHANGES[change])
+    got._recorder = recovery._Recorder(got)
+    torch.testing.assert_close(finished(got), plainly(**CHANGES[change]), rtol=1e-3, atol=1e-3)
+    assert all(how.startswith("not compiled, ") for how in got.passes)
+
+
+def test_an_image_that_waits_stays_as_it_is():
+    recovered = started(MATCHING, rounds=4, joins=[0, 3, 0, 3])
+    before = recovered.x_BCHW.detach().clamp(*LIMITS)
+    while recovered.iteration < 9:
+        recovered.run(9)
+    moved = (recovered.x_BCHW.detach() - before).flatten(1).abs().amax(1) > 0
+    assert moved.tolist() == [True, False, True, False]
+    finished(recovered)
+    assert ((recovered.x_BCHW.detach() - before).flatten(1).abs().amax(1) > 0).all()
+
+
 class Unrecorded:
     """Stands for `Replays` where there is no GPU: a step is run instead of replayed."""
 
@@ -99,6 +171,20 @@ class Unrecorded:
     def record(self, step):
         Unrecorded.recorded += 1
         return step
+
+
+class Frozen(Unrecorded):
+    """Like it, but a replay is of the images that took part when it was recorded, as that of a graph is."""
+
+    def record(self, step):
+        recovered = step.__closure__[0].cell_contents._recovery
+        recorded_round = recovered._round
+
+        def replay():
+            assert recovered._round is recorded_round
+            step()
+
+        return replay
 
 
 @pytest.mark.parametrize("most", [3, 512])
@@ -148,13 +234,16 @@ def test_what_cannot_be_recorded_runs_and_says_why(monkeypatch):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: a recording is replayed")
-def test_recorded_on_a_gpu_the_images_are_those_of_the_cpu():
-    matching = Matching(4, 0.8, 10.0, "first", "update")
-    expected, device = started(matching, conv_drop=0.5), torch.device("cuda")
-    matchers = [StatisticsMatcher(network(seed).to(device), targets_of(network(seed)), matching) for seed in range(2)]
+@pytest.mark.parametrize("change", [None, *CHANGES])
+def test_recorded_on_a_gpu_the_images_are_those_of_the_cpu(change):
+    changes = {"conv_drop": 0.5} | CHANGES.get(change, {})
+    expected, device = started(MATCHING, **changes), torch.device("cuda")
+    matchers = [StatisticsMatcher(network(seed).to(device), targets_of(network(seed)), MATCHING) for seed in range(2)]
     x_BCHW = torch.randn(4, 2, 8, 8, generator=torch.Generator().manual_seed(1)).to(device)
     limits = LIMITS[0].to(device), LIMITS[1].to(device)
-    views = SharedViews(POSITIONS, limits[0])
-    got = Recovery(x_BCHW, LABELS.to(device), matchers, settings(conv_drop=0.5), views=views, limits=limits, key=5)
+    views, joins = SharedViews(POSITIONS, limits[0]), changes.pop("joins", None)
+    labels_B = LABELS.to(device)
+    got = Recovery(x_BCHW, labels_B, matchers, settings(**changes), views=views, limits=limits, key=5, joins=joins)
     torch.testing.assert_close(finished(got).cpu(), finished(expected), rtol=1e-3, atol=1e-3)
-    assert got.passes == ["not compiled, recorded"] * 2
+    if "rounds" not in changes:  # those of four iterations are too short
+        assert got.passes == ["not compiled, recorded"] * 2

@@ -18,7 +18,7 @@ def recovered() -> list[Artifact]:
     return [artifact for artifact in plan("tiny", 4) if artifact.stage == "recover"]
 
 
-def augmentation(artifact: Artifact, labels_B: torch.Tensor):
+def augmentation(artifact: Artifact):
     job = Job(
         spec=artifact.spec,
         out=STORE / artifact.path,
@@ -28,18 +28,18 @@ def augmentation(artifact: Artifact, labels_B: torch.Tensor):
         checkpoint_seconds=0.0,
     )
     pixels = Pixels(artifact.spec.pixels, torch.device("cpu"))
-    return _views(job, [[0, 0, 10]], labels_B, pixels), pixels
+    return _views(job, [[0, 0, 10]], pixels), pixels
 
 
 @pytest.mark.parametrize("mix", ["cutmix", "mixup", "none"])
 def test_a_view_is_of_its_image_and_labelled_by_what_is_in_it(mix, published_run, edit_row):
     edit_row({"recover": {"views": "relabel"}, "relabel": {"mix": mix}})
     labels_B = torch.arange(10)
-    augment, pixels = augmentation(recovered()[0], labels_B)
+    augment, pixels = augmentation(recovered()[0])
     levels_B = 20.0 * labels_B.flip(0)  # a grey of its own for every image
     x_BCHW = pixels.from_levels(levels_B.view(-1, 1, 1, 1).expand(-1, 1, 8, 8)).requires_grad_()
     for number in range(5):
-        view_BCHW, shown_BK = augment(x_BCHW, number)
+        view_BCHW, shown_BK = augment(x_BCHW, labels_B, number)
         seen_BCHW = pixels.unit(view_BCHW) * 255
         assert torch.allclose(shown_BK.sum(1), torch.ones(10))
         if mix == "mixup":
@@ -54,9 +54,9 @@ def test_a_view_is_of_its_image_and_labelled_by_what_is_in_it(mix, published_run
 
 def test_the_same_views_in_the_same_iteration_and_others_in_another(published_run, edit_row):
     edit_row({"recover": {"views": "relabel"}})
-    augment, _ = augmentation(recovered()[0], torch.arange(10))
+    augment, _ = augmentation(recovered()[0])
     x_BCHW = torch.randn(10, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    views = [augment(x_BCHW, number)[0] for number in (0, 0, 1)]
+    views = [augment(x_BCHW, torch.arange(10), number)[0] for number in (0, 0, 1)]
     assert torch.equal(views[0], views[1]) and not torch.equal(views[0], views[2])
 
 

@@ -133,8 +133,10 @@ def run_in_pieces(artifact, kind: str, monkeypatch) -> int:
 
 
 @pytest.mark.nightly("compile")
-def test_compiled_and_resumed_ends_in_the_same_bytes(published_run, edit_row, make_artifact, monkeypatch):
-    edit_row({"recover": {"compile": True}})
+@pytest.mark.parametrize("early_late", [None, {"rounds": 2}])
+def test_compiled_and_resumed_ends_in_the_same_bytes(early_late, published_run, edit_row, make_artifact, monkeypatch):
+    """One graph for each number of images that take part."""
+    edit_row({"recover": {"compile": True, "early_late": early_late}})
     artifact = next(artifact for artifact in plan("tiny", 4) if artifact.stage == "recover")
     expected = file_hash(make_artifact(artifact))
     if set(read_receipt(STORE / artifact.path)["summary"]["passes"].values()) != {"compiled"}:

@@ -58,7 +58,7 @@ def test_cells_hold_shrunk_images_row_by_row(published_run, edit_row, make_up_to
         assert torch.equal(image, torch.cat([torch.cat(list(small[row : row + 2]), 2) for row in (0, 2)], 1))
 
 
-@pytest.mark.parametrize("choose", ["confidence", "clusters"])
+@pytest.mark.parametrize("choose", ["confidence", "medium", "hard", "clusters", "margin"])
 def test_teachers_choose_among_the_candidates_of_a_place(choose, published_run, edit_row, make_up_to):
     edit_row({"select": RANDOM | {"choose": choose, "candidates": 6}})
     planned = make_up_to("select")
@@ -78,29 +78,30 @@ def test_teachers_choose_among_the_candidates_of_a_place(choose, published_run, 
     assert {sources[0] for _, sources in chosen.values()} != first_candidates
 
 
-def test_confidence_prefers_what_the_teachers_know(published_run, edit_row, make_up_to):
-    """The teachers' cross-entropy of chosen images is below that of random ones, and rises within a group."""
+@pytest.mark.parametrize("choose", ["confidence", "medium", "hard"])
+def test_images_are_chosen_by_the_teachers_cross_entropy_and_numbered_in_that_order(
+    choose, published_run, edit_row, make_up_to
+):
     from gvbsm.data.pixels import Pixels
     from gvbsm.training.networks import load_teacher, logits_of
 
-    edit_row({"select": RANDOM | {"candidates": 6, "choose": "confidence"}})
+    edit_row({"select": RANDOM | {"candidates": 6, "choose": choose}})
     planned = make_up_to("select")
     artifact = next(artifact for artifact in planned if artifact.stage == "select")
     teachers = [
         load_teacher(*load_tensors(STORE / path), torch.device("cpu"), "float32") for path in artifact.spec.inputs.teachers
     ]
     pixels = Pixels(artifact.spec.pixels, torch.device("cpu"))
-
-    def loss(images, labels):
-        logits_TNK = logits_of(teachers, pixels.from_bytes(images), "float32")
-        return torch.stack([F.cross_entropy(logits_NK, labels, reduction="none") for logits_NK in logits_TNK]).mean(0)
-
-    tensors, _ = load_tensors(STORE / artifact.path)
-    chosen = loss(tensors["images"], tensors["labels"])
     images, labels = training_set(planned)
-    assert chosen.mean() < loss(images[:200], labels[:200]).mean()
-    of_first = chosen[(tensors["labels"] == tensors["labels"][0]) & (tensors["numbers"] < 2)]
-    assert of_first[0] <= of_first[1]
+    chosen = selected([artifact])
+    for label, first, end in (group for batch in artifact.spec.batches for group in batch):
+        candidates = select._candidates(labels, label, first, end, artifact.spec.settings)
+        logits_TNK = logits_of(teachers, pixels.from_bytes(images[candidates]), "float32")
+        losses = [F.cross_entropy(logits_NK, labels[candidates], reduction="none") for logits_NK in logits_TNK]
+        ranked = candidates[torch.stack(losses).mean(0).argsort()].tolist()
+        assert len(ranked) == 12 and end - first == 2
+        expected = {"confidence": ranked[:2], "medium": ranked[5:7], "hard": ranked[:-3:-1]}[choose]
+        assert [chosen[label, number][1][0] for number in range(first, end)] == expected
 
 
 def test_recover_starts_from_selected_images_which_stay_without_iterations(published_run, edit_row, make_up_to):
