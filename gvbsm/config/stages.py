@@ -6,6 +6,7 @@ choice between the published and the corrected behaviour, and its description na
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -50,7 +51,16 @@ class Optimised(Compute):
     lr: Rate = Field(description="Step size at the start.")
     momentum: Fraction | None = Field(default=None, description="Momentum of `sgd`; off with `adamw`.")
     weight_decay: Weight = Field(description="Weight decay.")
-    schedule: Literal["constant", "cosine"] = Field(description="Step size over the epochs: constant, or a cosine to 0.")
+    schedule: Literal["constant", "cosine", "step"] = Field(
+        description="Step size over the epochs: constant, a cosine to 0, or constant but for `milestones`."
+    )
+    milestones: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1, max_length=20)] | None = Field(
+        default=None,
+        description="Shares of `epochs` after which `step` multiplies the step size by `gamma` (EDC's script: .8, .9, .95).",
+    )
+    gamma: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None, description="Factor of `step` at each of the milestones (EDC's script: .5)."
+    )
 
     @model_validator(mode="after")
     def _momentum_belongs_to_sgd(self) -> Optimised:
@@ -59,6 +69,16 @@ class Optimised(Compute):
                 f"momentum: expected exactly when optimizer is sgd, got {self.momentum} with {self.optimizer}; "
                 f"set it to {'a number (0: none)' if self.momentum is None else 'null'}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _milestones_belong_to_step(self) -> Optimised:
+        for name, value in (("milestones", self.milestones), ("gamma", self.gamma)):
+            if (self.schedule == "step") != (value is not None):
+                remedy = f"{'give' if value is None else 'remove'} {name}"
+                raise ValueError(f"{name}: expected exactly with schedule: step, got {value} with {self.schedule}; {remedy}")
+        if self.milestones and any(b <= a for a, b in pairwise(self.milestones)):
+            raise ValueError(f"milestones: expected each above the one before, got {self.milestones}; put them in order")
         return self
 
 
@@ -322,21 +342,21 @@ class HardTraining(Optimised):
     )
     test_every: Epochs = Field(description="Epochs between tests; the last epoch is always tested.")
 
+    @model_validator(mode="after")
+    def _stretch_belongs_to_cosine(self) -> HardTraining:
+        if self.stretch and self.schedule != "cosine":
+            raise ValueError(f"stretch: expected only with schedule: cosine, got schedule: {self.schedule}; set it to null")
+        return self
+
 
 class Training(HardTraining):
     """Training of one student on soft labels."""
 
-    loss: Literal["mse", "kl", "dist"] = Field(description="Loss against soft labels.")
+    loss: Literal["mse", "kl", "dist", "gift"] = Field(description="Loss against soft labels.")
     temperature: Annotated[float, Field(gt=0, le=1000)] | None = Field(
         default=None, description="Temperature of `kl`; off with other losses."
     )
     hard_weight: Weight = Field(description="Weight gamma of the cross-entropy against hard labels.")
-
-    @model_validator(mode="after")
-    def _stretch_belongs_to_cosine(self) -> Training:
-        if self.stretch and self.schedule != "cosine":
-            raise ValueError(f"stretch: expected only with schedule: cosine, got schedule: {self.schedule}; remove it")
-        return self
 
     @model_validator(mode="after")
     def _temperature_belongs_to_kl(self) -> Training:

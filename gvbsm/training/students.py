@@ -15,7 +15,7 @@ from gvbsm.data.image_set import open_image_set
 from gvbsm.data.labels import Epoch, Labels, load_labels, views_alone
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import open_split
-from gvbsm.method.losses import hard_loss, soft_loss
+from gvbsm.method.losses import REST, hard_loss, soft_loss
 from gvbsm.method.soft_labels import mean_logits, teachers_see_mixed
 from gvbsm.method.transfer import send
 from gvbsm.method.views import Images, grouped, mixed_hard_labels, render
@@ -98,7 +98,7 @@ class Students:
         hard = hard_loss(logits_VK, part.hard_VK)
         if part.soft_VK is None or not isinstance(settings, Training):
             return hard
-        soft = soft_loss(logits_VK, part.soft_VK, settings.loss, settings.temperature)
+        soft = soft_loss(logits_VK, part.soft_VK, settings.loss, settings.temperature, part.hard_VK)
         return soft + settings.hard_weight * hard
 
 
@@ -137,9 +137,7 @@ class _Parts:
         if self.teachers:
             soft_parts = self._teacher_labels(epoch, rank_parts, counts, x_PCHW)
         elif epoch.coded is not None:
-            # For the logits that were not stored, the squared error needs their mean, probabilities need their mass.
-            rest = "mean" if settings.loss == "mse" else "mass"
-            soft_parts = send(epoch.logits(positions, classes, rest), x_PCHW.device).split(counts)
+            soft_parts = send(epoch.logits(positions, classes, REST[settings.loss]), x_PCHW.device).split(counts)
         return map(Part, x_parts, hard_VK.split(counts), soft_parts)
 
     def _view(self, epoch: Epoch, positions: Tensor, mixed: bool = True) -> Tensor:
