@@ -186,12 +186,13 @@ class Row(Strict):
     @model_validator(mode="after")
     def _online_labels_can_be_made(self) -> Row:
         batch_size = self.relabel.batch_size
-        for student in self.evaluate.students if self.relabel.online and self.relabel.rescale_logits else []:
-            # The rescaling takes means of norms over a batch.
+        # Both take means over the views of a batch.
+        over_batches = [name for name in ("rescale_logits", "batchnorm") if getattr(self.relabel, name)]
+        for student in self.evaluate.students if self.relabel.online and over_batches else []:
             if student.evaluate.accumulate > 1 or student.evaluate.batch_size not in (None, batch_size):
                 raise ValueError(
-                    f"relabel.online: with rescale_logits, expected students in whole batches of {batch_size}, as relabel has, "
-                    f"got others for {student.label!r}; set its batch_size to null and accumulate to 1"
+                    f"relabel.online: with {over_batches[0]}, expected students in whole batches of {batch_size}, "
+                    f"as relabel has, got others for {student.label!r}; set its batch_size to null and accumulate to 1"
                 )
         if self.relabel.online and self.distilled and self.distilled.labels:
             raise ValueError("relabel.online: expected false with distilled.labels, got true; remove one of them")

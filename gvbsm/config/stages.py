@@ -301,12 +301,36 @@ class TeachersLabels(Compute):
         description="With `mix: mixup`, teachers label a view before or after mixing. published: `unmixed`; corrected: `mixed`."
     )
     rescale_logits: bool = Field(description="Scale every teacher's logits to the mean norm.")
+    batchnorm: Literal["batch"] | None = Field(
+        default=None,
+        description="Teachers' BatchNorm has the moments of the views that are labelled together (SRe2L++), or (off) its own.",
+    )
+    batchnorm_part: Annotated[int, Field(ge=2, le=65_536)] | None = Field(
+        default=None,
+        description="Views of a batch of which `batchnorm` takes moments (SRe2L++: 8 of 16); off: the whole batch.",
+        json_schema_extra=unit("views"),
+    )
+
+    @model_validator(mode="after")
+    def _parts_belong_to_batchnorm(self) -> TeachersLabels:
+        if self.batchnorm_part and not self.batchnorm:
+            raise ValueError(
+                f"batchnorm_part: expected only with batchnorm: batch, got {self.batchnorm_part}; remove it, or set batchnorm"
+            )
+        return self
 
 
 class RelabelShard(ViewsOfImages, TeachersLabels):
     """Views and their stored soft labels."""
 
     coding: Coding = Field(description="How logits are stored.")
+
+    @model_validator(mode="after")
+    def _a_batch_has_moments(self) -> RelabelShard:
+        least = self.batchnorm_part or 2
+        if self.batchnorm and self.batch_size < least:
+            raise ValueError(f"batch_size: expected at least {least} for batchnorm, got {self.batch_size}; raise it")
+        return self
 
 
 class Relabel(RelabelShard):

@@ -17,13 +17,14 @@ from torch.nn import functional as F
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import open_split
 from gvbsm.method.transfer import send
+from gvbsm.method.views import split_batches
 from gvbsm.pipeline.squeeze import GivenTeacherSpec, SqueezeSpec
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import job_device
 from gvbsm.runtime.distributed import ranks
 from gvbsm.store.job import Job
 from gvbsm.store.keys import derive_seed
-from gvbsm.training.fit import EpochRow, Recipe, fit, split_batches
+from gvbsm.training.fit import EpochRow, Recipe, fit
 from gvbsm.training.networks import accuracy, build
 from gvbsm.training.precision import autocast
 

@@ -168,17 +168,6 @@ class MovingAverage:
         self._module.load_state_dict(state["module"])
 
 
-def split_batches(indices: Tensor, size: int) -> list[Tensor]:
-    """`indices` in batches of `size`; the last batch may be smaller, but a single image joins the batch before.
-
-    BatchNorm cannot train on one value per channel.
-    """
-    batches = list(indices.split(size))
-    if len(batches) > 1 and len(batches[-1]) == 1:
-        batches[-2:] = [torch.cat(batches[-2:])]
-    return batches
-
-
 def fit(
     model: nn.Module,
     recipe: Recipe,

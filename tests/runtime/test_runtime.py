@@ -16,6 +16,7 @@ from torch import nn
 from gvbsm.config.load import load_row
 from gvbsm.config.stages import HardTraining
 from gvbsm.errors import Interrupted, UserError
+from gvbsm.method.views import split_batches
 from gvbsm.pipeline.stage import part as part_of
 from gvbsm.runtime import checkpoints, devices
 from gvbsm.runtime.checkpoints import Checkpoint
@@ -24,7 +25,7 @@ from gvbsm.runtime.progress import Progress
 from gvbsm.store.files import save_tensors
 from gvbsm.store.job import Job
 from gvbsm.store.spec import Spec
-from gvbsm.training.fit import Recipe, fit, learning_rate, make_optimizer, split_batches
+from gvbsm.training.fit import Recipe, fit, learning_rate, make_optimizer
 from gvbsm.training.precision import autocast
 
 RECIPE = Recipe(epochs=3, optimizer="sgd", lr=0.1, momentum=0.9, weight_decay=0.01, schedule="cosine", seed=0)
