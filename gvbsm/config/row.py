@@ -69,6 +69,23 @@ class Backbone(Network):
             network_names.check_weights(self.name, self.weights)
         return self
 
+    def kept(self) -> list[Backbone]:
+        """The teachers of this entry: one, or one for each of `squeeze.keep_epochs`."""
+        if not self.squeeze.keep_epochs:
+            return [self]
+        if self.weights:  # it is not trained
+            return [self._after(None, self.label)]
+        return [self._after(epoch, f"{self.label}_e{epoch}") for epoch in self.squeeze.keep_epochs]
+
+    def after_its_last_epoch(self) -> Backbone:
+        """This network without `squeeze.keep_epochs`, which is for teachers."""
+        return self._after(self.squeeze.keep_epoch, self.label)
+
+    def _after(self, epoch: int | None, label: str) -> Backbone:
+        last = None if epoch == self.squeeze.epochs else epoch  # so that it is the teacher of a row without these settings
+        squeeze = self.squeeze.model_copy(update={"keep_epochs": None, "keep_epoch": last})
+        return self.model_copy(update={"label": label, "squeeze": squeeze})
+
     def is_same_as(self, other: Backbone | None) -> bool:
         """Whether the two are one network with the same weights, whatever they are called."""
         decisive = {"name", "options", "weights"} | (set() if self.weights else {"squeeze"})
@@ -200,14 +217,21 @@ class Row(Strict):
 
     @model_validator(mode="after")
     def _labels_differ(self) -> Row:
-        for section, entries in (("backbones", self.backbones), ("evaluate.students", self.evaluate.students)):
+        teachers = [teacher for entry in self.backbones for teacher in entry.kept()]
+        for section, entries in (("backbones", teachers), ("evaluate.students", self.evaluate.students)):
             labels = [entry.label for entry in entries]
             twice = sorted({label for label in labels if labels.count(label) > 1})
             if twice:
                 raise ValueError(f"{section}: {twice[0]!r} appears twice; give one of them another label")
-        for place, teacher in enumerate(self.backbones if self.judge else []):
-            if teacher.is_same_as(self.judge):
+        judge = self.judge and self.judge.after_its_last_epoch()
+        for place, teacher in [(place, teacher) for place, entry in enumerate(self.backbones) for teacher in entry.kept()]:
+            if judge and teacher.is_same_as(judge):
                 raise ValueError(f"judge: expected a network that is no teacher, got that of backbones[{place}]; name another")
-            if self.judge and teacher.label == self.judge.label:
+            if judge and teacher.label == judge.label:
                 raise ValueError(f"judge: {teacher.label!r} is the label of backbones[{place}]; give the judge another label")
         return self
+
+    def with_kept_epochs(self) -> Row:
+        """This row, each of its `squeeze.keep_epochs` a backbone of its own."""
+        backbones = [teacher for entry in self.backbones for teacher in entry.kept()]
+        return self.model_copy(update={"backbones": backbones, "judge": self.judge and self.judge.after_its_last_epoch()})

@@ -90,13 +90,28 @@ class Squeeze(Optimised):
         default=None,
         description="Keep the weights after this epoch; off: after the last. published: 1 of 5, 40 of 50; corrected: off.",
     )
+    keep_epochs: Annotated[list[Epochs], Field(min_length=1, max_length=20)] | None = Field(
+        default=None,
+        description="Epochs of one training, each of which gives a teacher of its own, `<label>_e<epoch>`; off: one teacher.",
+    )
     batch_size: Batch = Field(description="Images per batch.", json_schema_extra=unit("images"))
     seed: Seed = Field(description="Seed of the weights and the order of images.")
 
+    @property
+    def trained_epochs(self) -> int:
+        """Epochs after which the weights are kept."""
+        return self.keep_epoch or self.epochs
+
     @model_validator(mode="after")
-    def _keep_epoch_is_trained(self) -> Squeeze:
-        if self.keep_epoch and self.keep_epoch > self.epochs:
-            raise ValueError(f"keep_epoch: expected at most epochs ({self.epochs}), got {self.keep_epoch}; lower it")
+    def _kept_epochs_are_trained(self) -> Squeeze:
+        kept = self.keep_epochs or []
+        if self.keep_epoch and kept:
+            raise ValueError(f"keep_epochs: expected off with keep_epoch ({self.keep_epoch}), got {kept}; set either to null")
+        if any(b <= a for a, b in pairwise(kept)):
+            raise ValueError(f"keep_epochs: expected each above the one before, got {kept}; put them in order")
+        for name, last in (("keep_epoch", self.keep_epoch), ("keep_epochs", kept[-1] if kept else None)):
+            if last and last > self.epochs:
+                raise ValueError(f"{name}: expected at most epochs ({self.epochs}), got {last}; lower it")
         return self
 
 

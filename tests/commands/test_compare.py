@@ -259,7 +259,7 @@ def test_rows_of_one_protocol_stand_together(published_run, capsys):
         output.count("warning: ") == 1 and "differ in protocol (budget), students convnet, wrn16_2: compare margins" in output
     )
     assert cli.main(["report", str(RUN / "acc.json"), "--out", "page.html"]) == 0
-    assert f"protocol {table['protocol'][0]}</th>" in Path("page.html").read_text()
+    assert f"<p>Protocol: convnet {table['protocol'][0]}; wrn16_2 {table['protocol'][1]}. " in Path("page.html").read_text()
 
 
 def test_mistakes(workspace, capsys):
