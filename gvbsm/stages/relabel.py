@@ -18,8 +18,9 @@ from gvbsm.data.pixels import Pixels
 from gvbsm.data.rand_augment import RandAugment
 from gvbsm.errors import UserError
 from gvbsm.method.coding import Coded, Coding, encode
+from gvbsm.method.parts import parts_measured, split_batches
 from gvbsm.method.soft_labels import mean_logits, teachers_see_mixed
-from gvbsm.method.views import digest, grouped, mixed_hard_labels, parts_measured, render, split_batches
+from gvbsm.method.views import digest, grouped, mixed_hard_labels, render
 from gvbsm.pipeline.relabel import RelabelSpec
 from gvbsm.runtime.checkpoints import Checkpoint, State
 from gvbsm.runtime.devices import job_device

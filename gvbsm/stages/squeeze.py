@@ -21,8 +21,8 @@ from torch.nn import functional as F
 
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import open_split
+from gvbsm.method.parts import split_batches
 from gvbsm.method.transfer import send
-from gvbsm.method.views import split_batches
 from gvbsm.pipeline.registry import planned_beside
 from gvbsm.pipeline.squeeze import GivenTeacherSpec, SqueezeSpec
 from gvbsm.runtime.checkpoints import Checkpoint

@@ -16,9 +16,10 @@ from gvbsm.data.labels import Epoch, Labels, load_labels, views_alone
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import open_split
 from gvbsm.method.losses import REST, hard_loss, soft_loss
+from gvbsm.method.parts import parts_measured, split_batches
 from gvbsm.method.soft_labels import mean_logits, teachers_see_mixed
 from gvbsm.method.transfer import send
-from gvbsm.method.views import Images, grouped, mixed_hard_labels, parts_measured, render, split_batches
+from gvbsm.method.views import Images, grouped, mixed_hard_labels, render
 from gvbsm.pipeline.evaluate import StudentSpec
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.distributed import ranks

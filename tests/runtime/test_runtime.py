@@ -16,7 +16,7 @@ from torch import nn
 from gvbsm.config.load import load_row
 from gvbsm.config.stages import HardTraining
 from gvbsm.errors import Interrupted, UserError
-from gvbsm.method.views import split_batches
+from gvbsm.method.parts import split_batches
 from gvbsm.pipeline.stage import part as part_of
 from gvbsm.runtime import checkpoints, devices
 from gvbsm.runtime.checkpoints import Checkpoint

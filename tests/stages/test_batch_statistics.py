@@ -14,7 +14,8 @@ from gvbsm.data.labels import load_labels
 from gvbsm.data.pixels import Pixels
 from gvbsm.errors import Interrupted
 from gvbsm.method import memory
-from gvbsm.method.views import parts_measured, render, split_batches
+from gvbsm.method.parts import parts_measured, split_batches
+from gvbsm.method.views import render
 from gvbsm.pipeline.graph import plan
 from gvbsm.runtime import checkpoints
 from gvbsm.stages import relabel
