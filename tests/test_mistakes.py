@@ -146,7 +146,7 @@ ROW_MISTAKES = {
         r"recover\.conv_drop: expected less than or equal to 1, got 1\.4",
     ),
     "unknown choice": ({"recover": {"quantise": "floor"}}, r"recover\.quantise: expected 'truncate' or 'round', got 'floor'"),
-    "unknown loss": ({"evaluate": {"loss": "l1"}}, r"evaluate\.loss: expected 'mse', 'kl' or 'dist', got 'l1'"),
+    "unknown loss": ({"evaluate": {"loss": "l1"}}, r"evaluate\.loss: expected 'mse', 'kl', 'dist' or 'gift', got 'l1'"),
     "kl without temperature": ({"evaluate": {"loss": "kl"}}, r"evaluate: temperature: expected exactly when loss is kl"),
     "sgd without momentum": (
         {"evaluate": {"optimizer": "sgd", "momentum": None}},
@@ -201,6 +201,30 @@ ROW_MISTAKES = {
     "kept epoch beyond the last": (
         {"squeeze": {"keep_epoch": 9}},
         r"squeeze: keep_epoch: expected at most epochs \(2\), got 9",
+    ),
+    "steps without milestones": (
+        {"squeeze": {"schedule": "step", "gamma": 0.5}},
+        r"squeeze: milestones: expected exactly with schedule: step, got None with step; give milestones",
+    ),
+    "steps without a factor": (
+        {"evaluate": {"schedule": "step", "milestones": [0.5]}},
+        r"evaluate: gamma: expected exactly with schedule: step, got None with step; give gamma",
+    ),
+    "milestones of a cosine": (
+        {"evaluate": {"milestones": [0.5], "gamma": 0.5}},
+        r"evaluate: milestones: expected exactly with schedule: step, got \[0\.5\] with cosine; remove milestones",
+    ),
+    "milestones in disorder": (
+        {"squeeze": {"schedule": "step", "milestones": [0.9, 0.8], "gamma": 0.5}},
+        r"squeeze: milestones: expected each above the one before, got \[0\.9, 0\.8\]; put them in order",
+    ),
+    "milestones as epochs": (
+        {"squeeze": {"schedule": "step", "milestones": [800], "gamma": 0.5}},
+        r"squeeze\.milestones\[0\]: expected less than 1, got 800",
+    ),
+    "a stretched step": (
+        {"evaluate": {"schedule": "step", "milestones": [0.5], "gamma": 0.5, "stretch": 2.0}},
+        r"evaluate: stretch: expected only with schedule: cosine, got schedule: step; set it to null",
     ),
     "unknown source": (
         {"source": {"kind": "cifar11"}},

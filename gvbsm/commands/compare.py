@@ -10,18 +10,19 @@ from gvbsm.commands.differences import differences
 from gvbsm.errors import UserError
 from gvbsm.format import readable_spread
 from gvbsm.pictures.names import KINDS
+from gvbsm.pictures.protocols import Protocol, parts_that_differ, protocol
 from gvbsm.store.files import write_bytes, write_text
 from gvbsm.store.run import Published, margin, read_published
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_SHOWN = ("run", "student", "weights", *KINDS, "margin", "label_bytes", "hours")
+_SHOWN = ("run", "protocol", "student", "weights", *KINDS, "margin", "label_bytes", "hours")
 
 
 def compare(runs: list[Path], csv: Path | None = None, pictures: list[Path] | None = None, every_setting: bool = False) -> str:
-    """A table of accuracies (percent, mean ± standard deviation over seeds, last epoch), and the settings that differ: those
-    that matter, or with `every_setting` all.
+    """A table of accuracies (percent, mean ± standard deviation over seeds, last epoch), grouped by protocol; a warning if
+    protocols differ; and the settings that differ: those that matter, or with `every_setting` all.
 
     The full table is also written to `csv` and drawn into `pictures` (png, svg, pdf). `margin` is the accuracy with distilled
     images minus that with random real images at the same labels, schedule and budget, in points; its deviation is that of the
@@ -47,14 +48,32 @@ def compare(runs: list[Path], csv: Path | None = None, pictures: list[Path] | No
         shown[kind] = ["" if pd.isna(mean) else readable_spread(mean, std, sign) for mean, std in spreads]
     columns = [column for column in _SHOWN if column in shown]
     text = shown[columns].to_string(index=False, na_rep="", float_format="{:.2f}".format)
-    return f"{text}\n{differences(published, every_setting)}"
+    return f"{text}\n{_warning(published)}{differences(published, every_setting)}"
+
+
+def _warning(published: list[Published]) -> str:
+    """A line for each data set and student whose runs have several protocols, the same lines once; else nothing."""
+    protocols: dict[tuple[str, str], list[Protocol]] = {}
+    for run in published:
+        for student in run.accuracies["students"]:
+            if found := protocol(run, student):
+                protocols.setdefault((run.accuracies["dataset"], student), []).append(found)
+    differing: dict[tuple[str, str], list[str]] = {}
+    for (dataset, student), several in protocols.items():
+        if parts := parts_that_differ(several):
+            differing.setdefault((dataset, ", ".join(parts)), []).append(student)
+    return "".join(
+        f"warning: {dataset}: runs differ in protocol ({parts}), students {', '.join(students)}: "
+        "compare margins over random real images, not accuracies\n"
+        for (dataset, parts), students in differing.items()
+    )
 
 
 def _table(published: list[Published]) -> pd.DataFrame:
-    """One row per run and student; a baseline that was not trained is empty."""
+    """One row per run and student, those of one protocol together; a baseline that was not trained is empty."""
     import pandas as pd  # here, because the import takes half a second
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for run in published:
         by_kind, accuracies = run.by_kind, run.accuracies
         for student, result in by_kind["distilled"].items():
@@ -64,6 +83,7 @@ def _table(published: list[Published]) -> pd.DataFrame:
                 "student": student,
             }
             ema = result.get("ema")
+            row["protocol"] = str(protocol(run, student) or "")
             row |= {"weights": f"EMA {ema:g}" if ema else "last", "seeds": len(result["top1"]["runs"])}
             for kind in [kind for kind in KINDS if kind in by_kind]:
                 top1 = by_kind[kind][student]["top1"]
@@ -73,9 +93,11 @@ def _table(published: list[Published]) -> pd.DataFrame:
                 row |= {"margin": over.mean, "margin_std": math.nan if over.std is None else over.std}
             seconds = sum(stage["seconds"] for stage in accuracies["cost"].values())
             rows.append(row | {"label_bytes": accuracies["soft_labels"]["bytes"], "hours": round(seconds / 3600, 3)})
+    met = list(dict.fromkeys(row["protocol"] for row in rows))
+    rows.sort(key=lambda of_student: met.index(of_student["protocol"]))
     table = pd.DataFrame(rows)
     order = [name for kind in KINDS for name in (kind, f"{kind}_std") if name in table]
-    before = ["run", "dataset", "ipc", "recipe", "student", "weights", "seeds"]
+    before = ["run", "dataset", "ipc", "recipe", "protocol", "student", "weights", "seeds"]
     return table[[*before, *order, *(["margin", "margin_std"] if "margin" in table else []), "label_bytes", "hours"]]
 
 

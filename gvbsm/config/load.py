@@ -47,7 +47,7 @@ def check_row(merged: Json, origin: dict[Place, Source]) -> Row:
         shared = {key: value for key, value in evaluate.items() if key not in not_per_student}
         raw["evaluate"] = evaluate | {"students": _expand(evaluate.get("students"), "evaluate", shared)}
     try:
-        return Row.model_validate(raw)
+        return Row.model_validate(raw).with_kept_epochs()
     except ValidationError as error:
         raise SettingsError(one_line(error, Row, origin)) from None
 

@@ -69,6 +69,23 @@ class Backbone(Network):
             network_names.check_weights(self.name, self.weights)
         return self
 
+    def kept(self) -> list[Backbone]:
+        """The teachers of this entry: one, or one for each of `squeeze.keep_epochs`."""
+        if not self.squeeze.keep_epochs:
+            return [self]
+        if self.weights:  # it is not trained
+            return [self._after(None, self.label)]
+        return [self._after(epoch, f"{self.label}_e{epoch}") for epoch in self.squeeze.keep_epochs]
+
+    def after_its_last_epoch(self) -> Backbone:
+        """This network without `squeeze.keep_epochs`, which is for teachers."""
+        return self._after(self.squeeze.keep_epoch, self.label)
+
+    def _after(self, epoch: int | None, label: str) -> Backbone:
+        last = None if epoch == self.squeeze.epochs else epoch  # so that it is the teacher of a row without these settings
+        squeeze = self.squeeze.model_copy(update={"keep_epochs": None, "keep_epoch": last})
+        return self.model_copy(update={"label": label, "squeeze": squeeze})
+
     def is_same_as(self, other: Backbone | None) -> bool:
         """Whether the two are one network with the same weights, whatever they are called."""
         decisive = {"name", "options", "weights"} | (set() if self.weights else {"squeeze"})
@@ -197,12 +214,13 @@ class Row(Strict):
     @model_validator(mode="after")
     def _online_labels_can_be_made(self) -> Row:
         batch_size = self.relabel.batch_size
-        for student in self.evaluate.students if self.relabel.online and self.relabel.rescale_logits else []:
-            # The rescaling takes means of norms over a batch.
+        # Both take means over the views of a batch.
+        over_batches = [name for name in ("rescale_logits", "batchnorm") if getattr(self.relabel, name)]
+        for student in self.evaluate.students if self.relabel.online and over_batches else []:
             if student.evaluate.accumulate > 1 or student.evaluate.batch_size not in (None, batch_size):
                 raise ValueError(
-                    f"relabel.online: with rescale_logits, expected students in whole batches of {batch_size}, as relabel has, "
-                    f"got others for {student.label!r}; set its batch_size to null and accumulate to 1"
+                    f"relabel.online: with {over_batches[0]}, expected students in whole batches of {batch_size}, "
+                    f"as relabel has, got others for {student.label!r}; set its batch_size to null and accumulate to 1"
                 )
         if self.relabel.online and self.distilled and self.distilled.labels:
             raise ValueError("relabel.online: expected false with distilled.labels, got true; remove one of them")
@@ -210,14 +228,21 @@ class Row(Strict):
 
     @model_validator(mode="after")
     def _labels_differ(self) -> Row:
-        for section, entries in (("backbones", self.backbones), ("evaluate.students", self.evaluate.students)):
+        teachers = [teacher for entry in self.backbones for teacher in entry.kept()]
+        for section, entries in (("backbones", teachers), ("evaluate.students", self.evaluate.students)):
             labels = [entry.label for entry in entries]
             twice = sorted({label for label in labels if labels.count(label) > 1})
             if twice:
                 raise ValueError(f"{section}: {twice[0]!r} appears twice; give one of them another label")
-        for place, teacher in enumerate(self.backbones if self.judge else []):
-            if teacher.is_same_as(self.judge):
+        judge = self.judge and self.judge.after_its_last_epoch()
+        for place, teacher in [(place, teacher) for place, entry in enumerate(self.backbones) for teacher in entry.kept()]:
+            if judge and teacher.is_same_as(judge):
                 raise ValueError(f"judge: expected a network that is no teacher, got that of backbones[{place}]; name another")
-            if self.judge and teacher.label == self.judge.label:
+            if judge and teacher.label == judge.label:
                 raise ValueError(f"judge: {teacher.label!r} is the label of backbones[{place}]; give the judge another label")
         return self
+
+    def with_kept_epochs(self) -> Row:
+        """This row, each of its `squeeze.keep_epochs` a backbone of its own."""
+        backbones = [teacher for entry in self.backbones for teacher in entry.kept()]
+        return self.model_copy(update={"backbones": backbones, "judge": self.judge and self.judge.after_its_last_epoch()})

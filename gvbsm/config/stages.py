@@ -6,6 +6,7 @@ choice between the published and the corrected behaviour, and its description na
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -65,7 +66,16 @@ class Optimised(Compute):
     lr: Rate = Field(description="Step size at the start.")
     momentum: Fraction | None = Field(default=None, description="Momentum of `sgd`; off with `adamw`.")
     weight_decay: Weight = Field(description="Weight decay.")
-    schedule: Literal["constant", "cosine"] = Field(description="Step size over the epochs: constant, or a cosine to 0.")
+    schedule: Literal["constant", "cosine", "step"] = Field(
+        description="Step size over the epochs: constant, a cosine to 0, or constant but for `milestones`."
+    )
+    milestones: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1, max_length=20)] | None = Field(
+        default=None,
+        description="Shares of `epochs` after which `step` multiplies the step size by `gamma` (EDC's script: .8, .9, .95).",
+    )
+    gamma: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None, description="Factor of `step` at each of the milestones (EDC's script: .5)."
+    )
 
     @model_validator(mode="after")
     def _momentum_belongs_to_sgd(self) -> Optimised:
@@ -74,6 +84,16 @@ class Optimised(Compute):
                 f"momentum: expected exactly when optimizer is sgd, got {self.momentum} with {self.optimizer}; "
                 f"set it to {'a number (0: none)' if self.momentum is None else 'null'}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _milestones_belong_to_step(self) -> Optimised:
+        for name, value in (("milestones", self.milestones), ("gamma", self.gamma)):
+            if (self.schedule == "step") != (value is not None):
+                remedy = f"{'give' if value is None else 'remove'} {name}"
+                raise ValueError(f"{name}: expected exactly with schedule: step, got {value} with {self.schedule}; {remedy}")
+        if self.milestones and any(b <= a for a, b in pairwise(self.milestones)):
+            raise ValueError(f"milestones: expected each above the one before, got {self.milestones}; put them in order")
         return self
 
 
@@ -85,13 +105,28 @@ class Squeeze(Optimised):
         default=None,
         description="Keep the weights after this epoch; off: after the last. published: 1 of 5, 40 of 50; corrected: off.",
     )
+    keep_epochs: Annotated[list[Epochs], Field(min_length=1, max_length=20)] | None = Field(
+        default=None,
+        description="Epochs of one training, each of which gives a teacher of its own, `<label>_e<epoch>`; off: one teacher.",
+    )
     batch_size: Batch = Field(description="Images per batch.", json_schema_extra=unit("images"))
     seed: Seed = Field(description="Seed of the weights and the order of images.")
 
+    @property
+    def trained_epochs(self) -> int:
+        """Epochs after which the weights are kept."""
+        return self.keep_epoch or self.epochs
+
     @model_validator(mode="after")
-    def _keep_epoch_is_trained(self) -> Squeeze:
-        if self.keep_epoch and self.keep_epoch > self.epochs:
-            raise ValueError(f"keep_epoch: expected at most epochs ({self.epochs}), got {self.keep_epoch}; lower it")
+    def _kept_epochs_are_trained(self) -> Squeeze:
+        kept = self.keep_epochs or []
+        if self.keep_epoch and kept:
+            raise ValueError(f"keep_epochs: expected off with keep_epoch ({self.keep_epoch}), got {kept}; set either to null")
+        if any(b <= a for a, b in pairwise(kept)):
+            raise ValueError(f"keep_epochs: expected each above the one before, got {kept}; put them in order")
+        for name, last in (("keep_epoch", self.keep_epoch), ("keep_epochs", kept[-1] if kept else None)):
+            if last and last > self.epochs:
+                raise ValueError(f"{name}: expected at most epochs ({self.epochs}), got {last}; lower it")
         return self
 
 
@@ -378,12 +413,36 @@ class TeachersLabels(Compute):
         description="With `mix: mixup`, teachers label a view before or after mixing. published: `unmixed`; corrected: `mixed`."
     )
     rescale_logits: bool = Field(description="Scale every teacher's logits to the mean norm.")
+    batchnorm: Literal["batch"] | None = Field(
+        default=None,
+        description="Teachers' BatchNorm has the moments of the views that are labelled together (SRe2L++), or (off) its own.",
+    )
+    batchnorm_part: Annotated[int, Field(ge=2, le=65_536)] | None = Field(
+        default=None,
+        description="Views of a batch of which `batchnorm` takes moments (SRe2L++: 8 of 16); off: the whole batch.",
+        json_schema_extra=unit("views"),
+    )
+
+    @model_validator(mode="after")
+    def _parts_belong_to_batchnorm(self) -> TeachersLabels:
+        if self.batchnorm_part and not self.batchnorm:
+            raise ValueError(
+                f"batchnorm_part: expected only with batchnorm: batch, got {self.batchnorm_part}; remove it, or set batchnorm"
+            )
+        return self
 
 
 class RelabelShard(ViewsOfImages, TeachersLabels):
     """Views and their stored soft labels."""
 
     coding: Coding = Field(description="How logits are stored.")
+
+    @model_validator(mode="after")
+    def _a_batch_has_moments(self) -> RelabelShard:
+        least = self.batchnorm_part or 2
+        if self.batchnorm and self.batch_size < least:
+            raise ValueError(f"batch_size: expected at least {least} for batchnorm, got {self.batch_size}; raise it")
+        return self
 
 
 class Relabel(RelabelShard):
@@ -419,21 +478,21 @@ class HardTraining(Optimised):
     )
     test_every: Epochs = Field(description="Epochs between tests; the last epoch is always tested.")
 
+    @model_validator(mode="after")
+    def _stretch_belongs_to_cosine(self) -> HardTraining:
+        if self.stretch and self.schedule != "cosine":
+            raise ValueError(f"stretch: expected only with schedule: cosine, got schedule: {self.schedule}; set it to null")
+        return self
+
 
 class Training(HardTraining):
     """Training of one student on soft labels."""
 
-    loss: Literal["mse", "kl", "dist"] = Field(description="Loss against soft labels.")
+    loss: Literal["mse", "kl", "dist", "gift"] = Field(description="Loss against soft labels.")
     temperature: Annotated[float, Field(gt=0, le=1000)] | None = Field(
         default=None, description="Temperature of `kl`; off with other losses."
     )
     hard_weight: Weight = Field(description="Weight gamma of the cross-entropy against hard labels.")
-
-    @model_validator(mode="after")
-    def _stretch_belongs_to_cosine(self) -> Training:
-        if self.stretch and self.schedule != "cosine":
-            raise ValueError(f"stretch: expected only with schedule: cosine, got schedule: {self.schedule}; remove it")
-        return self
 
     @model_validator(mode="after")
     def _temperature_belongs_to_kl(self) -> Training:

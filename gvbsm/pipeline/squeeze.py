@@ -10,7 +10,7 @@ from gvbsm.config.shapes import NetworkShape, PixelForm
 from gvbsm.config.stages import Augment, Compute, Squeeze
 from gvbsm.pipeline.scale import Scale, times
 from gvbsm.pipeline.stage import Artifact, Stage, builders_of, network_shape, part, pixel_form, planned, prefix
-from gvbsm.store.spec import Inputs, Spec
+from gvbsm.store.spec import Inputs, Json, Spec
 
 
 class SqueezeInputs(Inputs):
@@ -31,6 +31,16 @@ class SqueezeSpec(_Teacher):
 
     augment: Augment
     settings: Squeeze
+
+    def continues(self, other: Spec) -> bool:
+        """Whether this is the same training as another, kept after more epochs."""
+        if not isinstance(other, SqueezeSpec) or self.settings.trained_epochs <= other.settings.trained_epochs:
+            return False
+        return self._training == other._training
+
+    @property
+    def _training(self) -> Json:
+        return self.json_object | {"settings": self.json_object["settings"] | {"keep_epoch": None}}
 
 
 class GivenTeacherSpec(_Teacher):
@@ -70,7 +80,7 @@ def _spec_for(raw: Mapping[str, Any]) -> type[Spec]:
 def _images(spec: SqueezeSpec | GivenTeacherSpec, scale: Scale) -> int | None:
     if isinstance(spec, GivenTeacherSpec):
         return None
-    return times(scale.training_images, spec.settings.keep_epoch or spec.settings.epochs)
+    return times(scale.training_images, spec.settings.trained_epochs)
 
 
 STAGE = Stage(

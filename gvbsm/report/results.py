@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gvbsm.errors import UserError
 from gvbsm.pictures.names import JUDGE, KINDS, kind_name
+from gvbsm.pictures.protocols import Protocol, protocol
 from gvbsm.store.run import Margin, Picture, Published, Spread, Verdict, further_pictures, margin
 
 _MEANS_TOP5 = 10  # classes, up to which top-5 accuracies say little
@@ -57,6 +58,7 @@ class StudentAccuracies:
     name: str
     ema: float | None  # decay of the average of its weights, if that was tested
     rows: tuple[AccuracyRow, ...]
+    protocol: Protocol | None  # None in runs of earlier versions
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def _student(published: Published, student: str) -> list[StudentAccuracies]:
             best_top1=result.get("best_top1"),
         )
         groups.setdefault(result.get("ema") or None, []).append(row)
-    return [StudentAccuracies(student, ema, tuple(rows)) for ema, rows in groups.items()]
+    return [StudentAccuracies(student, ema, tuple(rows), protocol(published, student)) for ema, rows in groups.items()]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from gvbsm.store.job import Job
 
 State = dict[str, Any]  # what a computation goes on from: tensors, numbers, strings and None, in dicts and lists
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+_HANDED = "handed_over"  # file beside a state that another job has computed
 _received: list[int] = []
 
 
@@ -107,6 +109,24 @@ class Checkpoint:
             if self._job and self._seconds_file:
                 write_text(self._seconds_file, str(self._job.seconds()))
         self._saved = time.monotonic()
+
+    def hand_over(self, folder: Path, done: int) -> None:
+        """Give the last state saved, after `done` steps of some kind, to the job of another folder, which goes on from it.
+
+        The time that it took stays this job's, so that no time counts twice; `handed_over` tells that job of the steps.
+        """
+        if self.file is not None and self.file.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(folder / _HANDED, str(done))
+            part = folder / f"{self.file.name}.part"
+            shutil.copyfile(self.file, part)
+            part.replace(folder / self.file.name)
+
+    def handed_over(self) -> int:
+        """The steps that another job did before this one, as it said in `hand_over`."""
+        with contextlib.suppress(OSError, ValueError):
+            return int((self.folder / _HANDED).read_text()) if self.folder else 0
+        return 0
 
     def clear(self) -> None:
         """Delete every checkpoint of the job: the artifact is written."""

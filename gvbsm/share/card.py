@@ -19,6 +19,7 @@ from gvbsm.share.markdown import environment
 from gvbsm.share.run import PublishedRun
 from gvbsm.store.run import margin
 from gvbsm.store.spec import Json
+from gvbsm.training.fit import milestone_epochs
 
 _LISTED = 100  # classes that the card names; of more it says where they stand
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
@@ -130,7 +131,9 @@ class Program:
     lr: float
     weight_decay: float
     momentum: float  # of SGD
-    cosine_epochs: float | None  # after which the learning rate is 0; None: it stays as it is
+    cosine_epochs: float | None  # after which the learning rate is 0; None: there is no cosine
+    milestones: list[int]  # epochs after which the learning rate is multiplied by gamma
+    gamma: float | None
     epochs: int
     batch_size: int | None  # None: the batches in which the labels were made
     loss: str
@@ -152,6 +155,8 @@ def training_program(training: Json) -> Program:
         weight_decay=settings["weight_decay"],
         momentum=settings.get("momentum") or 0.0,
         cosine_epochs=(settings.get("stretch") or 1) * settings["epochs"] if is_cosine else None,
+        milestones=milestone_epochs(settings.get("milestones") or (), settings["epochs"]),
+        gamma=settings.get("gamma"),
         epochs=settings["epochs"],
         batch_size=settings.get("batch_size"),
         loss=settings["loss"],

@@ -18,6 +18,7 @@ from gvbsm.data.pixels import Pixels
 from gvbsm.data.rand_augment import RandAugment
 from gvbsm.errors import UserError
 from gvbsm.method.coding import Coded, Coding, encode
+from gvbsm.method.parts import parts_measured, split_batches
 from gvbsm.method.soft_labels import mean_logits, teachers_see_mixed
 from gvbsm.method.views import digest, grouped, mixed_hard_labels, render
 from gvbsm.pipeline.relabel import RelabelSpec
@@ -36,7 +37,8 @@ def run(job: Job[RelabelSpec]) -> None:
     pixels = Pixels(spec.pixels, device)
     image_set = open_image_set(job, spec.inputs.images, spec.inputs.data, spec.random)
     count, size = image_set.shape[0], image_set.shape[-1]
-    teachers = [load_teacher(*job.tensors(path), device, settings.precision) for path in spec.inputs.teachers]
+    precision, batchnorm = settings.precision, settings.batchnorm
+    teachers = [load_teacher(*job.tensors(path), device, precision, batchnorm) for path in spec.inputs.teachers]
     coding = Coding(**settings.coding.model_dump())
     checkpoint = Checkpoint.of(job)
     state: State = checkpoint.load() or {"digests": [], "batches": 0, "right": 0}
@@ -46,7 +48,7 @@ def run(job: Job[RelabelSpec]) -> None:
     }
     images, augment = image_set.resident(device), RandAugment.of(settings)
     mixed = teachers_see_mixed(settings.mix, settings.mixup_labels)
-    batches = torch.arange(count).split(settings.batch_size)
+    batches = split_batches(torch.arange(count), settings.batch_size)  # as students have them
     values_of_view = image_set.shape[1:].numel()
     progress = Progress(job.title, end - first, len(state["digests"]))
     for number in range(len(state["digests"]), end - first):
@@ -55,12 +57,10 @@ def run(job: Job[RelabelSpec]) -> None:
         for group in grouped(batches[state["batches"] :], values_of_view, device):
             positions = torch.cat(group)
             x_VCHW = render(images, views, positions, mixed, pixels.from_levels, device, augment)
-            logits_TVK = logits_of(teachers, x_VCHW, settings.precision)
+            logits_TVK = logits_of(teachers, x_VCHW, precision, parts_measured(group, settings.batchnorm_part))
             # Batch by batch: the norms of rescaling are those of a batch.
-            parts = (
-                mean_logits(logits_TBK, settings.rescale_logits) for logits_TBK in logits_TVK.split(settings.batch_size, 1)
-            )
-            logits_VK = torch.cat(list(parts))
+            of_batches = logits_TVK.split([len(batch) for batch in group], 1)
+            logits_VK = torch.cat([mean_logits(logits_TBK, settings.rescale_logits) for logits_TBK in of_batches])
             truth_V = mixed_hard_labels(image_set.labels, views, positions, logits_VK.shape[1], mixed).argmax(1)
             state["right"] += int((logits_VK.argmax(1).cpu() == truth_V).sum())
             for name, values in _encode_finite(logits_VK, coding).items():

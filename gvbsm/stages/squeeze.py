@@ -1,13 +1,18 @@
 """squeeze: train one teacher on the full data set with cross-entropy, or load its given weights.
 
+Several epochs of one training may each be a teacher, with a job of its own (`squeeze.keep_epochs`): a job leaves its state to
+the next, which goes on from it. Each artifact is that of a training alone.
+
 Input: the data set. Output: safetensors with the teacher's state dict; its network is in the metadata, its test accuracy in
 the receipt.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,14 +21,17 @@ from torch.nn import functional as F
 
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import open_split
+from gvbsm.method.parts import split_batches
 from gvbsm.method.transfer import send
+from gvbsm.pipeline.registry import planned_beside
 from gvbsm.pipeline.squeeze import GivenTeacherSpec, SqueezeSpec
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import job_device
 from gvbsm.runtime.distributed import ranks
 from gvbsm.store.job import Job
 from gvbsm.store.keys import derive_seed
-from gvbsm.training.fit import EpochRow, Recipe, fit, split_batches
+from gvbsm.store.locks import lock_file, taken
+from gvbsm.training.fit import EpochRow, Recipe, fit
 from gvbsm.training.networks import accuracy, build
 from gvbsm.training.precision import autocast
 
@@ -76,6 +84,28 @@ def _train(
         yield F.cross_entropy(together.gather_rows(logits_PK.float(), len(labels_B)), labels_B)
 
     recipe = Recipe.from_settings(settings, settings.seed, settings.keep_epoch)
+    by_another_job = checkpoint.handed_over()
     history = fit(model, recipe, batches, losses, checkpoint, job.title)
-    job.images = len(history) * len(train.labels)
+    job.images = (len(history) - by_another_job) * len(train.labels)
+    _hand_over(job, checkpoint, len(history))
     return history
+
+
+def _hand_over(job: Job[SqueezeSpec], checkpoint: Checkpoint, epochs: int) -> None:
+    """Let a waiting job that keeps a later epoch of the same training go on from here; if several do, the earliest of them."""
+    if not job.spec.settings.keep_epoch or not job.writes or job.checkpoints is None:
+        return
+    beside = [(artifact, artifact.spec) for artifact in planned_beside(f"{job.spec.stage}/{job.out.name}")]
+    later = [(artifact, spec) for artifact, spec in beside if isinstance(spec, SqueezeSpec) and spec.continues(job.spec)]
+    for artifact, _ in sorted(later, key=lambda waiting: waiting[1].settings.trained_epochs):
+        folder = job.checkpoints.with_name(artifact.key)
+        if job.out.with_name(Path(artifact.path).name).exists() or folder.exists():
+            continue
+        try:
+            with taken(lock_file(artifact.key, folder.parent)) as waits:
+                if waits:
+                    checkpoint.hand_over(folder, epochs)
+                    sys.stderr.write(f"{job.title}: {Path(artifact.path).stem} goes on from epoch {epochs}\n")
+                    return
+        except OSError as error:  # that job then trains from the beginning
+            sys.stderr.write(f"{job.title}: not handed on: {error.strerror}\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Generic, NotRequired, TypedDict, TypeVar
@@ -50,10 +50,12 @@ class Recipe:
     lr: float
     momentum: float | None
     weight_decay: float
-    schedule: str  # "constant" or "cosine"
+    schedule: str  # "constant", "cosine" or "step"
     seed: int
     stop_after: int | None = None  # epochs to train, if fewer than the schedule has
     stretch: float = 1.0  # cosine: the epoch where it reaches 0, divided by `epochs`
+    milestones: Sequence[float] = ()  # step: the shares of `epochs` after which the step size is multiplied by `gamma`
+    gamma: float = 1.0
     ema: float | None = None  # largest decay per step of the weights' moving average, which is tested; None: no average
 
     @staticmethod
@@ -61,16 +63,24 @@ class Recipe:
         """The entries of a spec's settings that a training loop needs."""
         names = ("epochs", "optimizer", "lr", "momentum", "weight_decay", "schedule")
         shared: dict[str, Any] = {name: getattr(settings, name) for name in names}
+        shared |= {"milestones": tuple(settings.milestones or ()), "gamma": settings.gamma or 1.0}
         if isinstance(settings, HardTraining):
             shared |= {"stretch": settings.stretch or 1.0, "ema": settings.ema}
         return Recipe(**shared, seed=seed, stop_after=stop_after)
 
 
 def learning_rate(recipe: Recipe, epoch: int) -> float:
-    """Step size of an epoch; cosine is lr / 2 (1 + cos(pi e / (stretch E)))."""
+    """Step size of epoch e of E: for cosine lr / 2 (1 + cos(pi e / (stretch E))), for step lr gamma^(milestones passed)."""
     if recipe.schedule == "constant":
         return recipe.lr
+    if recipe.schedule == "step":
+        return recipe.lr * recipe.gamma ** sum(epoch >= end for end in milestone_epochs(recipe.milestones, recipe.epochs))
     return recipe.lr / 2 * (1 + math.cos(math.pi * epoch / (recipe.stretch * recipe.epochs)))
+
+
+def milestone_epochs(shares: Iterable[float], epochs: int) -> list[int]:
+    """The epochs, counted from 0, that are the first after each milestone."""
+    return [round(share * epochs) for share in shares]
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -156,17 +166,6 @@ class MovingAverage:
         """Continue from a `state()`."""
         self._steps = state["steps"]
         self._module.load_state_dict(state["module"])
-
-
-def split_batches(indices: Tensor, size: int) -> list[Tensor]:
-    """`indices` in batches of `size`; the last batch may be smaller, but a single image joins the batch before.
-
-    BatchNorm cannot train on one value per channel.
-    """
-    batches = list(indices.split(size))
-    if len(batches) > 1 and len(batches[-1]) == 1:
-        batches[-2:] = [torch.cat(batches[-2:])]
-    return batches
 
 
 def fit(

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from gvbsm.backbones.build import build as build_network
 from gvbsm.config.shapes import NetworkShape
@@ -46,19 +47,45 @@ def build(network: NetworkShape, seed: int, device: torch.device) -> nn.Module:
     return model.to(device).to(memory_format=torch.channels_last)
 
 
-def load_teacher(tensors: dict[str, Tensor], metadata: Json, device: torch.device, precision: str) -> nn.Module:
-    """A teacher from squeeze's artifact, for passes in `precision`: eval mode, no gradients to its weights."""
+def load_teacher(
+    tensors: dict[str, Tensor], metadata: Json, device: torch.device, precision: str, batchnorm: str | None = None
+) -> nn.Module:
+    """A teacher from squeeze's artifact, for passes in `precision`: eval mode, no gradients to its weights.
+
+    With `batchnorm` "batch", its BatchNorm layers have no moments of their own, and take those of what passes together.
+    """
     model = build(NetworkShape.model_validate(metadata["network"]), 0, device)
     model.load_state_dict(tensors)
     hold_weights(model, device, precision)
+    for layer in _batchnorms(model) if batchnorm == "batch" else []:
+        layer.running_mean = layer.running_var = None  # which makes torch measure the batch, in eval mode too
     return model.eval().requires_grad_(False)
 
 
-def logits_of(teachers: Sequence[nn.Module], x_BCHW: Tensor, precision: str) -> Tensor:
-    """Logits of T teachers in eval mode for a batch: float32 (T,B,K). A large batch passes in parts, to save memory."""
-    parts = in_parts(x_BCHW, x_BCHW.device)
+def _batchnorms(model: nn.Module) -> list[_BatchNorm]:
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
+def logits_of(teachers: Sequence[nn.Module], x_BCHW: Tensor, precision: str, together: Sequence[int] | None = None) -> Tensor:
+    """Logits of T teachers in eval mode for a batch: float32 (T,B,K). A large batch passes in parts, to save memory.
+
+    `together` are the sizes of the parts of which a teacher whose BatchNorm layers measure the batch takes moments. Each
+    passes alone, so that its logits do not depend on the rest of the batch in any bit.
+    """
+    in_memory = in_parts(x_BCHW, x_BCHW.device)
+    measured = x_BCHW.split(list(together)) if together else in_memory
     with autocast(x_BCHW.device, precision):
-        return torch.stack([torch.cat([teacher(part_PCHW).float() for part_PCHW in parts]) for teacher in teachers])
+        return torch.stack(
+            [
+                torch.cat([teacher(part_PCHW).float() for part_PCHW in (measured if _measures(teacher) else in_memory)])
+                for teacher in teachers
+            ]
+        )
+
+
+def _measures(teacher: nn.Module) -> bool:
+    """Whether a teacher takes moments of what passes together."""
+    return any(layer.running_mean is None for layer in _batchnorms(teacher))
 
 
 def features_of(model: nn.Module, x_BCHW: Tensor, precision: str) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,8 @@ from gvbsm.data.image_set import open_image_set
 from gvbsm.data.labels import Epoch, Labels, load_labels, views_alone
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import open_split
-from gvbsm.method.losses import hard_loss, soft_loss
+from gvbsm.method.losses import REST, hard_loss, soft_loss
+from gvbsm.method.parts import parts_measured, split_batches
 from gvbsm.method.soft_labels import mean_logits, teachers_see_mixed
 from gvbsm.method.transfer import send
 from gvbsm.method.views import Images, grouped, mixed_hard_labels, render
@@ -23,7 +24,7 @@ from gvbsm.pipeline.evaluate import StudentSpec
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.distributed import ranks
 from gvbsm.store.job import Job
-from gvbsm.training.fit import EpochRow, Measured, Recipe, fit, split_batches
+from gvbsm.training.fit import EpochRow, Measured, Recipe, fit
 from gvbsm.training.networks import Accuracy, accuracy, build, load_teacher, logits_of
 from gvbsm.training.precision import autocast
 
@@ -60,7 +61,8 @@ class Students:
         else:
             self._labels = load_labels(job, spec.inputs.labels, self.images, size)
         held = spec.online.precision if spec.online else "float32"
-        teachers = [load_teacher(*job.tensors(path), device, held) for path in spec.inputs.teachers or []]
+        batchnorm = spec.online.batchnorm if spec.online else None
+        teachers = [load_teacher(*job.tensors(path), device, held, batchnorm) for path in spec.inputs.teachers or []]
         resident = image_set.resident(device)
         self._parts = _Parts(spec, resident, image_set.labels, self._labels, teachers, self._pixels)
 
@@ -98,7 +100,7 @@ class Students:
         hard = hard_loss(logits_VK, part.hard_VK)
         if part.soft_VK is None or not isinstance(settings, Training):
             return hard
-        soft = soft_loss(logits_VK, part.soft_VK, settings.loss, settings.temperature)
+        soft = soft_loss(logits_VK, part.soft_VK, settings.loss, settings.temperature, part.hard_VK)
         return soft + settings.hard_weight * hard
 
 
@@ -135,26 +137,30 @@ class _Parts:
         hard_VK = send(mixed_hard_labels(self.hard_labels, epoch.views, positions, classes, mixed), x_PCHW.device)
         soft_parts: Sequence[Tensor | None] = [None] * len(parts)
         if self.teachers:
-            soft_parts = self._teacher_labels(epoch, rank_parts, counts, x_PCHW)
+            soft_parts = self._teacher_labels(epoch, parts, rank_parts, x_PCHW)
         elif epoch.coded is not None:
-            # For the logits that were not stored, the squared error needs their mean, probabilities need their mass.
-            rest = "mean" if settings.loss == "mse" else "mass"
-            soft_parts = send(epoch.logits(positions, classes, rest), x_PCHW.device).split(counts)
+            soft_parts = send(epoch.logits(positions, classes, REST[settings.loss]), x_PCHW.device).split(counts)
         return map(Part, x_parts, hard_VK.split(counts), soft_parts)
 
     def _view(self, epoch: Epoch, positions: Tensor, mixed: bool = True) -> Tensor:
         return render(self.images, epoch.views, positions, mixed, self.pixels.from_levels, self.pixels.device, epoch.augment)
 
     @torch.no_grad()
-    def _teacher_labels(self, epoch: Epoch, rank_parts: list[Tensor], counts: list[int], x_PCHW: Tensor) -> list[Tensor]:
+    def _teacher_labels(self, epoch: Epoch, parts: list[Tensor], rank_parts: list[Tensor], x_PCHW: Tensor) -> list[Tensor]:
         """The teachers' mean logits (V,K) of every part, as relabel would store them; `x_PCHW` are this process's views."""
         online, views = self.spec.online, self.spec.views
         assert online and views
-        if not teachers_see_mixed(views.mix, online.mixup_labels):
-            x_PCHW = self._view(epoch, torch.cat(rank_parts), mixed=False)
-        logits_TPK = logits_of(self.teachers, x_PCHW, online.precision)
+        mixed = teachers_see_mixed(views.mix, online.mixup_labels)
+        # Moments are those of all views of a part: each of the processes that train together sees all of them.
+        seen = parts if online.batchnorm else rank_parts
+        if not mixed or (online.batchnorm and ranks().size > 1):
+            x_PCHW = self._view(epoch, torch.cat(seen), mixed)
+        together = parts_measured(parts, online.batchnorm_part) if online.batchnorm else None
+        logits_TPK = logits_of(self.teachers, x_PCHW, online.precision, together)
         soft_parts = []
-        for count, part_TPK in zip(counts, logits_TPK.split([len(part) for part in rank_parts], 1), strict=True):
-            logits_TVK = torch.stack([ranks().gather_rows(logits_PK, count) for logits_PK in part_TPK])
-            soft_parts.append(mean_logits(logits_TVK, online.rescale_logits))
+        for part, part_TPK in zip(parts, logits_TPK.split([len(part) for part in seen], 1), strict=True):
+            gathered = part_TPK
+            if not online.batchnorm:
+                gathered = torch.stack([ranks().gather_rows(logits_PK, len(part)) for logits_PK in part_TPK])
+            soft_parts.append(mean_logits(gathered, online.rescale_logits))
         return soft_parts

@@ -10,14 +10,17 @@ import yaml
 from PIL import Image
 
 from gvbsm import cli
+from gvbsm.commands.compare import _warning
 from gvbsm.commands.differences import LINES, differences
 from gvbsm.config.messages import SettingsError
 from gvbsm.config.project import load_config, runs_of
+from gvbsm.pictures.protocols import parts_that_differ, protocol
 from gvbsm.pictures.run_settings import settings_of
 from gvbsm.pipeline.graph import plan
 from gvbsm.store.run import Published
 
 RUN = Path("results/tiny/ipc4")
+STUDENTS = [{"name": "convnet", "options": {"width": 4}}, {"name": "wrn16_2", "options": {"widen": 1, "depth": 10}}]
 
 
 def test_the_table_holds_what_acc_json_does(published_run, capsys):
@@ -124,7 +127,9 @@ def run_of(row: str, recipe: str | None = None) -> Published:
     *artifacts, publish = plan(row, 4, recipe)
     inputs = publish.spec.inputs
     settings = settings_of({artifact.path: artifact.spec for artifact in artifacts}, inputs.teachers, inputs.students)
-    return Published(Path(f"results/{row}/ipc4/acc.json"), {"dataset": row, "settings": settings})  # type: ignore[typeddict-item]
+    accuracies = {"dataset": row, "ipc": 4, "recipe": recipe, "settings": settings, "students": dict.fromkeys(inputs.students)}
+    name = f"ipc4-{recipe}" if recipe else "ipc4"
+    return Published(Path(f"results/{row}/{name}/acc.json"), accuracies)  # type: ignore[arg-type]
 
 
 def lines_of(text: str) -> dict[str, str]:
@@ -172,6 +177,89 @@ def test_teachers_whose_settings_differ_are_named_one_by_one(workspace, edit_row
     assert lines.pop("squeeze.convnet.network.options.width") == "4 | 8"
     assert lines.pop("squeeze.wrn16_2.lr").endswith(" | 0.5")
     assert not lines
+
+
+NOT_COUNTED = {
+    "images": {"recover": {"iterations": 7}, "statistics": {"patch_size": 2}},
+    "seeds": {"evaluate": {"seeds": [4], "random_seed": 4}, "squeeze": {"seed": 4}, "relabel": {"seed": 4}},
+    "the machine": {name: {"threads": 2, "precision": "bfloat16"} for name in ("squeeze", "relabel", "evaluate")},
+    "jobs and tests": {"relabel": {"shard_epochs": 1}, "evaluate": {"test_every": 1}},
+}
+COUNTED = {
+    "a teacher's length": ({"squeeze": {"epochs": 3}}, ["labels"]),
+    "a teacher's width": ({"backbones": [{"name": "convnet", "options": {"width": 8}}]}, ["labels"]),
+    "the views": ({"relabel": {"scale": [0.3, 1.0]}}, ["labels"]),
+    "the coding": ({"relabel": {"coding": {"values": "int8"}}}, ["labels"]),
+    "batch statistics": ({"relabel": {"batchnorm": "batch"}}, ["labels"]),
+    "online labels": ({"relabel": {"online": True}}, ["labels"]),
+    "the loss": ({"evaluate": {"loss": "kl", "temperature": 4.0}}, ["schedule"]),
+    "the step size": ({"evaluate": {"lr": 0.5}}, ["schedule"]),
+    "steps": ({"evaluate": {"schedule": "step", "milestones": [0.5], "gamma": 0.1}}, ["schedule"]),
+    "the average": ({"evaluate": {"ema": 0.9}}, ["schedule"]),
+    "the student's length": ({"evaluate": {"epochs": 5}}, ["budget"]),
+    "the student's batches": ({"evaluate": {"batch_size": 20}}, ["budget"]),
+    "epochs of labels": ({"relabel": {"epochs": 2}}, ["budget"]),
+    "two parts": ({"evaluate": {"lr": 0.5, "epochs": 5}}, ["schedule", "budget"]),
+}
+
+
+@pytest.mark.parametrize("change", NOT_COUNTED)
+def test_images_seeds_and_the_machine_are_no_part_of_the_protocol(change, workspace, edit_row):
+    before = run_of("tiny")
+    edit_row(NOT_COUNTED[change])
+    after = run_of("tiny")
+    assert before.accuracies["settings"] != after.accuracies["settings"] or change == "jobs and tests"
+    for student in ("convnet", "wrn16_2"):
+        assert protocol(before, student) == protocol(after, student) is not None
+
+
+@pytest.mark.parametrize("change", COUNTED)
+def test_labels_schedule_and_budget_are_told_apart(change, workspace, edit_row):
+    changes, parts = COUNTED[change]
+    before = run_of("tiny")
+    edit_row(changes)
+    found = [protocol(run, "convnet") for run in (before, run_of("tiny"))]
+    assert parts_that_differ(found) == parts
+    assert _warning([before, run_of("tiny")]).startswith(
+        f"warning: tiny: runs differ in protocol ({', '.join(parts)}), students "
+    )
+    assert _warning([before, before]) == ""
+
+
+def test_a_student_of_its_own_schedule_is_warned_of_alone(workspace, edit_row):
+    before = run_of("tiny")
+    edit_row({"evaluate": {"students": [{"name": "convnet", "options": {"width": 4}, "evaluate": {"lr": 0.5}}, *STUDENTS[1:]]}})
+    assert protocol(before, "wrn16_2") == protocol(run_of("tiny"), "wrn16_2")
+    expected = "warning: tiny: runs differ in protocol (schedule), students convnet: compare margins over random real images, "
+    assert _warning([before, run_of("tiny")]) == f"{expected}not accuracies\n"
+
+
+def test_runs_of_several_data_sets_or_without_settings_give_no_warning(workspace):
+    tiny, other = run_of("tiny"), run_of("digits")
+    assert _warning([tiny, other]) == ""
+    old = run_of("tiny", "short")
+    assert _warning([tiny, old])
+    del old.accuracies["settings"]
+    assert protocol(old, "convnet") is None and _warning([tiny, old]) == ""
+
+
+def test_rows_of_one_protocol_stand_together(published_run, capsys):
+    """A copy of the run in which students were trained for longer lies between two of the run itself."""
+    accuracies = json.loads((RUN / "acc.json").read_text())
+    for student in accuracies["settings"]["evaluate"].values():
+        student["epochs"] = 9
+    longer = Path("results/tiny/ipc4-longer")
+    longer.mkdir()
+    (longer / "acc.json").write_text(json.dumps(accuracies))
+    assert cli.main(["compare", str(RUN), str(longer), str(RUN), "--csv", "three.csv"]) == 0
+    output = capsys.readouterr().out
+    table = pd.read_csv("three.csv")
+    assert list(table["run"]) == ["tiny/ipc4"] * 4 + ["tiny/ipc4-longer"] * 2 and table["protocol"].nunique() == 2
+    assert (
+        output.count("warning: ") == 1 and "differ in protocol (budget), students convnet, wrn16_2: compare margins" in output
+    )
+    assert cli.main(["report", str(RUN / "acc.json"), "--out", "page.html"]) == 0
+    assert f"<p>Protocol: convnet {table['protocol'][0]}; wrn16_2 {table['protocol'][1]}. " in Path("page.html").read_text()
 
 
 def test_mistakes(workspace, capsys):

@@ -22,6 +22,7 @@ from gvbsm import cli
 from gvbsm.backbones.build import build
 from gvbsm.config.stages import Training
 from gvbsm.errors import UserError
+from gvbsm.method.losses import REST, hard_loss, soft_loss
 from gvbsm.share import export
 from gvbsm.share.card import training_program
 from gvbsm.share.folder import FORMS, list_classes, unique_names
@@ -31,7 +32,7 @@ from gvbsm.stages import publish
 from gvbsm.store.files import file_hash
 from gvbsm.store.job import Job
 from gvbsm.store.plans import STORE
-from gvbsm.training.fit import Recipe, make_optimizer
+from gvbsm.training.fit import Recipe, learning_rate, make_optimizer
 
 RUN, OUT = Path("results/tiny/ipc4"), Path("shared/tiny")
 # Ten, as tiny has. Two are the same, and so are two folders on a disk that takes upper for lower case.
@@ -221,6 +222,41 @@ def test_the_card_steps_as_evaluate_does(name, decay):
         }
 
     assert steps(written) == steps(expected) and len(steps(written)) == len(list(student.parameters()))
+
+
+TRAINED = {"optimizer": "sgd", "lr": 0.5, "weight_decay": 0.0, "momentum": 0.0, "epochs": 20, "hard_weight": 0.1}
+TRAINED |= {"accumulate": 1, "hard_label": "mixed", "test_every": 1, "threads": 1, "precision": "float32"}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"loss": "gift", "schedule": "step", "milestones": [0.5, 0.75], "gamma": 0.1},
+        {"loss": "mse", "schedule": "cosine", "stretch": 2.0},
+        {"loss": "kl", "temperature": 4.0, "schedule": "constant"},
+        {"loss": "dist", "schedule": "cosine"},
+    ],
+    ids=lambda settings: settings["loss"],
+)
+def test_the_program_of_the_card_has_the_step_sizes_and_the_loss_of_evaluate(settings):
+    settings = TRAINED | settings
+    network = {"name": "convnet", "classes": 10, "image_size": 8, "channels": 1, "options": {"width": 4}}
+    program = training_program({"network": network, "settings": settings})
+    code = environment().get_template("training.py.j2").render(program=program)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
+    written = code.partition("\nschedule = ")[2].partition("\nfor epoch")[0]
+    schedule = eval(written, {"torch": torch, "optimizer": optimizer})
+    recipe = Recipe.from_settings(Training.model_validate(settings), 0)
+    for epoch in range(settings["epochs"]):
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(learning_rate(recipe, epoch)), epoch
+        optimizer.step()
+        schedule.step()
+    z, t, y = torch.randn(3, 5, 10, generator=torch.Generator().manual_seed(0)).unbind()
+    names = {"soft_loss": soft_loss, "hard_loss": hard_loss, "logits": z, "soft_label": t, "hard_label": y.softmax(1)}
+    loss = eval(code.partition(" loss = ")[2].partition("\n")[0], names)
+    expected = soft_loss(z, t, settings["loss"], settings.get("temperature"), y.softmax(1)) + 0.1 * hard_loss(z, y.softmax(1))
+    torch.testing.assert_close(loss, expected)
+    assert ('rest="mass"' in code) == (REST[settings["loss"]] == "mass")
 
 
 @pytest.mark.nightly("pages")

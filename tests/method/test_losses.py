@@ -28,6 +28,21 @@ def test_dist_is_zero_for_equal_and_counts_classes_and_batch():
     torch.testing.assert_close(soft_loss(STUDENT, TEACHER, "dist", None), expected)
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+def test_gift_turns_student_logits_towards_the_teachers_and_a_little_towards_the_label(mixed):
+    labels, partners = torch.tensor([0, 1, 2, 3, 4, 0]), torch.tensor([1, 1, 0, 3, 2, 4])
+    share = torch.linspace(0.2, 0.9, 6).unsqueeze(1) if mixed else torch.ones(6, 1)
+    hard = share * F.one_hot(labels, 5) + (1 - share) * F.one_hot(partners, 5)
+    losses = []
+    for z, t, p in zip(STUDENT, TEACHER, hard, strict=True):
+        smoothed = torch.stack([0.9 * x + 0.1 / 4 * (1 - x) for x in p])
+        y = t / t.norm() + 0.1 * smoothed / smoothed.norm()
+        losses.append(1 - z @ y / (z.norm() * y.norm()))
+        assert smoothed.sum().item() == pytest.approx(1)
+    torch.testing.assert_close(soft_loss(STUDENT, TEACHER, "gift", None, hard), torch.stack(losses).mean())
+    torch.testing.assert_close(soft_loss(7 * STUDENT, 3 * TEACHER, "gift", None, hard), torch.stack(losses).mean())
+
+
 def test_hard_loss_of_one_hot_labels_is_cross_entropy():
     labels = torch.tensor([0, 1, 2, 3, 4, 0])
     torch.testing.assert_close(hard_loss(STUDENT, F.one_hot(labels, 5).float()), F.cross_entropy(STUDENT, labels))

@@ -123,6 +123,17 @@ def test_two_processes_train_the_same_teacher(published_run):
 
 
 @pytest.mark.nightly("processes")
+def test_moments_of_views_that_are_labelled_together_are_those_of_one_process(published_run, edit_row):
+    labels = {"online": True, "batchnorm": "batch", "batchnorm_part": 8}
+    edit_row({"relabel": labels, "evaluate": {"seeds": [0], "epochs": 1}})
+    student = planned("evaluate", "wrn16_2-distilled")
+    run(student, "alone.csv")
+    run(student, "together.csv", "--processes", "2")
+    alone, together = (pd.read_csv(file).loc[0, "loss"] for file in ("alone.csv", "together.csv"))
+    assert together == pytest.approx(alone, rel=1e-3)
+
+
+@pytest.mark.nightly("processes")
 def test_torchrun_starts_the_processes_too(published_run):
     artifact = planned("squeeze", "wrn16_2")
     run(artifact, "two.safetensors", start=TORCHRUN)

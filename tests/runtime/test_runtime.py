@@ -13,7 +13,11 @@ import pytest
 import torch
 from torch import nn
 
+from gvbsm.config.load import load_row
+from gvbsm.config.stages import HardTraining
 from gvbsm.errors import Interrupted, UserError
+from gvbsm.method.parts import split_batches
+from gvbsm.pipeline.stage import part as part_of
 from gvbsm.runtime import checkpoints, devices
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import choose_device, job_device
@@ -21,7 +25,7 @@ from gvbsm.runtime.progress import Progress
 from gvbsm.store.files import save_tensors
 from gvbsm.store.job import Job
 from gvbsm.store.spec import Spec
-from gvbsm.training.fit import Recipe, fit, learning_rate, make_optimizer, split_batches
+from gvbsm.training.fit import Recipe, fit, learning_rate, make_optimizer
 from gvbsm.training.precision import autocast
 
 RECIPE = Recipe(epochs=3, optimizer="sgd", lr=0.1, momentum=0.9, weight_decay=0.01, schedule="cosine", seed=0)
@@ -38,6 +42,34 @@ def test_a_stretched_cosine_ends_before_zero():
     stretched = dataclasses.replace(RECIPE, stretch=2.0)
     steps = [learning_rate(stretched, epoch) for epoch in range(3)]
     assert steps == pytest.approx([0.05 * (1 + math.cos(math.pi * e / 6)) for e in range(3)])
+
+
+@pytest.mark.parametrize("epochs", [3, 20, 1000])
+def test_a_step_size_falls_at_every_milestone(epochs):
+    recipe = dataclasses.replace(RECIPE, schedule="step", epochs=epochs, milestones=(0.8, 0.9, 0.95), gamma=0.5)
+    weight = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(
+        optimizer, [round(0.8 * epochs), round(0.9 * epochs), round(0.95 * epochs)], 0.5
+    )
+    for epoch in range(epochs):
+        assert learning_rate(recipe, epoch) == pytest.approx(optimizer.param_groups[0]["lr"]), epoch
+        optimizer.step()
+        schedule.step()
+    if epochs == 1000:  # EDC's CIFAR-10 script
+        sizes = [learning_rate(recipe, epoch) for epoch in (0, 799, 800, 899, 900, 949, 950, 999)]
+        assert sizes == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.025, 0.025, 0.0125, 0.0125])
+
+
+def test_squeeze_and_evaluate_hand_their_milestones_to_the_training(workspace, edit_row):
+    step = {"schedule": "step", "milestones": [0.5], "gamma": 0.1}
+    edit_row({"squeeze": step, "evaluate": step})
+    row = load_row("tiny")
+    student = row.evaluate.students[0].evaluate
+    for settings in (row.backbones[0].squeeze, student, part_of(HardTraining, student)):
+        recipe = Recipe.from_settings(settings, 0)
+        assert (recipe.schedule, recipe.milestones, recipe.gamma) == ("step", (0.5,), 0.1)
+        assert learning_rate(recipe, settings.epochs - 1) == pytest.approx(settings.lr / 10)
 
 
 @pytest.mark.parametrize("largest", [0.3, 0.99])  # reached within the six steps, or not

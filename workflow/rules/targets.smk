@@ -6,7 +6,7 @@ from gvbsm.pipeline.check import CheckSpec
 from gvbsm.pipeline.graph import plan_run
 from gvbsm.pipeline.pictures import pictures_of, pictures_that_can_be_drawn, plan_picture
 from gvbsm.pipeline.registry import write_plans
-from gvbsm.pipeline.squeeze import GivenTeacherSpec
+from gvbsm.pipeline.squeeze import GivenTeacherSpec, SqueezeSpec
 from gvbsm.store.plans import target_file, write_list
 from gvbsm.store.receipts import receipt_path
 from gvbsm.store.run import ACCURACIES, PICTURES_LIST, further_pictures
@@ -26,6 +26,7 @@ def accuracies_of_folder(wildcards):
 
 CHECKS = []  # of the runs that this process has planned
 GIVEN = []  # their teachers with given weights
+TRAINED = {}  # specs of their other teachers, by path
 
 
 def before(stage):
@@ -36,7 +37,12 @@ def before(stage):
         spec = planned_spec(wildcards.key)
         if (STORE / stage / f"{wildcards.name}-{wildcards.key}{spec.suffix}").exists():
             return []
-        return stored(CHECKS if isinstance(spec, GivenTeacherSpec) else CHECKS + GIVEN)
+        if isinstance(spec, GivenTeacherSpec):
+            return stored(CHECKS)
+        # Of one training, the job of an earlier epoch comes first and leaves its state to the next.
+        earlier = [path for path, other in TRAINED.items() if isinstance(spec, SqueezeSpec) and spec.continues(other)]
+        last = sorted(earlier, key=lambda path: TRAINED[path].settings.trained_epochs)[-1:]
+        return stored(CHECKS + GIVEN + last)
 
     return inputs
 
@@ -47,6 +53,7 @@ def target_inputs(artifacts, published):
     target = checked(write_plans, artifacts, published)
     SPECS.update((artifact.key, artifact.spec) for artifact in artifacts)
     CHECKS.extend(artifact.path for artifact in artifacts if isinstance(artifact.spec, CheckSpec))
+    TRAINED.update((artifact.path, artifact.spec) for artifact in artifacts if isinstance(artifact.spec, SqueezeSpec))
     GIVEN.extend(artifact.path for artifact in artifacts if isinstance(artifact.spec, GivenTeacherSpec))
     inputs = {name: stored(paths) for name, paths in target.spec.inputs if paths}
     # Only these rules ask for receipts: with those of every rule's inputs, planning would take twice as long.
