@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mkdocs.structure.files import File, Files
+if TYPE_CHECKING:
+    from mkdocs.structure.files import Files
 
 ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)|<img src=\"(?!\w+:)([^\"]+)")
@@ -37,8 +38,18 @@ API = {
 }
 
 
+def on_config(config: Any, **_: Any) -> Any:
+    """Make the anchors of headings as GitHub makes them, so that links to parts of pages are right in both places."""
+    from pymdownx.slugs import slugify  # here, as File below: the tests of links run without MkDocs
+
+    config.mdx_configs.setdefault("toc", {})["slugify"] = slugify(case="lower")
+    return config
+
+
 def on_files(files: Files, config: Any, **_: Any) -> Files:
     """Replace what lies in docs/ by what is linked."""
+    from mkdocs.structure.files import File
+
     for file in [file for file in files if file.src_dir == config.docs_dir]:
         files.remove(file)
     named = {page for page in _pages(config.nav) if page not in API}
@@ -67,7 +78,7 @@ def linked(pages: set[str]) -> set[str]:
         if path.endswith(".md"):
             links = ("".join(pair) for pair in LINK.findall((ROOT / path).read_text(encoding="utf-8")))
             targets = [((ROOT / path).parent / link).resolve() for link in links]
-            waiting += [str(target.relative_to(ROOT)) for target in targets if target.is_file()]
+            waiting += [str(target.relative_to(ROOT)) for target in targets if target.is_file() and target.is_relative_to(ROOT)]
     return found
 
 
