@@ -53,14 +53,15 @@ def _row(name: str, images_BCHW: Tensor) -> str:
 
 
 def _png(images_BCHW: Tensor) -> bytes:
-    """The images beside each other."""
+    """The images beside each other, with white between them."""
     side = min(images_BCHW.shape[-1], _MOST_PIXELS)
     channels = slice(3) if images_BCHW.shape[1] >= 3 else slice(1)
     pixels_BHWC = images_BCHW[:, channels].movedim(1, -1).numpy()
     pictures = [Image.fromarray(one.squeeze(-1) if one.shape[-1] == 1 else one) for one in np.ascontiguousarray(pixels_BHWC)]
-    strip = Image.new(pictures[0].mode, (side * len(pictures), side))
+    step = side + max(1, side // 16)
+    strip = Image.new(pictures[0].mode, (step * (len(pictures) - 1) + side, side), "white")
     for number, picture in enumerate(pictures):
-        strip.paste(picture.resize((side, side)), (number * side, 0))
+        strip.paste(picture.resize((side, side)), (number * step, 0))
     buffer = io.BytesIO()
     strip.save(buffer, format="PNG")
     return buffer.getvalue()
