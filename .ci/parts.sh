@@ -29,7 +29,7 @@ debian() { # packages of the system, where they can be installed; elsewhere the 
 install_for() { # what the tests of a nightly group need beside the package; of most, nothing
     case $1 in
         slurm) pip install --quiet -e ".[slurm]" && debian slurm-wlm munge ;;
-        browser) debian chromium-headless-shell ;;
+        browser) pip install --quiet -e ".[docs]" && debian chromium-headless-shell ;;
         ddranking) pip install --quiet --no-deps ddranking ;; # it asks for an older numpy than torch does, and runs with this one
     esac
 }

@@ -26,13 +26,13 @@ def load(
 ) -> LabelledViews | LabelledImages:
     """A published run (its folder `results/<dataset>/<run>`) or an exported folder as a PyTorch data set.
 
-    Its `repr` says what it holds.
+    Its `repr` says what it holds; a notebook shows its images too.
 
     Args:
         path: the folder, which is checked against what was written of it.
-        split: "train": every labelled view, epoch after epoch (`loading.LabelledViews`): view float32 (C,S,S), soft label
+        split: "train": every labelled view, epoch after epoch (`LabelledViews`): view float32 (C,S,S), soft label
             float32 logits (K,), hard label float32 probabilities (K,). "images": the distilled images as they are, "test":
-            the test images of a run (`loading.LabelledImages`): image float32 (C,S,S), label int64 (). All are normalised
+            the test images of a run (`LabelledImages`): image float32 (C,S,S), label int64 (). All are normalised
             as the run's networks saw them: its logits are of such inputs, and its students' accuracies. Test images that
             stay in files are looked for below GVBSM_DATA_ROOT, or data.
         rest: what stands for logits that were not stored: their "mean" (squared error), or an equal share of their

@@ -1,4 +1,4 @@
-"""The augmentation of recover: one crop, flip and roll for all images of a batch (METHOD.md section 3).
+"""The augmentation of recover: one crop, flip and roll for all images of a batch.
 
 It is linear and separable: each row of a view is sampled at one position between two rows of the image, each column likewise.
 So the positions of all iterations are drawn at once, and a view is two small matrix products, on any device.

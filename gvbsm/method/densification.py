@@ -1,4 +1,4 @@
-"""Data densification, L_DD (METHOD.md section 3; paper section 3.1): sharpen the spectrum of each class's Gram matrix."""
+"""Data densification, L_DD (paper section 3.1): sharpen the spectrum of each class's Gram matrix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses of a student (METHOD.md section 5)."""
+"""Losses of a student."""
 
 from __future__ import annotations
 

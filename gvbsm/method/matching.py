@@ -1,4 +1,4 @@
-"""The matching loss sum_l w_l L_l of one teacher over its hooked layers (METHOD.md section 3; paper section 3.3)."""
+"""The matching loss sum_l w_l L_l of one teacher over its hooked layers (paper section 3.3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Channel and patch moments of a feature map, and their targets over a training set (METHOD.md section 2).
+"""Channel and patch moments of a feature map, and their targets over a training set.
 
 Every moment follows from two maps (C,H,W): the sums of x and x^2 over the batch. So all four statistics read a tensor once
 in the forward pass and once in the backward pass.

@@ -1,4 +1,4 @@
-"""The optimisation of one batch of synthetic images (METHOD.md section 3; paper algorithm 1)."""
+"""The optimisation of one batch of synthetic images (paper algorithm 1)."""
 
 from __future__ import annotations
 

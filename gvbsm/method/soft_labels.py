@@ -1,4 +1,4 @@
-"""Soft labels: the teachers' mean logits (GBM, METHOD.md section 4)."""
+"""Soft labels: the teachers' mean logits (GBM)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def teachers_see_mixed(mix: str, mixup_labels: str) -> bool:
-    """Whether teachers label the mixed views; as published they do so except for mixup (METHOD.md section 6.3)."""
+    """Whether teachers label the mixed views; as published they do so except for mixup."""
     return mix != "mixup" or mixup_labels == "mixed"
 
 

@@ -1,7 +1,7 @@
 """Views of the stored images: random resized crop, flip and mixing, drawn as parameters, rendered in batches.
 
 The parameters are integers and one float per view, so any process renders the same view in a batch of any size. A view names
-its image and, if mixed, its partner among the views of the same epoch (METHOD.md sections 4 and 5).
+its image and, if mixed, its partner among the views of the same epoch.
 """
 
 from __future__ import annotations

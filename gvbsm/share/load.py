@@ -23,6 +23,7 @@ from gvbsm.method.coding import Coding
 from gvbsm.method.views import Images, Views, mixed_hard_labels, render
 from gvbsm.pictures.names import run_title
 from gvbsm.share.folder import MANIFEST, read_folder
+from gvbsm.share.notebook import as_html
 from gvbsm.share.run import read_run
 from gvbsm.store.job import Reader
 from gvbsm.store.run import ACCURACIES, run_folder
@@ -54,6 +55,8 @@ class _Content(NamedTuple):
 class _Distilled(Dataset[_Item]):
     """What all the data sets tell beside their items."""
 
+    labels: Tensor  # int64 (N,), of whole images
+
     def __init__(self, content: _Content) -> None:
         self._reader, self._files = content.reader, content.labels_files
         self.pixels = content.pixels  # .from_bytes: uint8 (B,C,S,S) to what networks see; .unit: from that to 0..1
@@ -66,8 +69,16 @@ class _Distilled(Dataset[_Item]):
         students = f"\n  students: {self._students}" if self._students else ""
         return f"{type(self).__name__} of {self._title}: {self._holds()}, {len(self.classes)} classes{students}"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the words of `repr`, and images by class."""
+        return as_html(repr(self), self._whole_images, self.labels, self.class_names)
+
     def _holds(self) -> str:
         """What the data set holds, in words."""
+        raise NotImplementedError
+
+    def _whole_images(self, index_B: Tensor) -> Tensor:
+        """uint8 images (B,C,S,S)."""
         raise NotImplementedError
 
     def __getitems__(self, indices: Sequence[int]) -> list[_Item]:
@@ -117,6 +128,9 @@ class LabelledViews(_Distilled[View]):
         labels = "soft labels" + (f" ({_coding(self._coding)})" if self._coding else "")
         return f"{_images(len(self.labels), self._shape)}, {self.epochs} epochs of views with {labels}"
 
+    def _whole_images(self, index_B: Tensor) -> Tensor:
+        return self.images[index_B]
+
     def epoch(self, number: int) -> Subset[View]:
         """The N views of one epoch, in the order that students saw them; after the last epoch comes the first again."""
         start = number % self.epochs * len(self.labels)
@@ -158,11 +172,13 @@ class LabelledImages(_Distilled[Image]):
     def _holds(self) -> str:
         return _images(len(self), self._shape, "test images" if isinstance(self._images, Split) else "images")
 
+    def _whole_images(self, index_B: Tensor) -> Tensor:
+        images = self._images
+        return next(iter(images.whole_images([index_B]))) if isinstance(images, Split) else images[index_B]
+
     def __getitems__(self, indices: Sequence[int]) -> list[Image]:
         index_B = self._checked(indices, len(self))
-        images = self._images
-        bytes_BCHW = next(iter(images.whole_images([index_B]))) if isinstance(images, Split) else images[index_B]
-        return list(zip(self.pixels.from_bytes(bytes_BCHW), self.labels[index_B], strict=True))
+        return list(zip(self.pixels.from_bytes(self._whole_images(index_B)), self.labels[index_B], strict=True))
 
 
 def load(

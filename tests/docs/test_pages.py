@@ -152,7 +152,7 @@ def test_targets_can_be_planned(page, workspace):
 
 
 def test_what_the_files_of_the_pages_ask_for(workspace):
-    for block in [*blocks("docs/own-data.md"), *blocks("docs/soft-labels.md")]:
+    for block in [block for name in ("own-data", "distilled-sets", "soft-labels") for block in blocks(f"docs/{name}.md")]:
         if block.file:
             Path(block.file).write_text(block.text)
     stages = {artifact.stage for artifact in plan("imagenet", 10, "sre2l_published")}
@@ -216,9 +216,13 @@ def save_images(folder: Path, classes: int, count: int, size: int) -> None:
 
 
 def save_own_data(clone: Path) -> None:
-    """The images that own-data.md asks for: three classes, and a distilled set by others with one epoch of labels."""
+    """The images that own-data.md asks for: three classes."""
     save_images(clone / "data/mine/train", classes=3, count=12, size=40)
     save_images(clone / "data/mine/test", classes=3, count=4, size=40)
+
+
+def save_distilled_set(clone: Path) -> None:
+    """The images that distilled-sets.md asks for, by others, with one epoch of labels."""
     others, count = clone / "data" / "sre2l", 10
     save_images(others / "ipc10", classes=10, count=count, size=32)
     labels, epoch = torch.arange(10).repeat_interleave(count), others / "FKD_cutmix_fp16" / "epoch_0"
@@ -241,7 +245,10 @@ def test_every_change_applies_to_the_code_as_it_is(page, number, tmp_path):
     assert done.returncode == 0, f"{page}\n{done.stderr}"
 
 
-BEFORE: dict[str, Callable[[Path], None]] = {"docs/own-data.md": save_own_data}
+BEFORE: dict[str, Callable[[Path], None]] = {
+    "docs/own-data.md": save_own_data,
+    "docs/distilled-sets.md": save_distilled_set,
+}
 FOLDER = {"docs/module.md": "study"}  # else the clone's
 
 
