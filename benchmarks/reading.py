@@ -13,7 +13,7 @@ from torchvision import datasets, transforms
 
 from benchmarks.timing import compare, report
 from gvbsm.config.sources import ImageFolder
-from gvbsm.config.stages import Augment
+from gvbsm.config.teachers import Augment
 from gvbsm.data import imagefolder
 from gvbsm.data.listed import ListedImages
 from gvbsm.data.raw import Files, Form

@@ -12,9 +12,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from benchmarks.timing import compare, precisions_on, report
 from benchmarks.training import MEAN, STD
 from gvbsm.backbones.build import build
+from gvbsm.config.labels import RandAugment as RandAugmentSettings
+from gvbsm.config.labels import ViewsOfImages
 from gvbsm.config.shapes import PixelForm
-from gvbsm.config.stages import RandAugment as RandAugmentSettings
-from gvbsm.config.stages import ViewsOfImages
 from gvbsm.data.epoch_views import epoch_views
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.rand_augment import RandAugment

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from benchmarks.timing import compare, precisions_on, report
 from gvbsm.backbones.build import build
 from gvbsm.config.shapes import PixelForm
-from gvbsm.config.stages import Augment
+from gvbsm.config.teachers import Augment
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import PackedImages
 from gvbsm.training.precision import autocast

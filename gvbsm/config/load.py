@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from gvbsm.config.messages import Place, SettingsError, Source, did_you_mean, one_line, short
 from gvbsm.config.networks import label
 from gvbsm.config.row import Evaluate, Row
-from gvbsm.config.stages import Training
+from gvbsm.config.students import Training
 from gvbsm.config.studies import read_study, study_file
 from gvbsm.config.targets import check_name
 from gvbsm.config.yaml_files import read_yaml, row_files

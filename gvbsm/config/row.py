@@ -8,8 +8,11 @@ from pydantic import AfterValidator, Field, model_validator
 
 from gvbsm.config import networks as network_names
 from gvbsm.config.bounds import PerChannel, Precision, text_like, unit
+from gvbsm.config.images import Recover, Select
+from gvbsm.config.labels import Relabel
 from gvbsm.config.sources import Distilled, ImageNet, Seed, Source, Strict
-from gvbsm.config.stages import Augment, Recover, Relabel, Select, Squeeze, Statistics, Training
+from gvbsm.config.students import Training
+from gvbsm.config.teachers import Augment, Squeeze, Statistics
 
 # A file of tensors (.pth, .pt, .safetensors; absolute or below the data root), or the name of published weights.
 Weights = Annotated[

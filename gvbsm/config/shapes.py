@@ -7,8 +7,8 @@ from typing import Annotated
 from pydantic import Field
 
 from gvbsm.config.bounds import Count, Epochs, PerChannel
+from gvbsm.config.labels import ViewsOfImages
 from gvbsm.config.sources import Seed
-from gvbsm.config.stages import ViewsOfImages
 from gvbsm.store.spec import Strict
 
 Batch = Annotated[list[Annotated[list[int], Field(min_length=3, max_length=3)]], Field(min_length=1)]

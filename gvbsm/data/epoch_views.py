@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gvbsm.config.stages import ViewsOfImages
+from gvbsm.config.labels import ViewsOfImages
 from gvbsm.method.views import Views, ViewSettings, draw_views
 from gvbsm.store.keys import derive_seed
 

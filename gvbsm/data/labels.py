@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from gvbsm.config.labels import ViewsOfImages
 from gvbsm.config.shapes import LabelledViews
-from gvbsm.config.stages import ViewsOfImages
 from gvbsm.data.epoch_views import FORMAT, epoch_views
 from gvbsm.data.rand_augment import RandAugment
 from gvbsm.errors import UserError

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from gvbsm.config.shapes import PixelForm
-from gvbsm.config.stages import Augment
+from gvbsm.config.teachers import Augment
 
 
 class Pixels:

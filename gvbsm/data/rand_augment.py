@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gvbsm.config.stages import ViewsOfImages
+from gvbsm.config.labels import ViewsOfImages
 from gvbsm.method.transfer import send
 from gvbsm.method.views import OPERATIONS
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gvbsm.config.stages import Augment
+from gvbsm.config.teachers import Augment
 from gvbsm.data.folders import Stamp, change, change_if_there, count_images, difference, is_there, is_visible
 from gvbsm.data.listed import ListedImages, changed
 from gvbsm.data.pixels import augmentation

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from gvbsm.config.labels import Coding
 from gvbsm.config.row import Row
 from gvbsm.config.shapes import Span
 from gvbsm.config.sources import DataPath, Distilled, Seed
-from gvbsm.config.stages import Coding
 from gvbsm.pipeline.relabel import bytes_per_view
 from gvbsm.pipeline.scale import Scale, times
 from gvbsm.pipeline.shards import epoch_ranges

@@ -7,10 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from gvbsm.config.labels import TeachersLabels
 from gvbsm.config.row import Row, Student
 from gvbsm.config.shapes import LabelledViews, NetworkShape, PixelForm, RandomImages
 from gvbsm.config.sources import Seed
-from gvbsm.config.stages import HardTraining, TeachersLabels, Training
+from gvbsm.config.students import HardTraining, Training
 from gvbsm.pipeline.relabel import check_one_of, views_of
 from gvbsm.pipeline.scale import Scale, times
 from gvbsm.pipeline.stage import Artifact, Stage, builders_of, network_shape, part, paths_of, pixel_form, planned, prefix

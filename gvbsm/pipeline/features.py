@@ -10,7 +10,7 @@ from gvbsm.config.bounds import Count
 from gvbsm.config.row import Network, Row
 from gvbsm.config.shapes import PixelForm
 from gvbsm.config.sources import Seed
-from gvbsm.config.stages import Compute
+from gvbsm.config.steps import Compute
 from gvbsm.pipeline.shards import shown_classes
 from gvbsm.pipeline.stage import Artifact, Stage, builders_of, part, pixel_form, planned, prefix
 from gvbsm.store.spec import Inputs, Spec, Strict

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from gvbsm.config.row import Backbone, Row
 from gvbsm.config.shapes import PixelForm
-from gvbsm.config.stages import Compute
+from gvbsm.config.steps import Compute
 from gvbsm.pipeline.scale import Scale
 from gvbsm.pipeline.stage import Artifact, Stage, builders_of, part, paths_of, pixel_form, planned, prefix
 from gvbsm.store.spec import Inputs, Spec

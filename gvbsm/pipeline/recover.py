@@ -7,9 +7,11 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from gvbsm.config.bounds import Precision
+from gvbsm.config.images import RecoverShard
+from gvbsm.config.labels import ViewsOfImages
 from gvbsm.config.row import Row
 from gvbsm.config.shapes import Batch, PixelForm
-from gvbsm.config.stages import Augment, RecoverShard, ViewsOfImages
+from gvbsm.config.teachers import Augment
 from gvbsm.method.rounds import image_steps
 from gvbsm.pipeline.scale import Scale
 from gvbsm.pipeline.shards import row_shards, shown_classes

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from gvbsm.config.labels import Coding, Relabel, RelabelShard
 from gvbsm.config.row import Row
 from gvbsm.config.shapes import PixelForm, RandomImages, Span
-from gvbsm.config.stages import Coding, Relabel, RelabelShard
 from gvbsm.pipeline.scale import Scale, times
 from gvbsm.pipeline.shards import epoch_ranges
 from gvbsm.pipeline.stage import Artifact, Stage, builders_of, part, paths_of, pixel_form, planned, prefix

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from gvbsm.config.images import Select
 from gvbsm.config.row import Row
 from gvbsm.config.shapes import Batch, PixelForm
-from gvbsm.config.stages import Select
 from gvbsm.pipeline.scale import Scale
 from gvbsm.pipeline.shards import row_shards
 from gvbsm.pipeline.stage import Artifact, Stage, builders_of, count_images, paths_of, pixel_form, planned

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 
+from gvbsm.config.images import Recover
+from gvbsm.config.labels import Relabel
 from gvbsm.config.row import Row
 from gvbsm.config.shapes import Batch, Span
-from gvbsm.config.stages import Recover, Relabel
 from gvbsm.pipeline.stage import prefix
 
 _MOST_SHOWN = 10  # classes that a picture tells apart by colour

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from gvbsm.config.row import Backbone, Row, Weights
 from gvbsm.config.shapes import NetworkShape, PixelForm
-from gvbsm.config.stages import Augment, Compute, Squeeze
+from gvbsm.config.steps import Compute
+from gvbsm.config.teachers import Augment, Squeeze
 from gvbsm.pipeline.scale import Scale, times
 from gvbsm.pipeline.stage import Artifact, Stage, builders_of, network_shape, part, pixel_form, planned, prefix
 from gvbsm.store.spec import Inputs, Json, Spec

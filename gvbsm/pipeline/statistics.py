@@ -6,7 +6,7 @@ from typing import Literal
 
 from gvbsm.config.row import Backbone, Row
 from gvbsm.config.shapes import PixelForm
-from gvbsm.config.stages import Augment, StatisticsPass
+from gvbsm.config.teachers import Augment, StatisticsPass
 from gvbsm.pipeline.scale import Scale
 from gvbsm.pipeline.stage import Artifact, Stage, builders_of, part, pixel_form, planned, prefix
 from gvbsm.store.spec import Inputs, Spec

@@ -6,7 +6,7 @@ from typing import Literal
 
 from gvbsm.config.row import Row, Student
 from gvbsm.config.sources import Seed
-from gvbsm.config.stages import HardTraining, Training
+from gvbsm.config.students import HardTraining, Training
 from gvbsm.pipeline.evaluate import EvaluateSpec, HardEvaluateSpec, StudentSpec, has_hard_labels, student_builders
 from gvbsm.pipeline.scale import Scale, times
 from gvbsm.pipeline.stage import Artifact, Stage, planned, prefix

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gvbsm.config.stages import RecoverShard
+from gvbsm.config.images import RecoverShard
 from gvbsm.data.epoch_views import epoch_views
 from gvbsm.data.pixels import Pixels, jpeg_round_trip
 from gvbsm.errors import UserError

@@ -11,7 +11,7 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from gvbsm.config.stages import ViewsOfImages
+from gvbsm.config.labels import ViewsOfImages
 from gvbsm.data.epoch_views import FORMAT, epoch_views
 from gvbsm.data.image_set import open_image_set
 from gvbsm.data.pixels import Pixels

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gvbsm.config.stages import Select
+from gvbsm.config.images import Select
 from gvbsm.data.image_set import check_images_per_class
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import Split, open_split

@@ -11,7 +11,8 @@ from typing import Any, Generic, NotRequired, TypedDict, TypeVar
 import torch
 from torch import Tensor, nn
 
-from gvbsm.config.stages import HardTraining, Squeeze
+from gvbsm.config.students import HardTraining
+from gvbsm.config.teachers import Squeeze
 from gvbsm.errors import UserError
 from gvbsm.method.draws import seed_torch
 from gvbsm.runtime.checkpoints import Checkpoint, State, to_device

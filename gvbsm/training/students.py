@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gvbsm.config.stages import Training
+from gvbsm.config.students import Training
 from gvbsm.data.image_set import open_image_set
 from gvbsm.data.labels import Epoch, Labels, load_labels, views_alone
 from gvbsm.data.pixels import Pixels

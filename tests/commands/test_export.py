@@ -20,7 +20,7 @@ from torchvision.datasets import ImageFolder
 import gvbsm
 from gvbsm import cli
 from gvbsm.backbones.build import build
-from gvbsm.config.stages import Training
+from gvbsm.config.students import Training
 from gvbsm.errors import UserError
 from gvbsm.method.losses import REST, hard_loss, soft_loss
 from gvbsm.share import export

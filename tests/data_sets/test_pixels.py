@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gvbsm.config.shapes import PixelForm
-from gvbsm.config.stages import Augment
+from gvbsm.config.teachers import Augment
 from gvbsm.data.image_set import check_images_per_class, random_choice
 from gvbsm.data.pixels import Pixels, augmentation
 from gvbsm.errors import UserError

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from gvbsm.config.sources import ImageFolder
-from gvbsm.config.stages import Augment
+from gvbsm.config.teachers import Augment
 from gvbsm.data import folders, imagefolder
 from gvbsm.data.raw import Form
 from gvbsm.data.splits import Split, open_split
@@ -317,7 +317,7 @@ import struct, sys
 from pathlib import Path
 import torch
 from PIL import Image
-from gvbsm.config.stages import Augment
+from gvbsm.config.teachers import Augment
 from gvbsm.data.splits import open_split
 from gvbsm.errors import UserError
 from gvbsm.store.job import Reader

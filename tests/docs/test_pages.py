@@ -22,7 +22,7 @@ import yaml
 from PIL import Image
 from torch.utils.data import BatchSampler, RandomSampler
 
-from gvbsm.config.stages import Coding
+from gvbsm.config.labels import Coding
 from gvbsm.config.targets import parse_target
 from gvbsm.pipeline.graph import plan, plan_run
 from gvbsm.store.code import PACKAGE

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gvbsm.config.stages import Coding as CodingSettings
+from gvbsm.config.labels import Coding as CodingSettings
 from gvbsm.method.coding import Coding, decode, encode
 from gvbsm.pipeline.relabel import bytes_per_view
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from gvbsm.config.load import load_row
-from gvbsm.config.stages import HardTraining
+from gvbsm.config.students import HardTraining
 from gvbsm.errors import Interrupted, UserError
 from gvbsm.method.parts import split_batches
 from gvbsm.pipeline.stage import part as part_of

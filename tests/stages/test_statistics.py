@@ -6,8 +6,8 @@ import json
 import pytest
 import torch
 
+from gvbsm.config.images import Keep
 from gvbsm.config.load import load_row
-from gvbsm.config.stages import Keep
 from gvbsm.errors import UserError
 from gvbsm.method import memory
 from gvbsm.pipeline.registry import STAGES
