@@ -83,7 +83,7 @@ def test_every_stage_is_named():
 
 
 def test_the_readme_is_short():
-    assert len(README.split()) <= 900
+    assert len(re.findall(r"\S*\w\S*", README)) <= 900  # the bars of tables are no words
     assert max(map(len, README.splitlines())) <= 160
 
 
