@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from gvbsm.format import readable_bytes, readable_seconds, readable_seeds, readable_spread
-from gvbsm.pictures.names import run_title
+from gvbsm.pictures.names import kind_name, run_title
 from gvbsm.report.background import read_cost, read_provenance, read_settings
 from gvbsm.report.results import read_accuracies, read_classes, read_facts, read_pictures
 from gvbsm.store.files import write_text
@@ -41,6 +41,7 @@ def page(published: Published) -> str:
         .get_template("page.html.j2")
         .render(
             title=run_title(accuracies["dataset"], accuracies["ipc"], accuracies["recipe"]),
+            distilled=kind_name("distilled"),
             facts=read_facts(published),
             accuracies=read_accuracies(published),
             pictures=read_pictures(published),

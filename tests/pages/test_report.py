@@ -99,6 +99,25 @@ def test_accuracies_are_those_of_acc_json(published_run):
     assert len(by_class) == 10
 
 
+def test_the_page_begins_with_accuracies_and_margins(published_run):
+    report_page()
+    summary = PAGE.read_text().partition("<h2")[0]
+    accuracies = json.loads((RUN / "acc.json").read_text())
+    for student, result in accuracies["students"].items():
+        over = result["top1"]["mean"] - accuracies["baselines"]["random_soft"][student]["top1"]["mean"]
+        assert re.search(
+            rf"<dt>{student}, top-1</dt><dd>{result['top1']['mean']:.2f} ± .* %</dd><dd>{re.escape(f'{over:+.2f}')} ± .* over",
+            summary,
+        )
+
+
+def test_settings_are_folded(published_run):
+    page = report_page()
+    folded = re.findall(r"<summary>(.*?)</summary>", PAGE.read_text())
+    assert {"recover", "relabel"} <= {title.lower() for title in folded}, folded
+    assert page.text
+
+
 def test_equal_runs_give_equal_pages_at_the_path_asked_for(published_run, capsys):
     report_page()
     assert cli.main(["report", str(RUN / "acc.json"), "--out", "elsewhere.html"]) == 0
