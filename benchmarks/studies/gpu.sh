@@ -22,7 +22,9 @@ TARGETS=${TARGETS:-
     results/edc-cifar10.four/ipc10-rded/acc.json
     results/paper-cifar10.convnet/ipc50-published/acc.json
     results/paper-cifar10.resnet18/ipc50-published/acc.json
-    results/paper-cifar10/compare.csv}
+    results/paper-cifar10/compare.csv
+    results/methods-cifar10/compare.csv
+    results/steps-cifar10/compare.csv}
 
 run() {
     local end=$((SECONDS + $1 - 20)) out=${OUT:?expected the folder for results in OUT}
