@@ -40,8 +40,8 @@ class Select(Compute):
     """Which real images recover starts from."""
 
     choose: Literal["random", "confidence", "medium", "hard", "clusters", "margin"] = Field(
-        description="Any; those with the least cross-entropy in the teachers, in the middle of its order, or with the most; "
-        "those nearest to k-means' centres of features; or half such ones, and the least certain one of each such cluster."
+        description="Any; those of least, middle or most cross-entropy in the teachers; those nearest to k-means' centres of "
+        "features; or half such ones, and of each such cluster the least certain one."
     )
     candidates: Count = Field(
         description="Random real images, of which one is chosen for each crop of an image; 1 with `random`."

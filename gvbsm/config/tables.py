@@ -42,20 +42,27 @@ class Section:
 
 def sections() -> dict[str, Section]:
     """All sections by name: `row` and its sections, in the order of their settings, then `config` and its sections."""
+    return _sections()[0]
+
+
+def _sections() -> tuple[dict[str, Section], dict[str, str]]:
+    """The sections, and the names of those that have only settings of another one, with its name: judge -> backbones."""
     known: dict[str, Section] = {}
+    same: dict[str, str] = {}
     for name in ("row", "config"):
         root = schema(name)
-        _collect(name, [root], root["$defs"], known, [])
-    return known
+        _collect(name, [root], root["$defs"], known, same, {})
+    return known, same
 
 
 def section_and_parts(name: str) -> list[Section]:
-    """A section and those inside it; `row` is its own settings alone.
+    """A section and those inside it; `row` is its own settings alone. Of one that has only settings of another, that one.
 
     Raises:
         SettingsError: if there is none of this name.
     """
-    known = sections()
+    known, same = _sections()
+    name = same.get(name, name)
     if name not in known:
         near = [section for section in known if section.endswith(f".{name}")] or difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
@@ -63,19 +70,28 @@ def section_and_parts(name: str) -> list[Section]:
     return [section for path, section in known.items() if path == name or path.startswith(f"{name}.")]
 
 
-def _collect(name: str, kinds: list[Json], models: Json, known: dict[str, Section], seen: list[Json]) -> None:
-    """Add a section to `known`, and then those of its settings that are sections, unless they have only settings `seen` before.
+def _collect(
+    name: str, kinds: list[Json], models: Json, known: dict[str, Section], same: dict[str, str], seen: dict[str, Json]
+) -> None:
+    """Add a section to `known`, and then those of its settings that are sections, or to `same` those that have only settings
+    `seen` in another one.
 
     A source is one section of several kinds.
     """
     about = kinds[0]["description"] if len(kinds) == 1 else "Where images come from; every kind has its own settings."
     known[name] = Section(name, " ".join(about.split("\n\n")[0].split()), tuple(_entries(kinds, models)))
     for kind in kinds:
-        seen.append(kind["properties"])
+        seen[f"{name} {len(seen)}"] = kind["properties"]
         for key, node in kind["properties"].items():
             inner = [models[model] for model in _references(node)]
-            if inner and not any(inner[0]["properties"].items() <= properties.items() for properties in seen):
-                _collect(key if name == "row" else f"{name}.{key}", inner, models, known, seen)
+            if not inner:
+                continue
+            path = key if name == "row" else f"{name}.{key}"
+            met = [where for where, properties in seen.items() if inner[0]["properties"].items() <= properties.items()]
+            if met:
+                same.setdefault(path, met[0].split()[0])
+            else:
+                _collect(path, inner, models, known, same, seen)
 
 
 def _references(node: Json) -> list[str]:

@@ -86,6 +86,14 @@ def test_networks(capsys):
     assert "Options" not in next(line for line in lines if line.startswith("resnet50"))
 
 
+@pytest.mark.parametrize(("name", "shown"), [("judge", "backbones"), ("backbones.squeeze", "squeeze")])
+def test_a_section_with_the_settings_of_another_is_that_one(name, shown, capsys):
+    assert cli.main(["settings", name]) == 0
+    found = capsys.readouterr().out
+    assert cli.main(["settings", shown]) == 0
+    assert found == capsys.readouterr().out != ""
+
+
 def test_data_sets_and_recipes_of_the_working_folder(workspace, capsys):
     Path("config/recipes/mine.yaml").write_text("# Smaller steps,\n# twice as many. More.\nextends: edc\n")
     shipped = {path.stem for path in (PACKAGE.parent / "config" / "recipes").glob("*.yaml")}
