@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from gvbsm import cli
@@ -129,8 +130,8 @@ ROW_MISTAKES = {
     "fraction for a count": ({"recover": {"iterations": 10.5}}, r"recover\.iterations: expected a valid integer.*got 10\.5"),
     "true for a number": ({"relabel": {"epochs": True}}, r"relabel\.epochs: expected a valid integer, got True"),
     "number for true": ({"relabel": {"flip": 1}}, r"relabel\.flip: expected a valid boolean, got 1"),
-    "list for a section": ({"relabel": [1, 2]}, r"relabel: expected a valid dictionary"),
-    "nothing for a section": ({"squeeze": None}, r"squeeze: expected a valid dictionary.*got None"),
+    "list for a section": ({"relabel": [1, 2]}, r"relabel: expected settings by name, got"),
+    "nothing for a section": ({"squeeze": None}, r"squeeze: expected settings by name, got null"),
     "negative rate": ({"squeeze": {"lr": -0.1}}, r"squeeze\.lr: expected greater than 0, got -0\.1"),
     "zero epochs": ({"squeeze": {"epochs": 0}}, r"squeeze\.epochs: expected greater than or equal to 1, got 0"),
     "huge epochs": (
@@ -150,7 +151,7 @@ ROW_MISTAKES = {
     "kl without temperature": ({"evaluate": {"loss": "kl"}}, r"evaluate: temperature: expected exactly when loss is kl"),
     "sgd without momentum": (
         {"evaluate": {"optimizer": "sgd", "momentum": None}},
-        r"evaluate: momentum: expected exactly when optimizer is sgd, got None with sgd; set it to a number \(0: none\)",
+        r"evaluate: momentum: expected exactly when optimizer is sgd, got null with sgd; set it to a number \(0: none\)",
     ),
     "adamw with momentum": (
         {"squeeze": {"optimizer": "adamw", "momentum": 0.9}},
@@ -204,11 +205,11 @@ ROW_MISTAKES = {
     ),
     "steps without milestones": (
         {"squeeze": {"schedule": "step", "gamma": 0.5}},
-        r"squeeze: milestones: expected exactly with schedule: step, got None with step; give milestones",
+        r"squeeze: milestones: expected exactly with schedule: step, got null with step; give milestones",
     ),
     "steps without a factor": (
         {"evaluate": {"schedule": "step", "milestones": [0.5]}},
-        r"evaluate: gamma: expected exactly with schedule: step, got None with step; give gamma",
+        r"evaluate: gamma: expected exactly with schedule: step, got null with step; give gamma",
     ),
     "milestones of a cosine": (
         {"evaluate": {"milestones": [0.5], "gamma": 0.5}},
@@ -247,6 +248,33 @@ def test_mistakes_in_a_row(mistake, workspace, edit_row, capsys):
     assert not Path("results").exists()
 
 
+STEP = {"schedule": "step", "milestones": [0.5], "gamma": 0.5}
+# (changes by a recipe of what the row's students inherit, pattern of the error line)
+INHERITED_MISTAKES = {
+    "steps without milestones": ({"schedule": "step"}, r"milestones: expected exactly with schedule: step, got null"),
+    "milestones of a cosine": ({"milestones": [0.5], "gamma": 0.5}, "milestones: expected exactly"),
+    "disorder": (STEP | {"milestones": [0.5, 0.25]}, "milestones: expected each above"),
+    "a stretched step": (STEP | {"stretch": 2.0}, "stretch: expected only with"),
+    "sgd without momentum": ({"optimizer": "sgd"}, "momentum: expected exactly when"),
+    "kl without temperature": ({"loss": "kl"}, "temperature: expected exactly when"),
+}
+
+
+@pytest.mark.parametrize("mistake", INHERITED_MISTAKES)
+def test_a_mistake_that_students_inherit_is_the_recipes(mistake, workspace, edit_row, capsys):
+    changes, expected = INHERITED_MISTAKES[mistake]
+    edit_row({"evaluate": {"students": [{"name": "convnet"}, {"name": "convnet", "label": "other", "evaluate": {"lr": 0.1}}]}})
+    Path("config/recipes/wrong.yaml").write_text(yaml.safe_dump({"evaluate": changes}))
+    place = r"^gvbsm: config/recipes/wrong\.yaml: evaluate: "
+    assert_one_line(*run(capsys, "explain", "results/tiny/ipc4-wrong/acc.json"), place + expected)
+
+
+def test_a_mistake_of_one_student_is_that_students(workspace, edit_row, capsys):
+    edit_row({"evaluate": {"students": ["convnet", {"name": "convnet", "label": "other", "evaluate": {"schedule": "step"}}]}})
+    place = r"config/datasets/tiny\.yaml: evaluate\.students\[1\]\.evaluate: "
+    assert_one_line(*run(capsys, "explain", TARGET), place + "milestones: expected exactly")
+
+
 TARGET_MISTAKES = {
     "results/tiny/ipc0/acc.json": r"run 'ipc0': expected 1 to 100000 images per class, got 0",
     "results/tiny/ipc-3/acc.json": r"run 'ipc-3': expected 1 to 100000 images per class, got -3",
@@ -271,7 +299,7 @@ FILE_MISTAKES = {
     "not YAML": (b"classes: [1, 2\nmean: 3", r"tiny\.yaml:\d: not valid YAML"),
     "a key twice": (b"extends: digits\nclasses: 10\nclasses: 11\n", r"tiny\.yaml:3: not valid YAML: 'classes' appears twice"),
     "a list": (b"- 1\n- 2\n", r"tiny\.yaml: expected settings \(key: value\), got \[1, 2\]"),
-    "empty": (b"", r"tiny\.yaml: expected settings \(key: value\), got None"),
+    "empty": (b"", r"tiny\.yaml: expected settings \(key: value\), got null"),
     "not text": (b"\xff\xfe\x00", r"tiny\.yaml: cannot be read"),
 }
 

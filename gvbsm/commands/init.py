@@ -16,6 +16,7 @@ from gvbsm.store.code import PROJECT
 
 
 include: str(PROJECT / "workflow" / "Snakefile")
+workflow.default_target = "all"  # config.yaml's targets: Snakemake takes no default from a file that is included
 """,
     Path(".gitignore"): "/.snakemake/\n/data/\n/results/\n",
 }

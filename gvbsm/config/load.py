@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from gvbsm.config.messages import Place, SettingsError, Source, did_you_mean, one_line, short
+from gvbsm.config.messages import Place, SettingsError, Source, did_you_mean, one_line, place, short
 from gvbsm.config.networks import label
 from gvbsm.config.row import Evaluate, Row
 from gvbsm.config.students import Training
@@ -41,7 +41,7 @@ def check_row(merged: Json, origin: dict[Place, Source]) -> Row:
     raw["backbones"] = _expand(raw.get("backbones"), "squeeze", raw.get("squeeze"))
     if raw.get("judge") is not None:
         (raw["judge"],) = _expand([raw["judge"]], "squeeze", raw.get("squeeze"))
-    evaluate = raw.get("evaluate")
+    evaluate, shared = raw.get("evaluate"), None
     if isinstance(evaluate, dict):
         not_per_student = Evaluate.model_fields.keys() - Training.model_fields.keys()
         shared = {key: value for key, value in evaluate.items() if key not in not_per_student}
@@ -49,7 +49,26 @@ def check_row(merged: Json, origin: dict[Place, Source]) -> Row:
     try:
         return Row.model_validate(raw).with_kept_epochs()
     except ValidationError as error:
-        raise SettingsError(one_line(error, Row, origin)) from None
+        raise SettingsError(one_line(_of_section(error, shared), Row, origin)) from None
+
+
+class _Shared(BaseModel):
+    """What the students of a row share."""
+
+    evaluate: Training
+
+
+def _of_section(error: ValidationError, shared: Json | None) -> ValidationError:
+    """The mistake of the section `evaluate` itself, if `error` reports it only of a student that inherits it.
+
+    A section is not checked as a whole while one of its entries is wrong.
+    """
+    if shared is not None and place(error)[:2] == ("evaluate", "students"):
+        try:
+            _Shared.model_validate({"evaluate": shared})
+        except ValidationError as above:
+            return above
+    return error
 
 
 def read_row(dataset: str, recipe: str | None = None) -> tuple[Json, dict[Place, Source]]:

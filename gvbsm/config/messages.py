@@ -35,7 +35,7 @@ class SettingsError(UserError):
 def one_line(error: ValidationError, model: type[BaseModel], origin: dict[Place, Source]) -> str:
     """The first mistake of a validation, with the file it stands in."""
     text = describe(error, model)
-    at = _place(error) or _section_in(text)
+    at = place(error) or _section_in(text)
     source = next((origin[at[:n]] for n in range(len(at), 0, -1) if at[:n] in origin), None)
     return f"{source or next(reversed(origin.values()))}: {text}"
 
@@ -53,7 +53,7 @@ def dotted(place: Place) -> str:
 def describe(error: ValidationError, model: type[BaseModel]) -> str:
     """The first mistake of a validation as `setting: expected, got; remedy`."""
     first = _first(error)
-    at = _place(error)
+    at = place(error)
     where = dotted(at)
     if first["type"] == "extra_forbidden":
         where, _, name = where.rpartition(".")
@@ -68,6 +68,7 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
         text = first["msg"].removeprefix("Value error, ")
     else:
         expected = re.sub(r"^.*? should (be |have )?", "", first["msg"])
+        expected = re.sub(r"^a valid dictionary or instance of \w+$", "settings by name", expected)
         text = f"expected {expected}, got {short(first['input'])}; correct the value"
     return ": ".join(part for part in (where, text) if part)
 
@@ -80,7 +81,7 @@ def _first(error: ValidationError) -> Any:
     return min(error.errors(include_url=False), key=lambda mistake: (len(mistake["loc"]), mistake["type"] != "extra_forbidden"))
 
 
-def _place(error: ValidationError) -> Place:
+def place(error: ValidationError) -> Place:
     """Where the first mistake stands, without the name that pydantic adds for the kind of a source."""
     at = _first(error)["loc"]
     return (at[0], *at[2:]) if at[:1] == ("source",) and len(at) > 2 else tuple(at)
@@ -114,5 +115,5 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
 
 def short(value: Any) -> str:
     """A value as messages show it, in at most 60 characters."""
-    text = repr(value)
+    text = "null" if value is None else repr(value)  # as YAML has it
     return text if len(text) <= 60 else text[:57] + "..."

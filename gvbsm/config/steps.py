@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from gvbsm.config.bounds import Fraction, Precision, Rate, Weight
+from gvbsm.config.messages import short
 from gvbsm.config.sources import Strict
 
 
@@ -49,7 +50,7 @@ class Optimised(Compute):
     def _momentum_belongs_to_sgd(self) -> Optimised:
         if (self.optimizer == "sgd") != (self.momentum is not None):
             raise ValueError(
-                f"momentum: expected exactly when optimizer is sgd, got {self.momentum} with {self.optimizer}; "
+                f"momentum: expected exactly when optimizer is sgd, got {short(self.momentum)} with {self.optimizer}; "
                 f"set it to {'a number (0: none)' if self.momentum is None else 'null'}"
             )
         return self
@@ -59,7 +60,9 @@ class Optimised(Compute):
         for name, value in (("milestones", self.milestones), ("gamma", self.gamma)):
             if (self.schedule == "step") != (value is not None):
                 remedy = f"{'give' if value is None else 'remove'} {name}"
-                raise ValueError(f"{name}: expected exactly with schedule: step, got {value} with {self.schedule}; {remedy}")
+                raise ValueError(
+                    f"{name}: expected exactly with schedule: step, got {short(value)} with {self.schedule}; {remedy}"
+                )
         if self.milestones and any(b <= a for a, b in pairwise(self.milestones)):
             raise ValueError(f"milestones: expected each above the one before, got {self.milestones}; put them in order")
         return self

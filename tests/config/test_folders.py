@@ -78,7 +78,7 @@ def test_config_yaml_is_the_package_s_if_the_folder_has_none(own):
 @pytest.mark.parametrize("command", ["config", "row"])
 def test_no_file_anywhere_is_one_line(own, monkeypatch, command):
     """As after an installation without a clone, where nothing lies beside the package."""
-    monkeypatch.setattr(yaml_files, "PACKAGE", Path("nowhere") / "gvbsm")
+    monkeypatch.setattr(yaml_files, "PROJECT", Path("nowhere"))
     expected = (
         r"config\.yaml: expected this file in .*, got none; write it" if command == "config" else "none yet, write config/"
     )

@@ -1,6 +1,7 @@
 """gvbsm from a wheel, without a clone: `gvbsm init` makes a folder in which snakemake runs."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,11 @@ def test_a_working_folder_of_an_installed_package(installed, tmp_path):
     planned = run(installed, mine, "snakemake", "-n", "--", *targets, "results/digits/compare.csv")
     assert planned.returncode == 0, planned.stderr
     assert str(PACKAGE.parent) not in planned.stdout + planned.stderr
+    own = mine / "workflow/Snakefile"
+    own.write_text(own.read_text() + "\n\nrule own:\n    output:\n        'own.txt',\n")
+    default = run(installed, mine, "snakemake", "-n")  # what init says to run: config.yaml's targets
+    assert default.returncode == 0 and re.search(r"^publish +1$", default.stdout, re.MULTILINE), default.stderr
+    assert not re.search(r"^own ", default.stdout, re.MULTILINE)
     assert run(installed, mine, "gvbsm", "recipes").stdout.count("\n") >= 7
     (mine / "workflow/Snakefile").unlink()
     again = run(installed, tmp_path, "gvbsm", "init", "mine")
