@@ -85,7 +85,9 @@ def found(receipt: Receipt) -> str:
     if {"train_images", "test_images"} <= summary.keys():
         parts.append(f"{summary['train_images']:,} training and {summary['test_images']:,} test images")
     parts += [
-        f"{summary[what]:,} {what}" for what in ("networks", "images", "layers", "views") if isinstance(summary.get(what), int)
+        f"{summary[what + 's']:,} {what}{'' if summary[what + 's'] == 1 else 's'}"
+        for what in ("network", "image", "layer", "view")
+        if isinstance(summary.get(what + "s"), int)
     ]
     return ", ".join([*parts, readable_bytes(receipt["bytes"])])
 

@@ -152,6 +152,7 @@ def stored(folder: Path, summary: dict[str, object]) -> Job:
         ({"top1": {"mean": 95.2, "std": None, "runs": [1]}}, "top-1 95.20 %, 2 kB"),
         ({"train_images": 50000, "test_images": 10000}, "50,000 training and 10,000 test images, 2 kB"),
         ({"images": 50, "epochs": 3}, "50 images, 2 kB"),
+        ({"networks": 1, "images": 1, "layers": 1, "views": 1}, "1 network, 1 image, 1 layer, 1 view, 2 kB"),
         ({"top1": None}, "2 kB"),
     ],
 )
