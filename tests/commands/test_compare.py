@@ -158,7 +158,7 @@ def test_a_few_differences_are_all_listed(workspace, edit_row):
     text = differences([before, run_of("tiny")])
     lines = lines_of(text)
     assert lines["squeeze.epochs"] == "2 | 3" and lines["recover.iterations"] == "6 | 7"
-    assert lines["select"].startswith("None | {'candidates': 10, ") and lines["prepare.image_size"] == "8 | 16"
+    assert lines["select"].startswith("null | {'candidates': 10, ") and lines["prepare.image_size"] == "8 | 16"
     assert differences([before, before]) == "\nno setting differs\n"
 
 
