@@ -75,7 +75,7 @@ def changed_stages(package: Path, file: str, old: str, new: str) -> set[str]:
         ("method/selection.py", "avg_pool2d", "max_pool2d", {"select"}),
         ("training/fit.py", "math.pi * epoch", "math.pi * (epoch + 1)", {"squeeze", "evaluate", "student"}),
         ("method/diversity.py", "1 - cosine", "2 - cosine", {"features"}),
-        ("pictures/figures.py", "dpi=120", "dpi=90", {"draw"}),
+        ("pictures/figures.py", "int = 120", "int = 90", {"draw", "publish"}),
         ("pictures/curves.py", "_MANY = 25", "_MANY = 30", set()),  # the builder of one picture, as networks are
         ("stages/prepare.py", '"train_images": len', '"images": len', {"prepare"}),
         ("data/folders.py", '".tiff", ".gif"', '".tiff"', set(STAGES) - {"recover", "draw"}),  # which files are images
