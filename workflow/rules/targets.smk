@@ -40,9 +40,12 @@ def before(stage):
         if isinstance(spec, GivenTeacherSpec):
             return stored(CHECKS)
         # Of one training, the job of an earlier epoch comes first and leaves its state to the next.
-        earlier = [path for path, other in TRAINED.items() if isinstance(spec, SqueezeSpec) and spec.continues(other)]
-        last = sorted(earlier, key=lambda path: TRAINED[path].settings.trained_epochs)[-1:]
-        return stored(CHECKS + GIVEN + last)
+        earlier = [
+            (other.settings.trained_epochs, path)
+            for path, other in TRAINED.items()
+            if isinstance(spec, SqueezeSpec) and spec.continues(other)
+        ]
+        return stored(CHECKS + GIVEN + [path for _, path in sorted(earlier)[-1:]])
 
     return inputs
 
