@@ -74,6 +74,20 @@ def plan_squeeze(row: Row, backbone: Backbone, data: Artifact, seed: int) -> Art
     )
 
 
+def teachers_before(spec: Spec, teachers: Mapping[str, Spec]) -> list[str]:
+    """Of a run's teachers, by path, those whose jobs come before a long job that does not read them: all with given weights,
+    which may be refused, and the earlier epoch from which a training goes on."""
+    if isinstance(spec, GivenTeacherSpec):
+        return []
+    given = [path for path, teacher in teachers.items() if isinstance(teacher, GivenTeacherSpec)]
+    earlier = [
+        (teacher.settings.trained_epochs, path)
+        for path, teacher in teachers.items()
+        if isinstance(teacher, SqueezeSpec) and isinstance(spec, SqueezeSpec) and spec.continues(teacher)
+    ]
+    return given + [path for _, path in sorted(earlier)[-1:]]
+
+
 def _spec_for(raw: Mapping[str, Any]) -> type[Spec]:
     return GivenTeacherSpec if raw.get("weights") else SqueezeSpec
 

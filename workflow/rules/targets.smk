@@ -6,7 +6,7 @@ from gvbsm.pipeline.check import CheckSpec
 from gvbsm.pipeline.graph import plan_run
 from gvbsm.pipeline.pictures import pictures_of, pictures_that_can_be_drawn, plan_picture
 from gvbsm.pipeline.registry import write_plans
-from gvbsm.pipeline.squeeze import GivenTeacherSpec, SqueezeSpec
+from gvbsm.pipeline.squeeze import teachers_before
 from gvbsm.store.plans import target_file, write_list
 from gvbsm.store.receipts import receipt_path
 from gvbsm.store.run import ACCURACIES, PICTURES_LIST, further_pictures
@@ -25,8 +25,7 @@ def accuracies_of_folder(wildcards):
 
 
 CHECKS = []  # of the runs that this process has planned
-GIVEN = []  # their teachers with given weights
-TRAINED = {}  # specs of their other teachers, by path
+TEACHERS = {}  # specs of their teachers, by path
 
 
 def before(stage):
@@ -37,15 +36,7 @@ def before(stage):
         spec = planned_spec(wildcards.key)
         if (STORE / stage / f"{wildcards.name}-{wildcards.key}{spec.suffix}").exists():
             return []
-        if isinstance(spec, GivenTeacherSpec):
-            return stored(CHECKS)
-        # Of one training, the job of an earlier epoch comes first and leaves its state to the next.
-        earlier = [
-            (other.settings.trained_epochs, path)
-            for path, other in TRAINED.items()
-            if isinstance(spec, SqueezeSpec) and spec.continues(other)
-        ]
-        return stored(CHECKS + GIVEN + [path for _, path in sorted(earlier)[-1:]])
+        return stored(CHECKS + teachers_before(spec, TEACHERS))
 
     return inputs
 
@@ -56,8 +47,7 @@ def target_inputs(artifacts, published):
     target = checked(write_plans, artifacts, published)
     SPECS.update((artifact.key, artifact.spec) for artifact in artifacts)
     CHECKS.extend(artifact.path for artifact in artifacts if isinstance(artifact.spec, CheckSpec))
-    TRAINED.update((artifact.path, artifact.spec) for artifact in artifacts if isinstance(artifact.spec, SqueezeSpec))
-    GIVEN.extend(artifact.path for artifact in artifacts if isinstance(artifact.spec, GivenTeacherSpec))
+    TEACHERS.update((artifact.path, artifact.spec) for artifact in artifacts if artifact.stage == "squeeze")
     inputs = {name: stored(paths) for name, paths in target.spec.inputs if paths}
     # Only these rules ask for receipts: with those of every rule's inputs, planning would take twice as long.
     receipts = [ancient(str(receipt_path(STORE / path))) for path in target.spec.input_paths()]
