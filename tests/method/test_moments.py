@@ -17,7 +17,7 @@ from gvbsm.method.moments import (
 
 
 def plain_moments(x, patch):
-    """The definitions of METHOD.md section 2, word by word."""
+    """The definitions of docs/method.md, word by word."""
     size = [-(-side // patch) * patch for side in x.shape[-2:]]
     resized = x if size == list(x.shape[-2:]) else F.interpolate(x, size, mode="bilinear", align_corners=False)
     patches = [

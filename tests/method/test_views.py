@@ -1,4 +1,4 @@
-"""Views: as PIL makes them, replayed exactly, mixed and labelled as METHOD.md sections 4 and 5 say."""
+"""Views: as PIL makes them, replayed exactly, mixed and labelled as docs/views.md and docs/method.md say."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The published code's faults (METHOD.md section 6) as settings: both values of each, in the stage that has it.
+"""The published code's faults (docs/deviations.md) as settings: both values of each, in the stage that has it.
 
 The other faults: 1 in test_densification, 2 (start, dropped), 3 and 4 (variance) in tests/method, 8 in tests/workflow.
 """
