@@ -9,9 +9,8 @@ from gvbsm.errors import UserError
 from gvbsm.store.code import PROJECT
 
 _COPIED = (Path("config/config.yaml"), Path("config/schema"), Path("workflow/profiles"))
-_SNAKEFILE = Path("workflow/Snakefile")
 _WRITTEN = {
-    _SNAKEFILE: """# The workflow of gvbsm, as it is installed; rules of your own can follow.
+    Path("workflow/Snakefile"): """# The workflow of gvbsm, as it is installed; rules of your own can follow.
 from gvbsm.store.code import PROJECT
 
 

@@ -51,7 +51,7 @@ def _sections() -> tuple[dict[str, Section], dict[str, str]]:
     same: dict[str, str] = {}
     for name in ("row", "config"):
         root = schema(name)
-        _collect(name, [root], root["$defs"], known, same, {})
+        _collect(name, [root], root["$defs"], known, same, [])
     return known, same
 
 
@@ -71,7 +71,7 @@ def section_and_parts(name: str) -> list[Section]:
 
 
 def _collect(
-    name: str, kinds: list[Json], models: Json, known: dict[str, Section], same: dict[str, str], seen: dict[str, Json]
+    name: str, kinds: list[Json], models: Json, known: dict[str, Section], same: dict[str, str], seen: list[tuple[str, Json]]
 ) -> None:
     """Add a section to `known`, and then those of its settings that are sections, or to `same` those that have only settings
     `seen` in another one.
@@ -81,15 +81,15 @@ def _collect(
     about = kinds[0]["description"] if len(kinds) == 1 else "Where images come from; every kind has its own settings."
     known[name] = Section(name, " ".join(about.split("\n\n")[0].split()), tuple(_entries(kinds, models)))
     for kind in kinds:
-        seen[f"{name} {len(seen)}"] = kind["properties"]
+        seen.append((name, kind["properties"]))
         for key, node in kind["properties"].items():
             inner = [models[model] for model in _references(node)]
             if not inner:
                 continue
             path = key if name == "row" else f"{name}.{key}"
-            met = [where for where, properties in seen.items() if inner[0]["properties"].items() <= properties.items()]
+            met = [where for where, properties in seen if inner[0]["properties"].items() <= properties.items()]
             if met:
-                same.setdefault(path, met[0].split()[0])
+                same.setdefault(path, met[0])
             else:
                 _collect(path, inner, models, known, same, seen)
 

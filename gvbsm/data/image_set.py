@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gvbsm.config.shapes import RandomImages
-from gvbsm.data.splits import RESIDENT, open_split
+from gvbsm.data.splits import RESIDENT, Split, open_split
 from gvbsm.errors import UserError
 from gvbsm.store.files import nameless_tensor
 from gvbsm.store.job import Reader
@@ -57,9 +57,7 @@ def open_image_set(reader: Reader, shards: Sequence[str] | None, data: str | Non
     train = open_split(reader, data, "train", torch.device("cpu"))
     remedy = "ask for fewer images per class"
     check_images_per_class(train.labels, reader.classes or [], random.ipc, "random baselines", remedy)
-    chosen = random_choice(train.labels, random.ipc, random.seed)
-    images = _joined(train.whole_images(chosen.split(_READ_BATCH)), len(chosen), reader.checkpoints)
-    return ImageSet([images], train.labels[chosen], torch.arange(len(chosen)))
+    return _image_set(train, random_choice(train.labels, random.ipc, random.seed), reader.checkpoints)
 
 
 def real_images(reader: Reader, data: str, random: RandomImages, classes: int) -> ImageSet:
@@ -70,8 +68,12 @@ def real_images(reader: Reader, data: str, random: RandomImages, classes: int) -
     """
     train = open_split(reader, data, "train", torch.device("cpu"))
     chosen = random_choice(train.labels, random.ipc, random.seed)
-    chosen = chosen[train.labels[chosen] < classes]
-    images = _joined(train.whole_images(chosen.split(_READ_BATCH)), len(chosen), None)
+    return _image_set(train, chosen[train.labels[chosen] < classes], None)
+
+
+def _image_set(train: Split, chosen: Tensor, folder: Path | None) -> ImageSet:
+    """The training images at these indices, in a nameless file in a folder if they are too large for memory."""
+    images = _joined(train.whole_images(chosen.split(_READ_BATCH)), len(chosen), folder)
     return ImageSet([images], train.labels[chosen], torch.arange(len(chosen)))
 
 
