@@ -8,7 +8,7 @@ import pytest
 from gvbsm.config.load import load_row
 from gvbsm.store.code import PACKAGE
 
-METHOD = (PACKAGE.parent / "docs" / "method.md").read_text()
+METHOD = "".join((PACKAGE.parent / "docs" / name).read_text() for name in ("method.md", "method-parts.md"))
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`(gvbsm\.[\w.]+:\w+)`", METHOD))))
@@ -18,7 +18,7 @@ def test_functions_of_the_method(name):
 
 
 def test_every_public_equation_is_on_the_page():
-    """The page names every public function and class of these modules, but for six that a named one uses."""
+    """The pages name every public function and class of these modules, but for six that a named one uses."""
     named = set(re.findall(r"`gvbsm\.method\.\w+:(\w+)`", METHOD))
     for module in ("densification", "losses", "soft_labels", "recovery", "matching"):
         text = (PACKAGE / "method" / f"{module}.py").read_text()
