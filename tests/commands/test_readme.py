@@ -79,11 +79,11 @@ def test_every_stage_is_named():
     table = "\n".join(re.findall(r"^\| `.*?\|", DOCS["stages"], re.MULTILINE))
     assert set(re.findall(r"`(\w+)`", table)) == set(STAGES)
     (chain,) = re.findall(r"## How it works\n\n(.*?)\n\n", README, re.DOTALL)
-    assert len(chain.splitlines()) == 9 and set(re.findall(r"^\| `(\w+)`", chain, re.MULTILINE)) < set(STAGES)
+    assert len(chain.splitlines()) == 7 and set(re.findall(r"^- `(\w+)`: ", chain, re.MULTILINE)) < set(STAGES)
 
 
 def test_the_readme_is_short():
-    assert len(re.findall(r"\S*\w\S*", README)) <= 900  # the bars of tables are no words
+    assert len(README.split()) <= 900  # as `wc -w` counts
     assert max(map(len, README.splitlines())) <= 160
 
 
