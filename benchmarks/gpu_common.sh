@@ -27,7 +27,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from packaging.requirements import Requirement
 
 THERE = {"torch", "torchvision", "numpy", "scipy", "scikit-learn", "pandas", "matplotlib", "pillow", "pulp", "timm"}
-seen, todo = set(), ["gvbsm", "pytest"]
+seen, todo = set(), ["gvbsm", "pytest-xdist"]
 while todo:
     name = re.sub(r"[-_.]+", "-", todo.pop()).lower()
     if name in seen or name in THERE or name.startswith("nvidia-c"):

@@ -39,7 +39,7 @@ run() {
         local left=$((end - SECONDS))
         [ "$left" -gt 20 ] || { echo "no time is left for $target"; continue; }
         echo "== $target ($left s left)"
-        timeout -s TERM -k 15 "$left" python3 -m snakemake --cores "$(nproc)" --resources gpu="$GVBSM_JOBS_PER_GPU" --keep-going \
+        timeout -s TERM -k 15 "$left" python3 -m snakemake --cores "$(nproc --all)" --resources gpu="$GVBSM_JOBS_PER_GPU" --keep-going \
             -- "$target" > "$out/snakemake.txt" 2>&1 &
         local job=$!
         while kill -0 "$job" 2> /dev/null; do

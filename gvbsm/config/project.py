@@ -38,7 +38,7 @@ class Config(Strict):
     targets: Annotated[list[str], Field(min_length=1)] = Field(
         description="Files that `snakemake` makes when it is given no target."
     )
-    data_root: DataPath = Field(description="Folder of data sets, relative to the working folder or absolute.")
+    data_root: DataPath = Field(description="Folder of data sets, relative to the working folder or absolute; GVBSM_DATA_ROOT counts before it.")
     tracking: Literal["none", "tensorboard", "wandb"] | None = Field(
         default=None, description="Tool that keeps curves of every job in `results/tracking`; off: none."
     )
@@ -116,13 +116,14 @@ def job_environment(config: Config) -> dict[str, str]:
     """Variables that every command of the workflow finds in its environment.
 
     They are not parameters of rules, so that another data folder or tracking tool makes no artifact stale. Nor are they set in
-    Snakemake's `shell.prefix`, which a workflow that uses this one as a module would share.
+    Snakemake's `shell.prefix`, which a workflow that uses this one as a module would share. The caller's own GVBSM_DATA_ROOT
+    and GVBSM_TRACKING count before the settings, as they do for every command.
     """
     variables = {
         # This Python's folder has gvbsm, if snakemake is called by its path. It is last: an activated environment's wins.
         "PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)]),
-        "GVBSM_DATA_ROOT": config.data_root,
+        "GVBSM_DATA_ROOT": os.environ.get("GVBSM_DATA_ROOT") or config.data_root,
         "GVBSM_SOURCE": str(PROJECT) if IN_CLONE else f"gvbsm=={__version__}",  # what envs/gvbsm.post-deploy.sh installs
     }
-    # Without the setting, the caller's own variable counts.
-    return variables | ({"GVBSM_TRACKING": config.tracking} if config.tracking else {})
+    tracking = os.environ.get("GVBSM_TRACKING") or config.tracking
+    return variables | ({"GVBSM_TRACKING": tracking} if tracking else {})

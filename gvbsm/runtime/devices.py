@@ -34,11 +34,11 @@ def choose_device(name: str, threads: int, exact: bool = False) -> torch.device:
 def set_arithmetic(device: torch.device, exact: bool) -> None:
     """How this process multiplies float32 matrices: on CUDA in TF32, unless `exact`; elsewhere in float32.
 
-    Convolutions on CUDA are in TF32 in either case, as torch has them, by the fastest algorithm that cuDNN finds for a shape.
+    Convolutions on CUDA are in TF32 in either case, as torch has them. cuDNN does not try its algorithms out on every shape:
+    most jobs have too few batches to win that time back (benchmarks/SPEED.md), and it may choose others in the next run.
     """
-    is_cuda = device.type == "cuda"
-    torch.set_float32_matmul_precision("high" if is_cuda and not exact else "highest")
-    torch.backends.cudnn.benchmark = is_cuda
+    torch.set_float32_matmul_precision("high" if device.type == "cuda" and not exact else "highest")
+    torch.backends.cudnn.benchmark = False
 
 
 def _find_device(name: str) -> torch.device:

@@ -10,7 +10,7 @@ from gvbsm.config import yaml_files
 from gvbsm.config.load import load_row, read_row
 from gvbsm.config.messages import SettingsError
 from gvbsm.config.origins import sourced_settings
-from gvbsm.config.project import load_config
+from gvbsm.config.project import job_environment, load_config
 from gvbsm.store.code import PACKAGE
 
 
@@ -73,6 +73,15 @@ def test_config_yaml_is_the_package_s_if_the_folder_has_none(own):
     assert load_config().targets == yaml_files.read_yaml(PACKAGE.parent / "config" / "config.yaml")["targets"]
     (own / "config.yaml").write_text("targets: [results/digits/ipc3/acc.json]\ndata_root: mine\n")
     assert load_config().targets == ["results/digits/ipc3/acc.json"]
+
+
+@pytest.mark.parametrize(("name", "setting"), [("GVBSM_DATA_ROOT", "data_root"), ("GVBSM_TRACKING", "tracking")])
+def test_the_caller_s_variable_counts_before_config_yaml(own, monkeypatch, name, setting):
+    config = load_config().model_copy(update={"data_root": "mine", "tracking": "wandb"})
+    monkeypatch.delenv(name, raising=False)
+    assert job_environment(config)[name] == getattr(config, setting)
+    monkeypatch.setenv(name, "tensorboard")
+    assert job_environment(config)[name] == "tensorboard"
 
 
 @pytest.mark.parametrize("command", ["config", "row"])

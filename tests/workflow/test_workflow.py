@@ -1,6 +1,7 @@
 """The workflow as users meet it: what a run leaves, its errors, its linters."""
 
 import csv
+import itertools
 import json
 import re
 import shutil
@@ -141,6 +142,15 @@ def test_a_mistake_in_config_yaml(run_snakemake):
 def test_mistakes_in_config_yaml(changes, message, workspace):
     with pytest.raises(SettingsError, match=re.escape(f"config.yaml: {message}")):
         load_config({"targets": ["results/tiny/ipc4/acc.json"], "data_root": "data"} | changes)
+
+
+def test_jobs_on_the_longest_way_come_first():
+    """Labels and students of random real images need no distilled ones; they would take the places before those are made."""
+    rules = PACKAGE.parent / "workflow" / "rules"
+    found = {path.stem: re.search(r"^    priority: (\d+)", path.read_text(), re.MULTILINE) for path in rules.glob("*.smk")}
+    priority = {rule: int(match[1]) if match else 0 for rule, match in found.items()}
+    for way in (["check", "squeeze", "statistics", "recover", "relabel", "evaluate"], ["squeeze", "select", "recover"]):
+        assert all(priority[first] > priority[then] for first, then in itertools.pairwise(way))
 
 
 @pytest.mark.nightly("workflow")

@@ -11,6 +11,7 @@ rule recover:
         "results/logs/recover/{name}-{key}.log",
     benchmark:
         "results/benchmarks/recover/{name}-{key}.tsv"
+    priority: 2  # before labels and students of random real images, for which nothing waits
     conda:
         "../envs/gvbsm.yaml"
     threads: planned_threads

@@ -10,6 +10,7 @@ rule relabel:
         "results/logs/relabel/{name}-{key}.log",
     benchmark:
         "results/benchmarks/relabel/{name}-{key}.tsv"
+    priority: 1  # students wait for it
     conda:
         "../envs/gvbsm.yaml"
     threads: planned_threads

@@ -9,6 +9,7 @@ rule select:
         "results/logs/select/{name}-{key}.log",
     benchmark:
         "results/benchmarks/select/{name}-{key}.tsv"
+    priority: 3  # recover waits for it
     conda:
         "../envs/gvbsm.yaml"
     threads: planned_threads

@@ -9,7 +9,7 @@ rule squeeze:
         "results/logs/squeeze/{name}-{key}.log",
     benchmark:
         "results/benchmarks/squeeze/{name}-{key}.tsv"
-    priority: 1  # before statistics, where GPUs are few: one pass then serves all teachers that are there
+    priority: 4  # with recover the longest way to a result; and one pass of statistics serves all teachers that are there
     conda:
         "../envs/gvbsm.yaml"
     threads: planned_threads

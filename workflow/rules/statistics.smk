@@ -9,6 +9,7 @@ rule statistics:
         "results/logs/statistics/{name}-{key}.log",
     benchmark:
         "results/benchmarks/statistics/{name}-{key}.tsv"
+    priority: 3  # recover waits for it
     conda:
         "../envs/gvbsm.yaml"
     threads: planned_threads
