@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import against, ceilings, graph, labels, memory, reading, recover, step, students, training, views
+from benchmarks import against, ceilings, graph, labels, memory, reading, recover, step, students, training, tuning, views
 from gvbsm.runtime.compiler import set_up_compiler
 from gvbsm.runtime.devices import choose_device, device_name
 
@@ -26,6 +26,7 @@ BENCHMARKS = {
     "labels": lambda device, options: labels.run(device, options.repeats),
     "graph": lambda _device, options: graph.run(options.repeats),
     "student": lambda device, options: students.run(device, options.repeats),
+    "tuning": lambda device, options: tuning.run(device, options.repeats),
     "squeeze": lambda device, options: training.run(device, options.repeats),
 }
 

@@ -22,15 +22,23 @@ run() {
     export PYTHONPATH=$PWD PYTHONUNBUFFERED=1
     mkdir -p "$out"
     local benchmark=(python3 -m benchmarks --device "$DEVICE" --threads "${OMP_NUM_THREADS:-4}" --repeats "${REPEATS:-3}")
-    local precision=bfloat16 teachers=(--backbone "${BACKBONE:-}" ${BATCH:+--batch "$BATCH"})
+    local precision=bfloat16 batch=(${BATCH:+--batch "$BATCH"})
     [ "$DEVICE" = cuda ] || precision=float32
     step ceilings 30 "${benchmark[@]}" ceilings
-    step tests 90 python3 -m pytest -o addopts= --import-mode=importlib -ra -m "not nightly" -k "not build_for_gpus" "${TESTS[@]}"
-    step step-cifar 70 "${benchmark[@]}" step --setting cifar --no-compile "${teachers[@]}"
-    step step-imagenet 100 "${benchmark[@]}" step --setting imagenet --no-compile "${teachers[@]}"
-    step step-compiled 130 "${benchmark[@]}" step --setting imagenet --precision "$precision" "${teachers[@]}"
+    step tests 80 python3 -m pytest -o addopts= --import-mode=importlib -ra -n 8 -m "not nightly" -k "not build_for_gpus" "${TESTS[@]}"
+    # Each teacher in a process of its own: building kernels takes longer than timing them, and what is timed is kept.
+    local of_imagenet="mobilenet_v2 efficientnet_b0 shufflenet_v2_x0_5 resnet18" of_cifar="wrn16_2 mobilenet_v2 shufflenet_v2"
+    [ -z "${BACKBONE:-}" ] || of_imagenet=$BACKBONE of_cifar=$BACKBONE
+    for teacher in $of_imagenet; do
+        step "step-imagenet-$teacher" 60 "${benchmark[@]}" step --setting imagenet --no-compile --backbone "$teacher" "${batch[@]}"
+    done
+    for teacher in $of_cifar; do
+        step "step-cifar-$teacher" 45 "${benchmark[@]}" step --setting cifar --no-compile --backbone "$teacher" "${batch[@]}"
+    done
+    step profile 45 "${benchmark[@]}" profile --setting imagenet --no-compile --precision "$precision" --backbone "${BACKBONE:-resnet18}" "${batch[@]}"
+    step tuning 60 "${benchmark[@]}" tuning
     step student 45 "${benchmark[@]}" student
-    step profile 35 "${benchmark[@]}" profile --no-compile --precision "$precision" --backbone "${BACKBONE:-mobilenet}" ${BATCH:+--batch "$BATCH"}
+    step compiled 150 "${benchmark[@]}" step --setting imagenet --precision "$precision" --backbone "${BACKBONE:-mobilenet}" "${batch[@]}"
 }
 
 step() { # NAME SECONDS COMMAND...: within its limit and what is left, unless an earlier run did it

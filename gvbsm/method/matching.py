@@ -287,7 +287,7 @@ class StatisticsMatcher:
         skipped = dropped if self.matching.dropped == "skip" else frozenset()
         loss = logits_BK.new_zeros((), dtype=average_N.dtype)
         for number, calls in enumerate(_calls([(name, x) for name, x in inputs if name not in skipped])):
-            present = calls.keys() | skipped
+            present = [*calls, *skipped]  # no union of sets, which torch 2.11 does not compile
             if number or len(present) < len(self.layers):  # others keep their averages and add nothing
                 there = average_N.new_tensor([name in present for name in self.layers])
                 later = self.matching.momentum if number else momenta_L
