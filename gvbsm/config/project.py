@@ -38,7 +38,9 @@ class Config(Strict):
     targets: Annotated[list[str], Field(min_length=1)] = Field(
         description="Files that `snakemake` makes when it is given no target."
     )
-    data_root: DataPath = Field(description="Folder of data sets, relative to the working folder or absolute; GVBSM_DATA_ROOT counts before it.")
+    data_root: DataPath = Field(
+        description="Folder of data sets, relative to the working folder or absolute; GVBSM_DATA_ROOT counts before it."
+    )
     tracking: Literal["none", "tensorboard", "wandb"] | None = Field(
         default=None, description="Tool that keeps curves of every job in `results/tracking`; off: none."
     )
