@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gvbsm.method import measuring
 from gvbsm.method.densification import densification_loss
 from gvbsm.method.matching import Matching, StatisticsMatcher
 from gvbsm.method.moments import Accumulator, moments
@@ -89,12 +88,9 @@ def test_matching_loss_over_three_steps(path, kind):
 
 @pytest.mark.parametrize("kind", ["conv", "bn"])
 @pytest.mark.parametrize("path", LAYERS, ids=name_of)
-def test_matching_loss_over_three_steps_by_the_kernels(path, kind, monkeypatch):
+@pytest.mark.usefixtures("kernels")
+def test_matching_loss_over_three_steps_by_the_kernels(path, kind):
     """In float32, which is what the kernels sum in."""
-    pytest.importorskip("triton", reason="Triton is not installed (it comes with torch's builds for CUDA, on Linux)")
-    from gvbsm.method import kernels
-
-    monkeypatch.setattr(measuring, "kernels_for", lambda device: kernels)
     three_steps(path, kind, torch.float32, torch.device("cuda" if torch.cuda.is_available() else "cpu"), 1e-4)
 
 

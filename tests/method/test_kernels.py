@@ -11,7 +11,6 @@ from gvbsm.method import measuring
 from gvbsm.method.matching import Matching, StatisticsMatcher
 from gvbsm.method.measuring import Measuring, Segment
 
-pytest.importorskip("triton", reason="Triton is not installed (it comes with torch's builds for CUDA, on Linux)")
 BUILD = """
 from triton import compile
 from triton.backends.compiler import GPUTarget
@@ -37,15 +36,6 @@ for capability in (80, 90, 100):
 
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@pytest.fixture
-def kernels(monkeypatch):
-    """The kernels, used on this device: without a GPU in Triton's interpreter (see conftest)."""
-    from gvbsm.method import kernels
-
-    monkeypatch.setattr(measuring, "kernels_for", lambda device: kernels)
-    return kernels
 
 
 def measured(x_BCHW: torch.Tensor, patch: int, kinds=("channel", "patch")) -> tuple[torch.Tensor, torch.Tensor]:
