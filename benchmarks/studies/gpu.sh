@@ -12,10 +12,10 @@ cd "$(dirname "$0")/../.."
 # shellcheck source=benchmarks/gpu_common.sh
 . benchmarks/gpu_common.sh
 
-# Runs of a study share its teachers, which are made there: one of a ResNet18 has 45 MB, and 64 MiB travel in all.
+# A line is made at once: what it has in common, and jobs for which one alone leaves no work. Teachers are made there: one of a
+# ResNet18 has 45 MB, and 64 MiB travel in all.
 TARGETS=${TARGETS:-
-    results/paper-cifar10.paper/ipc10/acc.json
-    results/paper-cifar10.paper/ipc10-published/acc.json
+    results/paper-cifar10.paper/ipc10/acc.json results/paper-cifar10.paper/ipc10-published/acc.json
     results/edc-cifar10.four/ipc10-edc/acc.json
     results/edc-cifar10.four/ipc10/acc.json
     results/edc-cifar10.four/ipc10-ours/acc.json
@@ -34,13 +34,16 @@ run() {
             export PYTHONPATH=$PWD # without setuptools: `python -m gvbsm`
     fi
     command -v gvbsm > /dev/null || { mkdir -p .gpu/bin && printf '#!/bin/sh\nexec python3 -m gvbsm "$@"\n' > .gpu/bin/gvbsm && chmod +x .gpu/bin/gvbsm; }
-    export PATH=$PWD/.gpu/bin:$PATH GVBSM_JOBS_PER_GPU=${GVBSM_JOBS_PER_GPU:-4} PYTHONUNBUFFERED=1
-    for target in $TARGETS; do
+    export PATH=$PWD/.gpu/bin:$PATH GVBSM_JOBS_PER_GPU=${GVBSM_JOBS_PER_GPU:-8} PYTHONUNBUFFERED=1
+    local line together # nproc alone counts OMP_NUM_THREADS
+    while read -r line; do
+        [ -n "$line" ] || continue
         local left=$((end - SECONDS))
-        [ "$left" -gt 20 ] || { echo "no time is left for $target"; continue; }
-        echo "== $target ($left s left)"
+        [ "$left" -gt 20 ] || { echo "no time is left for $line"; continue; }
+        echo "== $line ($left s left)"
+        read -ra together <<< "$line"
         timeout -s TERM -k 15 "$left" python3 -m snakemake --cores "$(nproc --all)" --resources gpu="$GVBSM_JOBS_PER_GPU" --keep-going \
-            -- "$target" > "$out/snakemake.txt" 2>&1 &
+            -- "${together[@]}" > "$out/snakemake.txt" 2>&1 < /dev/null &
         local job=$!
         while kill -0 "$job" 2> /dev/null; do
             for _ in $(seq 60); do kill -0 "$job" 2> /dev/null && sleep 1; done
@@ -48,7 +51,7 @@ run() {
         done
         wait "$job" || tail -n 20 "$out/snakemake.txt"
         collect "$out"
-    done
+    done <<< "$TARGETS"
 }
 
 collect() { # what is small: published runs, images, students' curves, receipts, logs
