@@ -63,11 +63,10 @@ def draw_positions(
 def view(x_BCHW: Tensor, positions_2S: Tensor, padding_1C11: Tensor) -> Tensor:
     """The view of each image at these positions, in channels_last; linear between two pixels, `padding` outside the image."""
     rows_SH, columns_SW = _weights(positions_2S[0], x_BCHW.shape[2]), _weights(positions_2S[1], x_BCHW.shape[3])
-    x_BHWC = (x_BCHW - padding_1C11).permute(0, 2, 3, 1).contiguous()
-    batch, height, width, channels = x_BHWC.shape
-    x_BHWC = (rows_SH @ x_BHWC.view(batch, height, width * channels)).view(batch * len(rows_SH), width, channels)
-    x_BHWC = (columns_SW @ x_BHWC).view(batch, len(rows_SH), len(columns_SW), channels)
-    return x_BHWC.permute(0, 3, 1, 2) + padding_1C11
+    # Plane by plane: with channels last, the products of columns would be one for each row, of three columns each.
+    moved_BCHW = (x_BCHW - padding_1C11).contiguous()
+    view_BCSS = rows_SH @ (moved_BCHW @ columns_SW.T) + padding_1C11
+    return view_BCSS.contiguous(memory_format=torch.channels_last)
 
 
 def _weights(position_S: Tensor, size: int) -> Tensor:

@@ -99,13 +99,16 @@ class Measuring:
         sums_of = [self._sums_of(x, [layer for layer in inputs if inputs[layer] is x], kernels) for x in maps]
         key = tuple((tuple(x.shape), sums) for x, sums in zip(maps, sums_of, strict=True)), tuple(places.items())
         if key not in self._matrices:
-            rows, columns, weights, width = self._entries([tuple(x.shape) for x in maps], sums_of, places)
+            shapes = [tuple(x.shape) for x in maps]
+            rows, columns, weights, width = self._entries(shapes, sums_of, places)
             self._matrices[key] = (
+                kernels.places(shapes, sums_of, maps[0].device),
                 kernels.Matrix.of(rows, columns, weights, 2 * self.size, maps[0].device),
                 kernels.Matrix.of(columns, rows, weights, width, maps[0].device),
             )
-        sums = [part for x, kinds in zip(maps, sums_of, strict=True) for part in kernels.map_sums(x, kinds)]
-        mean, square = kernels.linear(torch.cat([part.flatten() for part in sums]), *self._matrices[key]).chunk(2)
+        places_T5, matrix, transposed = self._matrices[key]
+        sums_M = kernels.map_sums(maps, sums_of, places_T5)
+        mean, square = kernels.linear(sums_M, matrix, transposed).chunk(2)
         return torch.cat([mean, square - mean.square()])
 
     def _sums_of(self, x_BCHW: Tensor, layers: list[str], kernels: ModuleType) -> int:

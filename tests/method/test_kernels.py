@@ -28,8 +28,10 @@ def build(capability, kernel, types, **constants):
 for capability in (80, 90, 100):
     for value, kinds in (("*fp32", kernels.CHANNELS), ("*bf16", kernels.POSITIONS), ("*bf16", kernels.NEIGHBOURS)):
         tile = {"KINDS": kinds, "TILE_P": 16, "TILE_C": 64}
-        build(capability, kernels._sums_kernel, [value, "*fp32", "*fp32"] + ["i32"] * 9, **tile)
-        build(capability, kernels._gradient_kernel, [value, value, "*fp32", "*fp32"] + ["i32"] * 11, **tile)
+        at_once = {"AT_ONCE": 1 if kinds == kernels.NEIGHBOURS else 4}
+        build(capability, kernels._sums_kernel, [value, "*fp32"] + ["i32"] * 11, **tile, **at_once)
+        build(capability, kernels._gradient_kernel, [value, value, "*fp32"] + ["i32"] * 13, **tile)
+    build(capability, kernels._add_up_kernel, ["*fp32", "*i64", "*fp32"], TILE_M=128, TILE_K=8)
     types = ["*fp32", "*i32", "*i32", "*fp32", "*fp32", "i32", "i32"]
     build(capability, kernels._linear_kernel, types, TILE_N=1, TILE_M=256)
 """
@@ -61,7 +63,9 @@ def measured(x_BCHW: torch.Tensor, patch: int, kinds=("channel", "patch")) -> tu
         pytest.param((9, 2, 1, 1), 1, id="one pixel"),
     ],
 )
-def test_moments_and_gradients_are_those_of_the_plain_maths(kernels, monkeypatch, shape, patch, layout, dtype):
+@pytest.mark.parametrize("programs", [1, 2048], ids=["all images by one program", "one image by each"])
+def test_moments_and_gradients_are_those_of_the_plain_maths(kernels, monkeypatch, programs, shape, patch, layout, dtype):
+    monkeypatch.setattr(kernels, "_PROGRAMS", programs)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) + 0.5
     x = x.to(DEVICE, dtype).contiguous(memory_format=layout)
     got, gradient = measured(x, patch)
@@ -78,7 +82,9 @@ def test_moments_and_gradients_are_those_of_the_plain_maths(kernels, monkeypatch
 def test_channels_alone_need_no_sums_of_positions(kernels, monkeypatch):
     x = torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     kinds, map_sums = [], kernels.map_sums
-    monkeypatch.setattr(kernels, "map_sums", lambda x, wanted: (kinds.append(wanted), map_sums(x, wanted))[1])
+    monkeypatch.setattr(
+        kernels, "map_sums", lambda maps, wanted, places: (kinds.extend(wanted), map_sums(maps, wanted, places))[1]
+    )
     got, _ = measured(x, 4, kinds=("channel",))
     torch.testing.assert_close(got[:4], x.mean((0, 2, 3)))
     assert kinds == [kernels.CHANNELS]
@@ -86,9 +92,19 @@ def test_channels_alone_need_no_sums_of_positions(kernels, monkeypatch):
 
 def test_a_map_is_read_once_for_all_layers_that_share_it(kernels, monkeypatch):
     calls, map_sums = [], kernels.map_sums
-    monkeypatch.setattr(kernels, "map_sums", lambda x, wanted: (calls.append(wanted), map_sums(x, wanted))[1])
+    monkeypatch.setattr(
+        kernels, "map_sums", lambda maps, wanted, places: (calls.extend(wanted), map_sums(maps, wanted, places))[1]
+    )
     measured(torch.randn(2, 3, 5, 5, device=DEVICE), 4)
     assert calls == [kernels.NEIGHBOURS]
+
+
+@pytest.mark.parametrize("kinds", [[0, 5], [2, 0]])
+def test_torch_knows_the_operator_as_its_own(kernels, kinds):
+    maps = [torch.randn(2, c, 3, 4, generator=torch.Generator().manual_seed(c)).to(DEVICE).requires_grad_() for c in (3, 70)]
+    places_T5 = kernels.places([x.shape for x in maps], kinds, DEVICE)
+    torch.library.opcheck(kernels.map_sums, (maps, kinds, places_T5), test_utils=("test_schema", "test_faketensor"))
+    torch.library.opcheck(kernels.map_sums, (maps, kinds, places_T5), test_utils="test_autograd_registration")
 
 
 def test_moments_of_another_kind_are_measured_without_kernels(monkeypatch):
