@@ -30,7 +30,11 @@ from gvbsm.store.code import PACKAGE
 ROOT = PACKAGE.parent
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text()
-    for path in (*sorted(ROOT.glob("[CRS]*.md")), ROOT / "config" / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    for path in (
+        *sorted(ROOT.glob("[CRS]*.md")),
+        *sorted((ROOT / "config").rglob("*.md")),
+        *sorted((ROOT / "docs").glob("*.md")),
+    )
 }
 MEASURED = {str(path.relative_to(ROOT)): path.read_text() for path in sorted((ROOT / "benchmarks").rglob("*.md"))}
 # Installations, which .ci/run has; conda, Apptainer; what has a test of its own; hours of training.
