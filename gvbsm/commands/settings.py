@@ -148,9 +148,12 @@ def _check_that_each_setting_has_one_row(folder: Path, tables: dict[Path, list[_
         for entry in section.entries:
             setting = f"{section.name}.{entry.name}"
             if shown[setting] != 1:
+                mark = f"<!-- settings:{setting.partition('.')[0]} -->"
+                remedy = (
+                    f"take one of the marks {mark} away" if shown[setting] else f"add {mark} and <!-- /settings --> to a page"
+                )
                 raise UserError(
-                    f"{folder / 'settings'}: expected one table with {setting}, got {shown[setting]}; "
-                    f"see the marks <!-- settings:{setting.partition('.')[0]} ... --> of the pages there"
+                    f"{folder / 'settings'}: expected one table with {setting}, got {shown[setting]}; {remedy} there"
                 )
 
 

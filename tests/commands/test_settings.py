@@ -108,11 +108,11 @@ PAGE_MISTAKES = {
     ),
     "section twice": (
         "<!-- settings:augment -->",
-        "config/settings: expected one table with augment.pad, got 2; see the marks <!-- settings:augment ... -->",
+        "config/settings: expected one table with augment.pad, got 2; take one of the marks <!-- settings:augment --> away",
     ),
     "setting twice": ("<!-- settings:recover ema -->", "config/settings: expected one table with recover.ema, got 2; "),
     "section by another name": ("<!-- settings:judge -->", "config/settings: expected one table with backbones.name, got 2; "),
-    "none": (None, "config/settings: expected one table with evaluate.optimizer, got 0; see the marks <!-- settings:evaluate "),
+    "none": (None, "config/settings: expected one table with evaluate.optimizer, got 0; add <!-- settings:evaluate --> and "),
 }
 
 
