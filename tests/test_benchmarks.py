@@ -1,14 +1,25 @@
 """The benchmark of whole iterations: both sides do the same, and it says so where they do not."""
 
+import re
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import ceilings, recover, step
+from benchmarks.__main__ import BENCHMARKS
 from gvbsm.method.batch_views import view
 
 CPU = torch.device("cpu")
+
+
+def test_the_list_of_timings_names_every_benchmark_and_every_page():
+    folder = Path(recover.__file__).parent
+    index = (folder / "SPEED.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in index.splitlines() if line.startswith("| `") and "python -m" not in line]
+    assert sorted(name for row in rows for name in re.findall(r"`([\w-]+)`", row)) == sorted(BENCHMARKS)
+    assert sorted(re.findall(r"\(speed/([\w-]+)\.md\)", index)) == sorted(page.stem for page in folder.glob("speed/*.md"))
 
 
 @pytest.mark.parametrize("name", recover.SETTINGS)

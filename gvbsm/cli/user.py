@@ -304,7 +304,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
                     "--refresh",
                     type=Path,
                     metavar="FOLDER",
-                    help="write the tables in FOLDER/README.md and the schemas in FOLDER/schema/ anew instead",
+                    help="write the tables in FOLDER/*.md and FOLDER/settings/*.md, and FOLDER/schema/, anew instead",
                 ),
             ),
         ),

@@ -40,8 +40,8 @@ class Select(Compute):
     """Which real images recover starts from."""
 
     choose: Literal["random", "confidence", "medium", "hard", "clusters", "margin"] = Field(
-        description="Any; those of least, middle or most cross-entropy in the teachers; those nearest to k-means' centres of "
-        "features; or half such ones, and of each such cluster the least certain one."
+        description="Any; least, middle or most cross-entropy in the teachers; nearest to k-means' centres; half such, half "
+        "least certain."
     )
     candidates: Count = Field(
         description="Random real images, of which one is chosen for each crop of an image; 1 with `random`."
@@ -96,8 +96,8 @@ class EarlyLate(Strict):
     """Some images of a class are optimised for fewer iterations than others."""
 
     rounds: Parts = Field(
-        description="Equal parts of the iterations, n. An n-th of a class's images in a batch joins in each, in their order: "
-        "those of round r = 0, 1, ... take part in the last (n - r) / n of the iterations."
+        description="Equal parts of the iterations, n. In each an n-th of a class's images joins a batch: round r (from 0) has "
+        "the last (n - r) / n of them."
     )
 
 

@@ -35,7 +35,7 @@ def set_arithmetic(device: torch.device, exact: bool) -> None:
     """How this process multiplies float32 matrices: on CUDA in TF32, unless `exact`; elsewhere in float32.
 
     Convolutions on CUDA are in TF32 in either case, as torch has them. cuDNN does not try its algorithms out on every shape:
-    most jobs have too few batches to win that time back (benchmarks/SPEED.md), and it may choose others in the next run.
+    most jobs have too few batches to win that time back (benchmarks/speed/gpu.md), and it may choose others in the next run.
     """
     torch.set_float32_matmul_precision("high" if device.type == "cuda" and not exact else "highest")
     torch.backends.cudnn.benchmark = False

@@ -1,6 +1,7 @@
 """`gvbsm settings`, `networks`, `recipes` and `datasets`: what they print, and what they say of mistakes."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -64,19 +65,66 @@ def test_a_schema(name, capsys):
     assert json.loads(output(capsys, "settings", "--json-schema", name)) == schema(name)
 
 
+def refresh(capsys):
+    return output(capsys, "settings", "--refresh", "config").splitlines()
+
+
 def test_tables_and_schemas_are_written_anew(workspace, capsys):
-    page = Path("config/README.md")
-    text = page.read_text()
-    page.write_text(text.replace("Step size of Adam at the start.", "What stood here before."))
+    pages = {path: path.read_text() for path in (Path("config/README.md"), *sorted(Path("config/settings").glob("*.md")))}
+    for path, text in pages.items():
+        path.write_text(re.sub(r"^\|.*\| .*\n", "", text, flags=re.MULTILINE))
+    source = "config/settings/source.md"  # has a table of its own before the one that is made
+    Path(source).write_text(pages[Path(source)].replace("Seed of the split by class.", "What stood here before."))
     shutil.rmtree("config/schema")
-    assert output(capsys, "settings", "--refresh", "config").splitlines() == [
-        f"config/{name}: written" for name in ("README.md", *(f"schema/{schema}.json" for schema in SCHEMAS))
-    ]
-    assert page.read_text() == text
-    assert output(capsys, "settings", "--refresh", "config") == "config: nothing has changed\n"
-    page.write_text("<!-- settings:recovr -->\n<!-- /settings -->\n")
+    assert refresh(capsys) == [f"{path}: written" for path in [*pages, *(f"config/schema/{name}.json" for name in SCHEMAS)]]
+    assert {path: path.read_text() for path in pages} == pages
+    assert refresh(capsys) == ["config: nothing has changed"]
+
+
+def test_settings_that_a_mark_names_are_in_no_other_table(workspace, capsys):
+    page = Path("config/settings/labels.md")
+    page.write_text(page.read_text().replace("<!-- settings:relabel -->", "<!-- settings:relabel scale coding -->"))
+    students = Path("config/settings/students.md")
+    students.write_text(f"{students.read_text()}\n<!-- settings:relabel -->\n<!-- /settings -->\n")
+    assert refresh(capsys) == [f"{path}: written" for path in ("config/README.md", page, students)]
+    assert re.findall(r"^\| `(\S+)` \|", page.read_text(), re.MULTILINE) == ["scale", "coding", "coding.values", "coding.top"]
+    rest = students.read_text().partition("<!-- settings:relabel -->")[2]
+    assert (
+        "| `ratio` |" in rest and "| `rand_augment.magnitude` |" in rest and "`coding" not in rest and "| `scale` |" not in rest
+    )
+    index = Path("config/README.md").read_text()
+    assert "(settings/labels.md) | `relabel` (scale, coding) |" in index
+    assert "(settings/students.md) | `evaluate`; `relabel` |" in index
+
+
+PAGE_MISTAKES = {
+    "unknown section": (
+        "<!-- settings:recovr -->",
+        "config/settings/more.md: unknown section 'recovr'; did you mean 'recover'? ",
+    ),
+    "unknown setting": (
+        "<!-- settings:squeeze lr epoch -->",
+        "config/settings/more.md: unknown setting 'epoch' of squeeze; did you mean 'epochs'? choose from optimizer, ",
+    ),
+    "section twice": (
+        "<!-- settings:augment -->",
+        "config/settings: expected one table with augment.pad, got 2; take one of the marks <!-- settings:augment --> away",
+    ),
+    "setting twice": ("<!-- settings:recover ema -->", "config/settings: expected one table with recover.ema, got 2; "),
+    "section by another name": ("<!-- settings:judge -->", "config/settings: expected one table with backbones.name, got 2; "),
+    "none": (None, "config/settings: expected one table with evaluate.optimizer, got 0; add <!-- settings:evaluate --> and "),
+}
+
+
+@pytest.mark.parametrize("mistake", PAGE_MISTAKES)
+def test_mistakes_of_a_page(mistake, workspace, capsys):
+    mark, expected = PAGE_MISTAKES[mistake]
+    if mark:
+        Path("config/settings/more.md").write_text(f"# More\n\n{mark}\n<!-- /settings -->\n")
+    else:
+        Path("config/settings/students.md").unlink()
     assert cli.main(["settings", "--refresh", "config"]) == 2
-    assert "did you mean 'recover'?" in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith(f"gvbsm: {expected}")
 
 
 def test_networks(capsys):

@@ -30,7 +30,11 @@ from gvbsm.store.code import PACKAGE
 ROOT = PACKAGE.parent
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text()
-    for path in (*sorted(ROOT.glob("[CRS]*.md")), ROOT / "config" / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    for path in (
+        *sorted(ROOT.glob("[CRS]*.md")),
+        *sorted((ROOT / "config").rglob("*.md")),
+        *sorted((ROOT / "docs").glob("*.md")),
+    )
 }
 MEASURED = {str(path.relative_to(ROOT)): path.read_text() for path in sorted((ROOT / "benchmarks").rglob("*.md"))}
 # Installations, which .ci/run has; conda, Apptainer; what has a test of its own; hours of training.
@@ -99,6 +103,27 @@ def test_links_lead_somewhere(page):
         assert target.exists(), link
         if anchor:
             assert anchor in headings(str(target.resolve().relative_to(ROOT))), link
+
+
+NAMED = re.compile(r"(?<![\w./>-])(?:docs|config|benchmarks)/[\w/-]+\.md(?:#[\w-]+)?")
+
+
+def test_pages_that_code_and_settings_name_are_there():
+    """In comments, docstrings, messages and tables: nothing else follows these when a page moves."""
+    gone, seen = [], set()
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    for path in tracked:
+        if path.startswith("tests/") or not path.endswith(
+            (".py", ".smk", ".yaml", ".yml", ".csv", ".sh", ".toml", "Snakefile")
+        ):
+            continue
+        for name in NAMED.findall((ROOT / path).read_text(encoding="utf-8")):
+            page, _, anchor = name.partition("#")
+            seen.add(page)
+            if not (ROOT / page).is_file() or (anchor and anchor not in headings(page)):
+                gone.append(f"{path}: {name}")
+    assert gone == []
+    assert {"docs/soft-labels.md", "benchmarks/speed/rates.md", "config/README.md"} <= seen  # code, a table, mkdocs.yml
 
 
 def test_every_page_is_in_the_index():

@@ -38,7 +38,7 @@ def sections(text: str) -> dict[str, list[str]]:
 def test_the_navigation_is_the_list_of_pages(site):
     listed = sections((ROOT / "docs" / "README.md").read_text())
     shown = {name: site._pages(pages) for entry in CONFIG["nav"][1:] for name, pages in entry.items()}
-    assert list(shown) == list(listed) == ["Use it", "Run it at scale", "Extend it", "Understand it", "Results"]
+    assert list(shown) == list(listed) == ["Use it", "Settings", "Run it at scale", "Extend it", "Understand it", "Results"]
     assert CONFIG["nav"][0] == {"Home": "README.md"}
     for name, pages in shown.items():
         elsewhere = (*site.API, "docs/README.md", "CHANGELOG.md")
