@@ -8,7 +8,21 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import against, ceilings, graph, labels, memory, reading, recover, step, students, training, tuning, views
+from benchmarks import (
+    against,
+    ceilings,
+    graph,
+    labels,
+    memory,
+    reading,
+    recover,
+    shared_views,
+    step,
+    students,
+    training,
+    tuning,
+    views,
+)
 from gvbsm.runtime.compiler import set_up_compiler
 from gvbsm.runtime.devices import choose_device, device_name
 
@@ -16,6 +30,7 @@ BENCHMARKS = {
     "recover-cifar": lambda device, options: recover.run("cifar", device, options),
     "recover-imagenet": lambda device, options: recover.run("imagenet", device, options),
     "step": lambda device, options: step.run(device, options),
+    "shared-views": lambda device, options: shared_views.run(device, options),
     "profile": lambda device, options: step.profile(device, options),
     "ceilings": lambda device, options: ceilings.run(device, options.repeats),
     "against": lambda device, options: against.run(device, options),
