@@ -2,8 +2,8 @@
 # Timings and tests on a borrowed GPU in at most nine minutes: in order of worth, every result written at once, each with its limit.
 #
 #   benchmarks/gpu.sh pack            here: wheels for the borrowed machine, into .gpu/, which is not tracked but has to travel
-#   benchmarks/gpu.sh run SECONDS     there (540): $OUT/NAME.txt of each step, $OUT/done.txt of those that succeeded
-#   benchmarks/gpu.sh unpack FOLDER   here: what came back, into .gpu/results/ and .gpu/done/; a second run leaves out what is done
+#   benchmarks/gpu.sh run SECONDS     there (540): $OUT/results.tar.gz holds NAME.txt of each step, done.txt names those that succeeded
+#   benchmarks/gpu.sh unpack ARCHIVE  here: what came back, into .gpu/results/ and .gpu/done/; a second run leaves out what is done
 #
 # It expects torch and torchvision there, and no network. A rehearsal on the CPU, with one teacher, batches of two, and limits three times as long:
 #   GVBSM_DEVICE=cpu SLOW=3 BACKBONE=shufflenet BATCH=2 REPEATS=1 OUT=/tmp/out benchmarks/gpu.sh run 900
@@ -17,10 +17,11 @@ TESTS=(tests/runtime/test_graphs.py tests/method/test_kernels.py tests/method/te
     tests/data_sets/test_rand_augment.py tests/method/test_coding.py)
 
 run() {
-    local end=$((SECONDS + $1 - 10)) out=${OUT:?expected the folder for results in OUT}
+    local end=$((SECONDS + $1 - 10)) out
+    : "${OUT:?expected the folder for results in OUT}"
+    out=$(mktemp -d)
     install
     export PYTHONPATH=$PWD PYTHONUNBUFFERED=1
-    mkdir -p "$out"
     local benchmark=(python3 -m benchmarks --device "$DEVICE" --threads "${OMP_NUM_THREADS:-4}" --repeats "${REPEATS:-3}")
     local precision=bfloat16 batch=(${BATCH:+--batch "$BATCH"})
     [ "$DEVICE" = cuda ] || precision=float32
@@ -51,12 +52,13 @@ step() { # NAME SECONDS COMMAND...: within its limit and what is left, unless an
     [ "$status" -ne 0 ] || echo "$name" >> "$out/done.txt"
     echo "== $name: $((SECONDS - started)) of $limit s, status $status (124: out of time)"
     tail -n 12 "$out/$name.txt" | cut -c 1-200
+    tar -czf "$out.tar.gz" -C "$out" . && mv "$out.tar.gz" "$OUT/results.tar.gz" # one file: not many may come back
 }
 
 unpack() {
     mkdir -p .gpu/results .gpu/done
-    cp "$1"/*.txt .gpu/results/
-    [ ! -e "$1/done.txt" ] || while read -r name; do touch ".gpu/done/$name"; done < "$1/done.txt"
+    tar -xzf "$1" -C .gpu/results
+    [ ! -e .gpu/results/done.txt ] || while read -r name; do touch ".gpu/done/$name"; done < .gpu/results/done.txt
 }
 
 "$@"
