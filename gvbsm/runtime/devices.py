@@ -64,6 +64,13 @@ def _keep_freed_memory() -> None:
             mallopt(option, value)
 
 
+def data_device(job: Job[Any]) -> None:
+    """The CPU, one thread, for a job that moves data and computes nothing. What it frees goes back to the system: kept, as for
+    jobs that compute, packed images would be in memory twice while they are joined."""
+    torch.set_num_threads(1)
+    job.device = f"cpu: {cpu_name()}"
+
+
 def job_device(job: Job[Any], threads: int, exact: bool = False) -> torch.device:
     """The device of a job; sets `job.device`, the name for its receipt. `exact`: its products of float32 matrices are not in
     TF32 on CUDA, because they are statistics."""

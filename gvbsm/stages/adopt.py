@@ -15,15 +15,14 @@ from gvbsm.data.distilled import list_images, pack
 from gvbsm.data.folders import stamp_if_there
 from gvbsm.pipeline.adopt import AdoptSpec
 from gvbsm.runtime.checkpoints import Checkpoint
-from gvbsm.runtime.devices import job_device
+from gvbsm.runtime.devices import data_device
 from gvbsm.store.job import Job
 
 
 def run(job: Job[AdoptSpec]) -> None:
     """Adopt the images of a spec."""
     spec = job.spec
-    job.device = "cpu"
-    job_device(job, 1)
+    data_device(job)
     job.tensors(spec.inputs.data)
     root = job.data_root / spec.path
     listing = list_images(root, job.classes, spec.ipc)

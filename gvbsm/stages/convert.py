@@ -13,7 +13,7 @@ from gvbsm.errors import UserError
 from gvbsm.method.coding import Coding
 from gvbsm.pipeline.convert import ConvertSpec
 from gvbsm.runtime.checkpoints import Checkpoint, State
-from gvbsm.runtime.devices import job_device
+from gvbsm.runtime.devices import data_device
 from gvbsm.runtime.progress import Progress
 from gvbsm.store.job import Job
 
@@ -21,8 +21,7 @@ from gvbsm.store.job import Job
 def run(job: Job[ConvertSpec]) -> None:
     """Convert the epochs of a spec."""
     spec, (first, end) = job.spec, job.spec.epochs
-    job.device = "cpu"
-    job_device(job, 1)
+    data_device(job)
     images, metadata = job.tensors(spec.inputs.images)
     labels, size = images["labels"], images["images"].shape[-1]
     root = job.data_root / spec.path

@@ -20,7 +20,7 @@ from gvbsm.data.folders import Stamp, content, is_image, is_visible, sample, sta
 from gvbsm.data.raw import Files, Form
 from gvbsm.errors import UserError
 from gvbsm.pipeline.prepare import PrepareSpec
-from gvbsm.runtime.devices import job_device
+from gvbsm.runtime.devices import data_device
 from gvbsm.store.job import Job
 from gvbsm.store.spec import Json
 
@@ -30,8 +30,7 @@ _ENDINGS = 5  # largest number of endings in a message
 def run(job: Job[PrepareSpec]) -> None:
     """Prepare the data set of a spec."""
     spec, source = job.spec, job.spec.source.model_dump()
-    job.device = "cpu"
-    job_device(job, 1)
+    data_device(job)
     form = Form(spec.image_size, spec.channels, spec.resize, spec.storage)
     module, _, function = DATASETS[spec.source.kind].partition(":")
     roots = {"train": source.get("train", source.get("path")), "test": source.get("val", source.get("path"))}
