@@ -204,6 +204,15 @@ class Row(Strict):
         return self
 
     @model_validator(mode="after")
+    def _noise_is_not_mixed_in_again(self) -> Row:
+        if self.recover.residual and self.recover.iterations and not (self.select or self.distilled):
+            raise ValueError(
+                "recover.residual: expected off without select, since images then start from noise, which it would mix in "
+                "again; set it to null, or add select"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _moved_weights_are_exact(self) -> Row:
         for place, teacher in enumerate(self.backbones if self.recover.perturb else []):
             if teacher.recover and teacher.recover.cpu_precision != "float32":
