@@ -69,7 +69,7 @@ class Backbone(Network):
     @model_validator(mode="after")
     def _weights_have_a_name_of_the_library(self) -> Backbone:
         if self.weights and "." not in self.weights:
-            network_names.check_weights(self.name, self.weights)
+            network_names.check_weights(self.name, self.weights, self.options)
         return self
 
     def kept(self) -> list[Backbone]:
