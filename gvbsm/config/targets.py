@@ -13,7 +13,7 @@ from gvbsm.store.run import ACCURACIES, PICTURES, RESULTS, RUN_FILES
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # of data sets and recipes: parts of paths and of commands
 _FILES = (*RUN_FILES, *(f"pictures/{picture}.{form}" for picture in PICTURES for form in ("png", "svg", "pdf")))
-_COMPARISON = ("compare.csv", "compare.png", "compare.svg", "compare.pdf")
+_COMPARISON: tuple[str, ...] = ("compare.csv", "compare.png", "compare.svg", "compare.pdf")
 _FORM = f"{RESULTS}/<dataset>/ipc<N>[-<recipe>]"
 
 
