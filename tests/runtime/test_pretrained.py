@@ -6,12 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from torchvision import models
 
 from gvbsm.backbones.build import build as build_network
-from gvbsm.backbones.weights import load_by_order, load_own
+from gvbsm.backbones.weights import load_by_order, load_own, without_auxiliary
 from gvbsm.config.load import load_row
 from gvbsm.config.shapes import NetworkShape, PixelForm
 from gvbsm.data.imagenet import _names, class_ids
@@ -111,6 +112,15 @@ def test_weights_with_outputs_for_training_alone(name, size, classes, weights, h
     rows = [WNIDS.index(wordnet_id) for wordnet_id in classes]
     with torch.inference_mode():
         torch.testing.assert_close(model(x_BCHW), theirs(x_BCHW)[:, rows], rtol=1e-3, atol=1e-5)
+
+
+def test_timms_file_of_inception_has_them_too():
+    """`tv_in1k` is torchvision's."""
+    with torch.device("meta"):
+        model = build_network("timm:inception_v3", classes=1000, image_size=299)
+        theirs = timm.create_model("inception_v3", pretrained=False, aux_logits=True).state_dict()
+    assert len(theirs) > len(model.state_dict())
+    load_by_order(model, without_auxiliary(model, theirs))
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
