@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from typing import Any
 # Before torch is imported: tests run beside each other, one on each core, and so do the processes that they start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -108,6 +110,14 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """A process per core, or none beside the first where files are named: each takes seconds to start."""
     named = [argument for argument in config.args if ".py" in argument]
     return 0 if named else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Every test draws the same inputs each time, alone or after others, whether or not it sets a seed of its own."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 (the state that others' code draws from)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

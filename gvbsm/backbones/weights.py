@@ -1,11 +1,14 @@
 """Loading foreign state dicts, such as the authors' released `squeeze_<name>.pth`, into our networks."""
 
+import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 _COUNTER = "num_batches_tracked"  # absent from old checkpoints; BatchNorm uses it only without a momentum
+_AUXILIARY = re.compile(r"(module\.)?(aux1|aux2|AuxLogits)\.")
 _LEAVES = {"weight", "bias", "running_mean", "running_var", _COUNTER}
 
 
@@ -27,8 +30,21 @@ def load_by_order(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         _check_fit(name, target[name], other, source[other])
     if len(source) != len(target):
         _raise_count(target, source)
-    # Counters may be missing: load_state_dict keeps the model's for a state dict without version metadata.
-    model.load_state_dict({name: source[other] for name, other in pairs.items()})
+    load_own(model, {**model.state_dict(), **{name: source[other] for name, other in pairs.items()}})
+
+
+def load_own(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load a state dict that the same network has written. It gets the versions that the network's layers write, since files
+    have none: some networks (MNASNet) refuse a state dict without."""
+    versioned = OrderedDict(state)
+    versioned._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    model.load_state_dict(versioned)
+
+
+def without_auxiliary(model: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """A published state dict without the further outputs that GoogLeNet and Inception have in training, if `model` has none."""
+    own = model.state_dict()
+    return {name: value for name, value in state.items() if name in own or not _AUXILIARY.match(name)}
 
 
 def _checked(state: Mapping[str, Any]) -> dict[str, Tensor]:

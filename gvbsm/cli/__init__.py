@@ -13,6 +13,7 @@ from gvbsm.cli.stage import add_stage_arguments, run_stage
 from gvbsm.cli.user import GROUPS, Command
 from gvbsm.errors import Interrupted, UserError
 from gvbsm.pipeline.registry import STAGES
+from gvbsm.store.run import check_working_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser().print_help()
             return 0
         options = parser().parse_args(given)
+        if options.in_folder:
+            check_working_folder()
         return int(options.run_command(options) or 0)
     except UserError as error:
         sys.stderr.write(f"gvbsm: {error}\n")
@@ -74,7 +77,7 @@ def _add(commands: argparse._SubParsersAction[_Parser], command: Command) -> arg
     description = f"{command.about[0].upper()}{command.about[1:]}.{command.more}"
     added = commands.add_parser(command.name, description=description, usage=command.usage, prog=f"gvbsm {command.name}")
     command.add_arguments(added)
-    added.set_defaults(run_command=command.run)
+    added.set_defaults(run_command=command.run, in_folder=command.in_folder)
     return added
 
 

@@ -23,7 +23,10 @@ def _argument(*names: str, **options: Any) -> Argument:
 
 @dataclass(frozen=True)
 class Command:
-    """One command: name, one line of help, what it calls, its arguments; `more` ends its own help."""
+    """One command: name, one line of help, what it calls, its arguments; `more` ends its own help.
+
+    `in_folder`: it tells what was made in the working folder, so in any other folder its answer would be wrong.
+    """
 
     name: str
     about: str
@@ -32,6 +35,7 @@ class Command:
     exclusive: tuple[Argument, ...] = ()  # of which one may be given
     more: str = ""
     usage: str | None = None
+    in_folder: bool = False
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Give a parser the arguments of the command."""
@@ -169,12 +173,14 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             "list the artifacts of a target: present, missing or stale, and why",
             _explain,
             (_argument("target", help=_RUN),),
+            in_folder=True,
         ),
         Command(
             "estimate",
             "estimate the cost of a target: jobs, bytes, and hours at the rates of earlier jobs here or of recorded ones",
             _estimate,
             (_argument("target", help=_RUN),),
+            in_folder=True,
         ),
         Command(
             "status",
@@ -196,6 +202,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
                     help="show it again every SECONDS (default: 2) until all jobs are made",
                 ),
             ),
+            in_folder=True,
         ),
         Command(
             "compare",
@@ -273,6 +280,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
                 ),
             ),
             more=" Files that running jobs use stay.",
+            in_folder=True,
         ),
     ),
     "what files in config/ may say": (

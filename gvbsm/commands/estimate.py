@@ -15,6 +15,7 @@ from gvbsm.pipeline.graph import plan_run
 from gvbsm.pipeline.prepare import PrepareSpec
 from gvbsm.pipeline.registry import STAGES, STORED
 from gvbsm.pipeline.scale import Scale
+from gvbsm.pipeline.squeeze import goes_on_from
 from gvbsm.pipeline.stage import Artifact
 from gvbsm.store.keys import canonical
 from gvbsm.store.plans import STORE, files_in
@@ -65,17 +66,34 @@ def estimate(target: str) -> str:
     run = parse_target(target)
     artifacts = plan_run(run)
     scale, earlier_jobs, recorded = _scale(artifacts, run.ipc), _EarlierJobs(), _RecordedRates(artifacts)
+    shared = _trained_before(artifacts, scale)
     stages: dict[str, _Stage] = {}
     for artifact in artifacts:
         if STAGES[artifact.stage].stored:
             stage = stages.setdefault(artifact.stage, _Stage())
             stage.jobs += 1
-            _add(stage, artifact, scale, earlier_jobs, recorded)
+            images = STAGES[artifact.stage].images(artifact.spec, scale)
+            own = images and images - shared.get(artifact.path, 0)
+            _add(stage, artifact, own, scale, earlier_jobs, recorded)
     return _table(stages)
 
 
-def _add(stage: _Stage, artifact: Artifact, scale: Scale, earlier_jobs: _EarlierJobs, recorded: _RecordedRates) -> None:
-    """Add a job's bytes and, if it is still to run, its seconds."""
+def _trained_before(artifacts: list[Artifact], scale: Scale) -> dict[str, int]:
+    """The images that a teacher's job does not train on by path, since a job still to run for an earlier epoch has done so."""
+    to_run = {artifact.path: artifact.spec for artifact in artifacts if not _receipt(STORE / artifact.path)}
+    earlier = {path: goes_on_from(spec, to_run) for path, spec in to_run.items()}
+    return {path: STAGES["squeeze"].images(to_run[before], scale) or 0 for path, before in earlier.items() if before}
+
+
+def _add(
+    stage: _Stage,
+    artifact: Artifact,
+    images: int | None,
+    scale: Scale,
+    earlier_jobs: _EarlierJobs,
+    recorded: _RecordedRates,
+) -> None:
+    """Add a job's bytes and, if it is still to run, its seconds; `images` are those that it processes itself."""
     receipt = _receipt(STORE / artifact.path)
     if receipt:
         stage.bytes.add(receipt["bytes"])
@@ -83,7 +101,7 @@ def _add(stage: _Stage, artifact: Artifact, scale: Scale, earlier_jobs: _Earlier
         return
     stage.to_run += 1
     record, similar = STAGES[artifact.stage], earlier_jobs.similar(artifact)
-    images, size = record.images(artifact.spec, scale), record.bytes(artifact.spec, scale)
+    size = record.bytes(artifact.spec, scale)
     if size is None and similar and record.bytes_as_before:
         size = similar["bytes"]
     rate = similar["images"] / similar["seconds"] if similar and similar["images"] and similar["seconds"] else None

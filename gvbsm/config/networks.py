@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 from gvbsm.backbones import BACKBONES, LIBRARIES
+from gvbsm.config.messages import short
 from gvbsm.store.code import builder_options
 
 # Names of published weights by library: a pattern, and words. torchvision may change what `pretrained` would mean there.
@@ -16,6 +18,7 @@ _WEIGHTS = {
     "torchvision": (r"[A-Z][A-Z0-9_]*", "a name of torchvision's (IMAGENET1K_V1, ...)"),
     "timm": (r"[a-z0-9_]+", "`pretrained` or a tag of timm's (ra_in1k, ...)"),
 }
+_RESCALING = ("torchvision:googlenet", "torchvision:inception_v3")  # with the option, they bring images into that range
 GIVEN = ("classes", "image_size", "channels")  # parameters of builders that are no options: other settings of a row give them
 
 
@@ -51,11 +54,12 @@ def check(name: object, options: object) -> None:
             raise ValueError(f"unknown option {option!r} of {name}; choose from {', '.join(allowed) or 'none'}")
 
 
-def check_weights(name: str, weights: str) -> None:
-    """Check that published weights of a network can have such a name. Only loading them says whether there are any.
+def check_weights(name: str, weights: str, options: Mapping[str, object]) -> None:
+    """Check that published weights of a network can have such a name, and that it has the options that they were trained with.
+    Only loading them says whether there are any.
 
     Raises:
-        ValueError: for another network than a library's, or a name that its weights cannot have.
+        ValueError: for another network than a library's, a name that its weights cannot have, or an option that they need.
     """
     library = name.partition(":")[0]
     if library not in _WEIGHTS:
@@ -66,6 +70,11 @@ def check_weights(name: str, weights: str) -> None:
     pattern, names = _WEIGHTS[library]
     if not re.fullmatch(pattern, weights):
         raise ValueError(f"weights: expected {names}, or a file, got {weights!r}; correct it")
+    if name in _RESCALING and options.get("transform_input") is not True:
+        raise ValueError(
+            f"options.transform_input: expected true with weights {weights}, which were trained on images in another range, "
+            f"got {short(options.get('transform_input'))}; add it"
+        )
 
 
 def near(name: str) -> list[str]:

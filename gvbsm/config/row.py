@@ -69,7 +69,7 @@ class Backbone(Network):
     @model_validator(mode="after")
     def _weights_have_a_name_of_the_library(self) -> Backbone:
         if self.weights and "." not in self.weights:
-            network_names.check_weights(self.name, self.weights)
+            network_names.check_weights(self.name, self.weights, self.options)
         return self
 
     def kept(self) -> list[Backbone]:
@@ -200,6 +200,15 @@ class Row(Strict):
             raise ValueError(
                 "recover.views: expected off where class_statistics are matched, since mixed views have no single class; "
                 "set either to null, or relabel.mix to none"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _noise_is_not_mixed_in_again(self) -> Row:
+        if self.recover.residual and self.recover.iterations and not (self.select or self.distilled):
+            raise ValueError(
+                "recover.residual: expected off without select, since images then start from noise, which it would mix in "
+                "again; set it to null, or add select"
             )
         return self
 

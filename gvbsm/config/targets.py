@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gvbsm.config.messages import SettingsError
-from gvbsm.store.run import ACCURACIES, RUN_FILES
+from gvbsm.config.messages import SettingsError, did_you_mean
+from gvbsm.store.run import ACCURACIES, PICTURES, RESULTS, RUN_FILES
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # of data sets and recipes: parts of paths and of commands
-_RESULTS = "results"
-_FORM = f"{_RESULTS}/<dataset>/ipc<N>[-<recipe>]"
+_FILES = (*RUN_FILES, *(f"pictures/{picture}.{form}" for picture in PICTURES for form in ("png", "svg", "pdf")))
+_COMPARISON: tuple[str, ...] = ("compare.csv", "compare.png", "compare.svg", "compare.pdf")
+_FORM = f"{RESULTS}/<dataset>/ipc<N>[-<recipe>]"
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Target:
     @property
     def folder(self) -> Path:
         """Where the run is published, relative to the working folder."""
-        return Path(_RESULTS) / self.dataset / self.run
+        return Path(RESULTS) / self.dataset / self.run
 
     @property
     def accuracies(self) -> Path:
@@ -47,13 +50,35 @@ def parse_target(target: str) -> Target:
     """
     parts = Path(target).parts
     above = parts[:-2]  # a data set and a run follow `results`
-    has_run = ".." not in parts and _RESULTS in above
-    dataset, run, *rest = parts[len(above) - above[::-1].index(_RESULTS) :] if has_run else ("", "")
+    has_run = ".." not in parts and RESULTS in above
+    dataset, run, *rest = parts[len(above) - above[::-1].index(RESULTS) :] if has_run else ("", "")
     is_file = rest[:1] == ["pictures"] or (len(rest) == 1 and rest[0] in RUN_FILES)
     if not has_run or (rest and not is_file):
-        raise SettingsError(f"target {target!r}: expected {_FORM} or a file of it, such as {ACCURACIES}; correct the path")
+        raise no_such_target(target)
     check_name(dataset, "data set")
     return Target(dataset, *parse_run(run), rest[-1] if len(rest) == 1 else ACCURACIES)
+
+
+def no_such_target(target: str, rules: Sequence[str] = ()) -> SettingsError:
+    """The error to raise for a target that is no file of a run or a comparison; it names the one that was meant."""
+    hint = did_you_mean(target, rules) or (f"did you mean {near!r}? " if (near := _near(target)) else "")
+    files = f"{', '.join(RUN_FILES)} or pictures/<{'|'.join(PICTURES)}>.png"
+    return SettingsError(
+        f"target {target!r}: expected {_FORM} or a file of it ({files}), or {RESULTS}/<name>/{_COMPARISON[0]}; "
+        f"{hint}correct the path"
+    )
+
+
+def _near(target: str) -> str | None:
+    """The target most like a misspelt one."""
+    parts = Path(target).parts
+    at = next((at for at, part in enumerate(parts) if at and re.match(r"ipc\d", part)), None)
+    if at is None:
+        folder, file, files = parts[-2:-1], "".join(parts[-1:]), _COMPARISON
+    else:
+        folder, file, files = parts[at - 1 : at + 1], "/".join(parts[at + 1 :]) or ACCURACIES, _FILES
+    names = difflib.get_close_matches(file, files, 1) if all(_NAME.fullmatch(part) for part in folder) and folder else []
+    return "/".join([RESULTS, *folder, names[0]]) if names else None
 
 
 def parse_run(run: str) -> tuple[int, str | None]:

@@ -71,7 +71,10 @@ def download(what: str, path: Path, url: str, md5: str, hint: str = "") -> None:
 
 @contextlib.contextmanager
 def _held(part: Path) -> Iterator[BinaryIO]:
-    """The part of a file, opened for appending and locked. An empty one is removed afterwards."""
+    """The part of a file, opened for appending and locked. An empty one is removed afterwards.
+
+    Not by filelock, which locks a second file: it would stay beside the data, where another user may not be allowed to open it.
+    """
     while True:
         with part.open("ab") as file:
             with contextlib.suppress(OSError):  # file systems without locks: two downloads at once fail the MD5 sum

@@ -80,12 +80,18 @@ def teachers_before(spec: Spec, teachers: Mapping[str, Spec]) -> list[str]:
     if isinstance(spec, GivenTeacherSpec):
         return []
     given = [path for path, teacher in teachers.items() if isinstance(teacher, GivenTeacherSpec)]
+    earlier = goes_on_from(spec, teachers)
+    return given + ([earlier] if earlier else [])
+
+
+def goes_on_from(spec: Spec, teachers: Mapping[str, Spec]) -> str | None:
+    """Of teachers by path, the latest epoch from which a training goes on; None if it begins anew."""
     earlier = [
         (teacher.settings.trained_epochs, path)
         for path, teacher in teachers.items()
         if isinstance(teacher, SqueezeSpec) and isinstance(spec, SqueezeSpec) and spec.continues(teacher)
     ]
-    return given + [path for _, path in sorted(earlier)[-1:]]
+    return max(earlier)[1] if earlier else None
 
 
 def _spec_for(raw: Mapping[str, Any]) -> type[Spec]:

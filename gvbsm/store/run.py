@@ -14,6 +14,8 @@ from gvbsm.store.keys import key
 from gvbsm.store.shapes import has_form
 from gvbsm.store.spec import Json
 
+RESULTS = "results"
+_SETTINGS = ("config/config.yaml", "config/datasets", "config/recipes")  # what a working folder may have before any run
 ACCURACIES = "acc.json"
 REPORT = "report.html"
 SETTINGS = "settings.yaml"  # the row and the recipe as they were, which can be run again
@@ -162,10 +164,25 @@ def read_published(run: Path) -> Published:
         if any(accuracies["students"].keys() - by_student for by_student in accuracies["baselines"].values()):
             raise ValueError("of other students")
     except OSError as error:
+        if file.parts[:1] == (RESULTS,):
+            check_working_folder()
         raise UserError(f"{file}: cannot be read: {error.strerror}; make it with: snakemake --cores all {file}") from None
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{file}: expected what publish writes, got something else; make it again") from None
     return Published(file, accuracies)
+
+
+def check_working_folder() -> None:
+    """Check that this is a working folder: one where runs were made, or one with settings of the user's own.
+
+    Raises:
+        UserError: if it is not; every run would look as if it had never been made.
+    """
+    if not any(Path(entry).exists() for entry in (RESULTS, *_SETTINGS)):
+        raise UserError(
+            f"{Path.cwd()}: expected a working folder, with {RESULTS}/ or {_SETTINGS[0]}, got neither; change to the folder "
+            "where you call snakemake, or make one with: gvbsm init"
+        )
 
 
 def run_folder(path: Path) -> Path:

@@ -11,6 +11,7 @@ from typing import Any, Generic, NotRequired, TypedDict, TypeVar
 import torch
 from torch import Tensor, nn
 
+from gvbsm.backbones.weights import load_own
 from gvbsm.config.students import HardTraining
 from gvbsm.config.teachers import Squeeze
 from gvbsm.errors import UserError
@@ -166,7 +167,7 @@ class MovingAverage:
     def restore(self, state: State) -> None:
         """Continue from a `state()`."""
         self._steps = state["steps"]
-        self._module.load_state_dict(state["module"])
+        load_own(self._module, state["module"])
 
 
 def fit(
@@ -291,7 +292,7 @@ class _Training(Generic[Batch]):
         return state | ({"averaged": self._averaged.state()} if self._averaged else {})
 
     def _restore(self, state: State) -> None:
-        self._model.load_state_dict(state["model"])
+        load_own(self._model, state["model"])
         _restore(self._optimizer, state["optimizer"])
         if self._averaged:
             self._averaged.restore(state["averaged"])

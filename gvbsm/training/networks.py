@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gvbsm.backbones.build import build as build_network
+from gvbsm.backbones.weights import load_own
 from gvbsm.config.shapes import NetworkShape
 from gvbsm.errors import UserError
 from gvbsm.method.memory import in_parts
@@ -55,7 +56,7 @@ def load_teacher(
     With `batchnorm` "batch", its BatchNorm layers have no moments of their own, and take those of what passes together.
     """
     model = build(NetworkShape.model_validate(metadata["network"]), 0, device)
-    model.load_state_dict(tensors)
+    load_own(model, tensors)
     hold_weights(model, device, precision)
     for layer in _batchnorms(model) if batchnorm == "batch" else []:
         layer.running_mean = layer.running_var = None  # which makes torch measure the batch, in eval mode too

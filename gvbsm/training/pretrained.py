@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gvbsm.backbones import from_timm, from_torchvision
 from gvbsm.backbones.published import Published
-from gvbsm.backbones.weights import load_by_order
+from gvbsm.backbones.weights import load_by_order, load_own, without_auxiliary
 from gvbsm.config.shapes import NetworkShape, PixelForm
 from gvbsm.data.imagenet import class_ids
 from gvbsm.data.torch_files import read_state
@@ -44,7 +44,7 @@ def load_pretrained(
     facts: Json = {}
     try:
         if Path(weights).suffix:
-            state = read_state(data_root / weights)
+            state = without_auxiliary(model, read_state(data_root / weights))
             if weights.endswith(".safetensors"):
                 _check_names(weights, model, state)
             rows = _rows(weights, classes) if _has_more_outputs(state, model) else None
@@ -52,7 +52,7 @@ def load_pretrained(
             published = _published(network.name, weights)
             rows = _rows(weights, classes)
             facts = _check_pixels(network.name, weights, published, pixels)
-            state = read_state(published.file())
+            state = without_auxiliary(model, read_state(published.file()))
         if rows is None or len(rows) == _IMAGENET:
             load_by_order(model, _adapted(network.name, model, state))
         else:
@@ -125,7 +125,7 @@ def _load_rows(model: nn.Module, network: NetworkShape, state: Mapping[str, Tens
             if tuple(value.shape) != (_IMAGENET, *target[name].shape[1:]):
                 raise ValueError(f"state dict entry {name!r}: expected a row per class, got shape {tuple(value.shape)}")
             taken[name] = value[rows]
-    model.load_state_dict(taken)
+    load_own(model, taken)
 
 
 def check_result(weights: str, result: Accuracy, labels_N: Tensor, classes: Sequence[str], trusted: bool) -> None:

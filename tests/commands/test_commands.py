@@ -176,3 +176,34 @@ def test_a_teacher_with_given_weights_stops_at_once(published_run, edit_row, com
     write_plans(published_run, Path("results/tiny/ipc4/acc.json"))
     (STORE / trained.path).unlink()
     assert cli.main(command_of(trained)) == 0 and asked
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["explain", "results/digits/ipc10"],
+        ["estimate", "results/digits/ipc10/acc.json"],
+        ["status"],
+        ["status", "results/digits/ipc10"],
+        ["gc"],
+        ["compare", "results/digits/ipc10", "results/digits/ipc1"],
+        ["report", "results/digits/ipc10"],
+        ["export", "results/digits/ipc10", "--to", "imagefolder", "--out", "out"],
+    ],
+    ids=lambda command: " ".join(command[:2]),
+)
+def test_a_folder_that_is_no_working_folder_is_named(command, tmp_path, monkeypatch, capsys):
+    """There every run would look as if it had never been made."""
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(command) == 2
+    line = capsys.readouterr().err
+    assert line.startswith(f"gvbsm: {tmp_path}: expected a working folder, with results/ or config/config.yaml, got neither; ")
+    assert line.count("\n") == 1 and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("entry", ["results/store", "config/datasets"])
+def test_a_working_folder_in_which_nothing_was_made_is_one(entry, tmp_path, monkeypatch, capsys):
+    (tmp_path / entry).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["explain", "results/digits/ipc10"]) == 0
+    assert "never made" in capsys.readouterr().out

@@ -125,6 +125,23 @@ def test_the_jobs_of_this_store_come_first(published_run, edit_row, monkeypatch)
     assert float(table()["relabel"][3].removeprefix("~ ")) > 10
 
 
+@pytest.mark.parametrize("measured_in", ["own", "twin"])
+def test_a_training_that_several_teachers_share_counts_once(measured_in, workspace, edit_row, monkeypatch):
+    """Kept epochs go on from one another."""
+    line = {"stage": "squeeze", "image_size": 8, "networks": ("convnet(width=4)",), "images_per_second": 1.0}
+    recorded = next(rate for rate in rates.recorded_rates() if rate.stage == "squeeze")
+    monkeypatch.setattr(estimating, "recorded_rates", lambda: [rates.Rate(**{**vars(recorded), **line})])
+    edit_row({"backbones": [{"name": "convnet", "options": {"width": 4}}], "statistics": {"measured_in": measured_in}})
+    edit_row({"squeeze": {"epochs": 50}})
+    trainings = 2 if measured_in == "twin" else 1
+    hours = float(table()["squeeze"][3].removeprefix("~ "))
+    assert hours == pytest.approx(trainings * 50 * 1437 / 3600, rel=0.01)
+    edit_row({"squeeze": {"keep_epochs": [1, 20, 50]}})
+    rows = table()
+    assert rows["squeeze"][:2] == [str(3 * trainings)] * 2
+    assert float(rows["squeeze"][3].removeprefix("~ ")) == hours
+
+
 def test_of_several_rates_that_of_the_device_most_like_this_one(monkeypatch):
     resnet18 = [rate for rate in rates.recorded_rates() if rate.networks == ("resnet18",) and rate.image_size == 32]
 

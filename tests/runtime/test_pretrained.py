@@ -6,10 +6,14 @@ import re
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from torchvision import models
 
+from gvbsm.backbones.build import build as build_network
+from gvbsm.backbones.weights import load_by_order, load_own, without_auxiliary
+from gvbsm.config.load import load_row
 from gvbsm.config.shapes import NetworkShape, PixelForm
 from gvbsm.data.imagenet import _names, class_ids
 from gvbsm.errors import UserError
@@ -86,6 +90,72 @@ def test_every_published_file_of_weights_is_named_by_its_hash():
     for name in models.list_models(module=models):
         for weights in models.get_model_weights(name):
             assert re.search(r"-[0-9a-f]{8,}\.pth$", weights.url), weights.url
+
+
+RESCALED = {"transform_input": True, "init_weights": False}
+
+
+@pytest.mark.parametrize(("name", "size"), [("googlenet", 64), ("inception_v3", 96)])
+@pytest.mark.parametrize("classes", [WNIDS, WNIDS[5:8]], ids=len)
+@pytest.mark.parametrize("weights", ["IMAGENET1K_V1", "mine.pth"])
+def test_weights_with_outputs_for_training_alone(name, size, classes, weights, hub, monkeypatch):
+    """torchvision's file has the auxiliary outputs, and its network brings images into the range that it was trained on."""
+    torch.manual_seed(5)
+    theirs = models.get_model(name, init_weights=False, transform_input=True, aux_logits=True).eval()
+    torch.save(theirs.state_dict(), hub / "mine.pth")
+    digest = hashlib.sha256((hub / "mine.pth").read_bytes()).hexdigest()[:8]
+    (hub / f"{name}-{digest}.pth").hardlink_to(hub / "mine.pth")
+    monkeypatch.setattr(type(models.get_model_weights(name)["IMAGENET1K_V1"]), "url", f"http://127.0.0.1:9/{name}-{digest}.pth")
+    network = NetworkShape(name=f"torchvision:{name}", classes=len(classes), image_size=size, channels=3, options=RESCALED)
+    model = load_pretrained(network, weights, hub, classes)
+    x_BCHW = torch.randn(2, 3, size, size)
+    rows = [WNIDS.index(wordnet_id) for wordnet_id in classes]
+    with torch.inference_mode():
+        torch.testing.assert_close(model(x_BCHW), theirs(x_BCHW)[:, rows], rtol=1e-3, atol=1e-5)
+
+
+def test_timms_file_of_inception_has_them_too():
+    """`tv_in1k` is torchvision's."""
+    with torch.device("meta"):
+        model = build_network("timm:inception_v3", classes=1000, image_size=299)
+        theirs = timm.create_model("inception_v3", pretrained=False, aux_logits=True).state_dict()
+    assert len(theirs) > len(model.state_dict())
+    load_by_order(model, without_auxiliary(model, theirs))
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_planning_asks_for_the_range_that_weights_were_trained_on(name, workspace, edit_row):
+    backbone = {"name": f"torchvision:{name}", "weights": "IMAGENET1K_V1"}
+    for options in ({}, {"transform_input": False}):
+        edit_row({"backbones": [backbone | {"options": options}]}, "imagenette")
+        with pytest.raises(
+            UserError, match=r"backbones\[0\]: options.transform_input: expected true with weights IMAGENET1K_V1"
+        ):
+            load_row("imagenette")
+    edit_row({"backbones": [backbone | {"options": {"transform_input": True}}]}, "imagenette")
+    load_row("imagenette")
+
+
+def smallest_of_each_family() -> list[str]:
+    """torchvision's smallest network of every module."""
+    smallest: dict[str, tuple[int, str]] = {}
+    for name in models.list_models(module=models):
+        size = min(weights.meta["num_params"] for weights in models.get_model_weights(name))
+        family = models.get_model_builder(name).__module__
+        smallest[family] = min(smallest.get(family, (size, name)), (size, name))
+    return sorted(name for _, name in smallest.values())
+
+
+@pytest.mark.parametrize("name", ["mnasnet1_3", *smallest_of_each_family()])
+def test_networks_of_every_family_take_their_own_weights_from_files(name):
+    """As a teacher's artifact, as a checkpoint, and as a file of weights: none of them has the versions of layers."""
+    options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    network = NetworkShape(name=f"torchvision:{name}", classes=3, image_size=96, channels=3, options=options)
+    with torch.device("cpu" if name.startswith("regnet") else "meta"):  # which asks tensors for numbers
+        model = build_network(network.name, **network.model_dump(exclude={"name", "options"}), **options)
+    state = {entry: torch.zeros_like(value) for entry, value in model.state_dict().items()}
+    load_own(model, state)
+    load_by_order(model, {f"module.{entry}": value for entry, value in state.items()})
 
 
 @pytest.mark.parametrize("option", ["checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"])

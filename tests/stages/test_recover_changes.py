@@ -193,3 +193,19 @@ def test_a_teacher_of_lower_precision_cannot_be_moved(workspace, edit_row):
     edit_row({"recover": CHANGES["perturb"]})
     with pytest.raises(SettingsError, match=r"backbones\[1\].recover.cpu_precision: expected float32 with recover.perturb"):
         load_row("tiny")
+
+
+NOISE = r"recover.residual: expected off without select, since images then start from noise, .*; set it to null, or add select"
+
+
+def test_noise_is_not_mixed_in_again(workspace, edit_row):
+    edit_row({"recover": CHANGES["residual"]})
+    with pytest.raises(SettingsError, match=NOISE):
+        load_row("tiny")
+    Path("config/recipes/from_noise.yaml").write_text("extends: fadrm\nselect: null\n")
+    with pytest.raises(SettingsError, match=NOISE):
+        load_row("digits", "from_noise")
+    edit_row({"select": REAL})
+    assert load_row("tiny").recover.residual.share == 0.5
+    edit_row({"select": None, "distilled": {"images": "theirs"}})
+    load_row("tiny")  # recover does not run

@@ -152,4 +152,4 @@ def test_every_tag_of_timm_is_a_name_that_a_row_may_give():
     from gvbsm.config import networks
 
     for full in timm.list_pretrained():
-        networks.check_weights(f"timm:{full.partition('.')[0]}", full.partition(".")[2])
+        networks.check_weights(f"timm:{full.partition('.')[0]}", full.partition(".")[2], {})

@@ -1,0 +1,97 @@
+"""What users ask Snakemake for: targets and rules that there are not, and parts of a run."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gvbsm import cli
+from gvbsm.store.code import PACKAGE
+
+SNAKEFILE = PACKAGE.parent / "workflow" / "Snakefile"
+OWN_RULE = """
+rule mine:
+    output: "results/{dataset}/ipc{n}/mine.txt"
+    shell: "echo mine > {output}"
+"""
+
+
+def snakemake(*arguments: str, snakefile: Path = SNAKEFILE) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "snakemake", "-s", str(snakefile), *arguments]
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent), "GVBSM_DEVICE": "cpu"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def refused(*arguments: str, snakefile: Path = SNAKEFILE) -> str:
+    """Our one line for a mistake."""
+    done = snakemake("-n", *arguments, snakefile=snakefile)
+    text = done.stdout + done.stderr
+    assert done.returncode == 1 and "Exception" not in text and "Traceback" not in text, text
+    (line,) = (line for line in text.splitlines() if line.startswith("gvbsm: "))
+    return line
+
+
+@pytest.mark.parametrize(
+    ("target", "meant"),
+    [
+        ("results/tiny/ipc4/tabel.csv", "results/tiny/ipc4/table.csv"),
+        ("results/tiny/ipc4-sre2l/pictures/curve.png", "results/tiny/ipc4-sre2l/pictures/curves.png"),
+        ("results/tiny/compare.cvs", "results/tiny/compare.csv"),
+        ("tiny/ipc4", "results/tiny/ipc4/acc.json"),
+        ("result/tiny/ipc4/images.png", "results/tiny/ipc4/images.png"),
+        ("results/tiny/ipc4/zzz", None),
+        ("results/tiny", None),
+        ("zzz", None),
+        ("al", "all"),
+    ],
+)
+def test_a_target_that_no_rule_makes_is_one_line(target, meant, workspace):
+    line = refused(target)
+    assert f"target {target!r}: expected results/<dataset>/ipc<N>[-<recipe>] or a file of it (acc.json, settings.yaml, " in line
+    assert (f"did you mean {meant!r}?" in line) if meant else "did you mean" not in line
+
+
+@pytest.mark.parametrize("option", ["--until", "--forcerun"])
+def test_a_rule_that_there_is_not_is_one_line(option, workspace):
+    assert "target 'sqeeze': expected " in (line := refused(option, "sqeeze", "--", "results/tiny/ipc4/acc.json"))
+    assert "did you mean 'squeeze'?" in line
+
+
+def test_a_folder_of_init_has_our_words_until_it_has_rules_of_its_own(workspace):
+    shutil.rmtree("config")
+    assert cli.main(["init", "."]) == 0
+    snakefile = Path("workflow/Snakefile")
+    assert "did you mean 'results/digits/ipc4/acc.json'?" in refused("results/digits/ipc4/ac.json", snakefile=snakefile)
+    with snakefile.open("a") as file:
+        file.write(OWN_RULE)
+    done = snakemake("-n", "results/digits/ipc4/mine.txt", snakefile=snakefile)
+    assert done.returncode == 0 and re.search(r"^mine +1$", done.stdout + done.stderr, re.MULTILINE), done.stdout + done.stderr
+
+
+GIVEN = {"name": "convnet", "label": "given", "weights": "mine.pth", "options": {"width": 4}}
+CONVNET = {"name": "convnet", "options": {"width": 4}}
+TEACHERS = {
+    "kept epochs": ({"backbones": [CONVNET], "squeeze": {"epochs": 4, "keep_epochs": [1, 3, 4]}}, "squeeze", 3),
+    "given weights first": ({"backbones": [CONVNET, GIVEN]}, "squeeze", 2),
+    "both, until a later stage": (
+        {"backbones": [CONVNET, GIVEN], "squeeze": {"epochs": 4, "keep_epochs": [1, 4]}},
+        "statistics",
+        3,
+    ),
+    "what only comes first, too": ({"backbones": [CONVNET]}, "check squeeze", 1),
+}
+
+
+@pytest.mark.parametrize("case", TEACHERS)
+def test_until_a_stage_runs_all_of_its_jobs(case, workspace, edit_row):
+    """Snakemake starts no job that waits for a job of a rule that --until names."""
+    changes, rules, teachers = TEACHERS[case]
+    edit_row(changes)
+    done = snakemake("-n", "--until", *rules.split(), "--", "results/tiny/ipc4/acc.json")
+    text = done.stdout + done.stderr
+    assert done.returncode == 0 and "Out of jobs ready" not in text, text
+    assert re.search(rf"^squeeze +{teachers}$", text, re.MULTILINE), text
