@@ -115,17 +115,3 @@ def refused_target(wildcards):
     rules = [rule.name for rule in workflow.rules] if is_rule else ["all"]
     sys.stderr.write(f"gvbsm: {no_such_target(wildcards.target, rules)}\n")
     raise SystemExit(1)
-
-
-def has_other_rules():
-    """Whether the main Snakefile is another than ours, and has more in it than what `gvbsm init` writes."""
-    main = Path(workflow.main_snakefile)
-    if main.resolve() == (PROJECT / "workflow" / "Snakefile").resolve():
-        return False
-    try:
-        statements = re.findall(
-            r"^(?:include|rule|checkpoint|use rule|module)\b", main.read_text(encoding="utf-8"), re.MULTILINE
-        )
-    except (OSError, UnicodeDecodeError):
-        return True
-    return statements != ["include"]
