@@ -8,8 +8,8 @@ rule check:
         "results/logs/check/{name}-{key}.log",
     benchmark:
         "results/benchmarks/check/{name}-{key}.tsv"
-    localrule: True
     priority: 5  # what it finds is worth knowing before anything else begins
+    localrule: True
     conda:
         "../envs/gvbsm.yaml"
     shell:
