@@ -1,8 +1,6 @@
 # Input functions of the rules that write outside the store, whose files users ask for.
-import re
-
 from gvbsm.config.project import comparison
-from gvbsm.config.targets import no_such_target, parse_target
+from gvbsm.config.targets import parse_target
 from gvbsm.pipeline.adopt import check_adopted
 from gvbsm.pipeline.check import CheckSpec
 from gvbsm.pipeline.graph import plan_run
@@ -11,16 +9,7 @@ from gvbsm.pipeline.registry import write_plans
 from gvbsm.pipeline.squeeze import teachers_before
 from gvbsm.store.plans import target_file, write_list
 from gvbsm.store.receipts import receipt_path
-from gvbsm.store.run import ACCURACIES, PICTURES_LIST, RUN_FILES, further_pictures
-
-# All that other rules make or read: `unknown` is for the rest.
-KNOWN = (
-    r"results/(\.plan|store|logs|benchmarks)/.*",
-    r"results/[^/.][^/]*/ipc[^/]*",
-    r"results/[^/.][^/]*/compare\.(csv|png|svg|pdf)",
-    rf"results/[^/.][^/]*/[^/]+/({'|'.join(map(re.escape, RUN_FILES))})",
-    rf"results/[^/.][^/]*/[^/]+/pictures/({'|'.join(PICTURES)})\.(png|svg|pdf|json)",
-)
+from gvbsm.store.run import ACCURACIES, PICTURES_LIST, further_pictures
 
 
 def run_of(wildcards):
@@ -37,14 +26,6 @@ def accuracies_of_folder(wildcards):
 
 CHECKS = []  # of the runs that this process has planned
 TEACHERS = {}  # specs of their teachers, by path
-
-
-def is_last_stage(path):
-    """Whether --until names the stage of an artifact: Snakemake starts no job that waits for one of these. So none may wait
-    that only would come later; kept epochs of a training then each train from the beginning if they run at once."""
-    stage = Path(path).parent.name
-    named = workflow.dag_settings.until
-    return any(name == stage or name.endswith(f"_{stage}") for name in named)  # in a module, rules have a prefix
 
 
 def before(stage):
@@ -106,12 +87,3 @@ def pictures_there(wildcards):
     existing = further_pictures(run.folder)
     drawable = checked(pictures_that_can_be_drawn, run.dataset, run.recipe, settings.pictures)
     return [str(file) for name, files in existing.items() if name in drawable for file in files]
-
-
-def refused_target(wildcards):
-    """Refuse a target that no other rule makes, in our words."""
-    asked = workflow.dag_settings
-    is_rule = wildcards.target in {*asked.until, *asked.forcerun}  # where Snakemake takes any rule, and not only `all`
-    rules = [rule.name for rule in workflow.rules] if is_rule else ["all"]
-    sys.stderr.write(f"gvbsm: {no_such_target(wildcards.target, rules)}\n")
-    raise SystemExit(1)

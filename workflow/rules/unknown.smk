@@ -8,7 +8,7 @@ rule unknown:
     benchmark:
         "results/benchmarks/unknown/{target}.tsv"
     wildcard_constraints:
-        target=rf"(?!({'|'.join(KNOWN)})$).+",
+        target=rf"(?!({'|'.join(KNOWN)})$).+" if ALONE else r"(?!)",
     localrule: True
     conda:
         "../envs/gvbsm.yaml"

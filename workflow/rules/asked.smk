@@ -1,0 +1,34 @@
+# What the command line asks for: targets that no rule makes, and stages that --until names.
+import re
+
+from gvbsm.config.targets import no_such_target
+from gvbsm.store.run import RUN_FILES
+
+# Where another Snakefile includes ours, more rules may follow, and this one is for no target.
+ALONE = Path(workflow.main_snakefile).resolve() == (PROJECT / "workflow" / "Snakefile").resolve()
+
+# All that other rules make or read.
+KNOWN = (
+    r"results/(\.plan|store|logs|benchmarks)/.*",
+    r"results/[^/.][^/]*/ipc[^/]*",
+    r"results/[^/.][^/]*/compare\.(csv|png|svg|pdf)",
+    rf"results/[^/.][^/]*/[^/]+/({'|'.join(map(re.escape, RUN_FILES))})",
+    rf"results/[^/.][^/]*/[^/]+/pictures/({'|'.join(PICTURES)})\.(png|svg|pdf|json)",
+)
+
+
+def refused_target(wildcards):
+    """Refuse a target that no other rule makes, in our words."""
+    asked = workflow.dag_settings
+    is_rule = wildcards.target in {*asked.until, *asked.forcerun}  # where Snakemake takes any rule, and not only `all`
+    rules = [rule.name for rule in workflow.rules] if is_rule else ["all"]
+    sys.stderr.write(f"gvbsm: {no_such_target(wildcards.target, rules)}\n")
+    raise SystemExit(1)
+
+
+def is_last_stage(path):
+    """Whether --until names the stage of an artifact: Snakemake starts no job that waits for one of these. So none may wait
+    that only would come later; kept epochs of a training then each train from the beginning if they run at once."""
+    stage = Path(path).parent.name
+    named = workflow.dag_settings.until
+    return any(name == stage or name.endswith(f"_{stage}") for name in named)  # in a module, rules have a prefix
