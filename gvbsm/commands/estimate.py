@@ -80,7 +80,8 @@ def estimate(target: str) -> str:
 
 def _trained_before(artifacts: list[Artifact], scale: Scale) -> dict[str, int]:
     """The images that a teacher's job does not train on by path, since a job still to run for an earlier epoch has done so."""
-    to_run = {artifact.path: artifact.spec for artifact in artifacts if not _receipt(STORE / artifact.path)}
+    teachers = [artifact for artifact in artifacts if artifact.stage == "squeeze"]
+    to_run = {artifact.path: artifact.spec for artifact in teachers if not _receipt(STORE / artifact.path)}
     earlier = {path: goes_on_from(spec, to_run) for path, spec in to_run.items()}
     return {path: STAGES["squeeze"].images(to_run[before], scale) or 0 for path, before in earlier.items() if before}
 

@@ -81,7 +81,7 @@ def _sums_kernel(
 
 @triton.jit
 def _add_up_kernel(parts, table, out, TILE_M: tl.constexpr, TILE_K: tl.constexpr):
-    """TILE_M sums or fewer from their parts, which lie `length` values apart, as a row of the table says (`Places`)."""
+    """TILE_M sums or fewer from their parts, which lie `length` values apart, as a row of the table says (`places`)."""
     row = table + tl.program_id(0) * 5
     source, length, count = tl.load(row), tl.load(row + 1), tl.load(row + 2)
     target, size = tl.load(row + 3), tl.load(row + 4)
