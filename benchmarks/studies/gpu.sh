@@ -16,13 +16,12 @@ cd "$(dirname "$0")/../.."
 # ResNet18 has 45 MB, and 64 MiB travel in all.
 TARGETS=${TARGETS:-
     results/paper-cifar10.paper/ipc10/acc.json results/paper-cifar10.paper/ipc10-published/acc.json
+    results/paper-cifar10.convnet/ipc50-published/acc.json results/paper-cifar10.resnet18/ipc50-published/acc.json results/paper-cifar10.paper/ipc10-sre2l/acc.json
+    results/paper-cifar10/compare.csv
     results/edc-cifar10.four/ipc10-edc/acc.json
     results/edc-cifar10.four/ipc10/acc.json
     results/edc-cifar10.four/ipc10-ours/acc.json
     results/edc-cifar10.four/ipc10-rded/acc.json
-    results/paper-cifar10.convnet/ipc50-published/acc.json
-    results/paper-cifar10.resnet18/ipc50-published/acc.json
-    results/paper-cifar10/compare.csv
     results/methods-cifar10/compare.csv
     results/steps-cifar10/compare.csv}
 
@@ -34,7 +33,7 @@ run() {
             export PYTHONPATH=$PWD # without setuptools: `python -m gvbsm`
     fi
     command -v gvbsm > /dev/null || { mkdir -p .gpu/bin && printf '#!/bin/sh\nexec python3 -m gvbsm "$@"\n' > .gpu/bin/gvbsm && chmod +x .gpu/bin/gvbsm; }
-    export PATH=$PWD/.gpu/bin:$PATH GVBSM_JOBS_PER_GPU=${GVBSM_JOBS_PER_GPU:-8} PYTHONUNBUFFERED=1
+    export PATH=$PWD/.gpu/bin:$PATH GVBSM_JOBS_PER_GPU=${GVBSM_JOBS_PER_GPU:-12} PYTHONUNBUFFERED=1
     local line together # nproc alone counts OMP_NUM_THREADS
     while read -r line; do
         [ -n "$line" ] || continue
@@ -54,9 +53,9 @@ run() {
     done <<< "$TARGETS"
 }
 
-collect() { # what is small: published runs, images, students' curves, receipts, logs
+collect() { # what is small: published runs, images, labels, students' curves, receipts, logs
     find results -type f ! -path '*/.checkpoints/*' ! -path '*/.plan/*' ! -name '*.safetensors' > "$1/files.txt"
-    find results/store/recover -name '*.safetensors' >> "$1/files.txt" 2> /dev/null || true
+    find results/store/{statistics,recover,relabel} -name '*.safetensors' -size -3M >> "$1/files.txt" 2> /dev/null || true
     tar -czf "$1/results.tar.gz.new" -T "$1/files.txt" && mv "$1/results.tar.gz.new" "$1/results.tar.gz"
 }
 
