@@ -1,6 +1,22 @@
 """ConvNet of the dataset-condensation literature (Gidaris & Komodakis, CVPR 2018; Zhao et al., ICLR 2021)."""
 
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class HalfSize(nn.Module):
+    """Means of 2x2 pixels: (B, C, H, W), float, to (B, C, H // 2, W // 2)."""
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        # On CUDA torch's pooling took 57 % of an iteration of recover (benchmarks/speed/gpu.md).
+        return halved(x_BCHW) if x_BCHW.is_cuda else F.avg_pool2d(x_BCHW, 2)
+
+
+def halved(x_BCHW: Tensor) -> Tensor:
+    """`HalfSize` as one mean over two dimensions."""
+    height, width = x_BCHW.shape[2] // 2, x_BCHW.shape[3] // 2
+    x_BCHW = x_BCHW[:, :, : 2 * height, : 2 * width]
+    return x_BCHW.unflatten(3, (width, 2)).unflatten(2, (height, 2)).mean((3, 5))
 
 
 class ConvNet(nn.Module):
@@ -18,7 +34,7 @@ class ConvNet(nn.Module):
                 nn.Conv2d(channels if block == 0 else width, width, 3, padding=1),
                 _norm(norm, width),
                 nn.ReLU(inplace=True),
-                nn.AvgPool2d(2),
+                HalfSize(),
             ]
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(width * (image_size // 2**depth) ** 2, classes)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gvbsm.method.frozen_norms import freeze_norms, thaw_norms
 from gvbsm.method.layers import hooked_layers
 from gvbsm.method.measuring import Measuring, Segment
 from gvbsm.method.moments import KINDS, Moments, class_moments
@@ -106,6 +107,7 @@ class StatisticsMatcher:
             module.register_forward_pre_hook(lambda _, inputs, name=name: self._inputs.append((name, inputs[0])))
             for name, module in self.layers.items()
         ]
+        self._frozen = [] if compiled else freeze_norms(model)
         self._lay_out(next(iter(hooked), None))
         self._graph = torch.compile(self._pass, dynamic=False) if compiled else None
         self._compiled_shapes: set[tuple[torch.Size, ...]] = set()
@@ -144,6 +146,8 @@ class StatisticsMatcher:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         for hook in self._hooks:
             hook.remove()
+        thaw_norms(self._frozen)
+        self._frozen = []
 
     def __call__(
         self, x_BCHW: Tensor, dropped: Collection[str] = frozenset(), labels_B: Tensor | None = None
@@ -266,7 +270,7 @@ class StatisticsMatcher:
                     raise
                 self.not_compiled = (str(error).strip() or type(error).__name__).splitlines()[0]
                 warnings.warn(f"not compiled: {self.not_compiled}", stacklevel=2)
-                self.compiled, self._graph = False, None
+                self.compiled, self._graph, self._frozen = False, None, freeze_norms(self.model)
                 return None
             self._compiled_shapes.add(shapes)
         return self._graph(x_BCHW, *arguments)

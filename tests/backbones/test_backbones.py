@@ -17,6 +17,7 @@ from torch import nn
 
 from gvbsm import backbones
 from gvbsm.backbones.build import build
+from gvbsm.backbones.convnet import halved
 
 PACKAGE = Path(backbones.__file__).parent
 NAMES = tuple(backbones.BACKBONES)
@@ -171,3 +172,13 @@ def test_convolutions_see_these_sizes(name: str, sides: set[int]) -> None:
                 module.register_forward_pre_hook(lambda _, args, seen=seen: seen.add(args[0].shape[-1]))
         net(torch.empty(2, 3, 32 * factor, 32 * factor, device="meta"))
         assert seen == {side * factor for side in sides}
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 9), (2, 3)])
+def test_the_mean_that_convnets_pool_by_on_cuda_is_the_pool(size: tuple[int, int]) -> None:
+    x_BCHW = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    pooled, mean = torch.nn.functional.avg_pool2d(x_BCHW, 2), halved(x_BCHW)
+    torch.testing.assert_close(mean, pooled)
+    weights = torch.randn_like(pooled)
+    gradients = [torch.autograd.grad(y, x_BCHW, weights)[0] for y in (mean, pooled)]
+    torch.testing.assert_close(*gradients)

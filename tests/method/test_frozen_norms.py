@@ -1,0 +1,97 @@
+"""BatchNorm layers with a gradient for their input alone, against torch's own."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gvbsm.method.frozen_norms import freeze_norms, thaw_norms
+from gvbsm.method.matching import Matching, StatisticsMatcher
+
+
+def norm(affine: bool = True, dtype: torch.dtype = torch.float64) -> nn.BatchNorm2d:
+    torch.manual_seed(0)
+    layer = nn.BatchNorm2d(6, eps=0.02, affine=affine)
+    for tensor in (*layer.parameters(), layer.running_mean, layer.running_var):
+        tensor.data = torch.rand(6) + 0.5
+    return layer.to(dtype).eval().requires_grad_(False)
+
+
+def passed(layer: nn.Module, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """The output, and a gradient of the input that is another for every value."""
+    x_BCHW = x_BCHW.clone().requires_grad_()
+    y_BCHW = layer(x_BCHW)
+    weights_BCHW = torch.empty_like(y_BCHW).copy_(torch.arange(y_BCHW.numel()).view(y_BCHW.shape).sin())
+    return y_BCHW.detach(), torch.autograd.grad(y_BCHW, x_BCHW, weights_BCHW)[0]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("affine", [True, False])
+def test_output_and_gradient_are_torchs(affine, layout):
+    layer = norm(affine)
+    x_BCHW = torch.randn(3, 6, 5, 4, dtype=torch.float64).contiguous(memory_format=layout)
+    expected = passed(copy.deepcopy(layer), x_BCHW)
+    assert freeze_norms(layer) == [layer]
+    got = passed(layer, x_BCHW)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+    assert got[1].is_contiguous(memory_format=layout)
+
+
+def test_bfloat16_maps_with_float32_moments():
+    """As teachers have them in bfloat16: rounded once."""
+    layer, x_BCHW = norm(dtype=torch.float32), torch.randn(3, 6, 8, 8).bfloat16()
+    exact = passed(copy.deepcopy(layer).double(), x_BCHW.double())
+    freeze_norms(layer)
+    got = passed(layer, x_BCHW)
+    for values, expected in zip(got, exact, strict=True):
+        assert values.dtype == torch.bfloat16
+        torch.testing.assert_close(values.double(), expected, rtol=2**-7, atol=2**-9)
+
+
+def test_weights_that_move_later_count():
+    """As `recover.perturb` moves them."""
+    layer, x_BCHW = norm(), torch.randn(2, 6, 3, 3, dtype=torch.float64)
+    freeze_norms(layer)
+    layer.weight.data += 1
+    moved = copy.deepcopy(layer)
+    thaw_norms([moved])
+    torch.testing.assert_close(passed(layer, x_BCHW), passed(moved, x_BCHW))
+
+
+def test_other_layers_stay_as_they_are():
+    class Own(nn.BatchNorm2d):
+        def forward(self, x):
+            return super().forward(x).relu()
+
+    training, wanted, measuring = norm().train(), norm().requires_grad_(), norm()
+    measuring.running_mean = measuring.running_var = None
+    layers = nn.ModuleList([training, wanted, measuring, Own(6).eval().requires_grad_(False), nn.GroupNorm(2, 6)])
+    assert freeze_norms(layers) == []
+    assert not any("forward" in layer.__dict__ for layer in layers)
+
+
+def test_a_matcher_freezes_its_teacher_and_gives_it_back():
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), norm(dtype=torch.float32), nn.Flatten(), nn.LazyLinear(2))
+    x_BCHW = torch.randn(4, 3, 6, 6)
+    model(x_BCHW)
+    model.eval().requires_grad_(False)
+    plain, layer = model(x_BCHW), model[1]
+    with StatisticsMatcher(model, {}, Matching(4, 0.8, 10.0, "first", "update", layers=("batchnorm",))) as matcher:
+        assert freeze_norms(model) == []  # by the matcher already
+        x_BCHW.requires_grad_()
+        logits_BK, loss = matcher(x_BCHW)
+        assert "_Frozen" in str(operations(logits_BK))
+        loss.backward()
+    assert "forward" not in layer.__dict__
+    torch.testing.assert_close(logits_BK, plain)
+
+
+def operations(value: Tensor) -> set[str]:
+    """The names of the operations that a value comes from."""
+    names, todo = set(), [value.grad_fn]
+    while todo:
+        node = todo.pop()
+        names.add(type(node).__name__)
+        todo += [before for before, _ in node.next_functions if before is not None]
+    return names
