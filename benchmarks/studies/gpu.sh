@@ -2,8 +2,8 @@
 # Accuracy studies on a borrowed GPU: what is missing, in order of worth; every result is written at once, and the end comes in time.
 #
 #   benchmarks/studies/gpu.sh pack            here: wheels for the borrowed machine and the data, into .gpu/, which is not tracked
-#   benchmarks/studies/gpu.sh run SECONDS     there: makes TARGETS; $OUT/results.tar.gz holds what there is, anew after every minute
-#   benchmarks/studies/gpu.sh unpack ARCHIVE  here: adds what came back to results/
+#   benchmarks/studies/gpu.sh run SECONDS     there: makes TARGETS; $OUT/results.tar.gz.* hold what there is, anew after every minute
+#   benchmarks/studies/gpu.sh unpack PARTS    here: adds what came back to results/
 #
 # It expects torch and torchvision there, and no network. A rehearsal on the CPU:
 #   GVBSM_DEVICE=cpu TARGETS=results/digits/ipc10/acc.json OUT=/tmp/out benchmarks/studies/gpu.sh run 300
@@ -53,12 +53,17 @@ run() {
     done <<< "$TARGETS"
 }
 
-collect() { # what is small: published runs, images, labels, students' curves, receipts, logs
-    find results -type f ! -path '*/.checkpoints/*' ! -path '*/.plan/*' ! -name '*.safetensors' > "$1/files.txt"
-    find results/store/{statistics,recover,relabel} -name '*.safetensors' -size -3M >> "$1/files.txt" 2> /dev/null || true
-    tar -czf "$1/results.tar.gz.new" -T "$1/files.txt" && mv "$1/results.tar.gz.new" "$1/results.tar.gz"
+collect() { # what is small: published runs, images, labels, students' curves, receipts, logs; in parts, as a large file may not come back
+    local parts
+    parts=$(mktemp -d)
+    {
+        find results -type f ! -path '*/.checkpoints/*' ! -path '*/.plan/*' ! -name '*.safetensors'
+        find results/store/{statistics,recover,relabel} -name '*.safetensors' -size -6M 2> /dev/null || true
+    } > "$parts/files"
+    tar -cz -T "$parts/files" | split -b 15M - "$parts/results.tar.gz."
+    rm -f "$1"/results.tar.gz.* && mv "$parts"/results.tar.gz.* "$1/"
 }
 
-unpack() { tar -xzf "$1" --skip-old-files; }
+unpack() { cat "$@" | tar -xz --skip-old-files; }
 
 "$@"
