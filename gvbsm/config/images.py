@@ -151,6 +151,11 @@ class RecoverShard(Compute):
     early_late: EarlyLate | None = Field(
         default=None, description="Images join a batch in rounds, the first of each class at once (DELT); off: all at once."
     )
+    outputs: Literal["classes", "all"] = Field(
+        default="classes",
+        description="Outputs of teachers that the cross-entropy is over: those of the row's classes, or `all` that given "
+        "weights have, such as ImageNet's 1,000.",
+    )
     compile: bool = Field(description="Use torch.compile for teachers and their statistics; it changes the order of sums.")
     seed: Seed = Field(description="Seed of the noise and all draws.")
 

@@ -149,7 +149,7 @@ def _matchers(job: Job[RecoverSpec], device: torch.device) -> list[StatisticsMat
     spared = f"images of at most {_SMALL} px: recorded iterations take less time than compiling" if is_small else ""
     matchers = []
     for i, (teacher_path, precision) in enumerate(zip(inputs.teachers, precisions, strict=True)):
-        teacher = load_teacher(*job.tensors(teacher_path), device, precision)
+        teacher = load_teacher(*job.tensors(teacher_path), device, precision, outputs=settings.outputs)
         matching, targets = _matching(job, inputs.statistics[i] if inputs.statistics else None)
         in_precision = partial(autocast, device, precision)
         matcher = StatisticsMatcher(teacher, targets, matching, settings.compile and not spared, autocast=in_precision)

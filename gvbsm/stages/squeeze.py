@@ -3,8 +3,8 @@
 Several epochs of one training may each be a teacher, with a job of its own (`squeeze.keep_epochs`): a job leaves its state to
 the next, which goes on from it. Each artifact is that of a training alone.
 
-Input: the data set. Output: safetensors with the teacher's state dict; its network is in the metadata, its test accuracy in
-the receipt.
+Input: the data set. Output: safetensors with the teacher's state dict and, if given weights have more outputs than the row
+has classes, their last layer whole; its network is in the metadata, its test accuracy in the receipt.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ def run(job: Job[SqueezeSpec | GivenTeacherSpec]) -> None:
     # Not imported above, so that a trained teacher does not depend on this code.
     given: Any = import_module("gvbsm.training.pretrained") if isinstance(spec, GivenTeacherSpec) else None
     if isinstance(spec, GivenTeacherSpec):
-        model, summary = given.load_pretrained(spec.network, spec.weights, job.data_root, device, classes, spec.pixels)
+        model, summary, whole = given.load_pretrained(spec.network, spec.weights, job.data_root, device, classes, spec.pixels)
     else:
         model = build(spec.network, spec.settings.seed, device)
         history = _train(job, spec, model, pixels, checkpoint, device)
-        summary = {"loss": history[-1]["loss"], "epochs": len(history)}
+        summary, whole = {"loss": history[-1]["loss"], "epochs": len(history)}, {}
     result = accuracy(model, test.whole_images, test.labels, pixels.from_bytes, settings.precision)
     if isinstance(spec, GivenTeacherSpec):
         given.check_result(spec.weights, result, test.labels, classes, bool(spec.trust_weights))
     summary |= {"top1": result.top1, "top5": result.top5}
-    job.write_tensors(model.state_dict(), {"network": spec.network.model_dump()}, summary)
+    job.write_tensors(model.state_dict() | whole, {"network": spec.network.model_dump()}, summary)
     checkpoint.clear()
 
 

@@ -19,6 +19,7 @@ from gvbsm.store.keys import derive_seed
 from gvbsm.store.spec import Json
 from gvbsm.training.precision import autocast, hold_weights
 
+ALL_OUTPUTS = "all_outputs/"  # before a name in squeeze's artifact: of the entry with a row for every output of given weights
 _TEST_BATCH = 500  # images that are read together
 
 
@@ -49,14 +50,26 @@ def build(network: NetworkShape, seed: int, device: torch.device) -> nn.Module:
 
 
 def load_teacher(
-    tensors: dict[str, Tensor], metadata: Json, device: torch.device, precision: str, batchnorm: str | None = None
+    tensors: dict[str, Tensor],
+    metadata: Json,
+    device: torch.device,
+    precision: str,
+    batchnorm: str | None = None,
+    outputs: str = "classes",
 ) -> nn.Module:
     """A teacher from squeeze's artifact, for passes in `precision`: eval mode, no gradients to its weights.
 
-    With `batchnorm` "batch", its BatchNorm layers have no moments of their own, and take those of what passes together.
+    With `batchnorm` "batch", its BatchNorm layers have no moments of their own, and take those of what passes together. With
+    `outputs` "all", those of given weights that are of no class of the row follow its classes.
     """
-    model = build(NetworkShape.model_validate(metadata["network"]), 0, device)
-    load_own(model, tensors)
+    network = NetworkShape.model_validate(metadata["network"])
+    state = {name: value for name, value in tensors.items() if not name.startswith(ALL_OUTPUTS)}
+    if outputs == "all" and len(state) < len(tensors):
+        whole = {name.removeprefix(ALL_OUTPUTS): value for name, value in tensors.items() if name.startswith(ALL_OUTPUTS)}
+        network = network.model_copy(update={"classes": len(next(iter(whole.values())))})
+        state |= whole
+    model = build(network, 0, device)
+    load_own(model, state)
     hold_weights(model, device, precision)
     for layer in _batchnorms(model) if batchnorm == "batch" else []:
         layer.running_mean = layer.running_var = None  # which makes torch measure the batch, in eval mode too

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from gvbsm.data.imagenet import class_ids
 from gvbsm.data.torch_files import read_state
 from gvbsm.errors import UserError
 from gvbsm.store.spec import Json
-from gvbsm.training.networks import Accuracy, build
+from gvbsm.training.networks import ALL_OUTPUTS, Accuracy, build
 
 _NEAR_CHANCE = 0.1  # of the way from chance to all images right
 _REORDERED = 1 / 3  # of the errors, which another order of the classes must remove; weak teachers gain less by chance
@@ -28,11 +28,18 @@ _IMAGENET = 1000  # classes
 _INTERPOLATION = "bilinear"  # by which this package resizes images
 
 
+class Given(NamedTuple):
+    """A network with given weights, in eval mode."""
+
+    model: nn.Module
+    facts: Json  # for the receipt
+    whole: dict[str, Tensor]  # for the artifact: the entries of which the model has some rows, those first, then all others
+
+
 def load_pretrained(
     network: NetworkShape, weights: str, data_root: Path, device: torch.device, classes: Sequence[str], pixels: PixelForm
-) -> tuple[nn.Module, Json]:
-    """The network of a spec's `network` entry in eval mode, with weights from a file or, by name, from torchvision or timm;
-    and facts for the receipt.
+) -> Given:
+    """The network of a spec's `network` entry, with weights from a file or, by name, from torchvision or timm.
 
     A name with a suffix is a file, absolute or below `data_root`. The outputs of published weights are ImageNet's classes in
     the order of their WordNet ids. Of these, and of the outputs of a file with 1,000, those of `classes` are taken.
@@ -42,6 +49,7 @@ def load_pretrained(
     """
     model = build(network, 0, device)
     facts: Json = {}
+    whole: dict[str, Tensor] = {}
     try:
         if Path(weights).suffix:
             state = without_auxiliary(model, read_state(data_root / weights))
@@ -57,10 +65,10 @@ def load_pretrained(
             load_by_order(model, _adapted(network.name, model, state))
         else:
             facts["outputs_taken"] = rows
-            _load_rows(model, network, state, rows)
+            whole = _load_rows(model, network, state, rows)
     except (ValueError, UserError) as error:
         raise UserError(f"network {network.name}: {error}") from None
-    return model.eval(), facts
+    return Given(model.eval(), facts, whole)
 
 
 def _published(network: str, weights: str) -> Published:
@@ -113,19 +121,24 @@ def _has_more_outputs(state: Mapping[str, Any], model: nn.Module) -> bool:
     return counts[0] > counts[1]
 
 
-def _load_rows(model: nn.Module, network: NetworkShape, state: Mapping[str, Tensor], rows: list[int]) -> None:
-    """Load the weights of the network with 1,000 outputs, of its last layer the rows alone. Every entry whose shape depends on
-    the number of classes belongs to the last layer, linear or convolutional, or to one beside it."""
+def _load_rows(model: nn.Module, network: NetworkShape, state: Mapping[str, Tensor], rows: list[int]) -> dict[str, Tensor]:
+    """Load the weights of the network with 1,000 outputs, of its last layer the rows alone; returns that layer whole.
+
+    Every entry whose shape depends on the number of classes belongs to that layer, linear or convolutional, or one beside it.
+    """
     target = model.state_dict()
     whole = build(network.model_copy(update={"classes": _IMAGENET}), 0, next(iter(target.values())).device)
     load_by_order(whole, _adapted(network.name, whole, state))
-    taken = dict(whole.state_dict())
+    taken, ordered = dict(whole.state_dict()), {}
+    order = [*rows, *(row for row in range(_IMAGENET) if row not in rows)]
     for name, value in taken.items():
         if value.shape != target[name].shape:
             if tuple(value.shape) != (_IMAGENET, *target[name].shape[1:]):
                 raise ValueError(f"state dict entry {name!r}: expected a row per class, got shape {tuple(value.shape)}")
+            ordered[ALL_OUTPUTS + name] = value[order]
             taken[name] = value[rows]
     load_own(model, taken)
+    return ordered
 
 
 def check_result(weights: str, result: Accuracy, labels_N: Tensor, classes: Sequence[str], trusted: bool) -> None:

@@ -22,7 +22,7 @@ from gvbsm.pipeline.graph import plan
 from gvbsm.store.files import load_tensors
 from gvbsm.store.plans import STORE
 from gvbsm.store.receipts import read_receipt
-from gvbsm.training.networks import build
+from gvbsm.training.networks import build, load_teacher
 from gvbsm.training.pretrained import load_pretrained
 
 CPU = torch.device("cpu")
@@ -67,16 +67,26 @@ def test_the_outputs_of_a_file(name, size, ending, tmp_path):
     else:
         save_file(state, tmp_path / f"x.{ending}")
     classes = [IDS[999], IDS[0], IDS[423]]
-    model, facts = load_pretrained(shape(name, 3, size), f"x.{ending}", tmp_path, CPU, classes, PIXELS)
+    model, facts, last = load_pretrained(shape(name, 3, size), f"x.{ending}", tmp_path, CPU, classes, PIXELS)
     assert facts == {"outputs_taken": [999, 0, 423]}
-    assert torch.allclose(logits(model, size), logits(whole, size)[:, [999, 0, 423]], atol=1e-5)
+    expected = logits(whole, size)
+    assert torch.allclose(logits(model, size), expected[:, [999, 0, 423]], atol=1e-5)
+    # As recover and all others load the artifact.
+    artifact = {**model.state_dict(), **last}, {"network": shape(name, 3, size).model_dump()}, CPU, "float32"
+    others = [row for row in range(1000) if row not in (999, 0, 423)]
+    assert torch.allclose(logits(load_teacher(*artifact, outputs="all"), size), expected[:, [999, 0, 423, *others]], atol=1e-5)
+    assert torch.equal(logits(load_teacher(*artifact), size), logits(model, size))
 
 
 def test_a_file_of_the_classes_alone_is_taken_as_it_is(tmp_path):
     given = build(shape("timm:resnet10t", 10), 7, CPU).eval()
     torch.save(given.state_dict(), tmp_path / "x.pth")
-    model, facts = load_pretrained(shape("timm:resnet10t", 10), "x.pth", tmp_path, CPU, NETTE, PIXELS)
-    assert facts == {} and torch.equal(logits(model, 64), logits(given, 64))
+    model, facts, last = load_pretrained(shape("timm:resnet10t", 10), "x.pth", tmp_path, CPU, NETTE, PIXELS)
+    assert facts == last == {} and torch.equal(logits(model, 64), logits(given, 64))
+    teacher = load_teacher(
+        given.state_dict(), {"network": shape("timm:resnet10t", 10).model_dump()}, CPU, "float32", outputs="all"
+    )
+    assert torch.equal(logits(teacher, 64), logits(given, 64))
 
 
 def test_other_classes_than_imagenets(tmp_path):
@@ -101,7 +111,7 @@ def test_the_outputs_of_torchvisions_weights(tmp_path, monkeypatch):
     weights = models.get_model_weights("shufflenet_v2_x0_5")["IMAGENET1K_V1"]
     monkeypatch.setattr(type(weights), "url", f"http://127.0.0.1:9/shufflenet-{digest}.pth")
     network = shape("torchvision:shufflenet_v2_x0_5", 10)
-    model, facts = load_pretrained(network, "IMAGENET1K_V1", Path("data"), CPU, NETTE, PIXELS)
+    model, facts, _ = load_pretrained(network, "IMAGENET1K_V1", Path("data"), CPU, NETTE, PIXELS)
     assert facts == {"weights": "IMAGENET1K_V1", "outputs_taken": [0, 217, 482, 491, 497, 566, 569, 571, 574, 701]}
     assert torch.allclose(logits(model, 64), logits(whole, 64)[:, facts["outputs_taken"]], atol=1e-5)
 
@@ -128,7 +138,7 @@ def test_a_wrong_mapping_is_refused(published_run, edit_row, make_artifact):
             if value.shape == whole[name].shape:
                 whole[name] = value
             else:
-                whole[name] = torch.full_like(whole[name], -1e3)
+                whole[name] = torch.randn_like(whole[name])
                 whole[name][places] = value
         torch.save(whole, f"data/{file}")
     source = {"kind": "imagefolder", "path": "digits"}
@@ -143,5 +153,12 @@ def test_a_wrong_mapping_is_refused(published_run, edit_row, make_artifact):
 
     summary = squeezed("right.pth")
     assert summary["outputs_taken"] == rows.tolist() and summary["top1"] > 60
+    images = []
+    for outputs in ("classes", "all"):
+        edit_row({"source": source, "backbones": [given | {"weights": "right.pth"}], "recover": {"outputs": outputs}})
+        planned = [artifact for artifact in plan("tiny", 4) if artifact.stage in ("statistics", "recover")]
+        paths = [make_artifact(artifact) for artifact in planned]
+        images.append(load_tensors(paths[-1])[0]["images"])
+    assert not torch.equal(*images)  # the cross-entropy counts other outputs in
     with pytest.raises(UserError, match=r"weights reversed\.pth: expected a network of the classes in this order: 'n01440764'"):
         squeezed("reversed.pth")

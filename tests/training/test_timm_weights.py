@@ -41,7 +41,7 @@ def shape(name: str, classes: int = 10, size: int = 64) -> NetworkShape:
 
 
 def load(name: str, weights: str, pixels: PixelForm = PIXELS, size: int = 64) -> tuple[torch.nn.Module, dict]:
-    return load_pretrained(shape(name, 10, size), weights, Path("data"), CPU, NETTE, pixels)
+    return load_pretrained(shape(name, 10, size), weights, Path("data"), CPU, NETTE, pixels)[:2]
 
 
 def state_of(name: str, size: int = 64) -> dict[str, Tensor]:
@@ -79,7 +79,7 @@ def test_where_they_are_looked_for(name, weights, place, hub):
 def test_all_thousand_classes(hub):
     state = state_of("timm:resnet10t")
     save_file(state, hub / "torch" / "checkpoints" / "resnet10t.c3_in1k.safetensors")
-    model, facts = load_pretrained(shape("timm:resnet10t", 1000), "c3_in1k", Path("data"), CPU, class_ids(), PIXELS)
+    model, facts, _ = load_pretrained(shape("timm:resnet10t", 1000), "c3_in1k", Path("data"), CPU, class_ids(), PIXELS)
     assert facts == {"weights": "c3_in1k"} and torch.equal(model.state_dict()["fc.weight"], state["fc.weight"])
 
 
