@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gvbsm.method.densification import densification_loss
+from gvbsm.method.densification import TangentLoss, class_groups, densification_loss, gram_matrices
 
 
 def converged_images() -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,3 +64,21 @@ def test_classes_of_unequal_size_and_any_order():
 def test_one_image_a_class_adds_nothing():
     x, _ = converged_images()
     assert densification_loss(x, torch.arange(10), 4.0, "mean").item() == 0.0
+
+
+@pytest.mark.parametrize("normalise", ["none", "mean", "rows"])
+def test_the_tangent_has_the_value_and_the_gradient_where_it_was_moved_to(normalise):
+    x, _ = converged_images()
+    x = 0.02 * x  # eigenvalues at which nothing saturates
+    labels = torch.tensor([0, 1, 0, 0, 1, 2, 2, 0, 3, 3])
+    groups = class_groups(labels)
+    assert [tuple(index.shape) for index in groups] == [(3, 2), (1, 4)]
+    tangent = TangentLoss(groups, 4.0, normalise, x.device)
+    for _ in range(2):
+        x = (x + 0.01 * torch.randn_like(x)).requires_grad_()
+        tangent.move(gram_matrices(x, groups, normalise))
+        got, expected = tangent(gram_matrices(x, groups, normalise)), densification_loss(x, labels, 4.0, normalise)
+        torch.testing.assert_close(got, expected)
+        gradients = [torch.autograd.grad(loss, x)[0] for loss in (got, expected)]
+        assert gradients[1].abs().max() > 1e-6
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)

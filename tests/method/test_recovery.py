@@ -9,10 +9,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks import plain
-from gvbsm.method import recovery
+from gvbsm.method import recorder
 from gvbsm.method.batch_views import draw_positions, view
 from gvbsm.method.matching import Matching, StatisticsMatcher
-from gvbsm.method.recovery import Recovery, RecoverySettings, SharedViews
+from gvbsm.method.recorder import Recorder
+from gvbsm.method.recovery import PARTS, Recovery, RecoverySettings, SharedViews
 
 LIMITS = torch.full((1, 2, 1, 1), -1.5), torch.full((1, 2, 1, 1), 1.5)
 LABELS = torch.tensor([0, 0, 1, 2])
@@ -43,6 +44,11 @@ def started(matching: Matching, key: int = 5, joins: list[int] | None = None, **
     views = SharedViews(POSITIONS, LIMITS[0])
     matchers = [StatisticsMatcher(model, targets_of(model), matching) for model in models]
     return Recovery(x_BCHW, LABELS, matchers, settings(**changes), views=views, limits=LIMITS, key=key, joins=joins)
+
+
+def record(recovered: Recovery) -> None:
+    """As on CUDA."""
+    recovered._recorder = Recorder(recovered, 8, len(PARTS))
 
 
 def finished(recovered: Recovery) -> torch.Tensor:
@@ -138,10 +144,10 @@ def test_resumed_between_any_two_iterations_segments_and_rounds_are_the_same_to_
 @pytest.mark.parametrize("most", [3, 512])
 @pytest.mark.parametrize("change", CHANGES)
 def test_recorded_segments_and_rounds_give_the_same_images(change, most, monkeypatch):
-    monkeypatch.setattr(recovery, "Replays", Frozen)
-    monkeypatch.setattr(recovery, "_MOST", most)
+    monkeypatch.setattr(recorder, "Replays", Frozen)
+    monkeypatch.setattr(recorder, "_MOST", most)
     got = started(MATCHING, **CHANGES[change])
-    got._recorder = recovery._Recorder(got)
+    record(got)
     torch.testing.assert_close(finished(got), plainly(**CHANGES[change]), rtol=1e-3, atol=1e-3)
     assert all(how.startswith("not compiled, ") for how in got.passes)
 
@@ -178,10 +184,10 @@ class Frozen(Unrecorded):
 
     def record(self, step):
         recovered = step.__closure__[0].cell_contents._recovery
-        recorded_round = recovered._round
+        recorded_round = recovered.round
 
         def replay():
-            assert recovered._round is recorded_round
+            assert recovered.round is recorded_round
             step()
 
         return replay
@@ -191,12 +197,12 @@ class Frozen(Unrecorded):
 @pytest.mark.parametrize(("start", "dropped"), [("first", "update"), ("zero", "skip"), ("first", "skip")])
 def test_what_is_recorded_gives_the_same_images(start, dropped, most, monkeypatch):
     """Its operations are the same in every iteration: numbers from a table, dropped layers measured and weighted with 0."""
-    monkeypatch.setattr(recovery, "Replays", Unrecorded)
-    monkeypatch.setattr(recovery, "_MOST", most)
+    monkeypatch.setattr(recorder, "Replays", Unrecorded)
+    monkeypatch.setattr(recorder, "_MOST", most)
     monkeypatch.setattr(Unrecorded, "recorded", 0)
     matching = Matching(4, 0.8, 10.0, start, dropped)
     expected, got = (started(matching, conv_drop=0.5, backbone_order="random") for _ in range(2))
-    got._recorder = recovery._Recorder(got)
+    record(got)
     stops = []
     while got.iteration < 12:
         last = got.run(7 if got.iteration < 7 else 12)
@@ -211,32 +217,42 @@ def test_what_is_recorded_gives_the_same_images(start, dropped, most, monkeypatc
         torch.testing.assert_close(ours.average_N, theirs.average_N, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("normalise", ["none", "mean", "rows"])
+@pytest.mark.parametrize("joins", [[0, 0, 0, 0], [0, 1, 1, 0]])
+def test_recorded_with_the_densification_loss(joins, normalise, monkeypatch):
+    """Its matrices are decomposed before an iteration, and in other groups when images have joined."""
+    monkeypatch.setattr(recorder, "Replays", Frozen)
+    changes = {"densification_weight": 5.0, "normalise": normalise, "rounds": 2, "joins": joins, "conv_drop": 0.5}
+    expected, got = (started(MATCHING, **changes) for _ in range(2))
+    without = finished(started(MATCHING, **{**changes, "densification_weight": 0.0}))
+    record(got)
+    torch.testing.assert_close(finished(got), finished(expected), rtol=1e-4, atol=1e-5)
+    assert normalise == "none" or (expected.x_BCHW - without).abs().max() > 0.01
+    assert got.passes == ["not compiled, recorded"] * 2
+
+
 def test_what_cannot_be_recorded_runs_and_says_why(monkeypatch):
     def fail(self, step):
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
-    monkeypatch.setattr(recovery, "Replays", Unrecorded)
+    monkeypatch.setattr(recorder, "Replays", Unrecorded)
     monkeypatch.setattr(Unrecorded, "record", fail)
     matching = Matching(4, 0.8, 10.0, "first", "update")
     expected = finished(started(matching))
     got = started(matching)
-    got._recorder = recovery._Recorder(got)
+    record(got)
     with pytest.warns(
         UserWarning, match="^recover runs without CUDA graphs: operation not permitted when stream is capturing$"
     ):
         torch.testing.assert_close(finished(got), expected, rtol=1e-4, atol=1e-5)
     reason = "not recorded (operation not permitted when stream is capturing)"
     assert got.passes == [f"not compiled, {reason}"] * 2
-    densified = started(matching, densification_weight=1.0)
-    densified._recorder = recovery._Recorder(densified)
-    finished(densified)
-    assert densified.passes == ["not compiled, not recorded (the densification loss waits for the device)"] * 2
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: a recording is replayed")
-@pytest.mark.parametrize("change", [None, *CHANGES])
+@pytest.mark.parametrize("change", [None, "densification", *CHANGES])
 def test_recorded_on_a_gpu_the_images_are_those_of_the_cpu(change):
-    changes = {"conv_drop": 0.5} | CHANGES.get(change, {})
+    changes = {"conv_drop": 0.5} | CHANGES.get(change, {"densification_weight": 0.5} if change else {})
     expected, device = started(MATCHING, **changes), torch.device("cuda")
     matchers = [StatisticsMatcher(network(seed).to(device), targets_of(network(seed)), MATCHING) for seed in range(2)]
     x_BCHW = torch.randn(4, 2, 8, 8, generator=torch.Generator().manual_seed(1)).to(device)
