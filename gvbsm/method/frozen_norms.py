@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+# What classes of libraries do after the norm, each by its name; all others with a forward pass of their own stay as they are.
+_AFTER = {"BatchNormAct2d": ("drop", "act")}  # timm
+
 
 class _Frozen(torch.autograd.Function):
     """The layer (moments, parameters, eps) of an input; `zero_C` stands for the mean and the bias that the gradient lacks."""
@@ -45,7 +48,7 @@ def freeze_norms(model: nn.Module) -> list[nn.Module]:
     """Give the BatchNorm layers of a network in eval mode, whose parameters want no gradient, that cheaper gradient.
 
     Returns those layers, which stay on their device and in their dtype until `thaw_norms` takes it back. Layers that measure
-    their batch, and classes with a forward pass of their own, stay as they are.
+    their batch, and classes with a forward pass of their own but for timm's, stay as they are.
     """
     frozen: list[nn.Module] = []
     for module in model.modules():
@@ -63,11 +66,15 @@ def thaw_norms(frozen: list[nn.Module]) -> None:
 
 
 def _can_freeze(module: nn.Module) -> bool:
-    if type(module).forward is not _BatchNorm.forward or "forward" in module.__dict__:
+    is_known = type(module).forward is _BatchNorm.forward or type(module).__name__ in _AFTER
+    if not is_known or "forward" in module.__dict__:
         return False
     wants_gradient = any(parameter.requires_grad for parameter in module.parameters(recurse=False))
     return not module.training and not wants_gradient and module.running_var is not None
 
 
 def _forward(module: Any, zero_C: Tensor, x: Tensor) -> Tensor:
-    return _Frozen.apply(x, module.running_mean, module.running_var, module.weight, module.bias, zero_C, module.eps)
+    x = _Frozen.apply(x, module.running_mean, module.running_var, module.weight, module.bias, zero_C, module.eps)
+    for name in _AFTER.get(type(module).__name__, ()):
+        x = getattr(module, name)(x)
+    return x

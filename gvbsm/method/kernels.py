@@ -23,7 +23,7 @@ from torch.nn import functional as F
 CHANNELS, POSITIONS, NEIGHBOURS = 0, 2, 5  # their number at each position
 _TILE = 1024  # values of an image that a program holds at once
 _PROGRAMS = 2048  # at least, where there is work for so many: a dozen for each processor of a large GPU
-_SUMS = 128  # that a program adds up
+_SUMS, _PARTS = 128, 32  # sums that a program adds up, and parts of each at once: a load waits for the one before
 
 
 # Numbers on which no kernel is built anew; on others loads of several values at once depend.
@@ -215,7 +215,7 @@ def map_sums(maps: list[Tensor], kinds: list[int], places_T5: Tensor) -> Tensor:
         )  # fmt: skip
         start += sum(length * count for length, count in of_map)
     sums_M = parts.new_empty(sum(length for of_map in pieces for length, _ in of_map))
-    _add_up_kernel[(len(places_T5),)](parts, places_T5, sums_M, _SUMS, 8)
+    _add_up_kernel[(len(places_T5),)](parts, places_T5, sums_M, _SUMS, _PARTS)
     return sums_M
 
 

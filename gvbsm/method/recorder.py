@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from gvbsm.method.densification import TangentLoss, gram_matrices
 from gvbsm.method.replays import Replays
@@ -30,6 +29,16 @@ class Numbers(NamedTuple):
     positions_2S: Tensor  # of `SharedViews`
 
 
+class Turn(NamedTuple):
+    """What an iteration is to do, on the host."""
+
+    teacher: int
+    dropped: frozenset[str]  # its layers
+    rate: float
+    momenta: list[float]  # of its layers
+    active: list[float]
+
+
 class Recorder:
     """Runs the iterations of a recovery on CUDA, those of each teacher as a graph from the second one on.
 
@@ -38,19 +47,20 @@ class Recorder:
     one, more images take part.
     """
 
-    def __init__(self, recovery: Recovery, size: int, parts: int) -> None:
-        """`size`: pixels of the side of views that all images share, or 0; `parts`: losses of an iteration."""
-        self._recovery, self._size = recovery, size
+    def __init__(self, recovery: Recovery, shared_T2S: Tensor | None, parts: int) -> None:
+        """`shared_T2S`: the positions of views that all images share; `parts`: losses of an iteration."""
+        self._recovery, self._size = recovery, 0 if shared_T2S is None else shared_T2S.shape[2]
+        self._positions_TN = torch.zeros(recovery.settings.iterations, 0) if shared_T2S is None else shared_T2S.flatten(1).cpu()
         device, matchers = recovery.device, recovery.matchers
         self._layers = max(len(matcher.layers) for matcher in matchers)
-        self._widths = [1, self._layers, self._layers, 2 * size]
+        self._widths = [1, self._layers, self._layers, 2 * self._size]
         self._table = torch.zeros(_MOST, sum(self._widths), device=device)
         self._losses = torch.zeros(_MOST, parts, device=device)
         self._at = torch.zeros(1, dtype=torch.int64, device=device)
         self._failed: dict[int, str] = {}  # teacher -> why it is not recorded
         self._pace = 2 * len(matchers)
         self._enter_round()
-        if not size:
+        if shared_T2S is None:
             self._failed = dict.fromkeys(range(len(matchers)), "every image has a view of its own")
 
     def _enter_round(self) -> None:
@@ -74,24 +84,22 @@ class Recorder:
         """See `Recovery.run`."""
         recovery, started = self._recovery, time.monotonic()
         count = min(until - recovery.iteration, self._pace, _MOST)
-        todo, rows = [], []
-        first = recovery.iteration
-        for _ in range(count):
-            teacher, dropped, numbers = recovery.numbers()
-            padded = [F.pad(numbers[i], (0, self._layers - len(numbers[i]))) for i in (1, 2)]
-            rows.append(torch.cat([numbers.rate.view(1), *padded, numbers.positions_2S.flatten()]))
-            todo.append((teacher, dropped))
-            recovery.iteration += 1
-        self._table[:count].copy_(torch.stack(rows))
+        first, turns, rows = recovery.iteration, [], []
+        for recovery.iteration in range(first, first + count):
+            turn = recovery.next_turn()
+            padding = [0.0] * (self._layers - len(turn.momenta))
+            rows.append([turn.rate, *turn.momenta, *padding, *turn.active, *padding])
+            turns.append(turn)
+        self._table[:count].copy_(torch.cat([torch.tensor(rows), self._positions_TN[first : first + count]], 1))
         self._at.zero_()
-        for number, (teacher, dropped) in enumerate(todo):
+        for number, turn in enumerate(turns):
             recovery.iteration = first + number
             recovery.begin()
             if recovery.round is not self._round:
                 self._enter_round()
             if self._tangent is not None:
                 self._move(self._tangent, number)
-            self._advance(teacher, dropped)
+            self._advance(turn.teacher, turn.dropped)
         recovery.iteration = first + count
         losses: list[float] = self._losses[count - 1].tolist()  # waits for the device
         slow = time.monotonic() - started > _FETCH_SECONDS

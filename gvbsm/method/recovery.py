@@ -17,7 +17,7 @@ from gvbsm.method.batch_views import view
 from gvbsm.method.densification import class_groups, gram_matrices, spectrum_loss
 from gvbsm.method.draws import derive, uniform
 from gvbsm.method.matching import BatchClasses, StatisticsMatcher
-from gvbsm.method.recorder import Numbers, Recorder, because
+from gvbsm.method.recorder import Numbers, Recorder, Turn, because
 from gvbsm.method.rounds import first_iterations
 
 PARTS = ("loss", "ce", "statistics", "densification")  # of the loss, in the order in which they are fetched
@@ -122,8 +122,8 @@ class Recovery:
             self._teacher_T = (uniform(derive(key, _ORDER), count) * teachers).long()
         convs = max(len(matcher.conv_layers) for matcher in matchers)
         self._dropped_TL = uniform(derive(key, _DROP), count * convs).view(count, convs) < settings.conv_drop
-        shared = views.positions_T2S.shape[2] if isinstance(views, SharedViews) else 0
-        self._recorder = Recorder(self, shared, len(PARTS)) if self.device.type == "cuda" else None
+        shared_T2S = views.positions_T2S if isinstance(views, SharedViews) else None
+        self._recorder = Recorder(self, shared_T2S, len(PARTS)) if self.device.type == "cuda" else None
 
     def run(self, until: int) -> dict[str, float]:
         """The next iteration, or on CUDA as many as take about a second, but none from number `until` on; the loss and its
@@ -132,8 +132,8 @@ class Recovery:
             losses = self._recorder.run(until)
         else:
             self.begin()
-            teacher, dropped, numbers = self.numbers()
-            losses = self.iterate(teacher, Numbers(*numbers), dropped).tolist()
+            turn = self.next_turn()
+            losses = self.iterate(turn.teacher, self._numbers_of(turn), turn.dropped).tolist()
             self.iteration += 1
         parts = dict(zip(PARTS, losses, strict=True))
         return parts if self.settings.densification_weight else {name: parts[name] for name in PARTS[:-1]}
@@ -201,19 +201,24 @@ class Recovery:
             for value in self._adam.state[self.x_BCHW].values():  # in place: recordings know these tensors
                 value.zero_()
 
-    def numbers(self) -> tuple[int, frozenset[str], Numbers]:
-        """The teacher of this iteration, its dropped layers, and numbers; the matcher's layers have then advanced."""
+    def next_turn(self) -> Turn:
+        """The turn of this iteration; the layers of its teacher's matcher have then advanced."""
         at = self.iteration
         teacher = int(self._teacher_T[at])
         matcher = self.matchers[teacher]
         drawn = zip(matcher.conv_layers, self._dropped_TL[at].tolist(), strict=False)
         dropped = frozenset(name for name, is_dropped in drawn if is_dropped)
         rate = self.settings.lr / 2 * (1 + math.cos(math.pi * at / self.settings.iterations))
-        momenta, active = (torch.tensor(values, dtype=self.x_BCHW.dtype) for values in matcher.advance(dropped))
-        positions = self._views.positions_T2S[at] if isinstance(self._views, SharedViews) else torch.empty(2, 0)
-        if self.device.type != "cuda":
-            momenta, active, positions = (numbers.to(self.device) for numbers in (momenta, active, positions))
-        return teacher, dropped, Numbers(torch.tensor(rate), momenta, active, positions)
+        return Turn(teacher, dropped, rate, *matcher.advance(dropped))
+
+    def _numbers_of(self, turn: Turn) -> Numbers:
+        """On the device, without a recorder's table."""
+        row = torch.tensor([turn.rate, *turn.momenta, *turn.active], dtype=self.x_BCHW.dtype, device=self.device)
+        rate, momenta_L, active_L = row.split([1, len(turn.momenta), len(turn.active)])
+        positions_2S = (
+            self._views.positions_T2S[self.iteration] if isinstance(self._views, SharedViews) else row.new_empty(2, 0)
+        )
+        return Numbers(rate[0], momenta_L, active_L, positions_2S.to(self.device))
 
     def iterate(self, teacher: int, numbers: Numbers, dropped: frozenset[str] = frozenset()) -> Tensor:
         """One iteration: `PARTS` of its loss, on the device."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gvbsm.backbones.build import build
 from gvbsm.method.frozen_norms import freeze_norms, thaw_norms
 from gvbsm.method.matching import Matching, StatisticsMatcher
 
@@ -69,6 +70,20 @@ def test_other_layers_stay_as_they_are():
     layers = nn.ModuleList([training, wanted, measuring, Own(6).eval().requires_grad_(False), nn.GroupNorm(2, 6)])
     assert freeze_norms(layers) == []
     assert not any("forward" in layer.__dict__ for layer in layers)
+
+
+@pytest.mark.parametrize("name", ["timm:tf_efficientnet_lite0", "timm:resnet10t", "torchvision:shufflenet_v2_x0_5"])
+def test_networks_of_libraries(name):
+    torch.manual_seed(0)
+    model = build(name, classes=5, image_size=64, channels=3).eval().requires_grad_(False).double()
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for layer in norms:
+        layer.running_mean.normal_(0, 0.1)
+        layer.running_var.uniform_(0.5, 1.5)
+    x_BCHW = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    expected = passed(model, x_BCHW)
+    assert freeze_norms(model) == norms and norms
+    torch.testing.assert_close(passed(model, x_BCHW), expected)
 
 
 def test_a_matcher_freezes_its_teacher_and_gives_it_back():

@@ -48,7 +48,7 @@ def started(matching: Matching, key: int = 5, joins: list[int] | None = None, **
 
 def record(recovered: Recovery) -> None:
     """As on CUDA."""
-    recovered._recorder = Recorder(recovered, 8, len(PARTS))
+    recovered._recorder = Recorder(recovered, POSITIONS, len(PARTS))
 
 
 def finished(recovered: Recovery) -> torch.Tensor:
