@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from gvbsm import __version__
+from gvbsm.cli.arguments import Command
 from gvbsm.cli.stage import add_stage_arguments, run_stage
-from gvbsm.cli.user import GROUPS, Command
+from gvbsm.cli.user import GROUPS
 from gvbsm.errors import Interrupted, UserError
 from gvbsm.pipeline.registry import STAGES
 from gvbsm.store.run import check_working_folder

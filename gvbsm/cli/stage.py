@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gvbsm.cli.user import count
+from gvbsm.cli.arguments import count
 from gvbsm.errors import Interrupted, UserError
 from gvbsm.pipeline.registry import STAGES
 from gvbsm.pipeline.scale import images_per_step

@@ -4,65 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from gvbsm.cli.arguments import Command, argument, count, seconds
 from gvbsm.errors import UserError
 from gvbsm.store.plans import STORE
 
 _RUN = "results/<dataset>/<run>, or a file of it such as acc.json"
-
-Argument = tuple[tuple[str, ...], dict[str, Any]]  # names and options, as argparse takes them
-
-
-def _argument(*names: str, **options: Any) -> Argument:
-    return names, options
-
-
-@dataclass(frozen=True)
-class Command:
-    """One command: name, one line of help, what it calls, its arguments; `more` ends its own help.
-
-    `in_folder`: it tells what was made in the working folder, so in any other folder its answer would be wrong.
-    """
-
-    name: str
-    about: str
-    run: Callable[[argparse.Namespace], int | None]
-    arguments: tuple[Argument, ...] = ()
-    exclusive: tuple[Argument, ...] = ()  # of which one may be given
-    more: str = ""
-    usage: str | None = None
-    in_folder: bool = False
-
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Give a parser the arguments of the command."""
-        for names, options in self.arguments:
-            parser.add_argument(*names, **options)
-        if self.exclusive:
-            group = parser.add_mutually_exclusive_group()
-            for names, options in self.exclusive:
-                group.add_argument(*names, **options)
-
-
-def count(text: str) -> int:
-    """A number of things, from an argument."""
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"expected at least 0, got {number}")
-    return number
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected seconds, got {text!r}; put targets before it") from None
-    if not 0.1 <= seconds <= 86400:
-        raise argparse.ArgumentTypeError(f"expected 0.1 to 86400 seconds, got {text}")
-    return seconds
 
 
 def _explain(options: argparse.Namespace) -> None:
@@ -172,14 +120,14 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             "explain",
             "list the artifacts of a target: present, missing or stale, and why",
             _explain,
-            (_argument("target", help=_RUN),),
+            (argument("target", help=_RUN),),
             in_folder=True,
         ),
         Command(
             "estimate",
             "estimate the cost of a target: jobs, bytes, and hours at the rates of earlier jobs here or of recorded ones",
             _estimate,
-            (_argument("target", help=_RUN),),
+            (argument("target", help=_RUN),),
             in_folder=True,
         ),
         Command(
@@ -187,15 +135,15 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             "show the progress of runs: jobs made, running and to do, and the progress of every running job",
             _status,
             (
-                _argument(
+                argument(
                     "targets",
                     nargs="*",
                     metavar="TARGET",
                     help=f"{_RUN} (default: those of config.yaml, and all that have been planned)",
                 ),
-                _argument(
+                argument(
                     "--watch",
-                    type=_seconds,
+                    type=seconds,
                     nargs="?",
                     const=2.0,
                     metavar="SECONDS",
@@ -209,16 +157,16 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             "put published runs side by side: accuracies, cost, and the settings that differ",
             _compare,
             (
-                _argument("runs", type=Path, nargs="+", metavar="RUN", help=_RUN),
-                _argument("--csv", type=Path, metavar="FILE", help="also write the table to FILE"),
-                _argument(
+                argument("runs", type=Path, nargs="+", metavar="RUN", help=_RUN),
+                argument("--csv", type=Path, metavar="FILE", help="also write the table to FILE"),
+                argument(
                     "--picture",
                     type=Path,
                     metavar="FILE",
                     action="append",
                     help="draw accuracy against images per class and label bytes (.png, .svg or .pdf); may be given twice",
                 ),
-                _argument(
+                argument(
                     "--all",
                     action="store_true",
                     help="list every setting that differs (default: at most 15 lines of those that matter)",
@@ -230,8 +178,8 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             "write a published run as one HTML page: accuracies, pictures, settings with their sources, cost, provenance",
             _report,
             (
-                _argument("run", type=Path, metavar="RUN", help=_RUN),
-                _argument("--out", type=Path, metavar="FILE", help="page to write (default: report.html beside acc.json)"),
+                argument("run", type=Path, metavar="RUN", help=_RUN),
+                argument("--out", type=Path, metavar="FILE", help="page to write (default: report.html beside acc.json)"),
             ),
         ),
         Command(
@@ -239,10 +187,10 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             "write a published run to a folder for others: lossless images, soft labels, class names, a card",
             _export,
             (
-                _argument("run", type=Path, metavar="RUN", help=_RUN),
-                _argument("--to", required=True, choices=("imagefolder", "webdataset", "huggingface"), help="format to write"),
-                _argument("--out", type=Path, required=True, metavar="DIR", help="new or empty folder"),
-                _argument(
+                argument("run", type=Path, metavar="RUN", help=_RUN),
+                argument("--to", required=True, choices=("imagefolder", "webdataset", "huggingface"), help="format to write"),
+                argument("--out", type=Path, required=True, metavar="DIR", help="new or empty folder"),
+                argument(
                     "--licence",
                     metavar="TEXT",
                     help="terms of the source, for the card (default: those that are known, if any)",
@@ -256,7 +204,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             "check every artifact and receipt of the store, and name the commands that rebuild damaged ones",
             _verify,
             (
-                _argument(
+                argument(
                     "path",
                     type=Path,
                     nargs="?",
@@ -271,8 +219,8 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             "list files that no target in config.yaml, no published or unfinished run and no picture needs, or delete them",
             _gc,
             (
-                _argument("--delete", action="store_true", help="list them, then delete them"),
-                _argument(
+                argument("--delete", action="store_true", help="list them, then delete them"),
+                argument(
                     "--unfinished",
                     action="store_true",
                     help="also those of runs that are planned and not finished: interrupted or failed ones, or planned by "
@@ -288,14 +236,14 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             "init",
             "write a working folder: config.yaml, profiles, and a Snakefile that runs the installed workflow",
             _init,
-            (_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER", help="where (default: here)"),),
+            (argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER", help="where (default: here)"),),
         ),
         Command(
             "settings",
             "print every setting: name, type, bounds, unit, meaning",
             _settings,
             (
-                _argument(
+                argument(
                     "section",
                     nargs="?",
                     metavar="SECTION",
@@ -303,12 +251,12 @@ GROUPS: dict[str, tuple[Command, ...]] = {
                 ),
             ),
             (
-                _argument(
+                argument(
                     "--json-schema",
                     choices=("row", "config", "study"),
                     help="print a JSON schema for editors instead: of data sets and recipes, of config.yaml, or of study.yaml",
                 ),
-                _argument(
+                argument(
                     "--refresh",
                     type=Path,
                     metavar="FOLDER",
@@ -326,14 +274,14 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             "convert published soft labels (SRe2L, G-VBSM, EDC) and their images to gvbsm's files, without a row",
             _import_fkd,
             (
-                _argument(
+                argument(
                     "labels", type=Path, metavar="DIR", help="folder of epoch_<k>/batch_<i>.tar; no code in them is executed"
                 ),
-                _argument("--images", type=Path, required=True, help="folder or archive of the labelled images, by class"),
-                _argument(
+                argument("--images", type=Path, required=True, help="folder or archive of the labelled images, by class"),
+                argument(
                     "--out", type=Path, required=True, help="folder for images.safetensors and labels-<epoch>.safetensors"
                 ),
-                _argument("--seed", type=count, default=42, help="seed with which images were sampled (default: %(default)s)"),
+                argument("--seed", type=count, default=42, help="seed with which images were sampled (default: %(default)s)"),
             ),
         ),
         Command(
@@ -341,8 +289,8 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             "run a command on GPUs of its own",
             _lease,
             (
-                _argument("-n", dest="count", type=count, required=True, help="number of GPUs; 0 hides all"),
-                _argument("run", nargs="+", metavar="COMMAND", help="command to run, after --"),
+                argument("-n", dest="count", type=count, required=True, help="number of GPUs; 0 hides all"),
+                argument("run", nargs="+", metavar="COMMAND", help="command to run, after --"),
             ),
             usage="%(prog)s -n N -- COMMAND",
         ),

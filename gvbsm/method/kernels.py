@@ -27,10 +27,10 @@ _SUMS, _PARTS = 128, 32  # sums that a program adds up, and parts of each at onc
 
 
 # Numbers on which no kernel is built anew; on others loads of several values at once depend.
-_PLAIN = ["channels_at", "positions_at", "batch", "share", "height", "width"]
+_PLAIN = ["channels_at", "positions_at", "height", "width"]
 
 
-@triton.jit(do_not_specialize=_PLAIN)
+@triton.jit(do_not_specialize=[*_PLAIN, "batch", "share"])
 def _sums_kernel(
     x, parts, channels_at, positions_at, batch, share, channel_count, height, width, stride_b, stride_c, stride_h, stride_w,
     KINDS: tl.constexpr, TILE_P: tl.constexpr, TILE_C: tl.constexpr, AT_ONCE: tl.constexpr,
@@ -95,7 +95,7 @@ def _add_up_kernel(parts, table, out, TILE_M: tl.constexpr, TILE_K: tl.constexpr
     tl.store(out + target + at, total, known)
 
 
-@triton.jit(do_not_specialize=_PLAIN[:2] + _PLAIN[4:])
+@triton.jit(do_not_specialize=_PLAIN)
 def _gradient_kernel(
     x, gradient, of_sums, channels_at, positions_at, channel_count, height, width, stride_b, stride_c, stride_h, stride_w,
     out_stride_b, out_stride_c, out_stride_h, out_stride_w, KINDS: tl.constexpr, TILE_P: tl.constexpr, TILE_C: tl.constexpr,
