@@ -69,11 +69,16 @@ def _can_freeze(module: nn.Module) -> bool:
     is_known = type(module).forward is _BatchNorm.forward or type(module).__name__ in _AFTER
     if not is_known or "forward" in module.__dict__:
         return False
-    wants_gradient = any(parameter.requires_grad for parameter in module.parameters(recurse=False))
-    return not module.training and not wants_gradient and module.running_var is not None
+    return not module.training and not _wants_gradient(module) and module.running_var is not None
+
+
+def _wants_gradient(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters(recurse=False))
 
 
 def _forward(module: Any, zero_C: Tensor, x: Tensor) -> Tensor:
+    if _wants_gradient(module):  # for a while, as when weights are moved
+        return type(module).forward(module, x)
     x = _Frozen.apply(x, module.running_mean, module.running_var, module.weight, module.bias, zero_C, module.eps)
     for name in _AFTER.get(type(module).__name__, ()):
         x = getattr(module, name)(x)

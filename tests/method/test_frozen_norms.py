@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gvbsm.backbones.build import build
+from gvbsm.method.ascent import perturbed
 from gvbsm.method.frozen_norms import freeze_norms, thaw_norms
 from gvbsm.method.matching import Matching, StatisticsMatcher
 
@@ -58,6 +59,21 @@ def test_weights_that_move_later_count():
     moved = copy.deepcopy(layer)
     thaw_norms([moved])
     torch.testing.assert_close(passed(layer, x_BCHW), passed(moved, x_BCHW))
+
+
+def test_weights_that_want_a_gradient_for_a_while_get_one():
+    """As those of a matcher's teacher do when `perturbed` moves them."""
+    model = nn.Sequential(norm(), nn.Flatten(), nn.Linear(54, 3).double()).requires_grad_(False)
+    x_BCHW, labels_B = torch.randn(4, 6, 3, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
+    reached = []
+    for freezes in (False, True):
+        moved = copy.deepcopy(model)
+        if freezes:
+            freeze_norms(moved)
+        with perturbed(moved, moved, x_BCHW, labels_B, 3, 0.5):
+            reached.append([weight.clone() for weight in moved.parameters()])
+    torch.testing.assert_close(*reached)
+    assert (reached[1][0] - model[0].weight).abs().max() > 0.01
 
 
 def test_other_layers_stay_as_they_are():
