@@ -55,14 +55,15 @@ run() {
 }
 
 collect() { # what is small: published runs, images, labels, students' curves, receipts, logs; in parts, as a large file may not come back
-    local parts
-    parts=$(mktemp -d)
+    local parts # in $1, so that moving them is renaming
+    parts=$(mktemp -d -p "$1" .parts.XXXX)
     {
-        find results -type f ! -path '*/.checkpoints/*' ! -path '*/.plan/*' ! -name '*.safetensors'
-        find results/store/{statistics,recover,relabel} -name '*.safetensors' -size -6M 2> /dev/null || true
+        find results -type f ! -path '*/.checkpoints/*' ! -path '*/.plan/*' ! -name '*.safetensors' 2> /dev/null || true
+        find results/store/{statistics,recover,relabel} -name '*.safetensors' -size -6144k 2> /dev/null || true
     } > "$parts/files"
-    tar -cz -T "$parts/files" | split -b 15M - "$parts/results.tar.gz."
-    rm -f "$1"/results.tar.gz.* && mv "$parts"/results.tar.gz.* "$1/"
+    # Jobs write meanwhile: a file may be gone, or change.
+    { tar -cz --ignore-failed-read -T "$parts/files" 2> /dev/null || [ $? -eq 1 ]; } | split -b 15M - "$parts/results.tar.gz."
+    rm -f "$1"/results.tar.gz.* && mv "$parts"/results.tar.gz.* "$1/" && rm -rf "$parts"
 }
 
 unpack() { cat "$@" | tar -xz --skip-old-files; }

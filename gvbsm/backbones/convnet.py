@@ -1,5 +1,6 @@
 """ConvNet of the dataset-condensation literature (Gidaris & Komodakis, CVPR 2018; Zhao et al., ICLR 2021)."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -13,10 +14,13 @@ class HalfSize(nn.Module):
 
 
 def halved(x_BCHW: Tensor) -> Tensor:
-    """`HalfSize` as one mean over two dimensions."""
+    """`HalfSize` as one mean over two dimensions, in the layout of x."""
     height, width = x_BCHW.shape[2] // 2, x_BCHW.shape[3] // 2
-    x_BCHW = x_BCHW[:, :, : 2 * height, : 2 * width]
-    return x_BCHW.unflatten(3, (width, 2)).unflatten(2, (height, 2)).mean((3, 5))
+    channels_last = x_BCHW.is_contiguous(memory_format=torch.channels_last)
+    x, at = (x_BCHW.permute(0, 2, 3, 1), 1) if channels_last else (x_BCHW, 2)  # a mean is contiguous; `at`: the height's place
+    x = x.narrow(at, 0, 2 * height).narrow(at + 1, 0, 2 * width)
+    mean = x.unflatten(at + 1, (width, 2)).unflatten(at, (height, 2)).mean((at + 1, at + 3))
+    return mean.permute(0, 3, 1, 2) if channels_last else mean
 
 
 class ConvNet(nn.Module):

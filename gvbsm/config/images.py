@@ -105,7 +105,7 @@ class RecoverShard(Compute):
     """Optimisation of a shard of images."""
 
     iterations: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
-        description="Steps of Adam per batch, their size falling to 0 by a cosine; none: `select`'s images as they are.",
+        description="Steps of Adam per batch, their size falling to 0 by a cosine; 0: `select`'s images as they are.",
         json_schema_extra=unit("iterations"),
     )
     lr: Rate = Field(description="Step size of Adam at the start.")
@@ -151,10 +151,10 @@ class RecoverShard(Compute):
     early_late: EarlyLate | None = Field(
         default=None, description="Images join a batch in rounds, the first of each class at once (DELT); off: all at once."
     )
-    outputs: Literal["classes", "all"] = Field(
-        default="classes",
-        description="Outputs of teachers that the cross-entropy is over: those of the row's classes, or `all` that given "
-        "weights have, such as ImageNet's 1,000.",
+    outputs: Literal["all"] | None = Field(
+        default=None,
+        description="Outputs in the cross-entropy: all that a teacher's given weights have, such as ImageNet's 1,000; off: the "
+        "row's classes.",
     )
     compile: bool = Field(description="Use torch.compile for teachers and their statistics; it changes the order of sums.")
     seed: Seed = Field(description="Seed of the noise and all draws.")
@@ -198,7 +198,7 @@ class Recover(RecoverShard):
     batch_size: Batch = Field(description="Most images that are optimised together.", json_schema_extra=unit("images"))
     group: Batch = Field(description="Images of a class that share a batch.", json_schema_extra=unit("images"))
     batching: Literal["class_major", "group"] = Field(
-        description="Batches of groups, or the list by class cut every `batch_size`. published: `class_major`; ours: `group`."
+        description="`group`: batches of groups; `class_major` (published): the list by class, cut every `batch_size`."
     )
     shard_batches: Count = Field(
         description="Batches per job. They change no byte of an image.", json_schema_extra=unit("batches")

@@ -66,7 +66,8 @@ def thaw_norms(frozen: list[nn.Module]) -> None:
 
 
 def _can_freeze(module: nn.Module) -> bool:
-    is_known = type(module).forward is _BatchNorm.forward or type(module).__name__ in _AFTER
+    of_timm = type(module).__module__.startswith("timm.") and type(module).__name__ in _AFTER
+    is_known = type(module).forward is _BatchNorm.forward or of_timm
     if not is_known or "forward" in module.__dict__:
         return False
     return not module.training and not _wants_gradient(module) and module.running_var is not None

@@ -70,7 +70,8 @@ class StatisticsMatcher:
     The targets of a BatchNorm layer are its own running moments. Those of a Conv layer are in `targets[layer]`: the moments
     of section 2. With `class_statistics` c, L_l is 1 - c times these terms plus c times the terms of each class's channel
     moments (EDC, Shao et al., NeurIPS 2024); their targets are in `targets[layer]`, for BatchNorm layers too.
-    Use it as a context manager, which removes the hooks:
+    Use it as a context manager, which removes the hooks, and gives the teacher's BatchNorms their own gradient back
+    (`frozen_norms`):
 
         with StatisticsMatcher(teacher, targets, matching) as matcher:
             logits, loss = matcher(x_BCHW, dropped={"conv3"})

@@ -43,7 +43,8 @@ class Recorder:
     """Runs the iterations of a recovery on CUDA, those of each teacher as a graph from the second one on.
 
     The numbers of many iterations lie in one table on the device, of which an iteration takes the row that a counter on the
-    device names, and the losses in another. Neither needs the host until it fetches them. Graphs are of one round: in the next
+    device names, and the losses in another. Neither needs the host until it
+    fetches them; a densification loss does, before each iteration. Graphs are of one round: in the next
     one, more images take part.
     """
 
@@ -72,7 +73,6 @@ class Recorder:
         if recovery.settings.densification_weight and self._size:
             settings = recovery.settings
             self._tangent = TangentLoss(self._round.groups, settings.tau, settings.normalise, recovery.device)
-            recovery.spectrum_loss = self._tangent
 
     def states(self) -> list[str]:
         return [
@@ -85,8 +85,8 @@ class Recorder:
         recovery, started = self._recovery, time.monotonic()
         count = min(until - recovery.iteration, self._pace, _MOST)
         first, turns, rows = recovery.iteration, [], []
-        for recovery.iteration in range(first, first + count):
-            turn = recovery.next_turn()
+        for at in range(first, first + count):
+            turn = recovery.turn(at)
             padding = [0.0] * (self._layers - len(turn.momenta))
             rows.append([turn.rate, *turn.momenta, *padding, *turn.active, *padding])
             turns.append(turn)
@@ -133,7 +133,7 @@ class Recorder:
         row = self._table.index_select(0, self._at)[0]
         rate, momenta_L, active_L, positions = row.split(self._widths)
         numbers = Numbers(rate[0], momenta_L, active_L, positions.view(2, -1))
-        self._losses.index_copy_(0, self._at, self._recovery.iterate(teacher, numbers, dropped).unsqueeze(0))
+        self._losses.index_copy_(0, self._at, self._recovery.iterate(teacher, numbers, dropped, self._tangent).unsqueeze(0))
         self._at.add_(1)
 
 

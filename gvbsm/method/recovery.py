@@ -6,7 +6,6 @@ import bisect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gvbsm.method.batch_views import view
-from gvbsm.method.densification import class_groups, gram_matrices, spectrum_loss
+from gvbsm.method.densification import TangentLoss, class_groups, gram_matrices, spectrum_loss
 from gvbsm.method.draws import derive, uniform
 from gvbsm.method.matching import BatchClasses, StatisticsMatcher
 from gvbsm.method.recorder import Numbers, Recorder, Turn, because
@@ -78,7 +77,7 @@ class Recovery:
     part from round `joins[b]` of n `rounds` on (DELT). Before, it is in no view, statistic or loss, and its gradient is 0.
 
     On CUDA an iteration is recorded as one CUDA graph for each teacher after its first one, and replayed without waiting for
-    the device; `passes` says which are, and why others are not.
+    the device, but for the matrices of a densification loss; `passes` says which are, and why others are not.
     """
 
     def __init__(
@@ -106,9 +105,6 @@ class Recovery:
         self._rounds = self._rounds_of(joins or [0] * len(x_BCHW))
         self.round = self._rounds[0]
         self._rate = torch.tensor(settings.lr, device=self.device)
-        self.spectrum_loss: Callable[[list[Tensor]], Tensor] = partial(
-            spectrum_loss, tau=settings.tau, normalise=settings.normalise
-        )
         self._adam = torch.optim.Adam(
             [self.x_BCHW],
             lr=self._rate,
@@ -132,7 +128,7 @@ class Recovery:
             losses = self._recorder.run(until)
         else:
             self.begin()
-            turn = self.next_turn()
+            turn = self.turn(self.iteration)
             losses = self.iterate(turn.teacher, self._numbers_of(turn), turn.dropped).tolist()
             self.iteration += 1
         parts = dict(zip(PARTS, losses, strict=True))
@@ -187,7 +183,9 @@ class Recovery:
                 members_M = torch.tensor([at for at, joined in enumerate(joins) if joined <= number], device=self.device)
             labels_M = self.labels_B if members_M is None else self.labels_B[members_M]
             classes = [matcher.classes_of(labels_M) for matcher in self.matchers]
-            rounds[count] = Round(members_M, labels_M, classes, class_groups(labels_M))
+            rounds[count] = Round(
+                members_M, labels_M, classes, class_groups(labels_M) if self.settings.densification_weight else []
+            )
         return [rounds[count] for count in counts]
 
     def begin(self) -> None:
@@ -201,9 +199,8 @@ class Recovery:
             for value in self._adam.state[self.x_BCHW].values():  # in place: recordings know these tensors
                 value.zero_()
 
-    def next_turn(self) -> Turn:
-        """The turn of this iteration; the layers of its teacher's matcher have then advanced."""
-        at = self.iteration
+    def turn(self, at: int) -> Turn:
+        """What iteration `at` is to do, asked in order; the layers of its teacher's matcher have then advanced."""
         teacher = int(self._teacher_T[at])
         matcher = self.matchers[teacher]
         drawn = zip(matcher.conv_layers, self._dropped_TL[at].tolist(), strict=False)
@@ -220,12 +217,14 @@ class Recovery:
         )
         return Numbers(rate[0], momenta_L, active_L, positions_2S.to(self.device))
 
-    def iterate(self, teacher: int, numbers: Numbers, dropped: frozenset[str] = frozenset()) -> Tensor:
-        """One iteration: `PARTS` of its loss, on the device."""
+    def iterate(
+        self, teacher: int, numbers: Numbers, dropped: frozenset[str] = frozenset(), tangent: TangentLoss | None = None
+    ) -> Tensor:
+        """One iteration: `PARTS` of its loss, on the device. `tangent` stands for the densification loss."""
         matcher = self.matchers[teacher]
         layers = len(matcher.layers)
         momenta_L, active_L = numbers.momenta_L[:layers], numbers.active_L[:layers]
-        parts = self._loss(matcher, numbers.positions_2S, momenta_L, active_L, self.round.classes[teacher], dropped)
+        parts = self._loss(matcher, numbers.positions_2S, momenta_L, active_L, self.round.classes[teacher], dropped, tangent)
         (gradient_BCHW,) = torch.autograd.grad(parts[0], self.x_BCHW)
         self.x_BCHW.grad = gradient_BCHW.contiguous(memory_format=torch.channels_last)  # as x, for the fused step
         self._rate.copy_(numbers.rate)
@@ -249,15 +248,19 @@ class Recovery:
         active_L: Tensor,
         classes: BatchClasses | None,
         dropped: frozenset[str],
+        tangent: TangentLoss | None,
     ) -> list[Tensor]:
         settings = self.settings
         view_BCHW, view_labels = self.view_of(positions_2S)
         x_BCHW = view_BCHW.contiguous(memory_format=torch.channels_last)
         logits_BK, statistics = matcher.passes(x_BCHW, momenta_L, active_L, classes, dropped)
+        if view_labels.dim() == 2:  # probabilities of the row's classes, which a teacher's other outputs follow
+            view_labels = F.pad(view_labels, (0, logits_BK.shape[1] - view_labels.shape[1]))
         ce = F.cross_entropy(logits_BK.float(), view_labels)
         loss = ce + settings.statistics_weight * statistics
         densification = torch.zeros_like(ce)
         if settings.densification_weight:
-            densification = self.spectrum_loss(gram_matrices(view_BCHW, self.round.groups, settings.normalise))
+            grams = gram_matrices(view_BCHW, self.round.groups, settings.normalise)
+            densification = tangent(grams) if tangent else spectrum_loss(grams, settings.tau, settings.normalise)
             loss = loss + settings.densification_weight * densification
         return [loss, ce, statistics, densification]

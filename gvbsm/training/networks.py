@@ -55,7 +55,7 @@ def load_teacher(
     device: torch.device,
     precision: str,
     batchnorm: str | None = None,
-    outputs: str = "classes",
+    outputs: str | None = None,
 ) -> nn.Module:
     """A teacher from squeeze's artifact, for passes in `precision`: eval mode, no gradients to its weights.
 

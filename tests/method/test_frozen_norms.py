@@ -1,5 +1,6 @@
 """BatchNorm layers with a gradient for their input alone, against torch's own."""
 
+import contextlib
 import copy
 
 import pytest
@@ -52,7 +53,7 @@ def test_bfloat16_maps_with_float32_moments():
 
 
 def test_weights_that_move_later_count():
-    """As `recover.perturb` moves them."""
+    """The gradient is that of the weights as they are."""
     layer, x_BCHW = norm(), torch.randn(2, 6, 3, 3, dtype=torch.float64)
     freeze_norms(layer)
     layer.weight.data += 1
@@ -68,9 +69,10 @@ def test_weights_that_want_a_gradient_for_a_while_get_one():
     reached = []
     for freezes in (False, True):
         moved = copy.deepcopy(model)
-        if freezes:
-            freeze_norms(moved)
-        with perturbed(moved, moved, x_BCHW, labels_B, 3, 0.5):
+        matching = Matching(3, 0.8, 10.0, "first", "update", layers=("batchnorm",))
+        with contextlib.ExitStack() as stack:
+            logits_of = stack.enter_context(StatisticsMatcher(moved, {}, matching)).logits if freezes else moved
+            stack.enter_context(perturbed(moved, logits_of, x_BCHW, labels_B, 3, 0.5))
             reached.append([weight.clone() for weight in moved.parameters()])
     torch.testing.assert_close(*reached)
     assert (reached[1][0] - model[0].weight).abs().max() > 0.01

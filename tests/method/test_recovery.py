@@ -231,6 +231,37 @@ def test_recorded_with_the_densification_loss(joins, normalise, monkeypatch):
     assert got.passes == ["not compiled, recorded"] * 2
 
 
+def test_with_views_of_their_own_images_are_not_recorded_and_spectra_are_exact(monkeypatch):
+    monkeypatch.setattr(recorder, "Replays", Unrecorded)
+
+    def begun() -> Recovery:
+        matchers = [StatisticsMatcher(network(seed), targets_of(network(seed)), MATCHING) for seed in range(2)]
+        x_BCHW = torch.randn(4, 2, 8, 8, generator=torch.Generator().manual_seed(1))
+        chosen = settings(densification_weight=5.0)
+        return Recovery(
+            x_BCHW, LABELS, matchers, chosen, views=lambda x, labels, t: (x.roll(t, 3), labels), limits=LIMITS, key=5
+        )
+
+    expected, got = begun(), begun()
+    got._recorder = Recorder(got, None, len(PARTS))
+    torch.testing.assert_close(finished(got), finished(expected), rtol=1e-4, atol=1e-5)
+    assert got.passes == ["not compiled, not recorded (every image has a view of its own)"] * 2
+
+
+@pytest.mark.parametrize("stop", [3, 7, 9])
+def test_recorded_with_the_densification_loss_and_resumed(stop, monkeypatch):
+    monkeypatch.setattr(recorder, "Replays", Frozen)
+    monkeypatch.setattr(recorder, "_MOST", 1)
+    changes = {"densification_weight": 5.0, "rounds": 2, "joins": [0, 1, 1, 0]}
+    first, second = (started(MATCHING, **changes) for _ in range(2))
+    record(first)
+    while first.iteration < stop:
+        first.run(stop)
+    second.restore(copy.deepcopy(first.state()))
+    record(second)
+    torch.testing.assert_close(finished(second), finished(first), rtol=1e-5, atol=1e-6)
+
+
 def test_what_cannot_be_recorded_runs_and_says_why(monkeypatch):
     def fail(self, step):
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
@@ -249,10 +280,16 @@ def test_what_cannot_be_recorded_runs_and_says_why(monkeypatch):
     assert got.passes == [f"not compiled, {reason}"] * 2
 
 
+CHANGES_ON_A_GPU = CHANGES | {
+    "densification": {"densification_weight": 5.0},
+    "both of these": {"densification_weight": 5.0, "rounds": 3, "joins": [0, 1, 0, 2]},
+}
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: a recording is replayed")
-@pytest.mark.parametrize("change", [None, "densification", *CHANGES])
+@pytest.mark.parametrize("change", [None, *CHANGES_ON_A_GPU])
 def test_recorded_on_a_gpu_the_images_are_those_of_the_cpu(change):
-    changes = {"conv_drop": 0.5} | CHANGES.get(change, {"densification_weight": 0.5} if change else {})
+    changes = {"conv_drop": 0.5} | CHANGES_ON_A_GPU.get(change, {})
     expected, device = started(MATCHING, **changes), torch.device("cuda")
     matchers = [StatisticsMatcher(network(seed).to(device), targets_of(network(seed)), MATCHING) for seed in range(2)]
     x_BCHW = torch.randn(4, 2, 8, 8, generator=torch.Generator().manual_seed(1)).to(device)
