@@ -154,7 +154,7 @@ def test_a_wrong_mapping_is_refused(published_run, edit_row, make_artifact):
     summary = squeezed("right.pth")
     assert summary["outputs_taken"] == rows.tolist() and summary["top1"] > 60
     images = []
-    # Each image with a view of its own, too, as the recipe `ours` has them: their labels are probabilities of the row's classes.
+    # The recipe `ours` has views of relabel, whose labels are probabilities of the row's classes alone.
     for recover in ({"outputs": None}, {"outputs": "all"}, {"outputs": "all", "views": "relabel"}):
         edit_row({"source": source, "backbones": [given | {"weights": "right.pth"}], "recover": recover})
         planned = [artifact for artifact in plan("tiny", 4) if artifact.stage in ("statistics", "recover")]
