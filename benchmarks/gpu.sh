@@ -2,7 +2,7 @@
 # Timings and tests on a borrowed GPU in at most nine minutes: in order of worth, every result written at once, each with its limit.
 #
 #   benchmarks/gpu.sh pack            here: wheels for the borrowed machine, into .gpu/, which is not tracked but has to travel
-#   benchmarks/gpu.sh run SECONDS     there (540): $OUT/results.tar.gz holds NAME.txt of each step, done.txt names those that succeeded
+#   benchmarks/gpu.sh run SECONDS     there (270 for a step of every teacher, 540 for all): $OUT/results.tar.gz holds NAME.txt of each step, done.txt names those that succeeded
 #   benchmarks/gpu.sh unpack ARCHIVE  here: what came back, into .gpu/results/ and .gpu/done/; a second run leaves out what is done
 #
 # It expects torch and torchvision there, and no network. A rehearsal on the CPU, with one teacher, batches of two, and limits three times as long:
@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 . benchmarks/gpu_common.sh
 
 DEVICE=${GVBSM_DEVICE:-cuda}
-TESTS=(tests/runtime/test_graphs.py tests/method/test_kernels.py tests/method/test_recovery.py tests/method/test_golden.py
+TESTS=(tests/runtime/test_graphs.py tests/method/test_kernels.py tests/method/test_recovery.py tests/method/test_frozen_norms.py tests/method/test_golden.py
     tests/data_sets/test_rand_augment.py tests/method/test_coding.py)
 
 run() {
@@ -25,21 +25,21 @@ run() {
     local benchmark=(python3 -m benchmarks --device "$DEVICE" --threads "${OMP_NUM_THREADS:-4}" --repeats "${REPEATS:-3}")
     local precision=bfloat16 batch=(${BATCH:+--batch "$BATCH"})
     [ "$DEVICE" = cuda ] || precision=float32
-    step ceilings 30 "${benchmark[@]}" ceilings
     step tests 80 python3 -m pytest -o addopts= --import-mode=importlib -ra -n 8 -m "not nightly" -k "not build_for_gpus" "${TESTS[@]}"
     # Each teacher in a process of its own: building kernels takes longer than timing them, and what is timed is kept.
-    local of_imagenet="mobilenet_v2 efficientnet_b0 shufflenet_v2_x0_5 resnet18" of_cifar="wrn16_2 mobilenet_v2 shufflenet_v2"
+    local of_imagenet="resnet18 mobilenet_v2 efficientnet_b0 shufflenet_v2_x0_5" of_cifar="convnet resnet18 wrn16_2 mobilenet_v2 shufflenet_v2"
     [ -z "${BACKBONE:-}" ] || of_imagenet=$BACKBONE of_cifar=$BACKBONE
-    for teacher in $of_imagenet; do
-        step "step-imagenet-$teacher" 60 "${benchmark[@]}" step --setting imagenet --no-compile --backbone "$teacher" "${batch[@]}"
-    done
     for teacher in $of_cifar; do
         step "step-cifar-$teacher" 45 "${benchmark[@]}" step --setting cifar --no-compile --backbone "$teacher" "${batch[@]}"
     done
+    for teacher in $of_imagenet; do
+        step "step-imagenet-$teacher" 60 "${benchmark[@]}" step --setting imagenet --no-compile --backbone "$teacher" "${batch[@]}"
+    done
     step profile 45 "${benchmark[@]}" profile --setting imagenet --no-compile --precision "$precision" --backbone "${BACKBONE:-resnet18}" "${batch[@]}"
-    step tuning 60 "${benchmark[@]}" tuning
     step student 45 "${benchmark[@]}" student
+    step tuning 60 "${benchmark[@]}" tuning
     step compiled 150 "${benchmark[@]}" step --setting imagenet --precision "$precision" --backbone "${BACKBONE:-mobilenet}" "${batch[@]}"
+    step ceilings 30 "${benchmark[@]}" ceilings
 }
 
 step() { # NAME SECONDS COMMAND...: within its limit and what is left, unless an earlier run did it

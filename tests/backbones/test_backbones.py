@@ -17,7 +17,7 @@ from torch import nn
 
 from gvbsm import backbones
 from gvbsm.backbones.build import build
-from gvbsm.backbones.convnet import halved
+from gvbsm.backbones.convnet import HalfSize, halved
 
 PACKAGE = Path(backbones.__file__).parent
 NAMES = tuple(backbones.BACKBONES)
@@ -182,6 +182,8 @@ def test_the_mean_that_convnets_pool_by_on_cuda_is_the_pool(size: tuple[int, int
     weights = torch.randn_like(pooled)
     gradients = [torch.autograd.grad(y, x_BCHW, weights)[0] for y in (mean, pooled)]
     torch.testing.assert_close(*gradients)
+    if torch.cuda.is_available():
+        torch.testing.assert_close(HalfSize()(x_BCHW.detach().cuda()).cpu(), pooled.detach())
     last = x_BCHW.detach().contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(halved(last), pooled.detach())
     assert halved(last).is_contiguous(memory_format=torch.channels_last) and mean.is_contiguous()

@@ -52,6 +52,19 @@ def test_bfloat16_maps_with_float32_moments():
         torch.testing.assert_close(values.double(), expected, rtol=2**-7, atol=2**-9)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: its kernels are others")
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_a_gpu_as_torchs(dtype, layout):
+    layer = norm(dtype=torch.float32).cuda()
+    x_BCHW = torch.randn(3, 6, 16, 16, device="cuda").to(dtype).contiguous(memory_format=layout)
+    expected = passed(copy.deepcopy(layer), x_BCHW)
+    freeze_norms(layer)
+    got = passed(layer, x_BCHW)
+    torch.testing.assert_close(got, expected, rtol=2**-7, atol=1e-5)
+    assert all(values.is_contiguous(memory_format=layout) for values in got)
+
+
 def test_weights_that_move_later_count():
     """The gradient is that of the weights as they are."""
     layer, x_BCHW = norm(), torch.randn(2, 6, 3, 3, dtype=torch.float64)
