@@ -92,7 +92,7 @@ def changed_stages(package: Path, file: str, old: str, new: str) -> set[str]:
         ("runtime/progress.py", "15.0", "30.0", set()),
         ("backbones/__init__.py", "BACKBONES = {", 'BACKBONES = {"another": "gvbsm.backbones.wrn:wrn16_2", ', set()),
         ("method/densification.py", "import torch\n", "import torch  # the tensor library\n", set()),
-        ("method/densification.py", '"""Eigenvalues (G,N)', '"""All eigenvalues (G,N)', set()),
+        ("method/densification.py", '"""The Gram matrices', '"""All Gram matrices', set()),
         ("method/densification.py", "\n\ndef gram", "\n\n\n\ndef gram", set()),
     ],
 )
