@@ -43,9 +43,8 @@ class Recorder:
     """Runs the iterations of a recovery on CUDA, those of each teacher as a graph from the second one on.
 
     The numbers of many iterations lie in one table on the device, of which an iteration takes the row that a counter on the
-    device names, and the losses in another. Neither needs the host until it
-    fetches them; a densification loss does, before each iteration. Graphs are of one round: in the next
-    one, more images take part.
+    device names, and the losses in another. Neither needs the host until it fetches them; a densification loss does, before
+    each iteration. Graphs are of one round: in the next one, more images take part.
     """
 
     def __init__(self, recovery: Recovery, shared_T2S: Tensor | None, parts: int) -> None:
