@@ -2,7 +2,7 @@
 # Timings and tests on a borrowed GPU in at most nine minutes: in order of worth, every result written at once, each with its limit.
 #
 #   benchmarks/gpu.sh pack            here: wheels for the borrowed machine, into .gpu/, which is not tracked but has to travel
-#   benchmarks/gpu.sh run SECONDS     there (270 for a step of every teacher, 540 for all): $OUT/results.tar.gz holds NAME.txt of each step, done.txt names those that succeeded
+#   benchmarks/gpu.sh run SECONDS     there (about 270 for a step of every teacher, 540 for all): $OUT/results.tar.gz holds NAME.txt of each step, done.txt names those that succeeded
 #   benchmarks/gpu.sh unpack ARCHIVE  here: what came back, into .gpu/results/ and .gpu/done/; a second run leaves out what is done
 #
 # It expects torch and torchvision there, and no network. A rehearsal on the CPU, with one teacher, batches of two, and limits three times as long:

@@ -1,8 +1,8 @@
 """BatchNorm layers of a frozen network in eval mode, whose only gradient is that of their input.
 
 Such a layer is y = w (x - mean) / sqrt(var + eps) + b, so its gradient is the same layer without mean and b. torch has a kernel
-of its own for that gradient. On a GPU that kernel reads one value at a time, and was a quarter of an iteration of ResNet18 at
-224 px; on a CPU it also sums for parameters that want nothing (benchmarks/speed/gpu.md).
+of its own for that gradient, which is slower. On a GPU it most likely was a quarter of an iteration of ResNet18 at 224 px
+(benchmarks/speed/gpu.md).
 """
 
 from __future__ import annotations
