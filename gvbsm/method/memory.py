@@ -14,9 +14,6 @@ RENDERED = {"cpu": 2**20, "cuda": 2**25, "mps": 2**23}
 # value). A GPU needs more images to be busy.
 PASSED = {"cpu": 500 * 3 * 32**2, "cuda": 2**24, "mps": 2**22}
 
-# Of feature maps that are summed over the images: what a CPU's cache holds; elsewhere all at once.
-SUMMED = {"cpu": 2**18, "cuda": 2**62, "mps": 2**62}
-
 
 def images_at_once(values: int, device: torch.device, budget: Mapping[str, int]) -> int:
     """The number of images of `values` values each that are computed at once on a device; at least one."""

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gvbsm.method.memory import SUMMED, images_at_once
-
 Moments = dict[str, Tensor]  # channel_mean (C,), channel_var (C,), patch_mean (P,), patch_var (P,)
 KINDS = ("channel", "patch")  # of moments of a Conv layer's input; every kind has a mean and a variance
+# Values of an image's map from which a CPU adds up map by map: the sums stay in its cache, and each map is read once. On one
+# core that takes 1/2 (16 x 16 x 64) to 1/7 (112 x 112 x 32) of the time; below, calls cost more than they save.
+_MAP_BY_MAP = 2**13
 
 
 class _BatchSums(torch.autograd.Function):
@@ -25,13 +26,10 @@ class _BatchSums(torch.autograd.Function):
     def forward(ctx, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         ctx.save_for_backward(x_BCHW)
         if not _is_channels_last(x_BCHW):
-            return _plain_sums(x_BCHW)
-        # Summed as rows in the order of memory; over the strided view the CPU is 20 times slower.
-        batch, channels, height, width = x_BCHW.shape
-        rows = x_BCHW.permute(0, 2, 3, 1).reshape(batch, -1)
-        parts = rows.split(images_at_once(rows.shape[1], x_BCHW.device, SUMMED))
-        sums = [sum(of_parts) for of_parts in zip(*map(_plain_sums, parts), strict=True)]
-        return sums[0].view(height, width, channels).permute(2, 0, 1), sums[1].view(height, width, channels).permute(2, 0, 1)
+            return _sums(x_BCHW)
+        # In the order of memory; over the strided view the CPU is 20 times slower.
+        total_HWC, square_HWC = _sums(x_BCHW.permute(0, 2, 3, 1))
+        return total_HWC.permute(2, 0, 1), square_HWC.permute(2, 0, 1)
 
     @staticmethod
     def backward(ctx, grad_sum_CHW: Tensor, grad_square_CHW: Tensor) -> Tensor:  # type: ignore[override]
@@ -42,7 +40,21 @@ class _BatchSums(torch.autograd.Function):
         return torch.addcmul(grad_sum_CHW, x_BCHW, grad_square_CHW, value=2).to(x_BCHW.dtype)
 
 
+def _sums(x: Tensor) -> tuple[Tensor, Tensor]:
+    """`_plain_sums`, in the way that is fastest on the device."""
+    if x.device.type != "cpu" or x[0].numel() < _MAP_BY_MAP:
+        return _plain_sums(x)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    total, square = (torch.zeros(x.shape[1:], dtype=wide) for _ in range(2))
+    for map_of_image in x:
+        values = map_of_image.to(wide)
+        total.add_(values)
+        square.addcmul_(values, values)
+    return total, square
+
+
 def _plain_sums(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum over the first dimension of x and of x^2, in at least float32."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     return wide.sum(0), wide.square().sum(0)
 

@@ -34,7 +34,9 @@ def plain_moments(x, patch):
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize(("shape", "patch"), [((3, 5, 8, 8), 4), ((3, 5, 7, 9), 4), ((2, 3, 1, 1), 4), ((2, 1, 5, 4), 3)])
+@pytest.mark.parametrize(
+    ("shape", "patch"), [((3, 5, 8, 8), 4), ((3, 5, 7, 9), 4), ((2, 3, 1, 1), 4), ((2, 1, 5, 4), 3), ((3, 40, 16, 17), 16)]
+)
 def test_values_and_gradients(shape, patch, layout):
     torch.manual_seed(0)
     x = torch.randn(shape, dtype=torch.float64).to(memory_format=layout)
@@ -55,6 +57,18 @@ def test_half_precision_is_summed_in_float32():
     total, _ = batch_sums(x)
     assert total.dtype == torch.float32
     assert total.item() == pytest.approx(4096 * float(x[0, 0, 0, 0]), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [2, 16])  # from 8,192 values an image, maps are added one by one
+def test_sums_of_small_and_large_maps(size, layout, dtype):
+    torch.manual_seed(0)
+    x = torch.randn(30, 40, size, size).to(dtype).to(memory_format=layout)
+    total, square = batch_sums(x)
+    assert (total.shape, total.dtype) == ((40, size, size), torch.float32)
+    torch.testing.assert_close(total.double(), x.double().sum(0), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(square.double(), x.double().square().sum(0), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["channel", "patch"])
