@@ -38,7 +38,9 @@ from gvbsm.store.spec import Json
 from gvbsm.training.networks import load_teacher
 from gvbsm.training.precision import autocast
 
-_SMALL = 64  # px
+# Iterations on CUDA of a teacher from which compiling it pays: on an H200 ResNet18 at 224 px wins 1.7 ms an iteration of
+# 80 images, and compiles for 80 s (benchmarks/speed/gpu.md).
+_PAYS = 50_000
 
 
 def run(job: Job[RecoverSpec]) -> None:
@@ -144,16 +146,17 @@ def _matchers(job: Job[RecoverSpec], device: torch.device) -> list[StatisticsMat
     """One matcher per teacher, with the teacher's targets."""
     settings, inputs = job.spec.settings, job.spec.inputs
     precisions = job.spec.precisions(device.type)
-    # An estimate (benchmarks/SPEED.md): compiling several teachers takes minutes, all recorded iterations of small images less.
-    is_small = job.spec.pixels.image_size <= _SMALL and kernels_for(device) is not None
-    spared = f"images of at most {_SMALL} px: recorded iterations take less time than compiling" if is_small else ""
+    passes = settings.iterations * len(job.spec.batches) // len(inputs.teachers)
+    spared = ""
+    if settings.compile and kernels_for(device) is not None and passes < _PAYS:
+        spared = f"{passes:,} iterations take less time than compiling"
     matchers = []
     for i, (teacher_path, precision) in enumerate(zip(inputs.teachers, precisions, strict=True)):
         teacher = load_teacher(*job.tensors(teacher_path), device, precision, outputs=settings.outputs)
         matching, targets = _matching(job, inputs.statistics[i] if inputs.statistics else None)
         in_precision = partial(autocast, device, precision)
         matcher = StatisticsMatcher(teacher, targets, matching, settings.compile and not spared, autocast=in_precision)
-        matcher.not_compiled = spared if settings.compile else ""
+        matcher.not_compiled = spared
         if settings.statistics_weight and not matcher.layers:
             raise UserError(
                 f"recover: {teacher_path}: expected layers of {', '.join(settings.layers)} to match, got none; add the kind "

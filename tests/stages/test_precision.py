@@ -149,11 +149,11 @@ def test_in_float32_no_weight_is_changed():
     ("has_kernels", "expected"),
     [
         (False, "not compiled"),
-        (True, "not compiled (images of at most 64 px: recorded iterations take less time than compiling)"),
+        (True, "not compiled (4 iterations take less time than compiling)"),
     ],
 )
 def test_the_receipt_says_how_each_teachers_passes_ran(has_kernels, expected, published_run, edit_row, make_up_to, monkeypatch):
-    """Where iterations are recorded (on CUDA, with the kernels), small images are not compiled, and the receipt says so."""
+    """On CUDA, with the kernels, teachers of few iterations are not compiled, and the receipt says so."""
     stage = importlib.import_module("gvbsm.stages.recover")
     monkeypatch.setattr(stage, "kernels_for", lambda device: object() if has_kernels else None)
     edit_row({"recover": {"compile": has_kernels, "seed": 11}})
