@@ -218,7 +218,8 @@ def _unneeded_checkpoints(keys_needed: set[str], making: list[str]) -> Iterator[
     entries = list(_unneeded_folders(CHECKPOINTS, keys_needed))
     yield from entries
     listed = {file for entry in entries for file in entry.files}
-    yield from (_Entry.of(str(file), [file]) for file in _abandoned(making) if file not in listed)
+    abandoned = [file for file in _abandoned(making) if file not in listed]
+    yield from (_Entry.of(str(file), [*files_in(file), file] if file.is_dir() else [file]) for file in abandoned)
 
 
 def _unneeded_folders(parent: Path, keys_needed: set[str]) -> Iterator[_Entry]:
@@ -242,7 +243,7 @@ def _together(folder: Path, files: list[Path], kind: str) -> Iterator[_Entry]:
 
 
 def _abandoned(making: list[str]) -> Iterator[Path]:
-    """Temporary files, named `.<file>.<process>.tmp`, of processes that no longer run.
+    """Temporary files and folders, named `.<file>.<process>.tmp`, of processes that no longer run.
 
     A job on another machine is detected only by its lock, if the file system shares locks.
     """

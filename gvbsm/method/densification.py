@@ -44,7 +44,8 @@ def spectrum_loss(grams: list[Tensor], tau: float, normalise: str) -> Tensor:
     """L_DD of the Gram matrices, one batched decomposition for each of them."""
     loss = grams[0].new_zeros(())
     for gram_GNN in grams:
-        e_GN = torch.linalg.eigvalsh(gram_GNN)
+        # In the oldest torch that is supported MPS has no eigenvalues.
+        e_GN = torch.linalg.eigvalsh(gram_GNN.cpu() if gram_GNN.device.type == "mps" else gram_GNN).to(gram_GNN.device)
         if normalise == "mean":
             e_GN = e_GN / e_GN.mean(1, keepdim=True).clamp_min(torch.finfo(e_GN.dtype).tiny)
         target_GN = F.softmax(e_GN.detach() / tau, dim=1)

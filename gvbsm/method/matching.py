@@ -16,6 +16,7 @@ from gvbsm.method.frozen_norms import freeze_norms, thaw_norms
 from gvbsm.method.layers import hooked_layers
 from gvbsm.method.measuring import Measuring, Segment
 from gvbsm.method.moments import KINDS, Moments, class_moments
+from gvbsm.method.transfer import send
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ class StatisticsMatcher:
     ) -> tuple[Tensor, Tensor]:
         """Logits (B,K) and the weighted statistics loss, a scalar, of this batch; the EMAs advance by one step.
         `class_statistics` needs the labels."""
-        shares = torch.tensor(self.advance(dropped), dtype=self._weight_L.dtype).to(x_BCHW.device, non_blocking=True)
+        shares = send(torch.tensor(self.advance(dropped), dtype=self._weight_L.dtype), x_BCHW.device)
         return self.passes(x_BCHW, shares[0], shares[1], self.classes_of(labels_B), frozenset(dropped))
 
     def advance(self, dropped: Collection[str]) -> tuple[list[float], list[float]]:
@@ -292,11 +293,12 @@ class StatisticsMatcher:
         skipped = dropped if self.matching.dropped == "skip" else frozenset()
         loss = logits_BK.new_zeros((), dtype=average_N.dtype)
         for number, calls in enumerate(_calls([(name, x) for name, x in inputs if name not in skipped])):
-            present = [*calls, *skipped]  # no union of sets, which torch 2.11 does not compile
+            present = [*calls] if number else [*calls, *skipped]  # no union of sets, which torch 2.11 does not compile
             if number or len(present) < len(self.layers):  # others keep their averages and add nothing
                 there = average_N.new_tensor([name in present for name in self.layers])
-                later = self.matching.momentum if number else momenta_L
-                momenta, active = there * later + (1 - there), there * active_L
+                # A layer whose average stands still in the first call does so in all.
+                measured = momenta_L.masked_fill(momenta_L < 1, self.matching.momentum) if number else momenta_L
+                momenta, active = there * measured + (1 - there), there * active_L
             else:
                 momenta, active = momenta_L, active_L
             values_N = self._measuring(calls, lambda name: name not in dropped).to(average_N.dtype)

@@ -50,7 +50,7 @@ class SharedViews:
 
 
 # In iteration t, a view (B,C,S,S) of each image of its own, and their labels (B,) or class probabilities (B,K). Given: images,
-# their labels (B,), and t.
+# their labels (B,) on the CPU, and t.
 OwnViews = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 
@@ -59,6 +59,7 @@ class Round(NamedTuple):
 
     members_M: Tensor | None  # their positions; None: all
     labels_M: Tensor
+    labels_on_cpu_M: Tensor  # for views of their own, which are drawn there
     classes: list[BatchClasses | None]  # by teacher
     groups: list[Tensor]  # of positions, for the densification loss
 
@@ -183,9 +184,8 @@ class Recovery:
                 members_M = torch.tensor([at for at, joined in enumerate(joins) if joined <= number], device=self.device)
             labels_M = self.labels_B if members_M is None else self.labels_B[members_M]
             classes = [matcher.classes_of(labels_M) for matcher in self.matchers]
-            rounds[count] = Round(
-                members_M, labels_M, classes, class_groups(labels_M) if self.settings.densification_weight else []
-            )
+            groups = class_groups(labels_M) if self.settings.densification_weight else []
+            rounds[count] = Round(members_M, labels_M, labels_M.cpu(), classes, groups)
         return [rounds[count] for count in counts]
 
     def begin(self) -> None:
@@ -238,7 +238,7 @@ class Recovery:
         x_MCHW = self.x_BCHW if self.round.members_M is None else self.x_BCHW.index_select(0, self.round.members_M)
         if isinstance(self._views, SharedViews):
             return view(x_MCHW, positions_2S, self._views.padding_1C11), self.round.labels_M
-        return self._views(x_MCHW, self.round.labels_M, self.iteration)
+        return self._views(x_MCHW, self.round.labels_on_cpu_M, self.iteration)
 
     def _loss(
         self,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from gvbsm.errors import Interrupted
@@ -72,15 +73,18 @@ class Checkpoint:
         return mapped_tensor(self._mapped[-1], shape, dtype)
 
     def load(self) -> Any:
-        """The last state saved, tensors on the CPU, or None. A file that cannot be read counts as none."""
+        """The last state saved, tensors on the CPU, or None. A damaged file counts as none.
+
+        Raises:
+            OSError: if the file cannot be read now: its state may still be whole.
+        """
         if self.file is None or not self.file.is_file():
             return None
         try:
             tensors, structure = load_tensors(self.file)
             # A copy, since the mapped file is replaced while the state is in use.
             return _join(structure, {name: tensor.clone() for name, tensor in tensors.items()})
-        except Exception:  # whatever is wrong with the file, starting again is right
-            self.file.unlink(missing_ok=True)
+        except (SafetensorError, ValueError, TypeError, LookupError):
             return None
 
     def tick(self, state: Callable[[], Any]) -> None:
@@ -129,17 +133,20 @@ class Checkpoint:
         return 0
 
     def clear(self) -> None:
-        """Delete every checkpoint of the job: the artifact is written."""
+        """Delete every checkpoint of the job: the artifact is written.
+
+        At once, by another name, since a process may be killed here: a state without its tensors would be gone on from.
+        """
         if self.folder and self.folder.is_dir() and ranks().rank == 0:
-            for file in self.folder.iterdir():
-                file.unlink(missing_ok=True)
-            self.folder.rmdir()
+            cleared = self.folder.with_name(f".{self.folder.name}.{os.getpid()}.tmp")  # `gvbsm gc` knows such names
+            self.folder.rename(cleared)
+            shutil.rmtree(cleared)
 
 
 def _split(value: Any, tensors: dict[str, Tensor], at: str) -> Any:
     """JSON-able structure of a state; its tensors go into `tensors` under their paths."""
     if isinstance(value, Tensor):
-        tensors[at] = value.detach().cpu().clone()
+        tensors[at] = value.detach().clone() if value.device.type == "cpu" else value.detach().cpu()
         return ["tensor", at]
     if isinstance(value, dict):
         return ["dict", [[name, _split(item, tensors, f"{at}/{name}")] for name, item in value.items()]]

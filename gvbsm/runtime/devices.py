@@ -77,6 +77,7 @@ def job_device(job: Job[Any], threads: int, exact: bool = False) -> torch.device
     device = choose_device(job.device, threads, exact)
     if device.type == "cuda" and job.processes > 1:
         device = choose_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}", threads, exact)
+    if device.index is not None:  # seeds, kernels and peaks of memory are those of the current device
         torch.cuda.set_device(device)
     if device.type == "mps" and job.processes > 1:
         raise UserError(f"--processes: expected 1 on MPS, got {job.processes}; use one, or the CPU")

@@ -48,19 +48,21 @@ def run(job: Job[RecoverSpec]) -> None:
     settings, batches = job.spec.settings, job.spec.batches
     device = job_device(job, settings.threads, exact=True)
     pixels = Pixels(job.spec.pixels, device)
-    if settings.compile:  # one graph per teacher and number of images
-        joins = [_joins(batch, settings) for batch in batches]
-        sizes = {sum(joined <= number for joined in of_batch) for of_batch in joins for number in range(_rounds(settings))}
-        set_up_compiler(job.store.parent / ".compiled", len(job.spec.inputs.teachers) * len(sizes))
+    if settings.compile:
+        set_up_compiler(job.store.parent / ".compiled", len(job.spec.inputs.teachers) * len(_shapes(batches, settings)))
     checkpoint = Checkpoint.of(job)
     state = to_device(checkpoint.load(), device)
-    state = state or {"images": [], "snapshots": [], "last": {}, "recovery": None, "passes": {}}
+    state = state or {"batches": 0, "snapshots": [], "last": {}, "recovery": None, "passes": {}}
+    members, size = [_members(batch) for batch in batches], job.spec.pixels.image_size
+    labels, numbers = (torch.cat(parts) for parts in zip(*members, strict=True))
+    images = checkpoint.tensor("images", (len(labels), len(job.spec.pixels.mean), size, size), torch.uint8)
+    of_batches = images.split([len(of_batch) for of_batch, _ in members])
     snapshots = job.spec.snapshots
     snapshot_iterations, snapshot_labels = (snapshots.iterations, snapshots.labels) if snapshots else ([], [])
-    progress = Progress(job.title, settings.iterations * len(batches), settings.iterations * len(state["images"]))
+    progress = Progress(job.title, settings.iterations * len(batches), settings.iterations * state["batches"])
     with contextlib.ExitStack() as stack:
         matchers = [stack.enter_context(matcher) for matcher in _matchers(job, device)]
-        for batch in batches[len(state["images"]) :]:
+        for batch, finished in [*zip(batches, of_batches, strict=True)][state["batches"] :]:
             recovery = _start(job, batch, matchers, pixels, device)
             moved = _perturbed(recovery, settings)  # from the start, also after a resume
             if state["recovery"] is not None:
@@ -80,16 +82,16 @@ def run(job: Job[RecoverSpec]) -> None:
             if not torch.isfinite(recovery.x_BCHW).all():
                 raise UserError(f"recover: expected finite images, got a loss of {state['last']['loss']}; lower recover.lr")
             stored = pixels.to_bytes(recovery.x_BCHW.detach(), settings.quantise)
-            state["images"].append(jpeg_round_trip(stored) if settings.encoding == "jpeg" else stored)
+            finished.copy_(jpeg_round_trip(stored) if settings.encoding == "jpeg" else stored)
+            state["batches"] += 1
             state["recovery"] = None
             for path, how in zip(job.spec.inputs.teachers, recovery.passes, strict=True):
                 known = state["passes"].setdefault(Path(path).stem, [])
                 known += [how] if how not in known else []
             recovery.close()
-    tensors = {"images": torch.cat([images.cpu() for images in state["images"]])}
-    tensors["labels"], tensors["numbers"] = (torch.cat(parts) for parts in zip(*map(_members, batches), strict=True))
+    tensors = {"images": images, "labels": labels, "numbers": numbers}
     job.images = count_steps(batches, settings)
-    summary = {"images": len(tensors["labels"]), "last_iteration": state["last"]}
+    summary = {"images": len(labels), "last_iteration": state["last"]}
     summary["passes"] = {teacher: "; ".join(hows) for teacher, hows in state["passes"].items()}
     if state["snapshots"]:
         tensors["snapshots"] = _by_image(state["snapshots"], len(snapshot_iterations))
@@ -112,6 +114,18 @@ def _rounds(settings: RecoverShard) -> int:
 def _joins(batch: list[list[int]], settings: RecoverShard) -> list[int]:
     """The round in which every image of a batch joins it."""
     return [joined for _, first, end in batch for joined in join_rounds(end - first, _rounds(settings))]
+
+
+def _shapes(batches: list[list[list[int]]], settings: RecoverShard) -> set[tuple[int, int]]:
+    """The numbers of images, and of classes if these are matched, that take part in iterations: each has a compiled graph."""
+    shapes = set()
+    for batch in batches:
+        labels = [label for label, first, end in batch for _ in range(first, end)]
+        joins = _joins(batch, settings)
+        for number in range(_rounds(settings)):
+            there = [label for label, joined in zip(labels, joins, strict=True) if joined <= number]
+            shapes.add((len(there), len(set(there)) if settings.class_statistics else 0))
+    return shapes
 
 
 def _perturbed(recovery: Recovery, settings: RecoverShard) -> contextlib.ExitStack:

@@ -26,6 +26,7 @@ from gvbsm.method.selection import (
     pack,
     shrink,
 )
+from gvbsm.method.transfer import send
 from gvbsm.method.views import crop_and_resize, draw_crops
 from gvbsm.pipeline.select import SelectSpec
 from gvbsm.runtime.checkpoints import Checkpoint, State
@@ -118,18 +119,20 @@ def _best_crops(
 ) -> _Crops:
     """The crop of every image with the lowest cross-entropy."""
     count, size, crops = len(images_NCHW), images_NCHW.shape[-1], settings.crops
-    whole = images_NCHW.repeat_interleave(crops, 0).float()
-    drawn = draw_crops(len(whole), size, (settings.scale[0], settings.scale[1]), _RATIO, seed)
-    small = shrink(crop_and_resize(whole, drawn, torch.zeros(len(whole), dtype=torch.bool)), settings.cells)
+    whole = send(images_NCHW, pixels.device).repeat_interleave(crops, 0).float()
+    drawn = send(draw_crops(len(whole), size, (settings.scale[0], settings.scale[1]), _RATIO, seed), pixels.device)
+    mirrored = torch.zeros(len(whole), dtype=torch.bool, device=pixels.device)
+    small = shrink(crop_and_resize(whole, drawn, mirrored), settings.cells)
+    small_on_cpu = small.cpu()
     if not teachers:
-        return _Crops(small, torch.zeros(count), torch.zeros(count), [])
-    x_BCHW = pixels.from_levels(enlarge(small, size).to(pixels.device)).contiguous(memory_format=torch.channels_last)
+        return _Crops(small_on_cpu, torch.zeros(count), torch.zeros(count), [])
+    x_BCHW = pixels.from_levels(enlarge(small, size)).contiguous(memory_format=torch.channels_last)
     outputs = [features_of(teacher, x_BCHW, settings.precision) for teacher in teachers]
     logits_TBK = torch.stack([logits_BK for logits_BK, _ in outputs])
     loss_NR = cross_entropy(logits_TBK, label).view(count, crops).cpu()
     best = torch.arange(count) * crops + loss_NR.argmin(1)
     features = [features_BF.cpu()[best] for _, features_BF in outputs]
-    return _Crops(small[best], loss_NR.amin(1), entropy(logits_TBK).cpu()[best], features)
+    return _Crops(small_on_cpu[best], loss_NR.amin(1), entropy(logits_TBK).cpu()[best], features)
 
 
 def _centres(features_NF: Tensor, count: int, settings: Select) -> Tensor:

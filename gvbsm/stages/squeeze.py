@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import open_split
+from gvbsm.errors import UserError
 from gvbsm.method.parts import split_batches
 from gvbsm.method.transfer import send
 from gvbsm.pipeline.registry import planned_beside
@@ -99,13 +100,15 @@ def _hand_over(job: Job[SqueezeSpec], checkpoint: Checkpoint, epochs: int) -> No
     later = [(artifact, spec) for artifact, spec in beside if isinstance(spec, SqueezeSpec) and spec.continues(job.spec)]
     for artifact, _ in sorted(later, key=lambda waiting: waiting[1].settings.trained_epochs):
         folder = job.checkpoints.with_name(artifact.key)
-        if job.out.with_name(Path(artifact.path).name).exists() or folder.exists():
+        if job.out.with_name(Path(artifact.path).name).exists():
             continue
+        if folder.exists():  # that job has begun, and will hand on itself
+            return
         try:
             with taken(lock_file(artifact.key, folder.parent)) as waits:
                 if waits:
                     checkpoint.hand_over(folder, epochs)
                     sys.stderr.write(f"{job.title}: {Path(artifact.path).stem} goes on from epoch {epochs}\n")
                     return
-        except OSError as error:  # that job then trains from the beginning
-            sys.stderr.write(f"{job.title}: not handed on: {error.strerror}\n")
+        except (OSError, UserError) as error:  # that job then trains from the beginning
+            sys.stderr.write(f"{job.title}: not handed on: {error}\n")

@@ -88,6 +88,7 @@ class _Pass:
         with autocast(self._device, self.job.spec.settings.precision):
             for part_PCHW in in_parts(x_BCHW, self._device):
                 self._teacher(part_PCHW.contiguous(memory_format=torch.channels_last))
+                self.measures.end_part(len(part_PCHW))
 
     def measure(self, x_BCHW: Tensor, labels_B: Tensor) -> None:
         """Measure the next batch of the training set."""
@@ -203,9 +204,10 @@ def _warn(job: Job[StatisticsSpec], error: Exception) -> None:
 
 
 class _Measured(NamedTuple):
-    """Measures of a layer's input for a batch or a part of one."""
+    """Measures of a layer's input for a batch or a part of one; one for each call of a layer that is called again."""
 
     images: int
+    first: int  # the first of these images in the batch
     values: int  # number of values per channel of an image
     moments: Moments
     sums: list[Tensor]  # `class_sums`, empty unless the classes' moments are wanted
@@ -217,6 +219,7 @@ class _Measures:
     def __init__(self, teacher: nn.Module, settings: MoreStatistics, classes: int, state: State) -> None:
         self._patch_size = settings.patch_size
         self._pending: list[tuple[str, _Measured]] = []  # of the layers, for the parts of the last batch, on the device
+        self._first = 0  # image of the batch in the next part
         conv = hooked_layers(teacher, ("conv",))
         both = hooked_layers(teacher, ("batchnorm", "conv"))
         self.layers = {name: Accumulator(settings.variance, **state["layers"].get(name, {})) for name in conv}
@@ -240,27 +243,33 @@ class _Measures:
     def importance(self) -> dict[str, dict[str, float]]:
         """{layer: {kind of statistics: importance}}, beside the last batch, which is noise."""
         noise = self._last_batch()
-        return {name: spread.importance(noise[name].moments) for name, spread in self.spreads.items()}
+        return {name: spread.importance(_joined(noise[name])) for name, spread in self.spreads.items()}
+
+    def end_part(self, images: int) -> None:
+        """A part of a batch has passed."""
+        self._first += images
 
     def add(self, labels_B: Tensor) -> None:
         """Add the measures of the last batch."""
-        for layer, batch in self._last_batch().items():
+        for layer, parts in self._last_batch().items():
+            of_batch = _joined(parts)
             if layer in self.layers:
-                self.layers[layer].add(batch.moments, len(labels_B))
+                self.layers[layer].add(of_batch, len(labels_B))
             if layer in self.spreads:
-                self.spreads[layer].add(batch.moments, len(labels_B))
+                self.spreads[layer].add(of_batch, len(labels_B))
             if layer in self.by_class:
-                self.by_class[layer].add(batch.sums, batch.values, labels_B)
+                for part in parts:
+                    self.by_class[layer].add(part.sums, part.values, labels_B[part.first : part.first + part.images])
 
-    def _last_batch(self) -> dict[str, _Measured]:
+    def _last_batch(self) -> dict[str, list[_Measured]]:
         """The measures of the last batch by layer, on the CPU."""
-        pending, self._pending = self._pending, []
+        pending, self._pending, self._first = self._pending, [], 0
         fetched = iter(_fetch([tensor for _, part in pending for tensor in (*part.moments.values(), *part.sums)]))
         parts: dict[str, list[_Measured]] = {}
         for layer, part in pending:
             part_moments = {kind: next(fetched) for kind in part.moments}
             parts.setdefault(layer, []).append(part._replace(moments=part_moments, sums=[next(fetched) for _ in part.sums]))
-        return {layer: _joined(of_layer) for layer, of_layer in parts.items()}
+        return parts
 
     def _measure(self, name: str, x_BCHW: Tensor) -> None:
         batch_moments: Moments = {}
@@ -268,18 +277,17 @@ class _Measures:
             kinds = KINDS if name in self.layers else ("channel",)
             batch_moments = moments(x_BCHW, kinds, self._patch_size)
         sums = class_sums(x_BCHW) if name in self.by_class else []
-        self._pending.append((name, _Measured(len(x_BCHW), x_BCHW[0, 0].numel(), batch_moments, sums)))
+        self._pending.append((name, _Measured(len(x_BCHW), self._first, x_BCHW[0, 0].numel(), batch_moments, sums)))
 
 
-def _joined(parts: list[_Measured]) -> _Measured:
-    """The measures of a batch from those of its parts."""
+def _joined(parts: list[_Measured]) -> Moments:
+    """The moments of a batch from those of its parts."""
     if len(parts) == 1:
-        return parts[0]
+        return parts[0].moments
     together = Accumulator("pooled")
     for part in parts:
         together.add(part.moments, part.images)
-    sums = [torch.cat(tensors) for tensors in zip(*(part.sums for part in parts), strict=True)]
-    return _Measured(together.samples, parts[0].values, together.result(), sums)
+    return together.result()
 
 
 def _fetch(tensors: list[Tensor]) -> list[Tensor]:

@@ -159,13 +159,19 @@ def provenance() -> Json:
 
 
 def _git_revision() -> str | None:
+    """The commit of the code, with "-dirty" if a file of it is changed or not tracked."""
     if not IN_CLONE:  # another repository may hold the environment
         return None
-    command = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        commit, changes = _git("describe", "--always", "--abbrev=12"), _git("status", "--porcelain", "--", "gvbsm", "workflow")
     except (OSError, subprocess.SubprocessError):
         return None
+    return f"{commit}-dirty" if changes else commit
+
+
+def _git(*command: str) -> str:
+    run = subprocess.run(["git", "-C", str(PROJECT), *command], capture_output=True, text=True, timeout=10, check=True)
+    return run.stdout.strip()
 
 
 def _peak_device_memory() -> int:

@@ -56,6 +56,36 @@ def test_ema_of_a_dropped_layer_skipped_and_updated():
         torch.testing.assert_close(corrected.averages["3"]["channel_mean"], 0.8 * first + 0.2 * second)
 
 
+class Twice(nn.Module):
+    """Its second layer is called again by each pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.again, self.head = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.again(self.again(self.first(x))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["as it comes", "as on CUDA"])
+def test_a_layer_that_is_called_again_leaves_dropped_ones_alone(recorded):
+    """The average of a layer moves with each of its calls; that of a dropped layer stands still in all of them."""
+    torch.manual_seed(0)
+    model = Twice().double().eval()
+    for dropped, others in (("first", "again"), ("again", "first")):
+        with matcher_of(model, dropped="skip") as matcher:
+            matcher(X)
+            before = {name: kinds["channel_mean"].clone() for name, kinds in matcher.averages.items()}
+            if recorded:  # without knowing what is dropped, but for the momenta
+                shares = torch.tensor(matcher.advance({dropped}), dtype=torch.float64)
+                matcher.passes(2 * X, shares[0], shares[1])
+            else:
+                matcher(2 * X, dropped={dropped})
+            after = {name: kinds["channel_mean"] for name, kinds in matcher.averages.items()}
+        torch.testing.assert_close(after[dropped], before[dropped])
+        assert not torch.allclose(after[others], before[others])
+
+
 def test_dropped_layers_add_nothing_and_the_first_keeps_its_weight():
     with matcher_of(network()) as matcher:
         _, full = matcher(X)

@@ -234,6 +234,19 @@ def test_devices(arithmetic, monkeypatch):
         choose_device("cuda", before)
 
 
+@pytest.mark.parametrize(("asked", "current"), [("cuda:1", [torch.device("cuda:1")]), ("cuda", []), ("cpu", [])])
+def test_a_gpu_that_is_named_is_the_current_one(asked, current, arithmetic, monkeypatch, tmp_path):
+    """Seeds, kernels and peaks of memory are those of the current device."""
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    job = Job(spec=Spec(stage="squeeze"), out=tmp_path / "a.csv", store=tmp_path, device=asked)
+    job_device(job, torch.get_num_threads())
+    assert chosen == current
+
+
 @pytest.fixture
 def arithmetic():
     """Puts torch's settings back."""
@@ -309,6 +322,41 @@ def test_a_growing_tensor_has_a_file_of_its_own(tmp_path):
     again.clear()
     assert not (tmp_path / "c").exists()
     assert Checkpoint(None, 1e9).tensor("kept", (2, 2), torch.uint8).tolist() == [[0, 0], [0, 0]]
+
+
+def test_a_process_killed_while_it_clears_leaves_no_state_without_its_tensors(tmp_path, monkeypatch):
+    """Else the next process would go on from that state with tensors of zeros."""
+    checkpoint = Checkpoint(tmp_path / "c", 1e9)
+    checkpoint.tensor("kept", (4,), torch.uint8)[:] = 7
+    checkpoint.save({"done": 4})
+
+    def killed(folder) -> None:
+        (folder / "kept.raw").unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.clear()
+    again = Checkpoint(tmp_path / "c", 1e9)
+    assert again.load() is None and again.tensor("kept", (4,), torch.uint8).sum() == 0
+    assert [file.name for file in tmp_path.iterdir() if file.name != "c"] == [f".c.{os.getpid()}.tmp"]  # gc's to delete
+
+
+def test_a_state_that_cannot_be_read_now_is_kept(tmp_path, monkeypatch):
+    """A network's file system may fail for a moment. A damaged file is none."""
+    checkpoint = Checkpoint(tmp_path / "c", 1e9)
+    checkpoint.save({"done": 4})
+
+    def fails(path):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, "load_tensors", fails)
+        with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
+            checkpoint.load()
+    assert checkpoint.load() == {"done": 4}
+    checkpoint.file.write_bytes(checkpoint.file.read_bytes()[:-3])
+    assert checkpoint.load() is None
 
 
 def test_no_room_for_a_growing_tensor(tmp_path, monkeypatch):

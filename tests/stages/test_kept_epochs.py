@@ -6,8 +6,10 @@ import pytest
 
 from gvbsm.config.load import load_row
 from gvbsm.config.messages import SettingsError
+from gvbsm.errors import UserError
 from gvbsm.pipeline.graph import plan
 from gvbsm.pipeline.registry import write_plans
+from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.stages import squeeze
 from gvbsm.store.files import load_tensors
 from gvbsm.store.job import Job
@@ -66,6 +68,23 @@ def test_a_job_that_runs_already_or_has_begun_is_left_alone(kept, capsys):
     before = (CHECKPOINTS / third.key / "state.safetensors").read_bytes()
     train(second)
     assert (CHECKPOINTS / third.key / "state.safetensors").read_bytes() == before
+
+
+def test_a_job_that_was_handed_a_state_before_is_the_one_that_hands_on(kept):
+    """A job may be killed after it has handed its state on, and run again."""
+    first, second, third = kept
+    (CHECKPOINTS / second.key).mkdir(parents=True)
+    train(first)
+    assert not (CHECKPOINTS / third.key).exists()
+
+
+def test_a_state_that_cannot_be_handed_on_fails_no_training(kept, monkeypatch, capsys):
+    def full(*arguments):
+        raise UserError("handed_over: cannot be written: No space left on device")
+
+    monkeypatch.setattr(Checkpoint, "hand_over", full)
+    assert train(kept[0]).exists()
+    assert "not handed on: handed_over: cannot be written" in capsys.readouterr().err
 
 
 def test_other_trainings_get_nothing(workspace, edit_row, make_up_to):

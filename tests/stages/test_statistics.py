@@ -8,11 +8,15 @@ import torch
 
 from gvbsm.config.images import Keep
 from gvbsm.config.load import load_row
+from gvbsm.config.teachers import StatisticsPass
 from gvbsm.errors import UserError
 from gvbsm.method import memory
 from gvbsm.pipeline.registry import STAGES
 from gvbsm.pipeline.specs import read_spec
+from gvbsm.pipeline.stage import part as part_of
+from gvbsm.pipeline.statistics import MoreStatistics
 from gvbsm.stages import recover
+from gvbsm.stages.statistics import _Measures
 from gvbsm.store.files import load_tensors
 from gvbsm.store.plans import STORE
 
@@ -50,6 +54,36 @@ def test_class_moments_are_those_of_the_augmented_training_set(published_run, ed
         square = share_K @ (first["class_var"] + first["class_mean"].square())
         torch.testing.assert_close(mean, first["channel_mean"], rtol=1e-5, atol=1e-7)
         torch.testing.assert_close(square - mean.square(), first["channel_var"], rtol=1e-5, atol=1e-7)
+
+
+def test_class_moments_of_a_layer_that_is_called_again_are_of_all_its_calls():
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(3, 3, 1)
+    teacher = torch.nn.Sequential(layer, torch.nn.ReLU(), layer)
+    more = MoreStatistics(**part_of(StatisticsPass, load_row("digits").statistics).model_dump(), by_class=True)
+    x_BCHW, labels_B = torch.randn(6, 3, 4, 4), torch.tensor([0, 1, 0, 1, 1, 0])
+    measures = _Measures(teacher, more, 2, {"layers": {}, "classes": {}, "spreads": {}})
+    with torch.no_grad():
+        for part in x_BCHW.split(4):
+            teacher(part)
+            measures.end_part(len(part))
+        measures.add(labels_B)
+        both = torch.cat([x_BCHW, teacher[:2](x_BCHW)])
+    tensors = measures.tensors()
+    for label in (0, 1):
+        of_class = both[labels_B.repeat(2) == label].double()
+        torch.testing.assert_close(tensors["0/class_mean"][label], of_class.mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(tensors["0/class_var"][label], of_class.var((0, 2, 3), correction=0), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(tensors["0/channel_mean"], both.double().mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("share", "count"), [(None, 1), (0.5, 2)])
+def test_compiled_graphs_are_counted_by_images_and_by_classes_that_are_matched(share, count):
+    """Two batches of 100 images, of seven classes and of eight."""
+    ranges = [[label, 0, 15] for label in range(6)]
+    batches = [[*ranges, [6, 0, 10]], [[6, 10, 15], *[[label, 0, 15] for label in range(7, 13)], [13, 0, 5]]]
+    settings = load_row("digits").recover.model_copy(update={"class_statistics": share})
+    assert len(recover._shapes(batches, settings)) == count
 
 
 def recovered(planned) -> list:
