@@ -35,7 +35,7 @@ def main() -> None:
 def block(printed: str, machine: str) -> str:
     """The README's text between its marks: the last lines that snakemake printed, and the machine."""
     last = printed[printed.rindex("\ndigits, 10 images per class") :].strip()
-    note = "The settings of digits were chosen on these test images: this run shows only that every stage works."
+    note = "Settings were chosen on these test images: this shows only that every stage works."
     return f"```\n{last}\n```\n\n({machine}. {note})\n"
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gvbsm.commands.rates import Rate, nearest, network_text, recorded_rates, this_device
+from gvbsm.config.project import load_config
 from gvbsm.config.targets import parse_target
 from gvbsm.errors import UserError
 from gvbsm.format import readable_bytes
-from gvbsm.pipeline.graph import plan_run
+from gvbsm.pipeline.pictures import plan_target
 from gvbsm.pipeline.prepare import PrepareSpec
 from gvbsm.pipeline.registry import STAGES, STORED
 from gvbsm.pipeline.scale import Scale
@@ -64,7 +65,7 @@ def estimate(target: str) -> str:
     threads and compilation. If there is none, the speed is one that was recorded for such networks on some device.
     """
     run = parse_target(target)
-    artifacts = plan_run(run)
+    artifacts = plan_target(run, load_config().pictures)
     scale, earlier_jobs, recorded = _scale(artifacts, run.ipc), _EarlierJobs(), _RecordedRates(artifacts)
     shared = _trained_before(artifacts, scale)
     stages: dict[str, _Stage] = {}

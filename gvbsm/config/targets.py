@@ -56,7 +56,7 @@ def parse_target(target: str) -> Target:
     if not has_run or (rest and not is_file):
         raise no_such_target(target)
     check_name(dataset, "data set")
-    return Target(dataset, *parse_run(run), rest[-1] if len(rest) == 1 else ACCURACIES)
+    return Target(dataset, *parse_run(run), "/".join(rest) or ACCURACIES)
 
 
 def no_such_target(target: str, rules: Sequence[str] = ()) -> SettingsError:

@@ -110,17 +110,17 @@ def pictures_that_can_be_drawn(dataset: str, recipe: str | None, settings: Pictu
 
 
 def plan_target(target: Target, settings: Pictures | None) -> list[Artifact]:
-    """Every artifact of a run and, if the target is its pictures.txt, of its pictures.
+    """Every artifact of a run and, if the target is a picture or pictures.txt, of that picture or all.
 
     Raises:
         SettingsError: if the row, the recipe or the settings are wrong.
     """
+    pictures = pictures_of(target.dataset, target.recipe)
     if target.file != PICTURES_LIST:
+        pictures = [picture for picture in pictures if target.file.startswith(f"pictures/{picture}.")]
+    if not pictures:
         return plan_run(target)
-    plans = [
-        plan_picture(target.dataset, target.ipc, target.recipe, picture, settings)
-        for picture in pictures_of(target.dataset, target.recipe)
-    ]
+    plans = [plan_picture(target.dataset, target.ipc, target.recipe, picture, settings) for picture in pictures]
     return list({artifact.path: artifact for artifacts in plans for artifact in artifacts}.values())
 
 

@@ -177,7 +177,7 @@ def test_an_interrupted_conversion_goes_on(workspace, edit_row, make_artifact):
 
 
 @pytest.mark.nightly("workflow")
-def test_under_snakemake(run_snakemake, stale):
+def test_under_snakemake(run_snakemake, stale, monkeypatch):
     save_images()
     save_labels("cutmix")
     Path("config/recipes/theirs.yaml").write_text(json.dumps({"distilled": DISTILLED}))
@@ -191,6 +191,10 @@ def test_under_snakemake(run_snakemake, stale):
     failed = run_snakemake("-n", target=target)
     assert failed.returncode == 1 and "Traceback" not in failed.stderr
     assert "gvbsm: data/theirs: changed since adopt read it: expected " in failed.stderr
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("GVBSM_DATA_ROOT", str(Path("data").resolve()))
+        failed = run_snakemake("-n", "--config", "data_root=elsewhere", "--", target=target)
+    assert failed.returncode == 1 and "theirs: changed since adopt read it: expected " in failed.stderr
     Path("config/recipes/theirs.yaml").write_text(json.dumps({"distilled": DISTILLED | {"version": 2}}))
     assert stale(target) == {"adopt": 1, "convert": 2, "evaluate": 2, "publish": 1}
 

@@ -124,6 +124,9 @@ def test_the_workflow_makes_all_and_draws_again_what_changed(published_run, run_
     assert stale(target) == {} and stale() == {}
     assert cli.main(["gc"]) == 0 and capsys.readouterr().out == "0 entries, 0 bytes that nothing needs\n"
     planned = plan_target(parse_target(target), SETTINGS)
+    one = plan_target(parse_target("results/tiny/ipc4/pictures/features.svg"), SETTINGS)  # gc keeps what config.yaml asks for
+    assert {artifact.path for artifact in one} < {artifact.path for artifact in planned}
+    assert {"features", "student"} < {artifact.stage for artifact in one}
     for artifact in planned:
         assert artifact.stage == "draw" or verify(STORE / artifact.path)
     # The student that is trained again is the one that evaluate tested.

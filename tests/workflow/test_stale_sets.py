@@ -246,6 +246,17 @@ def test_a_deleted_artifact_is_made_again_only_if_something_needs_it(published_r
     assert stale() == {"relabel": 1, "evaluate": S, "publish": 1}
 
 
+def test_a_missing_receipt_of_what_publish_does_not_read_is_noticed(published_run, edit_row, stale):
+    """Else statistics would refuse the twin, and only the user could mend it."""
+    edit_row({"statistics": {"measured_in": "twin"}})
+    known = {artifact.path for artifact in published_run}
+    twins = [artifact for artifact in plan("tiny", 4) if artifact.stage == "squeeze" and artifact.path not in known]
+    assert twins
+    for twin in twins:
+        (Path("results/store") / twin.path).touch()
+    assert stale()["squeeze"] == len(twins)
+
+
 def test_a_missing_receipt_is_noticed(published_run, stale):
     """Publish asks for all receipts. What was made from the artifact is not made again."""
     labels = next(artifact for artifact in published_run if artifact.stage == "relabel")

@@ -71,6 +71,19 @@ def test_a_folder_of_init_may_have_rules_of_its_own(workspace):
     assert done.returncode == 0 and re.search(r"^mine +1$", done.stdout + done.stderr, re.MULTILINE), done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["prepare", "squeeze", "--", "results/tiny/ipc4/acc.json"], "--until: squeeze needs prepare; name squeeze alone"),
+        (["evaluate", "statistics", "--"], "--until: evaluate needs statistics; name evaluate alone"),
+        (["prepare", "results/tiny/ipc4/acc.json"], "expected stages, got results/tiny/ipc4/acc.json; put -- before targets"),
+    ],
+)
+def test_what_until_cannot_do_is_one_line(arguments, message, workspace):
+    """Snakemake starts nothing, and says that it has a bug."""
+    assert message in refused("--until", *arguments)
+
+
 GIVEN = {"name": "convnet", "label": "given", "weights": "mine.pth", "options": {"width": 4}}
 CONVNET = {"name": "convnet", "options": {"width": 4}}
 TEACHERS = {

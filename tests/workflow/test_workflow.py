@@ -129,6 +129,21 @@ def test_a_mistake_in_config_yaml(run_snakemake):
     assert done.returncode == 1
     assert "config.yaml: unknown setting 'data_rot'; did you mean 'data_root'?" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+    Path("config/config.yaml").write_text("targets: [results/tiny/ipc4/acc.json]\ntargets: [results/tiny/ipc6/acc.json]\n")
+    done = run_snakemake("-n", target="")
+    assert done.returncode == 1 and "config.yaml:2: not valid YAML: 'targets' appears twice" in done.stderr
+
+
+@pytest.mark.nightly("workflow")
+def test_a_run_without_its_data_keeps_no_other_from_running(published_run, run_snakemake):
+    Path("config/datasets/other.yaml").write_text("{extends: tiny, source: {kind: imagefolder, path: nowhere}}")
+    teachers = [Path("results/store") / artifact.path for artifact in published_run if artifact.stage == "squeeze"]
+    teachers[0].unlink()
+    Path("results/tiny/ipc4/acc.json").unlink()
+    others = ["--cores", "1", "--keep-going", "--", "results/other/ipc4/acc.json"]
+    done = run_snakemake(*others)
+    assert done.returncode == 1 and "nowhere" in done.stdout + done.stderr
+    assert Path("results/tiny/ipc4/acc.json").exists() and teachers[0].exists()
 
 
 @pytest.mark.parametrize(

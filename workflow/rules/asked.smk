@@ -17,6 +17,22 @@ KNOWN = (
 )
 
 
+def check_until(artifacts):
+    """Refuse --until with a file, or with a stage that another one needs: Snakemake then starts nothing, and calls that a bug
+    of its own."""
+    if paths := [name for name in workflow.dag_settings.until if "/" in name]:
+        sys.stderr.write(f"gvbsm: --until: expected stages, got {paths[0]}; put -- before targets\n")
+        raise SystemExit(1)
+    above = {}  # by path: the stages that an artifact needs
+    for artifact in artifacts:  # after their inputs
+        paths = artifact.spec.input_paths()
+        above[artifact.path] = {Path(path).parent.name for path in paths}.union(*(above.get(path, ()) for path in paths))
+        earlier = [stage for stage in above[artifact.path] if is_last(stage)]
+        if earlier and is_last(artifact.stage):
+            sys.stderr.write(f"gvbsm: --until: {artifact.stage} needs {earlier[0]}; name {artifact.stage} alone\n")
+            raise SystemExit(1)
+
+
 def refused_target(wildcards):
     """Refuse a target that no other rule makes, in our words."""
     asked = workflow.dag_settings
@@ -26,9 +42,8 @@ def refused_target(wildcards):
     raise SystemExit(1)
 
 
-def is_last_stage(path):
-    """Whether --until names the stage of an artifact: Snakemake starts no job that waits for one of these. So none may wait
-    that only would come later; kept epochs of a training then each train from the beginning if they run at once."""
-    stage = Path(path).parent.name
+def is_last(stage):
+    """Whether --until names a stage: Snakemake starts no job that waits for one of its artifacts. So none may wait that only
+    would come later; kept epochs of a training then each train from the beginning if they run at once."""
     named = workflow.dag_settings.until
     return any(name == stage or name.endswith(f"_{stage}") for name in named)  # in a module, rules have a prefix

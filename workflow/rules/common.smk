@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from gvbsm.config.project import job_environment, load_config
-from gvbsm.config.yaml_files import config_file
+from gvbsm.config.yaml_files import config_file, read_yaml
 from gvbsm.errors import UserError
 from gvbsm.pipeline.registry import read_plan
 from gvbsm.store.code import PROJECT
@@ -54,6 +54,7 @@ def checked(function, *arguments):
 
 
 CONFIG_FILE = str(checked(config_file))
+checked(read_yaml, Path(CONFIG_FILE))  # a mistake in our words; Snakemake reads it again, and merges it with --config
 
 
 def stored(paths):

@@ -24,33 +24,42 @@ def accuracies_of_folder(wildcards):
     raise SystemExit(1)
 
 
-CHECKS = []  # of the runs that this process has planned
-TEACHERS = {}  # specs of their teachers, by path
+RUNS = {}  # by key of an artifact: checks and teachers (specs by path) of every planned run that has it
 
 
 def before(stage):
-    """An input function: what may fail within seconds, and so comes before a long job that does not read it. None for a job
-    that is made, which Snakemake would make again. A job of its own process has no plan of the run, and begins later anyway."""
+    """An input function: what may fail within seconds in the same run, and so comes before a long job that does not read it.
+    None for a job that is made, which Snakemake would make again. A job of its own process has no plan of the run, and begins
+    later anyway."""
 
     def inputs(wildcards):
         spec = planned_spec(wildcards.key)
         if (STORE / stage / f"{wildcards.name}-{wildcards.key}{spec.suffix}").exists():
             return []
-        return stored(path for path in CHECKS + teachers_before(spec, TEACHERS) if not is_last_stage(path))
+        runs = RUNS.get(wildcards.key, [])
+        paths = [path for checks, teachers in runs for path in checks + teachers_before(spec, teachers)]
+        return stored(path for path in dict.fromkeys(paths) if not is_last(Path(path).parent.name))
 
     return inputs
 
 
 def target_inputs(artifacts, published):
     """Inputs of publish or draw, by their names in its spec. Only its own plan file is compared by time."""
-    checked(check_adopted, artifacts, Path(settings.data_root))
+    check_until(artifacts)
+    checked(check_adopted, artifacts, Path(os.environ["GVBSM_DATA_ROOT"]))
     target = checked(write_plans, artifacts, published)
     SPECS.update((artifact.key, artifact.spec) for artifact in artifacts)
-    CHECKS.extend(artifact.path for artifact in artifacts if isinstance(artifact.spec, CheckSpec))
-    TEACHERS.update((artifact.path, artifact.spec) for artifact in artifacts if artifact.stage == "squeeze")
+    checks = [artifact.path for artifact in artifacts if isinstance(artifact.spec, CheckSpec)]
+    teachers = {artifact.path: artifact.spec for artifact in artifacts if artifact.stage == "squeeze"}
+    for artifact in artifacts:
+        RUNS.setdefault(artifact.key, []).append((checks, teachers))
     inputs = {name: stored(paths) for name, paths in target.spec.inputs if paths}
-    # Only these rules ask for receipts: with those of every rule's inputs, planning would take twice as long.
-    receipts = [ancient(str(receipt_path(STORE / path))) for path in target.spec.input_paths()]
+    # Only these rules ask for receipts, and of what they do not read for those that are lost: with the receipts of every rule's
+    # inputs, planning would take twice as long.
+    read = target.spec.input_paths()
+    lost = [artifact.path for artifact in artifacts if (STORE / artifact.path).exists() and artifact.path not in read]
+    lost = [path for path in lost if not receipt_path(STORE / path).exists()]
+    receipts = [ancient(str(receipt_path(STORE / path))) for path in [*read, *lost]]
     return {"plan": str(target_file(target.key)), **inputs, "receipts": receipts}
 
 
