@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from benchmarks.timing import compare
-from gvbsm.runtime.devices import set_arithmetic
+from gvbsm.runtime.arithmetic import set_arithmetic
 
 TIMES = 20  # that each is done at once: single ones would measure launches
 

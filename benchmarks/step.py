@@ -27,7 +27,7 @@ from benchmarks.recover import ALPHA, FIRST, SETTINGS, Problem, R, Setting, chos
 from benchmarks.timing import Timing, compare, precisions_on
 from gvbsm.method.matching import Matching, StatisticsMatcher
 from gvbsm.method.recovery import Recovery, RecoverySettings, SharedViews
-from gvbsm.runtime.devices import set_arithmetic
+from gvbsm.runtime.arithmetic import set_arithmetic
 from gvbsm.training.precision import autocast
 
 LR, BETAS = 0.1, (0.5, 0.9)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from gvbsm.runtime.devices import precision_on
+from gvbsm.runtime.arithmetic import precision_on
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,9 @@ def changed_stages(package: Path, file: str, old: str, new: str) -> set[str]:
         ("method/views.py", "tries = 10", "tries = 9", {"select", "recover", "relabel", "convert", "evaluate", "student"}),
         ("method/selection.py", "avg_pool2d", "max_pool2d", {"select"}),
         ("training/fit.py", "math.pi * epoch", "math.pi * (epoch + 1)", {"squeeze", "evaluate", "student"}),
+        ("training/synchronised.py", "rsqrt(var + self.eps)", "rsqrt(var)", {"squeeze", "evaluate", "student"}),
+        ("runtime/arithmetic.py", '"high" if', '"medium" if', set(STAGES)),
+        ("store/keys.py", ">> 1", ">> 2", set(STAGES)),
         ("method/diversity.py", "1 - cosine", "2 - cosine", {"features"}),
         ("pictures/figures.py", "int = 120", "int = 90", {"draw", "publish"}),
         ("pictures/curves.py", "_MANY = 25", "_MANY = 30", set()),  # the builder of one picture, as networks are

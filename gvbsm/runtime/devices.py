@@ -1,4 +1,4 @@
-"""The one place that chooses a device, its threads and its precision."""
+"""The one place that chooses a device and its threads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from gvbsm.errors import UserError
-from gvbsm.runtime.cpu import cpu_has_bfloat16, cpu_name
+from gvbsm.runtime.arithmetic import precision_on, set_arithmetic
+from gvbsm.runtime.cpu import cpu_name
 from gvbsm.store.job import Job
 
 # glibc's M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD: no mapping per block, no memory returned, growth by 256 MiB.
@@ -29,16 +30,6 @@ def choose_device(name: str, threads: int, exact: bool = False) -> torch.device:
     device = _find_device(name)
     set_arithmetic(device, exact)
     return device
-
-
-def set_arithmetic(device: torch.device, exact: bool) -> None:
-    """How this process multiplies float32 matrices: on CUDA in TF32, unless `exact`; elsewhere in float32.
-
-    Convolutions on CUDA are in TF32 in either case, as torch has them. cuDNN does not try its algorithms out on every shape:
-    most jobs have too few batches to win that time back (benchmarks/speed/gpu.md), and it may choose others in the next run.
-    """
-    torch.set_float32_matmul_precision("high" if device.type == "cuda" and not exact else "highest")
-    torch.backends.cudnn.benchmark = False
 
 
 def _find_device(name: str) -> torch.device:
@@ -86,12 +77,6 @@ def job_device(job: Job[Any], threads: int, exact: bool = False) -> torch.device
     precisions = [precision_on(device, precision) for precision in job.spec.precisions(device.type)]
     job.precisions = precisions if set(precisions) - {asked} else []
     return device
-
-
-def precision_on(device: torch.device, asked: str) -> str:
-    """The precision that a device computes in where "float32" or "bfloat16" is asked for: a CPU without instructions for
-    bfloat16 takes many times longer for it than for float32, and computes in float32 instead."""
-    return "float32" if device.type == "cpu" and not cpu_has_bfloat16() else asked
 
 
 def device_name(device: torch.device) -> str:

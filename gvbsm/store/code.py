@@ -16,16 +16,17 @@ PACKAGE = Path(__file__).resolve().parent.parent
 IN_CLONE = (PACKAGE.parent / "workflow" / "Snakefile").is_file()
 # The folder of config/, workflow/ and the studies; setup.py puts them into a wheel.
 PROJECT = PACKAGE.parent if IN_CLONE else PACKAGE / "project"
-# The hash covers whole rooms and nothing else: a function that can change a byte belongs in one of them.
+# The hash covers whole rooms, and two modules of other rooms: a function that can change a byte belongs in one of these.
 COUNTED = ("stages", "method", "backbones", "data", "training", "pictures")
+ALWAYS = ("gvbsm.store.keys", "gvbsm.runtime.arithmetic")  # seeds of all draws; what decides rounding
 
 
 def fingerprint(stage: str, builders: tuple[str, ...] = ()) -> dict[str, str]:
     """Hashes of the code that decides the bytes of a stage's artifact: {module: 10 hex digits}.
 
-    Counted are `gvbsm.stages.<stage>`, each of `builders` under its own name ("module:function"), and what these import from
-    the rooms of `COUNTED`. A room's `__init__` file holds a registry at most, whose entries are the builders. The hash is over
-    the syntax tree without positions, comments, docstrings and empty fields.
+    Counted are `gvbsm.stages.<stage>`, each of `builders` under its own name ("module:function"), what these import from the
+    rooms of `COUNTED`, and `ALWAYS`. A room's `__init__` file holds a registry at most, whose entries are the builders. The
+    hash is over the syntax tree without positions, comments, docstrings and empty fields.
     """
     return dict(_fingerprint(stage, builders))
 
@@ -33,7 +34,7 @@ def fingerprint(stage: str, builders: tuple[str, ...] = ()) -> dict[str, str]:
 @cache
 def _fingerprint(stage: str, builders: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     digests: dict[str, str] = {}
-    queue = [f"gvbsm.stages.{stage}", *builders]
+    queue = [f"gvbsm.stages.{stage}", *builders, *ALWAYS]
     while queue:
         name = queue.pop()
         if name not in digests:

@@ -17,10 +17,11 @@ from gvbsm.config.teachers import Squeeze
 from gvbsm.errors import UserError
 from gvbsm.method.draws import seed_torch
 from gvbsm.runtime.checkpoints import Checkpoint, State, to_device
-from gvbsm.runtime.distributed import ranks, synchronised
+from gvbsm.runtime.distributed import ranks
 from gvbsm.runtime.progress import Progress
 from gvbsm.store.keys import derive_seed
 from gvbsm.training.graphs import recorded
+from gvbsm.training.synchronised import synchronised
 
 Batch = TypeVar("Batch")
 

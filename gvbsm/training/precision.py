@@ -7,7 +7,7 @@ import contextlib
 import torch
 from torch import nn
 
-from gvbsm.runtime.devices import precision_on
+from gvbsm.runtime.arithmetic import precision_on
 
 __all__ = ["autocast", "hold_weights", "precision_on"]
 

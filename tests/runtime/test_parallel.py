@@ -69,7 +69,8 @@ import sys
 import torch
 from torch.nn import functional as F
 from gvbsm.backbones.build import build
-from gvbsm.runtime.distributed import process_group, ranks, synchronised
+from gvbsm.runtime.distributed import process_group, ranks
+from gvbsm.training.synchronised import synchronised
 
 def step(batch):
     torch.manual_seed(0)

@@ -18,7 +18,8 @@ from gvbsm.config.students import HardTraining
 from gvbsm.errors import Interrupted, UserError
 from gvbsm.method.parts import split_batches
 from gvbsm.pipeline.stage import part as part_of
-from gvbsm.runtime import checkpoints, devices
+from gvbsm.runtime import arithmetic as rounding
+from gvbsm.runtime import checkpoints
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import choose_device, job_device
 from gvbsm.runtime.progress import Progress
@@ -276,7 +277,7 @@ def test_float32_products_are_in_tf32_on_cuda_alone_and_never_for_statistics(ari
 
 
 def test_precision(monkeypatch):
-    monkeypatch.setattr(devices, "cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr(rounding, "cpu_has_bfloat16", lambda: True)
     layer = nn.Linear(2, 2)
     for precision in ("float32", "bfloat16"):
         with autocast(torch.device("cpu"), precision):

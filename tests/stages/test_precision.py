@@ -14,7 +14,7 @@ from gvbsm.pipeline.recover import RecoverSpec
 from gvbsm.pipeline.registry import STAGES
 from gvbsm.pipeline.specs import read_spec
 from gvbsm.pipeline.stage import Artifact
-from gvbsm.runtime import devices
+from gvbsm.runtime import arithmetic
 from gvbsm.store.files import file_hash, load_tensors
 from gvbsm.store.plans import STORE
 from gvbsm.store.receipts import read_receipt
@@ -24,7 +24,7 @@ from gvbsm.training.precision import autocast, hold_weights, precision_on
 @pytest.fixture
 def bfloat16_on_this_cpu(monkeypatch):
     """As on a CPU with instructions for it."""
-    monkeypatch.setattr(devices, "cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr(arithmetic, "cpu_has_bfloat16", lambda: True)
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_images_are_computed_in_the_precisions_of_the_spec(published_run, make_a
 
 
 def test_a_cpu_without_bfloat16_computes_in_float32_and_the_receipt_says_so(published_run, make_artifact, monkeypatch):
-    monkeypatch.setattr(devices, "cpu_has_bfloat16", lambda: False)
+    monkeypatch.setattr(arithmetic, "cpu_has_bfloat16", lambda: False)
     artifact = recovered(published_run)[0]
     expected = file_hash(STORE / artifact.path)
     assert "precision" not in read_receipt(STORE / artifact.path)["summary"]
@@ -94,7 +94,7 @@ def test_the_receipt_says_where_teachers_have_precisions_of_their_own(published_
     ("kind", "has", "computed"), [("cpu", True, "bfloat16"), ("cpu", False, "float32"), ("cuda", False, "bfloat16")]
 )
 def test_only_a_cpu_without_bfloat16_gives_another_precision_than_asked_for(kind, has, computed, monkeypatch):
-    monkeypatch.setattr(devices, "cpu_has_bfloat16", lambda: has)
+    monkeypatch.setattr(arithmetic, "cpu_has_bfloat16", lambda: has)
     assert precision_on(torch.device(kind), "bfloat16") == computed
     assert precision_on(torch.device(kind), "float32") == "float32"
     if kind == "cuda":
@@ -111,7 +111,7 @@ def test_a_cpus_instructions_are_read_from_linux(monkeypatch):
     }
     for line, expected in lines.items():
         monkeypatch.setattr(Path, "read_text", lambda path, line=line: line)
-        assert devices.cpu_has_bfloat16.__wrapped__() == expected
+        assert arithmetic.cpu_has_bfloat16.__wrapped__() == expected
 
 
 def test_precisions_are_one_for_each_teacher_or_none(published_run):
