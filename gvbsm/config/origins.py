@@ -43,7 +43,7 @@ def sourced_settings(dataset: str, recipe: str | None = None) -> list[Setting]:
     files = {source.file for source in origin.values()}
     notes = {file: _notes(file.read_text(encoding="utf-8")) for file in files}
     settings = []
-    for place, value in _leaves(raw):
+    for place, value in _leaves(raw) if raw else []:
         source = next(origin[place[:length]] for length in range(len(place), 0, -1) if place[:length] in origin)
         in_file = (*source.section, *place)
         note = notes[source.file].get(in_file) or _Note(0, "")

@@ -171,7 +171,10 @@ class Row(Strict):
     def _images_can_be_read(self) -> Row:
         kind = self.source.kind
         if len(self.mean) != len(self.std):
-            raise ValueError(f"std: expected one value per channel ({len(self.mean)}, as mean has), got {len(self.std)}")
+            raise ValueError(
+                f"std: expected one value per channel ({len(self.mean)}, as mean has), got {len(self.std)}; "
+                "give mean and std as many values"
+            )
         if self.resize and self.resize < self.image_size:
             raise ValueError(f"resize: expected at least image_size ({self.image_size}), got {self.resize}; raise it")
         if self.resize and kind in _NEVER_CROPPED:
