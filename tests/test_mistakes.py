@@ -591,6 +591,16 @@ def test_plans_that_are_missing_or_of_another_key(workspace, capsys):
         read_plan("0123456789")
 
 
+def test_a_plan_that_is_no_text_is_written_again(workspace):
+    planned = plan("tiny", 4)
+    write_plans(planned, Path(TARGET))
+    path = plan_file(planned[0].key)
+    before = path.read_bytes()
+    path.write_bytes(b"\xff" + before)
+    write_plans(planned, Path(TARGET))
+    assert path.read_bytes() == before
+
+
 def test_there_are_at_least_forty_mistakes():
     tables = (ROW_MISTAKES, TARGET_MISTAKES, FILE_MISTAKES, COMMAND_MISTAKES, FOLDER_MISTAKES, DAMAGE)
     assert sum(map(len, tables)) >= 40
