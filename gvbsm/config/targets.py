@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,17 +47,36 @@ def parse_target(target: str) -> Target:
     """The run that a path names: its folder, with or without a slash, or any file in it.
 
     Raises:
-        SettingsError: if it has another form or IPC is not at least 1.
+        SettingsError: if it has another form, IPC is not at least 1, or it is in another working folder.
     """
     parts = Path(target).parts
     above = parts[:-2]  # a data set and a run follow `results`
     has_run = ".." not in parts and RESULTS in above
-    dataset, run, *rest = parts[len(above) - above[::-1].index(RESULTS) :] if has_run else ("", "")
+    start = len(above) - above[::-1].index(RESULTS) if has_run else 0
+    dataset, run, *rest = parts[start:] if has_run else ("", "")
     is_file = rest[:1] == ["pictures"] or (len(rest) == 1 and rest[0] in RUN_FILES)
     if not has_run or (rest and not is_file):
         raise no_such_target(target)
+    check_folder(target, Path(*parts[: start - 1]))
     check_name(dataset, "data set")
     return Target(dataset, *parse_run(run), rest[-1] if len(rest) == 1 else ACCURACIES)
+
+
+def check_folder(target: str, folder: Path) -> None:
+    """Check that the folder of a target's `results` is this working folder; its `results` may be a link to another disk.
+
+    Raises:
+        SettingsError: if not; what is made here says nothing of the runs of another folder.
+    """
+    try:
+        is_here = (folder / RESULTS).resolve() == Path(RESULTS).resolve()
+    except (OSError, RuntimeError, ValueError):  # links in a circle, NUL
+        is_here = False
+    if not is_here:
+        raise SettingsError(
+            f"target {target!r}: expected a path in this working folder ({Path.cwd()}), got one in another; "
+            f"change to that one first: cd {shlex.quote(str(folder))}"
+        )
 
 
 def no_such_target(target: str, rules: Sequence[str] = ()) -> SettingsError:
