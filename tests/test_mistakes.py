@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from gvbsm.errors import UserError
 from gvbsm.pipeline.graph import plan
 from gvbsm.pipeline.registry import read_plan, write_plans
 from gvbsm.store import files as disk
+from gvbsm.store.code import PACKAGE
 from gvbsm.store.plans import STORE, plan_file
 
 TARGET = "results/tiny/ipc4/acc.json"
@@ -301,7 +303,8 @@ FILE_MISTAKES = {
     "a key twice": (b"extends: digits\nclasses: 10\nclasses: 11\n", r"tiny\.yaml:3: not valid YAML: 'classes' appears twice"),
     "a list": (b"- 1\n- 2\n", r"tiny\.yaml: expected settings \(key: value\), got \[1, 2\]"),
     "empty": (b"", r"tiny\.yaml: expected settings \(key: value\), got null"),
-    "not text": (b"\xff\xfe\x00", r"tiny\.yaml: cannot be read"),
+    "not text": (b"\xff\xfe\x00", r"tiny\.yaml:1: expected text in UTF-8, got the byte 0xff; save the file as UTF-8"),
+    "Latin-1": ("extends: digits\n# Café\n".encode("latin-1"), r"tiny\.yaml:2: expected text in UTF-8, got the byte 0xe9"),
 }
 
 
@@ -589,6 +592,40 @@ def test_plans_that_are_missing_or_of_another_key(workspace, capsys):
         read_plan(teacher.key)
     with pytest.raises(UserError, match="missing or damaged plan"):
         read_plan("0123456789")
+
+
+@pytest.mark.parametrize(
+    ("command", "method"),
+    [
+        (["init", "new"], "exists"),
+        (["verify"], "is_dir"),
+        (["settings", "--refresh", "config"], "write_text"),
+    ],
+)
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_what_the_system_forbids_is_one_line(command, method, number, workspace, monkeypatch, capsys):
+    Path("config/schema/row.json").unlink()
+    real = getattr(Path, method)
+
+    def failing(path, *arguments, **named):
+        if path.is_relative_to(PACKAGE):
+            return real(path, *arguments, **named)
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Path, method, failing)
+    expected = rf"gvbsm: \S+: cannot be (read or )?written: {os.strerror(number)}; "
+    assert_one_line(*run(capsys, *command), expected)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"provenance": None}, {"provenance": []}, {"provenance": {"spec": None, "artifacts": 3}}, {"provenance": {}}, []],
+)
+def test_explain_takes_any_acc_json(content, workspace, capsys):
+    Path(TARGET).parent.mkdir(parents=True)
+    Path(TARGET).write_text(json.dumps(content))
+    assert cli.main(["explain", TARGET]) == 0
+    assert " 0 present, " in f" {capsys.readouterr().out.splitlines()[-1]}"
 
 
 def test_a_plan_that_is_no_text_is_written_again(workspace):

@@ -11,6 +11,7 @@ import yaml
 
 from gvbsm.config.load import read_row
 from gvbsm.config.messages import Place, dotted
+from gvbsm.config.yaml_files import read_text
 
 _COMMENT = re.compile(r"(\s*)#\s?(.*?)\s*")
 _FOR_EDITORS = "# yaml-language-server:"  # the line that names a file's schema
@@ -54,9 +55,13 @@ def sourced_settings(dataset: str, recipe: str | None = None) -> list[Setting]:
 
 
 def legend(file: Path) -> str:
-    """The comment at the top of a file, which explains the terms of its other comments; without the line for editors."""
+    """The comment at the top of a file, which explains the terms of its other comments; without the line for editors.
+
+    Raises:
+        SettingsError: if the file cannot be read.
+    """
     lines = []
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in read_text(file).splitlines():
         if not line.startswith("#"):
             break
         if not line.startswith(_FOR_EDITORS):
