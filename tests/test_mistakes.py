@@ -133,6 +133,23 @@ ROW_MISTAKES = {
     "true for a number": ({"relabel": {"epochs": True}}, r"relabel\.epochs: expected a valid integer, got True"),
     "number for true": ({"relabel": {"flip": 1}}, r"relabel\.flip: expected a valid boolean, got 1"),
     "list for a section": ({"relabel": [1, 2]}, r"relabel: expected settings by name, got"),
+    "nothing for a source": ({"source": None}, r"tiny\.yaml: source: expected settings by name, got null; correct the value"),
+    "list for an option": (
+        {"backbones": [{"name": "convnet", "options": {"depth": [1]}}]},
+        r"backbones\[0\]\.options\.depth: expected true, false, a number or a text, got \[1\]; correct the value",
+    ),
+    "infinite option": (
+        {"evaluate": {"students": [{"name": "convnet", "options": {"width": float("inf")}}]}},
+        r"students\[0\]\.options\.width: expected true, false, a number or a text, got inf",
+    ),
+    "layers twice": (
+        {"recover": {"layers": ["conv", "conv"]}},
+        r"recover\.layers: expected every entry once, got 'conv' more often; remove it",
+    ),
+    "statistics twice": (
+        {"recover": {"conv_statistics": ["patch", "channel", "patch"]}},
+        r"recover\.conv_statistics: expected every entry once, got 'patch' more often; remove it",
+    ),
     "nothing for a section": ({"squeeze": None}, r"squeeze: expected settings by name, got null"),
     "negative rate": ({"squeeze": {"lr": -0.1}}, r"squeeze\.lr: expected greater than 0, got -0\.1"),
     "zero epochs": ({"squeeze": {"epochs": 0}}, r"squeeze\.epochs: expected greater than or equal to 1, got 0"),

@@ -66,7 +66,9 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
         text = first["msg"].removeprefix("Value error, ")
     else:
         expected = re.sub(r"^.*? should (be |have )?", "", first["msg"])
-        expected = re.sub(r"^a valid dictionary or instance of \w+$", "settings by name", expected)
+        expected = re.sub(
+            r"^a valid dictionary or (instance of \w+|object to extract fields from)$", "settings by name", expected
+        )
         text = f"expected {expected}, got {short(first['input'])}; correct the value"
     return ": ".join(part for part in (where, text) if part)
 

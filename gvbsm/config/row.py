@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from gvbsm.config import networks as network_names
-from gvbsm.config.bounds import PerChannel, Precision, text_like, unit
+from gvbsm.config.bounds import Option, PerChannel, Precision, text_like, unit
 from gvbsm.config.images import Recover, Select
 from gvbsm.config.labels import Relabel
 from gvbsm.config.sources import Distilled, ImageNet, Seed, Source, Strict
@@ -33,7 +33,7 @@ class Network(Strict):
 
     name: str = Field(description="Name of a network (`gvbsm networks` lists them).")
     label: Name = Field(description="How results name the network; by default its name without `timm:` or `torchvision:`.")
-    options: dict[str, bool | int | float | str] = Field(description="Options of the network's builder.")
+    options: dict[str, Option] = Field(description="Options of the network's builder.")
 
     @model_validator(mode="before")
     @classmethod
