@@ -299,7 +299,11 @@ TARGET_MISTAKES = {
     "results/tiny/ipc-3/acc.json": r"run 'ipc-3': expected 1 to 100000 images per class, got -3",
     "results/tiny/ipc04/acc.json": r"run 'ipc04': expected ipc<N>",
     "results/tiny/10/acc.json": r"run '10': expected ipc<N> or ipc<N>-<recipe>",
-    "results/tiny": r"expected results/<dataset>/ipc<N>\[-<recipe>\] or a file of it \(acc\.json, .*\.csv; correct",
+    "results/tiny": r"expected results/<dataset>/ipc<N>\[-<recipe>\] or a file of it \(acc\.json, .*>\.png\); correct",
+    "results/compare.csv": r"target 'results/compare\.csv': .*>\.png\); correct",
+    "results/tiny/compare.csv": r"run 'compare\.csv': expected ipc<N>",
+    "results/logs/ipc4": r"data set 'logs': expected another name, since results/logs is a folder of our own; choose another",
+    "results/tracking/ipc4": r"data set 'tracking': expected another name",
     "results/tiny/ipc4/other.csv": r"target 'results/tiny/ipc4/other\.csv': expected results/<dataset>/ipc<N>",
     "results/tiny/ipc4/repotr.html": r"report\.html or pictures/.*; did you mean 'results/tiny/ipc4/report\.html'\? correct",
     "tiny/ipc4": r"target 'tiny/ipc4': expected results/<dataset>/ipc<N>.*did you mean 'results/tiny/ipc4/acc\.json'\?",
@@ -393,6 +397,7 @@ COMMAND_MISTAKES = {
     "unknown stage": (["prepair"], r"invalid choice: 'prepair'"),
     "unknown option": (["prepare", "--spek", "{}"], r"unrecognized arguments: --spek"),
     "an option alone": (["--specs"], r"(COMMAND|--specs)"),
+    "workers that are no number": (["prepare", "--workers", "-1"], r"--workers: expected a whole .* got '-1'; .*GVBSM_WORKERS"),
     "option of wrong type": (["prepare", "--checkpoint-seconds", "soon"], r"--checkpoint-seconds: invalid float value: 'soon'"),
     "negative interval": (
         ["prepare", "--spec", json.dumps(PREPARE), "--out", "x", "--checkpoint-seconds", "-1"],
@@ -609,6 +614,23 @@ def test_plans_that_are_missing_or_of_another_key(workspace, capsys):
         read_plan(teacher.key)
     with pytest.raises(UserError, match="missing or damaged plan"):
         read_plan("0123456789")
+
+
+def test_a_variable_of_wrong_type_is_named(workspace, monkeypatch, capsys):
+    monkeypatch.setenv("GVBSM_WORKERS", "abc")
+    assert_one_line(*run(capsys, "prepare"), r"--workers: expected a whole .*, got 'abc'; correct it or GVBSM_WORKERS")
+
+
+@pytest.mark.parametrize("kind", ["datasets", "recipes"])
+def test_a_row_of_another_suffix_is_named(kind, workspace, capsys):
+    Path(f"config/{kind}/mine.yml").write_text("extends: digits\n")
+    target = "results/mine/ipc4" if kind == "datasets" else "results/tiny/ipc4-mine"
+    assert_one_line(*run(capsys, "explain", target), rf"unknown .* 'mine'; rename config/{kind}/mine\.yml to mine\.yaml$")
+
+
+def test_a_recipe_may_have_the_name_of_a_folder(workspace, capsys):
+    Path("config/recipes/store.yaml").write_text("squeeze: {epochs: 1}\n")
+    assert cli.main(["explain", f"{TARGET[:-9]}-store"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,8 @@ def _read_section(kind: str, name: str, study: str, above: Source | None) -> _Se
     if inner in _sections(kind, other):
         return _Section(_sections(kind, other)[inner], _source(kind, other, inner), other)
     names = [*sections, *known, *(f"{other}.{section}" for section in _sections(kind, other))]
+    if (Path("config") / kind / f"{name}.yml").is_file():
+        raise SettingsError(f"{where}unknown {what} {name!r}; rename config/{kind}/{name}.yml to {name}.yaml")
     choices = ", ".join(names) or f"none yet, write config/{kind}/{name}.yaml"
     raise SettingsError(f"{where}unknown {what} {name!r}; {did_you_mean(name, names)}choose from {choices}")
 
