@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from gvbsm.errors import UserError
 from gvbsm.pipeline.graph import plan
 from gvbsm.pipeline.registry import read_plan, write_plans
 from gvbsm.store import files as disk
+from gvbsm.store.code import PACKAGE
 from gvbsm.store.plans import STORE, plan_file
 
 TARGET = "results/tiny/ipc4/acc.json"
@@ -131,6 +133,23 @@ ROW_MISTAKES = {
     "true for a number": ({"relabel": {"epochs": True}}, r"relabel\.epochs: expected a valid integer, got True"),
     "number for true": ({"relabel": {"flip": 1}}, r"relabel\.flip: expected a valid boolean, got 1"),
     "list for a section": ({"relabel": [1, 2]}, r"relabel: expected settings by name, got"),
+    "nothing for a source": ({"source": None}, r"tiny\.yaml: source: expected settings by name, got null; correct the value"),
+    "list for an option": (
+        {"backbones": [{"name": "convnet", "options": {"depth": [1]}}]},
+        r"backbones\[0\]\.options\.depth: expected true, false, a number or a text, got \[1\]; correct the value",
+    ),
+    "infinite option": (
+        {"evaluate": {"students": [{"name": "convnet", "options": {"width": float("inf")}}]}},
+        r"students\[0\]\.options\.width: expected true, false, a number or a text, got inf",
+    ),
+    "layers twice": (
+        {"recover": {"layers": ["conv", "conv"]}},
+        r"recover\.layers: expected every entry once, got 'conv' more often; remove it",
+    ),
+    "statistics twice": (
+        {"recover": {"conv_statistics": ["patch", "channel", "patch"]}},
+        r"recover\.conv_statistics: expected every entry once, got 'patch' more often; remove it",
+    ),
     "nothing for a section": ({"squeeze": None}, r"squeeze: expected settings by name, got null"),
     "negative rate": ({"squeeze": {"lr": -0.1}}, r"squeeze\.lr: expected greater than 0, got -0\.1"),
     "zero epochs": ({"squeeze": {"epochs": 0}}, r"squeeze\.epochs: expected greater than or equal to 1, got 0"),
@@ -280,7 +299,11 @@ TARGET_MISTAKES = {
     "results/tiny/ipc-3/acc.json": r"run 'ipc-3': expected 1 to 100000 images per class, got -3",
     "results/tiny/ipc04/acc.json": r"run 'ipc04': expected ipc<N>",
     "results/tiny/10/acc.json": r"run '10': expected ipc<N> or ipc<N>-<recipe>",
-    "results/tiny": r"expected results/<dataset>/ipc<N>\[-<recipe>\] or a file of it \(acc\.json, .*\.csv; correct",
+    "results/tiny": r"expected results/<dataset>/ipc<N>\[-<recipe>\] or a file of it \(acc\.json, .*>\.png\); correct",
+    "results/compare.csv": r"target 'results/compare\.csv': .*>\.png\); correct",
+    "results/tiny/compare.csv": r"run 'compare\.csv': expected ipc<N>",
+    "results/logs/ipc4": r"data set 'logs': expected another name, since results/logs is a folder of our own; choose another",
+    "results/tracking/ipc4": r"data set 'tracking': expected another name",
     "results/tiny/ipc4/other.csv": r"target 'results/tiny/ipc4/other\.csv': expected results/<dataset>/ipc<N>",
     "results/tiny/ipc4/repotr.html": r"report\.html or pictures/.*; did you mean 'results/tiny/ipc4/report\.html'\? correct",
     "tiny/ipc4": r"target 'tiny/ipc4': expected results/<dataset>/ipc<N>.*did you mean 'results/tiny/ipc4/acc\.json'\?",
@@ -301,7 +324,8 @@ FILE_MISTAKES = {
     "a key twice": (b"extends: digits\nclasses: 10\nclasses: 11\n", r"tiny\.yaml:3: not valid YAML: 'classes' appears twice"),
     "a list": (b"- 1\n- 2\n", r"tiny\.yaml: expected settings \(key: value\), got \[1, 2\]"),
     "empty": (b"", r"tiny\.yaml: expected settings \(key: value\), got null"),
-    "not text": (b"\xff\xfe\x00", r"tiny\.yaml: cannot be read"),
+    "not text": (b"\xff\xfe\x00", r"tiny\.yaml:1: expected text in UTF-8, got the byte 0xff; save the file as UTF-8"),
+    "Latin-1": ("extends: digits\n# Café\n".encode("latin-1"), r"tiny\.yaml:2: expected text in UTF-8, got the byte 0xe9"),
 }
 
 
@@ -373,6 +397,7 @@ COMMAND_MISTAKES = {
     "unknown stage": (["prepair"], r"invalid choice: 'prepair'"),
     "unknown option": (["prepare", "--spek", "{}"], r"unrecognized arguments: --spek"),
     "an option alone": (["--specs"], r"(COMMAND|--specs)"),
+    "workers that are no number": (["prepare", "--workers", "-1"], r"--workers: expected a whole .* got '-1'; .*GVBSM_WORKERS"),
     "option of wrong type": (["prepare", "--checkpoint-seconds", "soon"], r"--checkpoint-seconds: invalid float value: 'soon'"),
     "negative interval": (
         ["prepare", "--spec", json.dumps(PREPARE), "--out", "x", "--checkpoint-seconds", "-1"],
@@ -589,6 +614,67 @@ def test_plans_that_are_missing_or_of_another_key(workspace, capsys):
         read_plan(teacher.key)
     with pytest.raises(UserError, match="missing or damaged plan"):
         read_plan("0123456789")
+
+
+def test_a_variable_of_wrong_type_is_named(workspace, monkeypatch, capsys):
+    monkeypatch.setenv("GVBSM_WORKERS", "abc")
+    assert_one_line(*run(capsys, "prepare"), r"--workers: expected a whole .*, got 'abc'; correct it or GVBSM_WORKERS")
+
+
+@pytest.mark.parametrize("kind", ["datasets", "recipes"])
+def test_a_row_of_another_suffix_is_named(kind, workspace, capsys):
+    Path(f"config/{kind}/mine.yml").write_text("extends: digits\n")
+    target = "results/mine/ipc4" if kind == "datasets" else "results/tiny/ipc4-mine"
+    assert_one_line(*run(capsys, "explain", target), rf"unknown .* 'mine'; rename config/{kind}/mine\.yml to mine\.yaml$")
+
+
+def test_a_recipe_may_have_the_name_of_a_folder(workspace, capsys):
+    Path("config/recipes/store.yaml").write_text("squeeze: {epochs: 1}\n")
+    assert cli.main(["explain", f"{TARGET[:-9]}-store"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "method"),
+    [
+        (["init", "new"], "exists"),
+        (["verify"], "is_dir"),
+        (["settings", "--refresh", "config"], "write_text"),
+    ],
+)
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_what_the_system_forbids_is_one_line(command, method, number, workspace, monkeypatch, capsys):
+    Path("config/schema/row.json").unlink()
+    real = getattr(Path, method)
+
+    def failing(path, *arguments, **named):
+        if path.is_relative_to(PACKAGE):
+            return real(path, *arguments, **named)
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Path, method, failing)
+    expected = rf"gvbsm: \S+: cannot be (read or )?written: {os.strerror(number)}; "
+    assert_one_line(*run(capsys, *command), expected)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"provenance": None}, {"provenance": []}, {"provenance": {"spec": None, "artifacts": 3}}, {"provenance": {}}, []],
+)
+def test_explain_takes_any_acc_json(content, workspace, capsys):
+    Path(TARGET).parent.mkdir(parents=True)
+    Path(TARGET).write_text(json.dumps(content))
+    assert cli.main(["explain", TARGET]) == 0
+    assert " 0 present, " in f" {capsys.readouterr().out.splitlines()[-1]}"
+
+
+def test_a_plan_that_is_no_text_is_written_again(workspace):
+    planned = plan("tiny", 4)
+    write_plans(planned, Path(TARGET))
+    path = plan_file(planned[0].key)
+    before = path.read_bytes()
+    path.write_bytes(b"\xff" + before)
+    write_plans(planned, Path(TARGET))
+    assert path.read_bytes() == before
 
 
 def test_there_are_at_least_forty_mistakes():

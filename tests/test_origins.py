@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from gvbsm.config.load import read_row
 from gvbsm.config.origins import legend, sourced_settings
 from gvbsm.store.code import PACKAGE
 
@@ -81,6 +82,32 @@ def test_an_overriding_value_names_its_own_file(files):
     # The recipe names the label alone: the value is the row's entry of that label.
     assert over["backbones[0]"] == ({"name": "b", "options": {"width": 4}}, "mine.yaml", 1, "recipe")
     assert "backbones[1]" not in over and over["source.kind"][1] == "base.yaml"
+
+
+def test_what_replaces_settings_takes_their_places(workspace):
+    """A section that is put out, or a source of another kind, leaves no file behind; what is put in again has its own."""
+    for name, text in {
+        "one": "backbones: [b]\nsource: {kind: digits, seed: 0}\nrecover: {ema: {start: 1, momentum: 0.5}}\n",
+        "two": "extends: one\nsource: {kind: imagefolder}\nrecover: {ema: null}\n",
+        "three": "extends: two\nsource: {path: x}\nrecover: {ema: {start: 2}}\n",
+        "four": "extends: three\nrecover: {ema: {momentum: 0.1}}\n",
+    }.items():
+        Path(f"config/datasets/{name}.yaml").write_text(text)
+    assert {name: file for name, (_, file, _, _) in sources_of("four").items()} == {
+        "backbones[0]": "one.yaml",
+        "source.kind": "two.yaml",
+        "source.path": "three.yaml",
+        "recover.ema.start": "three.yaml",
+        "recover.ema.momentum": "four.yaml",
+    }
+    assert ("source", "seed") not in read_row("four")[1] and ("recover", "ema", "start") not in read_row("two")[1]
+
+
+@pytest.mark.parametrize("text", ["{}\n", "squeeze: {epochs: 2}\n"])
+def test_a_row_that_has_lost_its_backbones(files, text):
+    Path("config/datasets/base.yaml").write_text(text)
+    Path("config/recipes/mine.yaml").write_text("{}\n")
+    assert set(sources_of("base", "mine")) <= {"squeeze.epochs"}
 
 
 @pytest.mark.parametrize("dataset", ["digits", "cifar10", "cifar100", "tiny_imagenet", "imagenet", "imagenette", "imagewoof"])

@@ -69,6 +69,31 @@ def test_a_mistake_names_the_recipe_that_holds_it(recipe):
         load_row("tiny", "top")
 
 
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [  # of the recipes a, b and c, of which each extends the one before
+        (
+            ["recover: {ema: {momentum: 0.5}}", "recover: {ema: null}", "recover: {ema: {x: 1}}"],
+            r"c\.yaml: recover\.ema: ",
+        ),
+        (
+            ["recover: {ema: null}", "recover: {ema: {momentum: 2}}", "recover: {ema: {start: 1}}"],
+            r"b\.yaml: recover\.ema\.",
+        ),
+        (["recover: {ema: {momentum: 0.5, start: 0}}", "recover: {ema: 5}", "{}"], r"b\.yaml: recover\.ema: expected"),
+        (["source: {kind: imagefolder, path: x}", "source: {kind: imagenet, path: x}", "{}"], r"b\.yaml: source: .*'path'"),
+        (["mean: [0.5, 0.5, 0.5]", "{}", "{}"], r"a\.yaml: std: expected one value .* got 1; give mean and std as many values"),
+        (["std: [0.5, 0.5]", "mean: [0.4]", "{}"], r"b\.yaml: std: expected one value"),
+        (["image_size: 64", "resize: 32", "image_size: 48"], r"c\.yaml: resize: expected at least image_size \(48\), got 32"),
+    ],
+)
+def test_a_mistake_names_the_file_that_made_it_one(texts, message, recipe):
+    for name, base, text in zip("abc", (None, "a", "b"), texts, strict=True):
+        recipe(name, (f"extends: {base}\n" if base else "") + text.removeprefix("{}") + "\n")
+    with pytest.raises(SettingsError, match=message):
+        load_row("tiny", "c")
+
+
 CONFIG = PACKAGE.parent / "config"
 
 

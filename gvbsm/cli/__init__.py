@@ -41,6 +41,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        # A stage says itself what may go wrong with its files. Errors without a reason are those of libraries.
+        if given[0] in STAGES or error.strerror is None:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(
+            f"gvbsm: {where}cannot be read or written: {error.strerror}; make it readable and writable, or name another\n"
+        )
+        return 2
     return 0
 
 

@@ -41,13 +41,20 @@ def add_stage_arguments(command: argparse.ArgumentParser, stage: Stage) -> None:
         command.add_argument("--ahead", action="store_true", help=about)
     command.add_argument(
         "--workers",
-        type=int,
+        type=_workers,
         default=environment.get("GVBSM_WORKERS", _usable_cores()),
         help="processes that decode image files (default: GVBSM_WORKERS, or the usable cores, at most 16)",
     )
     command.add_argument("--checkpoints", type=Path, default=CHECKPOINTS, help="folder of checkpoints (default: %(default)s)")
     seconds = "time between checkpoints (default: %(default)s)"
     command.add_argument("--checkpoint-seconds", type=float, default=300.0, help=seconds)
+
+
+def _workers(text: str) -> int:
+    """A number of processes, from the argument or the variable."""
+    if not text.strip().isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}; correct it or GVBSM_WORKERS")
+    return int(text)
 
 
 def _usable_cores() -> int:
@@ -68,8 +75,6 @@ def run_stage(options: argparse.Namespace) -> None:
         raise UserError(f"{stage.name}: --out: expected the file to write, got none; give one")
     if not options.checkpoint_seconds >= 0:
         raise UserError(f"{stage.name}: --checkpoint-seconds: expected at least 0, got {options.checkpoint_seconds}")
-    if options.workers < 0:
-        raise UserError(f"{stage.name}: --workers: expected at least 0, got {options.workers}")
     job = Job(
         spec=spec,
         out=options.out,

@@ -66,12 +66,14 @@ def _damage(artifact: Path) -> str | None:
 
 
 def _published(target: Path) -> Json:
-    """The published acc.json, or {}."""
+    """The published acc.json, or {} if there is none that says what it was made from."""
     try:
         published = parse_json(target.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return published if isinstance(published, dict) else {}
+    provenance = published.get("provenance") if isinstance(published, dict) else None
+    parts = [provenance.get(part) for part in ("spec", "artifacts")] if isinstance(provenance, dict) else [None]
+    return published if all(isinstance(part, dict) for part in parts) else {}
 
 
 def _published_spec(published: Json) -> Json | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from gvbsm.store.code import PROJECT
 include: str(PROJECT / "workflow" / "Snakefile")
 workflow.default_target = "all"  # config.yaml's targets: Snakemake takes no default from a file that is included
 """,
-    Path(".gitignore"): "/.snakemake/\n/data/\n/results/\n",
 }
+_GITIGNORE = "/.snakemake/\n/data/\n/results/\n"
 _EMPTY = (Path("config/datasets"), Path("config/recipes"))
 
 
@@ -26,7 +27,7 @@ def init(folder: Path) -> str:
     """Make a folder in which `snakemake` runs, and say how.
 
     It gets config.yaml, the schemas for editors, the profiles and a Snakefile, and room for rows and recipes; those of the
-    package can be named and extended there too.
+    package can be named and extended there too. A .gitignore that is there stays as it is.
 
     Raises:
         UserError: if a file of that name is there, or the folder cannot be written.
@@ -43,7 +44,14 @@ def init(folder: Path) -> str:
             (folder / file).write_text(text)
         for empty in _EMPTY:
             (folder / empty).mkdir(exist_ok=True)
+        ignored = folder / ".gitignore"
+        kept = ignored.exists()  # as in every clone
+        if not kept:
+            ignored.write_text(_GITIGNORE)
     except OSError as error:
         raise UserError(f"{error.filename or folder}: cannot be written: {error.strerror}; name another folder") from None
-    go = "" if folder.resolve() == Path.cwd() else f"cd {folder} && "
-    return f"{folder}: written; your rows go to config/datasets, your recipes to config/recipes\n{go}snakemake --cores all\n"
+    go = "" if folder.resolve() == Path.cwd() else f"cd {shlex.quote(str(folder))} && "
+    note = f"{ignored}: left as it was; add to it: {', '.join(_GITIGNORE.split())}\n" if kept else ""
+    return (
+        f"{folder}: written; your rows go to config/datasets, your recipes to config/recipes\n{note}{go}snakemake --cores all\n"
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import textwrap
@@ -10,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from gvbsm.config.messages import SettingsError
+from gvbsm.config.messages import SettingsError, did_you_mean
 from gvbsm.config.schema import SCHEMAS, schema
 from gvbsm.config.tables import Entry, Section, section_and_parts, sections
 from gvbsm.errors import UserError
@@ -127,8 +126,7 @@ def _rows(name: str, names: list[str], named: set[str]) -> list[tuple[str, Entry
     known = [entry.name for entry in shown[0].entries]
     for setting in names:
         if setting not in known:
-            near = difflib.get_close_matches(setting, known, 1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
+            hint = did_you_mean(setting, known)
             raise SettingsError(f"unknown setting {setting!r} of {name}; {hint}choose from {', '.join(known)}")
     rows = []
     for section in shown:

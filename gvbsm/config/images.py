@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from gvbsm.config.bounds import Batch, Cells, Count, Fraction, Parts, Pixels, Rate, Share, Shares, Weight, unit
+from gvbsm.config.bounds import ONCE, Batch, Cells, Count, Fraction, Parts, Pixels, Rate, Share, Shares, Weight, unit
 from gvbsm.config.sources import Seed, Strict
 from gvbsm.config.steps import Compute
 
@@ -114,10 +114,10 @@ class RecoverShard(Compute):
     )
     statistics_weight: Weight = Field(description="Weight r of the statistics' loss; 0: none are measured or matched.")
     first_layer_weight: Weight = Field(description="Weight w of the first hooked layer; others have 1.")
-    layers: Annotated[list[Literal["batchnorm", "conv"]], Field(min_length=1, max_length=2)] = Field(
+    layers: Annotated[list[Literal["batchnorm", "conv"]], Field(min_length=1, max_length=2), ONCE] = Field(
         description="Which layers are matched."
     )
-    conv_statistics: Annotated[list[Literal["channel", "patch"]], Field(min_length=1)] = Field(
+    conv_statistics: Annotated[list[Literal["channel", "patch"]], Field(min_length=1), ONCE] = Field(
         description="Which moments of Conv inputs are matched."
     )
     class_statistics: Fraction | None = Field(

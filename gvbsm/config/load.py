@@ -86,7 +86,8 @@ def read_row(dataset: str, recipe: str | None = None) -> tuple[Json, dict[Place,
         row_backbones = raw.get("backbones")
         for section in _read_chain("recipes", recipe, _split(dataset)[0]):
             raw = _merge(raw, section.settings, section.source, origin)
-        raw["backbones"] = _by_label(raw.get("backbones"), row_backbones)
+        if "backbones" in raw:  # or else a check of the row misses them
+            raw["backbones"] = _by_label(raw["backbones"], row_backbones)
     return raw, origin
 
 
@@ -144,6 +145,8 @@ def _read_section(kind: str, name: str, study: str, above: Source | None) -> _Se
     if inner in _sections(kind, other):
         return _Section(_sections(kind, other)[inner], _source(kind, other, inner), other)
     names = [*sections, *known, *(f"{other}.{section}" for section in _sections(kind, other))]
+    if (Path("config") / kind / f"{name}.yml").is_file():
+        raise SettingsError(f"{where}unknown {what} {name!r}; rename config/{kind}/{name}.yml to {name}.yaml")
     choices = ", ".join(names) or f"none yet, write config/{kind}/{name}.yaml"
     raise SettingsError(f"{where}unknown {what} {name!r}; {did_you_mean(name, names)}choose from {choices}")
 
@@ -168,17 +171,22 @@ def _name(source: Source) -> str:
 
 
 def _merge(base: Any, over: Any, source: Source, origin: dict[Place, Source], at: Place = ()) -> Any:
-    """`over`, the content of `source`, laid over `base`; `origin` receives the source of each setting."""
-    if isinstance(base, dict) and isinstance(over, dict):
+    """`over`, the content of `source`, laid over `base`; `origin` receives the source of each setting, the latest last."""
+    replaces = not isinstance(over, dict) or not isinstance(base, dict)
+    if not replaces and at == ("source",):
         # A source of another kind shares nothing with the one it replaces.
-        if at == ("source",) and over.get("kind", base.get("kind")) != base.get("kind"):
-            base = {}
-        merged = dict(base)
-        for name, value in over.items():
-            merged[name] = _merge(base.get(name, {} if isinstance(value, dict) else None), value, source, origin, (*at, name))
-            origin[(*at, name)] = source
-        return merged
-    return over
+        replaces = over.get("kind", base.get("kind")) != base.get("kind")
+    if replaces and isinstance(base, dict):
+        for place in [place for place in origin if len(place) > len(at) and place[: len(at)] == at]:
+            del origin[place]  # what stood there is gone, and so is its file
+    if not isinstance(over, dict):
+        return over
+    merged = {} if replaces else dict(base)
+    for name, value in over.items():
+        merged[name] = _merge(merged.get(name), value, source, origin, (*at, name))
+        origin.pop((*at, name), None)
+        origin[(*at, name)] = source
+    return merged
 
 
 def _by_label(names: Any, row_entries: Any) -> Any:

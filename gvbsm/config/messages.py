@@ -33,16 +33,14 @@ class SettingsError(UserError):
 
 
 def one_line(error: ValidationError, model: type[BaseModel], origin: dict[Place, Source]) -> str:
-    """The first mistake of a validation, with the file it stands in."""
-    text = describe(error, model)
-    at = place(error) or _section_in(text)
-    source = next((origin[at[:n]] for n in range(len(at), 0, -1) if at[:n] in origin), None)
-    return f"{source or next(reversed(origin.values()))}: {text}"
-
-
-def _section_in(text: str) -> Place:
-    """The place that the message of a check of the whole row begins with, such as evaluate.students."""
-    return tuple(text.partition(":")[0].split("."))
+    """The first mistake of a validation, with the file it stands in; `origin` has the latest settings last."""
+    text, at = describe(error, model), place(error)
+    if at:
+        found = [at[:n] for n in range(len(at), 0, -1) if at[:n] in origin]
+    else:  # a check of the whole row names settings that do not fit each other: who gave the last of them may not know the rest
+        named = {tuple(name.split(".")) for name in re.findall(r"\w+(?:\.\w+)*", text)}
+        found = [place for place in reversed(origin) if place in named]
+    return f"{origin[found[0]] if found else next(reversed(origin.values()))}: {text}"
 
 
 def dotted(place: Place) -> str:
@@ -68,7 +66,9 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
         text = first["msg"].removeprefix("Value error, ")
     else:
         expected = re.sub(r"^.*? should (be |have )?", "", first["msg"])
-        expected = re.sub(r"^a valid dictionary or instance of \w+$", "settings by name", expected)
+        expected = re.sub(
+            r"^a valid dictionary or (instance of \w+|object to extract fields from)$", "settings by name", expected
+        )
         text = f"expected {expected}, got {short(first['input'])}; correct the value"
     return ": ".join(part for part in (where, text) if part)
 

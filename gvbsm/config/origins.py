@@ -11,6 +11,7 @@ import yaml
 
 from gvbsm.config.load import read_row
 from gvbsm.config.messages import Place, dotted
+from gvbsm.config.yaml_files import read_text
 
 _COMMENT = re.compile(r"(\s*)#\s?(.*?)\s*")
 _FOR_EDITORS = "# yaml-language-server:"  # the line that names a file's schema
@@ -43,7 +44,7 @@ def sourced_settings(dataset: str, recipe: str | None = None) -> list[Setting]:
     files = {source.file for source in origin.values()}
     notes = {file: _notes(file.read_text(encoding="utf-8")) for file in files}
     settings = []
-    for place, value in _leaves(raw):
+    for place, value in _leaves(raw) if raw else []:
         source = next(origin[place[:length]] for length in range(len(place), 0, -1) if place[:length] in origin)
         in_file = (*source.section, *place)
         note = notes[source.file].get(in_file) or _Note(0, "")
@@ -54,9 +55,13 @@ def sourced_settings(dataset: str, recipe: str | None = None) -> list[Setting]:
 
 
 def legend(file: Path) -> str:
-    """The comment at the top of a file, which explains the terms of its other comments; without the line for editors."""
+    """The comment at the top of a file, which explains the terms of its other comments; without the line for editors.
+
+    Raises:
+        SettingsError: if the file cannot be read.
+    """
     lines = []
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in read_text(file).splitlines():
         if not line.startswith("#"):
             break
         if not line.startswith(_FOR_EDITORS):

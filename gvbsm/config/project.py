@@ -14,9 +14,10 @@ from gvbsm.config.bounds import unit
 from gvbsm.config.messages import SettingsError, Source, did_you_mean, one_line
 from gvbsm.config.sources import DataPath, Seed, Strict
 from gvbsm.config.studies import Study, read_study, study_file, study_names
-from gvbsm.config.targets import Target, check_name, parse_target
+from gvbsm.config.targets import Target, check_folder, check_name, parse_target
 from gvbsm.config.yaml_files import config_file, read_yaml
 from gvbsm.store.code import IN_CLONE, PROJECT
+from gvbsm.store.run import RESULTS
 from gvbsm.store.spec import Json
 
 
@@ -84,9 +85,10 @@ def runs_of(config: Config, target: str) -> list[Target]:
         SettingsError: if it has neither form, or neither config.yaml nor a study names runs to compare there.
     """
     path = Path(target)
-    if path.name == "compare.csv" and len(path.parts) > 1:
+    if path.name == "compare.csv" and path.parts[-3:-2] == (RESULTS,):
+        check_folder(target, path.parents[2])
         return comparison(config, path.parent.name)
-    return [parse_target(target)]
+    return [parse_target(target, or_comparison=True)]
 
 
 def comparison(config: Config, name: str) -> list[Target]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from gvbsm.config import networks as network_names
-from gvbsm.config.bounds import PerChannel, Precision, text_like, unit
+from gvbsm.config.bounds import Option, PerChannel, Precision, text_like, unit
 from gvbsm.config.images import Recover, Select
 from gvbsm.config.labels import Relabel
 from gvbsm.config.sources import Distilled, ImageNet, Seed, Source, Strict
@@ -33,7 +33,7 @@ class Network(Strict):
 
     name: str = Field(description="Name of a network (`gvbsm networks` lists them).")
     label: Name = Field(description="How results name the network; by default its name without `timm:` or `torchvision:`.")
-    options: dict[str, bool | int | float | str] = Field(description="Options of the network's builder.")
+    options: dict[str, Option] = Field(description="Options of the network's builder.")
 
     @model_validator(mode="before")
     @classmethod
@@ -171,7 +171,10 @@ class Row(Strict):
     def _images_can_be_read(self) -> Row:
         kind = self.source.kind
         if len(self.mean) != len(self.std):
-            raise ValueError(f"std: expected one value per channel ({len(self.mean)}, as mean has), got {len(self.std)}")
+            raise ValueError(
+                f"std: expected one value per channel ({len(self.mean)}, as mean has), got {len(self.std)}; "
+                "give mean and std as many values"
+            )
         if self.resize and self.resize < self.image_size:
             raise ValueError(f"resize: expected at least image_size ({self.image_size}), got {self.resize}; raise it")
         if self.resize and kind in _NEVER_CROPPED:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from gvbsm.config.bounds import Count, Epochs, PerChannel
+from gvbsm.config.bounds import Count, Epochs, Option, PerChannel
 from gvbsm.config.labels import ViewsOfImages
 from gvbsm.config.sources import Seed
 from gvbsm.store.spec import Strict
@@ -22,7 +22,7 @@ class NetworkShape(Strict):
     """A network by name, and the shapes it maps."""
 
     name: str
-    options: dict[str, bool | int | float | str]
+    options: dict[str, Option]
     classes: Count
     image_size: Count  # px
     channels: Count

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import PurePath
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
 from gvbsm.config.bounds import text_like
+from gvbsm.config.messages import did_you_mean
 
 WORDNET_ID = r"n[0-9]{8}"
 
@@ -60,8 +60,7 @@ def _by_name(classes: Any) -> Any:
     if not isinstance(classes, str):
         return classes
     if classes not in SUBSETS:
-        near = difflib.get_close_matches(classes, SUBSETS, 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        hint = did_you_mean(classes, SUBSETS)
         raise ValueError(f"unknown subset {classes!r}; {hint}choose from {', '.join(SUBSETS)}, or list WordNet ids")
     return list(SUBSETS[classes])
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
-from gvbsm.config.messages import SettingsError
+from gvbsm.config.messages import SettingsError, did_you_mean
 from gvbsm.config.schema import schema
 from gvbsm.store.spec import Json
 
@@ -64,9 +63,8 @@ def section_and_parts(name: str) -> list[Section]:
     known, same = _sections()
     name = same.get(name, name)
     if name not in known:
-        near = [section for section in known if section.endswith(f".{name}")] or difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise SettingsError(f"unknown section {name!r}; {hint}choose from {', '.join(known)}")
+        near = next((section for section in known if section.endswith(f".{name}")), name)
+        raise SettingsError(f"unknown section {name!r}; {did_you_mean(near, known)}choose from {', '.join(known)}")
     return [section for path, section in known.items() if path == name or path.startswith(f"{name}.")]
 
 

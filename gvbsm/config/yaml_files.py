@@ -43,7 +43,8 @@ def row_files(kind: str) -> dict[str, list[Path]]:
         folders.append(PROJECT / folders[0])
     files: dict[str, list[Path]] = {}
     for file in (file for folder in folders for file in sorted(folder.glob("*.yaml"))):
-        files.setdefault(file.stem, []).append(file)
+        if not file.name.startswith("."):  # editors keep such files, and links that lead nowhere
+            files.setdefault(file.stem, []).append(file)
     return files
 
 
@@ -75,6 +76,23 @@ _Loader.add_implicit_resolver(
 )
 
 
+def read_text(path: Path) -> str:
+    """The text of a file of settings.
+
+    Raises:
+        SettingsError: if it cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line, byte = error.object.count(b"\n", 0, error.start) + 1, error.object[error.start]
+        raise SettingsError(
+            f"{path}:{line}: expected text in UTF-8, got the byte {byte:#04x}; save the file as UTF-8"
+        ) from None
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}; restore the file") from None
+
+
 def read_yaml(path: Path) -> Json:
     """The settings in a file.
 
@@ -82,13 +100,12 @@ def read_yaml(path: Path) -> Json:
         SettingsError: if it cannot be read, is not YAML, or is no mapping.
     """
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        raw = yaml.load(read_text(path), Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise SettingsError(f"{path}{line}: not valid YAML: {error.problem}; correct this line") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or type(error).__name__
-        raise SettingsError(f"{path}: cannot be read: {reason}; restore the file") from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path}: cannot be read: {type(error).__name__}; restore the file") from None
     except RecursionError:
         raise SettingsError(f"{path}: expected settings, got ones that are nested too deeply; correct the file") from None
     _check_size(path, raw)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
-from gvbsm.pictures.figures import CLASS_COLOURS, new_figure
+from gvbsm.pictures.figures import CLASS_COLOURS, new_figure, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,7 +65,6 @@ def _panel(axes: Axes, real_N2: np.ndarray, distilled_N2: np.ndarray, seen: Seen
         axes.scatter(
             distilled[:, 0], distilled[:, 1], s=110, marker="*", color=colour, edgecolors="black", linewidths=0.6, zorder=2
         )
-        short = textwrap.shorten(name.split(",")[0], _LONGEST_NAME, placeholder="…") or name[:_LONGEST_NAME]
         style: dict[str, Any] = {
             "fontsize": 11,
             "fontweight": "bold",
@@ -75,6 +73,7 @@ def _panel(axes: Axes, real_N2: np.ndarray, distilled_N2: np.ndarray, seen: Seen
             "zorder": 3,
         }
         x, y = np.median(real, axis=0)
+        short = short_name(name, _LONGEST_NAME)
         axes.text(x, y, short, path_effects=[withStroke(linewidth=3, foreground="white")], parse_math=False, **style)
     axes.set_xticks([])
     axes.set_yticks([])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import textwrap
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -19,7 +18,6 @@ CLASS_COLOURS = (
 )
 _NOT_WRITTEN = {"png": "Software", "svg": "Date", "pdf": "CreationDate"}
 FORMS = tuple(_NOT_WRITTEN)
-_LONGEST_NAME = 20  # letters
 DISTILLED, REAL = COLOURS[0], COLOURS[1]  # wherever the two are compared
 
 
@@ -31,9 +29,10 @@ def new_figure(width: float, height: float, title: str) -> Figure:
     return figure
 
 
-def short_name(name: str) -> str:
-    """The first of a class's names, as much of it as fits beside a picture."""
-    return textwrap.shorten(name.split(",")[0], _LONGEST_NAME, placeholder="…")
+def short_name(name: str, most: int = 20) -> str:
+    """The first of a class's names, cut after `most` letters: as much as fits beside a picture."""
+    first = name.split(",")[0].strip() or name
+    return first if len(first) <= most else first[: most - 1] + "…"  # textwrap would leave "…" alone of one long word
 
 
 def save(figure: Figure, form: str, dpi: int = 120) -> bytes:

@@ -14,7 +14,7 @@ from gvbsm.pipeline.evaluate import StudentSpec
 from gvbsm.pipeline.publish import PublishInputs, PublishSpec
 from gvbsm.pipeline.registry import parse_spec
 from gvbsm.store.job import Reader
-from gvbsm.store.receipts import read_receipt, verify
+from gvbsm.store.receipts import make_command, read_receipt, verify
 from gvbsm.store.run import Accuracies, Published, read_published
 from gvbsm.store.spec import Spec
 
@@ -55,7 +55,7 @@ def read_run(path: Path) -> PublishedRun:
         if accuracies["provenance"]["artifacts"].get(artifact) != reader.receipt(artifact)["sha256"]:
             raise UserError(
                 f"{file}: expected {store / artifact} as it was published, got one made anew since; publish again with: "
-                f"rm {file} && snakemake --cores all {file}"
+                f"{make_command(file, file)}"
             )
     students: dict[str, StudentSpec] = {}
     for name, kinds in inputs.students.items():

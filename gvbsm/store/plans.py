@@ -76,7 +76,7 @@ def write_list(target: Path, files: list[str]) -> Path:
 
 
 def _write_if_different(text: str, file: Path) -> None:
-    if not file.exists() or file.read_text(encoding="utf-8") != text:
+    if not file.exists() or file.read_bytes() != text.encode():  # bytes, as a damaged one may be no text
         write_text(file, text, durable=False)  # there are hundreds, and a damaged one is written again
 
 

@@ -121,10 +121,16 @@ def _unreadable(file: Path, error: OSError, artifact: Path) -> UserError:
 
 def rebuild(artifact: Path) -> str:
     """The shell command that makes an artifact and its receipt again."""
-    folder = ""
-    if artifact.is_absolute() and artifact.parts[-4:-2] == ("results", "store"):
-        # Snakemake needs the path relative to the working folder of that store.
-        folder, artifact = f"cd {shlex.quote(str(artifact.parents[3]))} && ", artifact.relative_to(artifact.parents[3])
-    file, receipt = shlex.quote(str(artifact)), shlex.quote(str(receipt_path(artifact)))
-    # Snakemake makes a requested file only if it is missing.
-    return f"{folder}rm -f {file} {receipt} && snakemake --cores all {file}"
+    return make_command(artifact, artifact, receipt_path(artifact))
+
+
+def make_command(file: Path, *stale: Path) -> str:
+    """The shell command that makes a file below `results/`, after it has removed `stale` beside it."""
+    steps, folder = [], Path()
+    if len(file.parts) > 4 and file.parts[-4] == "results":
+        folder = file.parents[3]  # Snakemake needs the path relative to the working folder
+        steps.append(f"cd {shlex.quote(str(folder))}")
+    names = [shlex.quote(str(path.relative_to(folder))) for path in (file, *stale)]
+    if stale:  # Snakemake makes a requested file only if it is missing
+        steps.append(f"rm -f {' '.join(names[1:])}")
+    return " && ".join([*steps, f"snakemake --cores all {names[0]}"])

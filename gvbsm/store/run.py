@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple, NotRequired, TypedDict, get_args
 from gvbsm.errors import UserError
 from gvbsm.store.files import parse_json
 from gvbsm.store.keys import key
+from gvbsm.store.receipts import make_command
 from gvbsm.store.shapes import has_form
 from gvbsm.store.spec import Json
 
@@ -166,7 +167,7 @@ def read_published(run: Path) -> Published:
     except OSError as error:
         if file.parts[:1] == (RESULTS,):
             check_working_folder()
-        raise UserError(f"{file}: cannot be read: {error.strerror}; make it with: snakemake --cores all {file}") from None
+        raise UserError(f"{file}: cannot be read: {error.strerror}; make it with: {make_command(file)}") from None
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{file}: expected what publish writes, got something else; make it again") from None
     return Published(file, accuracies)

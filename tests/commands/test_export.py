@@ -327,7 +327,9 @@ def test_damaged_and_changed_inputs_are_refused(published_run, capsys):
     images = spec["provenance"]["spec"]["inputs"]["images"][0]
     spec["provenance"]["artifacts"][images] = "0" * 64
     (RUN / "acc.json").write_text(json.dumps(spec))
-    assert "as it was published, got one made anew since" in failed(capsys, *arguments)
+    message = failed(capsys, *arguments)
+    assert "as it was published, got one made anew since" in message
+    assert re.search(r"publish again with: (cd \S+ && )?rm -f (\S+) && snakemake --cores all \2$", message.strip())
     file = STORE / images
     file.chmod(0o600)
     content = bytearray(file.read_bytes())

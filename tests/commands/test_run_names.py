@@ -1,6 +1,8 @@
 """One way to name a run: its folder, with or without a slash, or any file in it, for every command that takes a run."""
 
+import shlex
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -16,8 +18,30 @@ NAMES = ["", "/", "/acc.json", "/report.html", "/pictures/curves.png"]
 def test_every_name_is_of_the_same_run(name):
     target = parse_target(RUN + name)
     assert (target.dataset, target.ipc, target.recipe, target.run) == ("tiny", 4, None, "ipc4")
-    assert parse_target(f"/elsewhere/{RUN}-edc{name}").recipe == "edc"
+    assert parse_target(f"{Path.cwd()}/{RUN}-edc{name}").recipe == "edc"
     assert str(target.accuracies) == f"{RUN}/acc.json"
+
+
+@pytest.mark.parametrize("command", ["explain", "estimate", "status"])
+@pytest.mark.parametrize("folder", ["/else where", "sub"])
+def test_a_run_of_another_folder_is_refused(command, folder, workspace, capsys):
+    """It would be told of the run of that name here."""
+    assert cli.main([command, f"{folder}/{RUN}"]) == 2
+    line = capsys.readouterr().err
+    there = f"change to that one first: cd {shlex.quote(folder)}\n"
+    assert line.startswith(f"gvbsm: target '{folder}/{RUN}': expected a path in this working") and line.endswith(there)
+
+
+def test_results_may_be_a_link(workspace):
+    (workspace / "disk").mkdir()
+    (workspace / "results").symlink_to("disk")
+    assert parse_target(f"{workspace}/{RUN}") == parse_target(RUN)
+
+
+def test_a_run_that_is_not_there_is_made_in_its_folder(workspace, capsys):
+    for folder, start in ((workspace / "my work", f"cd '{workspace}/my work' && "), (Path(), "")):
+        assert cli.main(["report", str(folder / RUN)]) == 2
+        assert capsys.readouterr().err.endswith(f"; make it with: {start}snakemake --cores all {RUN}/acc.json\n")
 
 
 def test_the_file_that_is_asked_for_is_known():

@@ -152,6 +152,18 @@ def test_data_sets_and_recipes_of_the_working_folder(workspace, capsys):
     assert any(line.startswith("digits         scikit-learn's handwritten digits: 1,797 grey images") for line in listed)
 
 
+def test_rows_that_cannot_be_read(workspace, capsys):
+    Path("config/datasets/.#mine.yaml").symlink_to("me@here.123")  # as Emacs has it beside a file that is changed
+    assert "#mine" not in output(capsys, "datasets")
+    Path("config/datasets/mine.yaml").write_bytes("# Café.\nextends: digits\n".encode("latin-1"))
+    assert cli.main(["datasets"]) == 2
+    assert capsys.readouterr().err.startswith("gvbsm: config/datasets/mine.yaml:1: expected text in UTF-8, got the byte 0xe9; ")
+    Path("config/datasets/mine.yaml").unlink()
+    Path("config/datasets/mine.yaml").symlink_to("nowhere.yaml")
+    assert cli.main(["datasets"]) == 2
+    assert capsys.readouterr().err.startswith("gvbsm: config/datasets/mine.yaml: cannot be read: No such file or directory; ")
+
+
 def test_another_folder_lists_what_the_package_has(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert "tiny_imagenet" in output(capsys, "datasets") and "sre2l" in output(capsys, "recipes")

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from gvbsm.pictures import accuracy, classes, curves, evolution, features
-from gvbsm.pictures.figures import CLASS_COLOURS, DISTILLED, save
+from gvbsm.pictures.figures import CLASS_COLOURS, DISTILLED, save, short_name
 from gvbsm.pipeline import pictures as plan_pictures
 from gvbsm.report import results
 from gvbsm.stages import draw
@@ -139,6 +139,22 @@ def test_features_are_coloured_by_class_and_formed_by_kind():
     for own, other, marks in (("4", "7", four_distilled), ("7", "4", seven_distilled)):
         at = np.asarray(marks.get_offsets()).mean(0)
         assert np.linalg.norm(at - centre[own]) < np.linalg.norm(at - centre[other])
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("tench, Tinca tinca", "tench"),
+        ("electric_ray_of_the_sea", "electric_ray_…"),
+        ("hammerhead shark", "hammerhead sh…"),
+        ("exactly 14 it.", "exactly 14 it."),
+        (", x", ", x"),
+    ],
+)
+def test_names_of_classes_are_cut(name, short):
+    figure = features.draw("x", {"a": seen(0)}, {4: name, 7: "seven"}, 2, 30, 0)
+    assert [text.get_text() for text in figure.axes[0].texts] == [short, "seven"]
+    assert short_name("x" * 21) == "x" * 19 + "…"
 
 
 def test_the_embedding_repeats_and_takes_few_images():

@@ -65,7 +65,17 @@ def test_what_init_writes(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "config" / schema).is_file()
 
 
-@pytest.mark.parametrize("there", ["config/config.yaml", ".gitignore", "workflow/profiles/other.yaml"])
+def test_a_gitignore_stays(tmp_path, capsys):
+    folder = tmp_path / "my work"
+    folder.mkdir()
+    (folder / ".gitignore").write_text("mine")
+    assert cli.main(["init", str(folder)]) == 0
+    _, note, command = capsys.readouterr().out.splitlines()
+    assert note == f"{folder}/.gitignore: left as it was; add to it: /.snakemake/, /data/, /results/"
+    assert command == f"cd '{folder}' && snakemake --cores all" and (folder / ".gitignore").read_text() == "mine"
+
+
+@pytest.mark.parametrize("there", ["config/config.yaml", "workflow/profiles/other.yaml"])
 def test_nothing_is_overwritten(there, tmp_path, capsys):
     (tmp_path / there).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / there).write_text("mine")
