@@ -142,11 +142,6 @@ class Published:
         recipe = f"-{self.accuracies['recipe']}" if self.accuracies["recipe"] else ""
         return f"results/{self.accuracies['dataset']}/ipc{self.accuracies['ipc']}{recipe}/{ACCURACIES}"
 
-    @property
-    def by_kind(self) -> dict[str, dict[str, Result]]:
-        """Results by kind of training images and labels, distilled images first, then by student."""
-        return {"distilled": self.accuracies["students"], **self.accuracies["baselines"]}
-
 
 def read_published(run: Path) -> Published:
     """The run of a folder `results/<dataset>/<run>`, or of a file in it; does not read the store.
