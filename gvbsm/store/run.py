@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple, NotRequired, TypedDict, get_args
+from typing import Literal, NamedTuple, NotRequired, get_args
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # typing's does not suffice for pydantic before Python 3.12
 
 from gvbsm.errors import UserError
 from gvbsm.store.files import parse_json
 from gvbsm.store.keys import key
-from gvbsm.store.shapes import has_form
 from gvbsm.store.spec import Json
 
 RESULTS = "results"
@@ -152,19 +155,25 @@ def read_published(run: Path) -> Published:
     file = run if run.suffix == ".json" else run_folder(run) / ACCURACIES
     try:
         accuracies = parse_json(file.read_text(encoding="utf-8"))
-        if key(accuracies["provenance"]["spec"]) != accuracies["key"]:
-            raise ValueError("of another key")
-        if not has_form(accuracies, Accuracies) or not accuracies["students"]:
-            raise TypeError("of another form")
+        _form().validate_python(accuracies, strict=True)  # its result would lack what other versions write
+        if key(accuracies["provenance"]["spec"]) != accuracies["key"] or not accuracies["students"]:
+            raise ValueError("of another key, or of nothing")
         if any(accuracies["students"].keys() - by_student for by_student in accuracies["baselines"].values()):
             raise ValueError("of other students")
     except OSError as error:
         if file.parts[:1] == (RESULTS,):
             check_working_folder()
         raise UserError(f"{file}: cannot be read: {error.strerror}; make it with: snakemake --cores all {file}") from None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{file}: expected what publish writes, got something else; make it again") from None
+    except ValueError as error:
+        place = error.errors()[0]["loc"] if isinstance(error, ValidationError) else ()
+        where = f" at {'.'.join(map(str, place))!r}" if place else ""
+        raise UserError(f"{file}: expected what publish writes, got something else{where}; make it again") from None
     return Published(file, accuracies)
+
+
+@cache  # made only where a run is read: that takes some milliseconds
+def _form() -> TypeAdapter[Accuracies]:
+    return TypeAdapter(Accuracies)
 
 
 def check_working_folder() -> None:
