@@ -13,7 +13,7 @@ from gvbsm.pictures.names import KINDS
 from gvbsm.pictures.protocols import Protocol, parts_that_differ, protocol
 from gvbsm.pictures.table import student_rows
 from gvbsm.store.files import write_bytes, write_text
-from gvbsm.store.run import Published, read_published
+from gvbsm.store.run import PICTURE_FORMS, Published, read_published
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,8 +102,8 @@ def _table(published: list[Published]) -> pd.DataFrame:
 
 def _draw(table: pd.DataFrame, file: Path) -> None:
     from gvbsm.pictures.accuracy import draw_accuracies
-    from gvbsm.pictures.figures import FORMS, save
+    from gvbsm.pictures.figures import save
 
-    if file.suffix[1:] not in FORMS:
+    if file.suffix[1:] not in PICTURE_FORMS:
         raise UserError(f"--picture: expected a file that ends in .png, .svg or .pdf, got {file}; rename it")
     write_bytes(file, save(draw_accuracies(table), file.suffix[1:]))

@@ -12,6 +12,7 @@ from typing import NotRequired, TypedDict, cast
 from gvbsm.errors import UserError
 from gvbsm.store.files import file_hash, parse_json, write_text
 from gvbsm.store.keys import key
+from gvbsm.store.run import RESULTS
 from gvbsm.store.spec import Json
 
 KEYED = re.compile(r"(?P<name>[A-Za-z0-9_.-]+)-(?P<key>[0-9a-f]{10})")  # the name of a file of the store, without its suffix
@@ -122,7 +123,7 @@ def _unreadable(file: Path, error: OSError, artifact: Path) -> UserError:
 def rebuild(artifact: Path) -> str:
     """The shell command that makes an artifact and its receipt again."""
     folder = ""
-    if artifact.is_absolute() and artifact.parts[-4:-2] == ("results", "store"):
+    if artifact.is_absolute() and artifact.parts[-4:-2] == (RESULTS, "store"):
         # Snakemake needs the path relative to the working folder of that store.
         folder, artifact = f"cd {shlex.quote(str(artifact.parents[3]))} && ", artifact.relative_to(artifact.parents[3])
     file, receipt = shlex.quote(str(artifact)), shlex.quote(str(receipt_path(artifact)))

@@ -25,8 +25,9 @@ SETTINGS = "settings.yaml"  # the row and the recipe as they were, which can be 
 PICTURES_LIST = "pictures.txt"
 PUBLISHED_FILES = (ACCURACIES, SETTINGS, "table.csv", "classes.csv", "images.png", "images.pdf")  # what publish writes
 RUN_FILES = (*PUBLISHED_FILES, PICTURES_LIST, REPORT)  # in results/<dataset>/<run>/; further pictures are in pictures/
-Picture = Literal["curves", "evolution", "features", "classes"]  # in pictures/, as .png, .svg and .pdf, in the order of pages
+Picture = Literal["curves", "evolution", "features", "classes"]  # in pictures/, in the order of pages
 PICTURES: tuple[Picture, ...] = get_args(Picture)
+PICTURE_FORMS = ("png", "svg", "pdf")
 
 
 class Spread(TypedDict):
@@ -143,7 +144,7 @@ class Published:
     def target(self) -> str:
         """The Snakemake target that makes the run."""
         recipe = f"-{self.accuracies['recipe']}" if self.accuracies["recipe"] else ""
-        return f"results/{self.accuracies['dataset']}/ipc{self.accuracies['ipc']}{recipe}/{ACCURACIES}"
+        return f"{RESULTS}/{self.accuracies['dataset']}/ipc{self.accuracies['ipc']}{recipe}/{ACCURACIES}"
 
 
 def read_published(run: Path) -> Published:
