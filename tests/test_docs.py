@@ -44,3 +44,12 @@ def test_settings_of_the_method(setting, workspace):
     section, _, name = setting.partition(".")
     row = load_row("cifar10", "edc")
     assert name in type(getattr(row, section)).model_fields
+
+
+def test_ruff_is_one_version():
+    """Other versions format and lint this tree differently."""
+    root = PACKAGE.parent
+    (hook,) = re.findall(r"ruff-pre-commit\n    rev: v(\S+)\n", (root / ".pre-commit-config.yaml").read_text())
+    (installed,) = re.findall(r" ruff==(\S+) ", (root / ".ci" / "run").read_text())
+    (least,) = re.findall(r'"ruff>=([^"]+)"', (root / "pyproject.toml").read_text())
+    assert hook == installed == least

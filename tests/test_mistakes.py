@@ -405,7 +405,7 @@ COMMAND_MISTAKES = {
     ),
     "other code": (
         ["prepare", "--spec", json.dumps(PREPARE | {"code": {"gvbsm.stages.prepare": "0000000000"}}), "--out", "x"],
-        r"code: gvbsm\.stages\.prepare has changed since this was planned; run snakemake again",
+        r"code: gvbsm\.stages\.prepare has changed since this was planned; run snakemake again, or rebuild the environment",
     ),
     "three channels of grey digits": (
         ["prepare", "--spec", json.dumps(PREPARE | {"channels": 3}), "--out", "x"],

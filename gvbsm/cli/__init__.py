@@ -14,7 +14,7 @@ from gvbsm.cli.stage import add_stage_arguments, run_stage
 from gvbsm.cli.user import GROUPS
 from gvbsm.errors import Interrupted, UserError
 from gvbsm.pipeline.registry import STAGES
-from gvbsm.store.run import check_working_folder
+from gvbsm.store.working_folder import check_working_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gvbsm.cli.arguments import Command, argument, count, seconds
 from gvbsm.errors import UserError
+from gvbsm.share.forms import FORMS
 from gvbsm.store.plans import STORE
 
 _RUN = "results/<dataset>/<run>, or a file of it such as acc.json"
@@ -188,7 +189,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             _export,
             (
                 argument("run", type=Path, metavar="RUN", help=_RUN),
-                argument("--to", required=True, choices=("imagefolder", "webdataset", "huggingface"), help="format to write"),
+                argument("--to", required=True, choices=FORMS, help="format to write"),
                 argument("--out", type=Path, required=True, metavar="DIR", help="new or empty folder"),
                 argument(
                     "--licence",

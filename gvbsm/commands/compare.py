@@ -11,8 +11,9 @@ from gvbsm.errors import UserError
 from gvbsm.format import readable_spread
 from gvbsm.pictures.names import KINDS
 from gvbsm.pictures.protocols import Protocol, parts_that_differ, protocol
+from gvbsm.pictures.table import student_rows
 from gvbsm.store.files import write_bytes, write_text
-from gvbsm.store.run import Published, margin, read_published
+from gvbsm.store.run import PICTURE_FORMS, Published, read_published
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,21 +76,19 @@ def _table(published: list[Published]) -> pd.DataFrame:
 
     rows: list[dict[str, Any]] = []
     for run in published:
-        by_kind, accuracies = run.by_kind, run.accuracies
-        for student, result in by_kind["distilled"].items():
+        accuracies = run.accuracies
+        for student, results, spreads, over in student_rows(accuracies):
             row: dict[str, Any] = {
                 "run": run.name,
                 **{name: accuracies[name] for name in ("dataset", "ipc", "recipe")},
                 "student": student,
             }
-            ema = result.get("ema")
+            ema = results["distilled"].get("ema")
             row["protocol"] = str(protocol(run, student) or "")
-            row |= {"weights": f"EMA {ema:g}" if ema else "last", "seeds": len(result["top1"]["runs"])}
-            for kind in [kind for kind in KINDS if kind in by_kind]:
-                top1 = by_kind[kind][student]["top1"]
+            row |= {"weights": f"EMA {ema:g}" if ema else "last", "seeds": len(spreads["distilled"]["runs"])}
+            for kind, top1 in spreads.items():
                 row |= {kind: top1["mean"], f"{kind}_std": math.nan if top1["std"] is None else top1["std"]}
-            if "random_soft" in row:
-                over = margin(result["top1"], by_kind["random_soft"][student]["top1"])
+            if over:
                 row |= {"margin": over.mean, "margin_std": math.nan if over.std is None else over.std}
             seconds = sum(stage["seconds"] for stage in accuracies["cost"].values())
             rows.append(row | {"label_bytes": accuracies["soft_labels"]["bytes"], "hours": round(seconds / 3600, 3)})
@@ -103,8 +102,8 @@ def _table(published: list[Published]) -> pd.DataFrame:
 
 def _draw(table: pd.DataFrame, file: Path) -> None:
     from gvbsm.pictures.accuracy import draw_accuracies
-    from gvbsm.pictures.figures import FORMS, save
+    from gvbsm.pictures.figures import save
 
-    if file.suffix[1:] not in FORMS:
+    if file.suffix[1:] not in PICTURE_FORMS:
         raise UserError(f"--picture: expected a file that ends in .png, .svg or .pdf, got {file}; rename it")
     write_bytes(file, save(draw_accuracies(table), file.suffix[1:]))

@@ -26,9 +26,10 @@ from gvbsm.store.locks import CHECKPOINTS, delete_lock, is_held, lock_file
 from gvbsm.store.plans import PLANS, STORE, TARGETS, files_in, read_plan_file, target_file
 from gvbsm.store.progress import SUFFIX, key_of
 from gvbsm.store.receipts import read_receipt, receipt_path
+from gvbsm.store.run import ACCURACIES
 from gvbsm.store.spec import flat_paths
+from gvbsm.store.working_folder import RESULTS
 
-_RESULTS = STORE.parent
 _SNAKEMAKE_LOCKS = Path(".snakemake/locks")
 _NOT_AS_WRITTEN = (OSError, ValueError, KeyError, TypeError, AttributeError)  # a JSON file is missing or has another content
 
@@ -93,7 +94,7 @@ def gc(delete: bool, unfinished: bool) -> Iterator[str]:
 def _needed(without_unfinished: bool) -> _Needed:
     needed = _Needed()
     config = load_config()
-    for configured in [*config.targets, *(f"results/{name}/compare.csv" for name in config.comparisons or {})]:
+    for configured in [*config.targets, *(f"{RESULTS}/{name}/compare.csv" for name in config.comparisons or {})]:
         for target in runs_of(config, configured):
             needed.paths.update(artifact.path for artifact in plan_target(target, config.pictures))
     if files_in(_SNAKEMAKE_LOCKS):  # it may make artifacts of an unlisted target
@@ -108,7 +109,7 @@ def _needed(without_unfinished: bool) -> _Needed:
 
 
 def _add_published(needed: _Needed) -> None:
-    for file in sorted([*_RESULTS.glob("*/*/acc.json"), *_RESULTS.glob("*/*/pictures/*.json")]):
+    for file in sorted([*Path(RESULTS).glob(f"*/*/{ACCURACIES}"), *Path(RESULTS).glob("*/*/pictures/*.json")]):
         try:
             needed.paths.update(_published(file))
         except _NOT_AS_WRITTEN as error:
@@ -129,7 +130,7 @@ def _add_unfinished(needed: _Needed) -> None:
             if keys.key(spec) != folder.name:
                 raise ValueError(f"key: expected {folder.name}, got {keys.key(spec)}")
             run = Target(spec["dataset"], spec["ipc"], spec.get("recipe")).folder
-            made = run / "pictures" / f"{spec['picture']}.json" if spec["stage"] == "draw" else run / "acc.json"
+            made = run / "pictures" / f"{spec['picture']}.json" if spec["stage"] == "draw" else run / ACCURACIES
             if _is_finished(file, made):
                 continue
             needed.paths.update([*flat_paths(spec["inputs"]), f"{spec['stage']}/{folder.name}"])
@@ -247,7 +248,7 @@ def _abandoned(making: list[str]) -> Iterator[Path]:
 
     A job on another machine is detected only by its lock, if the file system shares locks.
     """
-    for file in sorted([*_RESULTS.glob("*/.*.tmp"), *_RESULTS.glob("*/*/.*.tmp")]):
+    for file in sorted([*Path(RESULTS).glob("*/.*.tmp"), *Path(RESULTS).glob("*/*/.*.tmp")]):
         process = re.fullmatch(r"\..+\.(\d+)\.tmp", file.name)
         being_made = any(key in file.parts or file.name.startswith(f".{key}.") or f"-{key}." in file.name for key in making)
         if process and not being_made and not _is_running(int(process[1])):

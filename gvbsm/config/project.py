@@ -17,8 +17,8 @@ from gvbsm.config.studies import Study, read_study, study_file, study_names
 from gvbsm.config.targets import Target, check_folder, check_name, parse_target
 from gvbsm.config.yaml_files import config_file, read_yaml
 from gvbsm.store.code import IN_CLONE, PROJECT
-from gvbsm.store.run import RESULTS
 from gvbsm.store.spec import Json
+from gvbsm.store.working_folder import RESULTS
 
 
 class Pictures(Strict):
@@ -69,7 +69,7 @@ def load_config(values: Json | None = None) -> Config:
     named = {f"targets[{index}]": target for index, target in enumerate(config.targets)}
     for name in config.comparisons or {}:
         check_name(name, "comparison", f"{path}: comparisons: ")
-        named[f"comparisons.{name}"] = f"results/{name}/compare.csv"
+        named[f"comparisons.{name}"] = f"{RESULTS}/{name}/compare.csv"
     for where, target in named.items():
         try:
             runs_of(config, target)
@@ -98,12 +98,12 @@ def comparison(config: Config, name: str) -> list[Target]:
         SettingsError: if neither names any, or one has another form.
     """
     if runs := (config.comparisons or {}).get(name):
-        return [parse_target(f"results/{run if '/' in run else f'{name}/{run}'}") for run in runs]
+        return [parse_target(f"{RESULTS}/{run if '/' in run else f'{name}/{run}'}") for run in runs]
     if study := read_study(name):
         return [_run_of_study(name, study, run) for run in study.runs]
     hint = did_you_mean(name, [*(config.comparisons or {}), *study_names()])
     raise SettingsError(
-        f"results/{name}/compare.csv: expected the runs to compare, got none; {hint}add comparisons: {{{name}: [ipc10, "
+        f"{RESULTS}/{name}/compare.csv: expected the runs to compare, got none; {hint}add comparisons: {{{name}: [ipc10, "
         f"ipc10-<recipe>]}} to {config_file()}"
     )
 
@@ -111,7 +111,7 @@ def comparison(config: Config, name: str) -> list[Target]:
 def _run_of_study(name: str, study: Study, run: str) -> Target:
     row, _, rest = run.partition("/")
     try:
-        return parse_target(f"results/{f'{name}.{row}' if row in study.rows else row}/{rest}")
+        return parse_target(f"{RESULTS}/{f'{name}.{row}' if row in study.rows else row}/{rest}")
     except SettingsError as error:
         raise SettingsError(f"{study_file(name)}: runs: {error}") from None
 

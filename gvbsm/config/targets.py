@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gvbsm.config.messages import SettingsError, did_you_mean
-from gvbsm.store.run import ACCURACIES, PICTURES, RESULTS, RUN_FILES
+from gvbsm.store.run import ACCURACIES, PICTURE_FORMS, PICTURES, RUN_FILES
+from gvbsm.store.working_folder import RESULTS
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # of data sets and recipes: parts of paths and of commands
 _OURS = ("store", "logs", "benchmarks", "tracking")  # what else is in results/
-_FILES = (*RUN_FILES, *(f"pictures/{picture}.{form}" for picture in PICTURES for form in ("png", "svg", "pdf")))
-_COMPARISON: tuple[str, ...] = ("compare.csv", "compare.png", "compare.svg", "compare.pdf")
+_FILES = (*RUN_FILES, *(f"pictures/{picture}.{form}" for picture in PICTURES for form in PICTURE_FORMS))
+_COMPARISON: tuple[str, ...] = ("compare.csv", *(f"compare.{form}" for form in PICTURE_FORMS))
 _FORM = f"{RESULTS}/<dataset>/ipc<N>[-<recipe>]"
 
 

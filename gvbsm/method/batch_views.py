@@ -15,7 +15,7 @@ from gvbsm.method.draws import derive, uniform
 from gvbsm.method.views import draw_crops, sampled_at
 
 _CROP, _TOP, _LEFT, _FLIP, _DOWN, _RIGHT = range(6)  # the purposes of random numbers; each has its own key
-_RATIO = (3 / 4, 4 / 3)  # width / height of a random resized crop
+RATIO = (3 / 4, 4 / 3)  # width / height of a random resized crop
 
 
 def least_shares(first: float, last: float, count: int) -> Tensor:
@@ -46,7 +46,7 @@ def draw_positions(
     pixel_S = torch.arange(size)
     rows, columns = (pixel_S.expand(count, size).double() for _ in range(2))
     if resized_crop:
-        crop_N4 = draw_crops(count, size, resized_crop, _RATIO, derive(key, _CROP)).double()
+        crop_N4 = draw_crops(count, size, resized_crop, RATIO, derive(key, _CROP)).double()
         rows, columns = (sampled_at(crop_N4[:, side], crop_N4[:, side + 2], size) - 0.5 for side in range(2))
     if pad:
         rows, columns = (positions + _whole(key, purpose, count, 2 * pad) - pad for positions, purpose in

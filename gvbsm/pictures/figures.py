@@ -7,6 +7,8 @@ import io
 import matplotlib
 from matplotlib.figure import Figure
 
+from gvbsm.store.run import PICTURE_FORMS
+
 # Okabe and Ito's colours, which the colour-blind tell apart, for a few lines, each with a marker of its own;
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*"
@@ -16,8 +18,7 @@ CLASS_COLOURS = (
     *("#332288", "#88CCEE", "#117733", "#DDCC77", "#CC6677", "#44AA99", "#882255", "#999933", "#AA4499"),
     "#000000",
 )
-_NOT_WRITTEN = {"png": "Software", "svg": "Date", "pdf": "CreationDate"}
-FORMS = tuple(_NOT_WRITTEN)
+_NOT_WRITTEN = dict(zip(PICTURE_FORMS, ("Software", "Date", "CreationDate"), strict=True))
 DISTILLED, REAL = COLOURS[0], COLOURS[1]  # wherever the two are compared
 
 
@@ -36,7 +37,7 @@ def short_name(name: str, most: int = 20) -> str:
 
 
 def save(figure: Figure, form: str, dpi: int = 120) -> bytes:
-    """The figure in one of `FORMS`, without what would make equal pictures differ."""
+    """The figure in one of `PICTURE_FORMS`, without what would make equal pictures differ."""
     buffer = io.BytesIO()
     # Neither date nor random names; text stays text.
     with matplotlib.rc_context({"svg.hashsalt": "gvbsm", "svg.fonttype": "none"}):

@@ -43,4 +43,4 @@ class DrawSpec(Spec):
     settings: Embedding | None = None  # of the picture features only
 
 
-STAGE = Stage(name="draw", about="draw one picture of a run as PNG and SVG", spec=DrawSpec, stored=False)
+STAGE = Stage(name="draw", about="draw one picture of a run as PNG, SVG and PDF", spec=DrawSpec, stored=False)

@@ -35,7 +35,10 @@ def read_spec(stage: Stage, text: str) -> Spec:
         return spec_type.model_validate({**raw, "code": fingerprint(stage.name)})
     for module, digest in spec.code.items():
         if module_digest(module) != digest:
-            raise UserError(f"{where}: code: {module} has changed since this was planned; run snakemake again")
+            raise UserError(
+                f"{where}: code: {module} has changed since this was planned; run snakemake again, or rebuild the environment "
+                "or container"
+            )
     return spec
 
 

@@ -12,7 +12,7 @@ from gvbsm.pictures.names import kind_name, run_title
 from gvbsm.report.background import read_cost, read_provenance, read_settings
 from gvbsm.report.results import read_accuracies, read_classes, read_facts, read_pictures
 from gvbsm.store.files import write_text
-from gvbsm.store.run import Margin, Published, Spread, read_published
+from gvbsm.store.run import REPORT, Margin, Published, Spread, read_published
 
 
 def report(run: Path, out: Path | None = None) -> str:
@@ -24,7 +24,7 @@ def report(run: Path, out: Path | None = None) -> str:
         UserError: if the run is not published, or a file is not what publish writes.
     """
     published = read_published(run)
-    file = out or published.folder / "report.html"
+    file = out or published.folder / REPORT
     write_text(file, page(published))
     return f"{file}\n"
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from gvbsm.errors import UserError
 from gvbsm.pictures.names import JUDGE, KINDS, kind_name
 from gvbsm.pictures.protocols import Protocol, protocol
-from gvbsm.store.run import Margin, Picture, Published, Spread, Verdict, further_pictures, margin
+from gvbsm.pictures.table import StudentRow, student_rows
+from gvbsm.store.run import Margin, Picture, Published, Spread, Verdict, further_pictures
 
 _MEANS_TOP5 = 10  # classes, up to which top-5 accuracies say little
 _TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
@@ -76,11 +77,11 @@ class AccuracyTables:
 
 def read_accuracies(published: Published) -> AccuracyTables:
     """Accuracies as acc.json has them, by student."""
-    accuracies, distilled = published.accuracies, published.by_kind["distilled"]
-    labels = accuracies["soft_labels"]
+    accuracies = published.accuracies
+    labels, rows = accuracies["soft_labels"], student_rows(accuracies)
     return AccuracyTables(
-        seeds=max(len(result["top1"]["runs"]) for result in distilled.values()),
-        students=tuple(group for student in distilled for group in _student(published, student)),
+        seeds=max(len(result["top1"]["runs"]) for result in accuracies["students"].values()),
+        students=tuple(group for row in rows for group in _student(published, row)),
         is_best_first=accuracies["provenance"]["spec"].get("headline") == "best",
         teachers=tuple((name, teacher["top1"]) for name, teacher in accuracies["teachers"].items()),
         label_bytes=labels["bytes"],
@@ -89,25 +90,22 @@ def read_accuracies(published: Published) -> AccuracyTables:
     )
 
 
-def _student(published: Published, student: str) -> list[StudentAccuracies]:
+def _student(published: Published, of: StudentRow) -> list[StudentAccuracies]:
     """A student's rows; those with an average of its weights are apart from those without."""
-    results = {kind: by_student[student] for kind, by_student in published.by_kind.items() if student in by_student}
-    best = max(result["top1"]["mean"] for result in results.values())
-    random = results.get("random_soft")
+    best = max(result["top1"]["mean"] for result in of.results.values())
     has_top5 = published.accuracies["images"] > _MEANS_TOP5 * published.accuracies["ipc"]
     groups: dict[float | None, list[AccuracyRow]] = {}
-    for kind in [kind for kind in KINDS if kind in results]:
-        result = results[kind]
+    for kind, result in of.results.items():
         row = AccuracyRow(
             trained_on=kind_name(kind),
             is_best=result["top1"]["mean"] == best,
-            margin=margin(result["top1"], random["top1"]) if random and kind == "distilled" else None,
+            margin=of.margin if kind == "distilled" else None,
             top1=result["top1"],
             top5=result.get("top5") if has_top5 else None,
             best_top1=result.get("best_top1"),
         )
         groups.setdefault(result.get("ema") or None, []).append(row)
-    return [StudentAccuracies(student, ema, tuple(rows), protocol(published, student)) for ema, rows in groups.items()]
+    return [StudentAccuracies(of.student, ema, tuple(rows), protocol(published, of.student)) for ema, rows in groups.items()]
 
 
 @dataclass(frozen=True)

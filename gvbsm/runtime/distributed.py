@@ -1,6 +1,7 @@
 """Several processes that train one network together, each on its part of every batch.
 
-The process that the user starts is rank 0: it starts the others, and only it writes files, shows progress and answers signals.
+The process that the user starts is rank 0: it starts the others, and only it writes files and shows progress. A
+signal to any rank makes rank 0 save and all of them stop, at the same step.
 `torchrun --nproc-per-node 2 -m gvbsm squeeze ...` starts all ranks too. Every rank draws the random numbers of a single process
 and keeps its part. BatchNorm and the loss are over the whole batch, so the result differs from one process's by rounding only.
 """

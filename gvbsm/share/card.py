@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gvbsm.format import readable_seeds, readable_spread
+from gvbsm.pictures.names import kind_name
+from gvbsm.pictures.table import student_rows
 from gvbsm.pipeline.convert import ConvertSpec
 from gvbsm.pipeline.recover import RecoverSpec
 from gvbsm.pipeline.registry import STAGES
@@ -17,18 +19,12 @@ from gvbsm.share.folder import CLASSES, SHARD, ExportedClass, Manifest, unique_n
 from gvbsm.share.licences import Source
 from gvbsm.share.markdown import environment
 from gvbsm.share.run import PublishedRun
-from gvbsm.store.run import margin
+from gvbsm.store.run import Accuracies
 from gvbsm.store.spec import Json
 from gvbsm.training.fit import milestone_epochs
 
 _LISTED = 100  # classes that the card names; of more it says where they stand
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
-_KINDS = {
-    "distilled": "these images, soft labels",
-    "random_soft": "random real images, soft labels",
-    "random_hard": "random real images, hard labels",
-    "distilled_hard": "these images, hard labels",
-}
 _USUAL = {"ema": None, "accumulate": 1, "hard_label": "mixed", "precision": "float32"}  # as training.py.j2 does it
 _UNSAID = ("test_every", "threads")  # what no accuracy depends on
 
@@ -55,7 +51,7 @@ def card(run: PublishedRun, manifest: Manifest, classes: list[ExportedClass], so
         "last_shard": (manifest.images - 1) // SHARD,
         "program": training_program(next(iter(manifest.training.values()))),
         "students": [_student(name, training) for name, training in manifest.training.items()],
-        "accuracies": _accuracies(manifest),
+        "accuracies": _accuracies(run.accuracies),
     }
     return environment().get_template("card.md.j2").render(values)
 
@@ -194,21 +190,17 @@ class AccuracyTable:
     teachers: tuple[tuple[str, float], ...]
 
 
-def _accuracies(manifest: Manifest) -> AccuracyTable:
-    by_kind = {"distilled": manifest.accuracies["students"], **manifest.accuracies["baselines"]}
-    kinds = [kind for kind in _KINDS if kind in by_kind]
-    rows = []
-    for student in by_kind["distilled"]:
-        results = {kind: by_kind[kind][student]["top1"] for kind in kinds}
-        best = max(top1["mean"] for top1 in results.values())
-        cells = [AccuracyCell(readable_spread(top1["mean"], top1["std"]), top1["mean"] == best) for top1 in results.values()]
-        over = margin(results["distilled"], results["random_soft"]) if "random_soft" in results else None
+def _accuracies(accuracies: Accuracies) -> AccuracyTable:
+    table, rows = student_rows(accuracies), []
+    for student, _, spreads, over in table:
+        best = max(top1["mean"] for top1 in spreads.values())
+        cells = [AccuracyCell(readable_spread(top1["mean"], top1["std"]), top1["mean"] == best) for top1 in spreads.values()]
         rows.append(AccuracyRow(student, tuple(cells), readable_spread(over.mean, over.std, "+") if over else None))
-    seeds = len(next(iter(by_kind["distilled"].values()))["top1"]["runs"])
     return AccuracyTable(
-        kinds=tuple(_KINDS[kind] for kind in kinds),
+        # The card lies beside the distilled images: these images, soft labels; random real images, soft labels.
+        kinds=tuple(kind_name(kind).replace("distilled", "these").replace(",", " images,") for kind in table[0].top1),
         rows=tuple(rows),
         has_margins=any(row.margin for row in rows),
-        seeds=readable_seeds(seeds),
-        teachers=tuple((name, teacher["top1"]) for name, teacher in manifest.accuracies["teachers"].items()),
+        seeds=readable_seeds(len(table[0].top1["distilled"]["runs"])),
+        teachers=tuple((name, teacher["top1"]) for name, teacher in accuracies["teachers"].items()),
     )

@@ -45,7 +45,7 @@ _PROVENANCE = ("git", "packages", "python", "machine")
 def export(run: Path, form: str, out: Path, licence: str | None = None) -> str:
     """Write the run (its folder, or the acc.json in it) to the folder `out`, which appears when it is whole; a line about it.
 
-    `form` is one of `gvbsm.share.folder.FORMS`. `licence`, in words, stands for the source's terms that are not known here.
+    `form` is one of `gvbsm.share.forms.FORMS`. `licence`, in words, stands for the source's terms that are not known here.
 
     Raises:
         UserError: if `out` has anything in it or cannot be written, or the run is not published or damaged.

@@ -22,13 +22,13 @@ from gvbsm.data.files import colour_mode, open_image, read_file, to_tensor
 from gvbsm.data.folders import is_image
 from gvbsm.data.splits import RESIDENT
 from gvbsm.errors import UserError
+from gvbsm.share.forms import Form
 from gvbsm.store.files import file_hash, nameless_tensor, parse_json
 from gvbsm.store.job import Reader
 from gvbsm.store.receipts import Receipt
 from gvbsm.store.spec import Json
 
 FORMAT = 1
-FORMS = ("imagefolder", "webdataset", "huggingface")
 MANIFEST, CLASSES = "gvbsm.json", "classes.json"
 BATCH = 256  # images that are decoded or encoded together
 SHARD = 1000  # images of a tar archive
@@ -48,7 +48,7 @@ class Manifest(Strict):
     """What gvbsm.json holds: what the folder is, and by what its content is known again."""
 
     format: Literal[1]
-    form: Literal["imagefolder", "webdataset", "huggingface"]
+    form: Form
     dataset: str
     ipc: _COUNT
     recipe: str | None

@@ -13,14 +13,14 @@ from typing import Any
 import pandas as pd
 import torch
 
-from gvbsm.pictures.figures import FORMS, save
+from gvbsm.pictures.figures import save
 from gvbsm.pictures.names import run_title
 from gvbsm.pipeline.draw import DrawSpec
 from gvbsm.pipeline.recover import RecoverSpec
 from gvbsm.pipeline.registry import parse_spec
 from gvbsm.store.files import write_bytes, write_text
 from gvbsm.store.job import Job, provenance
-from gvbsm.store.run import Picture
+from gvbsm.store.run import PICTURE_FORMS, Picture
 
 Shown = dict[str, Any]  # arguments of a picture's `draw`
 
@@ -33,7 +33,7 @@ def run(job: Job[DrawSpec]) -> None:
     title = run_title(spec.dataset, spec.ipc, spec.recipe)
     # Imported here, so that a picture does not depend on the code of the others.
     figure = import_module(f"gvbsm.pictures.{spec.picture}").draw(title=title, **content)
-    for form in FORMS:
+    for form in PICTURE_FORMS:
         write_bytes(job.out.with_suffix(f".{form}"), save(figure, form))
     artifacts = {path: job.receipt(path)["sha256"] for path in spec.input_paths()}
     record = {"key": spec.key, "provenance": {**provenance(), "spec": spec.json_object, "artifacts": artifacts}}

@@ -16,6 +16,7 @@ from gvbsm.config.images import Select
 from gvbsm.data.image_set import check_images_per_class
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import Split, open_split
+from gvbsm.method.batch_views import RATIO
 from gvbsm.method.selection import (
     by_loss,
     cross_entropy,
@@ -37,7 +38,6 @@ from gvbsm.store.keys import derive_seed
 from gvbsm.training.networks import features_of, load_teacher
 
 _AT_ONCE = 100  # real images
-_RATIO = (3 / 4, 4 / 3)  # width / height of crops, the same as of views
 
 
 class _Crops(NamedTuple):
@@ -120,7 +120,7 @@ def _best_crops(
     """The crop of every image with the lowest cross-entropy."""
     count, size, crops = len(images_NCHW), images_NCHW.shape[-1], settings.crops
     whole = send(images_NCHW, pixels.device).repeat_interleave(crops, 0).float()
-    drawn = send(draw_crops(len(whole), size, (settings.scale[0], settings.scale[1]), _RATIO, seed), pixels.device)
+    drawn = send(draw_crops(len(whole), size, (settings.scale[0], settings.scale[1]), RATIO, seed), pixels.device)
     mirrored = torch.zeros(len(whole), dtype=torch.bool, device=pixels.device)
     small = shrink(crop_and_resize(whole, drawn, mirrored), settings.cells)
     small_on_cpu = small.cpu()

@@ -8,7 +8,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-CHECKPOINTS = Path("results/.checkpoints")
+from gvbsm.store.working_folder import RESULTS
+
+CHECKPOINTS = Path(RESULTS) / ".checkpoints"
 
 
 def lock_file(key: str, checkpoints: Path = CHECKPOINTS) -> Path:

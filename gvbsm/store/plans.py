@@ -11,9 +11,10 @@ from pathlib import Path
 from gvbsm.errors import UserError
 from gvbsm.store.files import parse_json, write_text
 from gvbsm.store.spec import Json, Spec
+from gvbsm.store.working_folder import RESULTS
 
-STORE = Path("results/store")
-PLANS = Path("results/.plan")
+STORE = Path(RESULTS) / "store"
+PLANS = Path(RESULTS) / ".plan"
 TARGETS = PLANS / "targets"
 LISTS = PLANS / "lists"
 
@@ -70,7 +71,7 @@ def read_plan_file(file: Path) -> tuple[str, Json]:
 def write_list(target: Path, files: list[str]) -> Path:
     """Write the list of a file's inputs, for a file outside the store, and return the list's path. The list is an input too:
     Snakemake compares only the times of inputs, and the list becomes newer when the inputs are others."""
-    file = LISTS / target.relative_to("results") / "files.txt"
+    file = LISTS / target.relative_to(RESULTS) / "files.txt"
     _write_if_different("".join(f"{line}\n" for line in files), file)
     return file
 

@@ -1,6 +1,6 @@
 """The progress file of a running job: `<key>.progress.json` beside its lock, deleted when the job ends without an error.
 
-Standard library only: commands read these files without loading torch.
+Without torch: commands read these files.
 """
 
 from __future__ import annotations
@@ -8,11 +8,15 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
+from typing import ClassVar
+
+from pydantic import ConfigDict, TypeAdapter
 
 from gvbsm.errors import UserError
-from gvbsm.store.files import parse_json, write_text
+from gvbsm.store.files import write_text
 from gvbsm.store.locks import CHECKPOINTS
 
 SUFFIX = ".progress.json"
@@ -21,6 +25,8 @@ SUFFIX = ".progress.json"
 @dataclass(frozen=True)
 class Record:
     """The progress of a job. Its steps are iterations, batches, groups of images or epochs, depending on the stage."""
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")  # of another version
 
     stage: str
     name: str  # of its artifact, without the key
@@ -37,18 +43,6 @@ class Record:
     seconds_left: float | None = None
     values: dict[str, float | None] = field(default_factory=dict)  # of the last step: losses, top1; None if not finite
     ended: str | None = None  # why the job stopped early; None also if it was killed
-
-
-_NUMBER = (int, float)
-_KINDS: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("stage", "name", "key", "host"), str),
-    **dict.fromkeys(("slurm_job", "ended"), (str, type(None))),
-    **dict.fromkeys(("started", "updated"), _NUMBER),
-    **dict.fromkeys(("pid", "done"), int),
-    **dict.fromkeys(("rate", "images_per_second", "seconds_left"), (*_NUMBER, type(None))),
-    "total": (int, type(None)),
-    "values": dict,
-}
 
 
 def progress_file(key: str, checkpoints: Path = CHECKPOINTS) -> Path:
@@ -71,16 +65,14 @@ def write_progress(file: Path, record: Record) -> None:
 def read_progress(file: Path) -> Record | None:
     """The record of a job; None if there is no such file, or it has another content."""
     try:
-        entries = parse_json(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return _reader().validate_json(file.read_bytes(), strict=True)
+    except (OSError, ValueError):
         return None
-    if not isinstance(entries, dict) or not entries.keys() <= {field.name for field in fields(Record)}:
-        return None
-    if not all(isinstance(entries.get(name), kind) for name, kind in _KINDS.items()):
-        return None
-    if not all(isinstance(value, (*_NUMBER, type(None))) for value in entries["values"].values()):
-        return None
-    return Record(**entries)
+
+
+@cache  # made only where there is a file to read: that takes some milliseconds
+def _reader() -> TypeAdapter[Record]:
+    return TypeAdapter(Record)
 
 
 def delete_progress(file: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shlex
 from pathlib import Path
 from typing import NotRequired, TypedDict, cast
 
@@ -13,6 +12,7 @@ from gvbsm.errors import UserError
 from gvbsm.store.files import file_hash, parse_json, write_text
 from gvbsm.store.keys import key
 from gvbsm.store.spec import Json
+from gvbsm.store.working_folder import make_command
 
 KEYED = re.compile(r"(?P<name>[A-Za-z0-9_.-]+)-(?P<key>[0-9a-f]{10})")  # the name of a file of the store, without its suffix
 _RECEIPT = {"spec": dict, "bytes": int, "sha256": str, "inputs": dict}  # the entries that every receipt must have
@@ -122,15 +122,3 @@ def _unreadable(file: Path, error: OSError, artifact: Path) -> UserError:
 def rebuild(artifact: Path) -> str:
     """The shell command that makes an artifact and its receipt again."""
     return make_command(artifact, artifact, receipt_path(artifact))
-
-
-def make_command(file: Path, *stale: Path) -> str:
-    """The shell command that makes a file below `results/`, after it has removed `stale` beside it."""
-    steps, folder = [], Path()
-    if len(file.parts) > 4 and file.parts[-4] == "results":
-        folder = file.parents[3]  # Snakemake needs the path relative to the working folder
-        steps.append(f"cd {shlex.quote(str(folder))}")
-    names = [shlex.quote(str(path.relative_to(folder))) for path in (file, *stale)]
-    if stale:  # Snakemake makes a requested file only if it is missing
-        steps.append(f"rm -f {' '.join(names[1:])}")
-    return " && ".join([*steps, f"snakemake --cores all {names[0]}"])

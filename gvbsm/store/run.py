@@ -5,26 +5,28 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple, NotRequired, TypedDict, get_args
+from typing import Literal, NamedTuple, NotRequired, get_args
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # typing's does not suffice for pydantic before Python 3.12
 
 from gvbsm.errors import UserError
 from gvbsm.store.files import parse_json
 from gvbsm.store.keys import key
-from gvbsm.store.receipts import make_command
-from gvbsm.store.shapes import has_form
 from gvbsm.store.spec import Json
+from gvbsm.store.working_folder import RESULTS, check_working_folder, make_command
 
-RESULTS = "results"
-_SETTINGS = ("config/config.yaml", "config/datasets", "config/recipes")  # what a working folder may have before any run
 ACCURACIES = "acc.json"
 REPORT = "report.html"
 SETTINGS = "settings.yaml"  # the row and the recipe as they were, which can be run again
 PICTURES_LIST = "pictures.txt"
 PUBLISHED_FILES = (ACCURACIES, SETTINGS, "table.csv", "classes.csv", "images.png", "images.pdf")  # what publish writes
 RUN_FILES = (*PUBLISHED_FILES, PICTURES_LIST, REPORT)  # in results/<dataset>/<run>/; further pictures are in pictures/
-Picture = Literal["curves", "evolution", "features", "classes"]  # in pictures/, as .png, .svg and .pdf, in the order of pages
+Picture = Literal["curves", "evolution", "features", "classes"]  # in pictures/, in the order of pages
 PICTURES: tuple[Picture, ...] = get_args(Picture)
+PICTURE_FORMS = ("png", "svg", "pdf")
 
 
 class Spread(TypedDict):
@@ -141,12 +143,7 @@ class Published:
     def target(self) -> str:
         """The Snakemake target that makes the run."""
         recipe = f"-{self.accuracies['recipe']}" if self.accuracies["recipe"] else ""
-        return f"results/{self.accuracies['dataset']}/ipc{self.accuracies['ipc']}{recipe}/{ACCURACIES}"
-
-    @property
-    def by_kind(self) -> dict[str, dict[str, Result]]:
-        """Results by kind of training images and labels, distilled images first, then by student."""
-        return {"distilled": self.accuracies["students"], **self.accuracies["baselines"]}
+        return f"{RESULTS}/{self.accuracies['dataset']}/ipc{self.accuracies['ipc']}{recipe}/{ACCURACIES}"
 
 
 def read_published(run: Path) -> Published:
@@ -158,32 +155,25 @@ def read_published(run: Path) -> Published:
     file = run if run.suffix == ".json" else run_folder(run) / ACCURACIES
     try:
         accuracies = parse_json(file.read_text(encoding="utf-8"))
-        if key(accuracies["provenance"]["spec"]) != accuracies["key"]:
-            raise ValueError("of another key")
-        if not has_form(accuracies, Accuracies) or not accuracies["students"]:
-            raise TypeError("of another form")
+        _form().validate_python(accuracies, strict=True)  # its result would lack what other versions write
+        if key(accuracies["provenance"]["spec"]) != accuracies["key"] or not accuracies["students"]:
+            raise ValueError("of another key, or of nothing")
         if any(accuracies["students"].keys() - by_student for by_student in accuracies["baselines"].values()):
             raise ValueError("of other students")
     except OSError as error:
         if file.parts[:1] == (RESULTS,):
             check_working_folder()
         raise UserError(f"{file}: cannot be read: {error.strerror}; make it with: {make_command(file)}") from None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{file}: expected what publish writes, got something else; make it again") from None
+    except ValueError as error:
+        place = error.errors()[0]["loc"] if isinstance(error, ValidationError) else ()
+        where = f" at {'.'.join(map(str, place))!r}" if place else ""
+        raise UserError(f"{file}: expected what publish writes, got something else{where}; make it again") from None
     return Published(file, accuracies)
 
 
-def check_working_folder() -> None:
-    """Check that this is a working folder: one where runs were made, or one with settings of the user's own.
-
-    Raises:
-        UserError: if it is not; every run would look as if it had never been made.
-    """
-    if not any(Path(entry).exists() for entry in (RESULTS, *_SETTINGS)):
-        raise UserError(
-            f"{Path.cwd()}: expected a working folder, with {RESULTS}/ or {_SETTINGS[0]}, got neither; change to the folder "
-            "where you call snakemake, or make one with: gvbsm init"
-        )
+@cache  # made only where a run is read: that takes some milliseconds
+def _form() -> TypeAdapter[Accuracies]:
+    return TypeAdapter(Accuracies)
 
 
 def run_folder(path: Path) -> Path:

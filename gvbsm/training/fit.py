@@ -97,7 +97,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def set_step_size(optimizer: torch.optim.Optimizer, size: float) -> None:
-    """Write the step size into one tensor of all groups, from which a recorded step reads it (on MPS, into a number)."""
+    """Write the step size into a tensor of each group, from which a recorded step reads it (on MPS, into a number)."""
     device = next(weight.device for group in optimizer.param_groups for weight in group["params"])
     for group in optimizer.param_groups:
         if device.type == "mps":
@@ -185,9 +185,10 @@ def fit(
     `after_epoch` gets the model in eval mode, or with `recipe.ema` the moving average of its weights. Afterwards the model is
     in eval mode.
     `batches(epoch, first)` are the epoch's batches from number `first` on, the same in every process: nested tuples of tensors
-    on the model's device and of constants. `losses(model, batch)` yields the losses whose gradients one step sums, from the
-    batch and what never changes: on CUDA the whole step is recorded and replayed (`gvbsm.training.graphs`). If several
-    processes train together, each rank computes the losses of the whole batch and has a share of their gradients.
+    on the model's device and of constants; without CUDA, where no step is replayed, with iterators in them too.
+    `losses(model, batch)` yields the losses whose gradients one step sums, from the batch and what never changes: on CUDA the
+    whole step is recorded and replayed (`gvbsm.training.graphs`). If several processes train together, each rank computes the
+    losses of the whole batch and has a share of their gradients.
     torch's global generator is seeded for every step, so a resumed training draws the same random numbers.
 
     Raises:

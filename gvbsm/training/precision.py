@@ -9,8 +9,6 @@ from torch import nn
 
 from gvbsm.runtime.arithmetic import precision_on
 
-__all__ = ["autocast", "hold_weights", "precision_on"]
-
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[None]:
     """Convolutions and matrix products in `precision` ("float32" or "bfloat16"), or in what the device has instead."""

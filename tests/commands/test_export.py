@@ -25,7 +25,8 @@ from gvbsm.errors import UserError
 from gvbsm.method.losses import REST, hard_loss, soft_loss
 from gvbsm.share import export
 from gvbsm.share.card import training_program
-from gvbsm.share.folder import FORMS, list_classes, unique_names
+from gvbsm.share.folder import list_classes, unique_names
+from gvbsm.share.forms import FORMS
 from gvbsm.share.licences import source_of
 from gvbsm.share.markdown import environment
 from gvbsm.stages import publish

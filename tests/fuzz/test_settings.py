@@ -13,6 +13,7 @@ from gvbsm import cli
 from gvbsm.commands.compare import compare
 from gvbsm.config.project import load_config
 from gvbsm.config.studies import read_study
+from gvbsm.errors import UserError
 from gvbsm.pipeline.graph import plan
 from gvbsm.pipeline.registry import STAGES, planned_beside, read_plan
 from gvbsm.pipeline.specs import read_spec
@@ -182,6 +183,13 @@ OF_REPORT = [name for name in PUBLISHED if name not in ("provenance", "key")]
 def test_a_whole_acc_json_is_compared(folder):
     write(folder / "acc.json", json.dumps(PUBLISHED).encode())
     assert succeeds_or_says_why(compare, [folder, folder])
+
+
+def test_the_wrong_entry_of_an_acc_json_is_named(folder):
+    wrong = PUBLISHED | {"students": {"convnet": {"top1": SPREAD | {"std": "1"}}}}
+    write(folder / "acc.json", json.dumps(wrong).encode())
+    with pytest.raises(UserError, match=r"got something else at 'students\.convnet\.top1\.std'; make it again"):
+        compare([folder])
 
 
 @example(DEEP.encode())

@@ -15,10 +15,11 @@ from gvbsm.pipeline.registry import STAGES
 from gvbsm.pipeline.specs import read_spec
 from gvbsm.pipeline.stage import Artifact
 from gvbsm.runtime import arithmetic
+from gvbsm.runtime.arithmetic import precision_on
 from gvbsm.store.files import file_hash, load_tensors
 from gvbsm.store.plans import STORE
 from gvbsm.store.receipts import read_receipt
-from gvbsm.training.precision import autocast, hold_weights, precision_on
+from gvbsm.training.precision import autocast, hold_weights
 
 
 @pytest.fixture

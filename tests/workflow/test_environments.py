@@ -1,5 +1,6 @@
 """The environments of `--sdm conda` and `--sdm apptainer`, which cannot be made here: their files say what they must."""
 
+import ast
 import re
 import shutil
 import subprocess
@@ -44,8 +45,12 @@ def test_the_environment_has_no_other_package():
 
 
 def test_the_container_has_what_it_copies():
-    copied = re.findall(r"^    (\S+) /opt/gvbsm/\S+$", (ENVIRONMENTS / "gvbsm.def").read_text(), re.MULTILINE)
-    assert len(copied) == 5 and all((ROOT / path).exists() for path in copied)
+    pairs = dict(re.findall(r"^    (\S+) /opt/gvbsm/(\S+)$", (ENVIRONMENTS / "gvbsm.def").read_text(), re.MULTILINE))
+    assert pairs.pop("workflow/envs/gvbsm.yaml") == "environment.yaml"
+    assert all(path == copy and (ROOT / path).exists() for path, copy in pairs.items())
+    (project,) = re.findall(r"^PROJECT = (.*)$", (ROOT / "setup.py").read_text(), re.MULTILINE)
+    # What setup.py puts into the package that is installed there.
+    assert pairs.keys() == {"pyproject.toml", "setup.py", "README.md", "LICENSE", "gvbsm", *ast.literal_eval(project)}
 
 
 @pytest.mark.nightly("bounds")

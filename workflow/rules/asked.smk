@@ -2,7 +2,7 @@
 import re
 
 from gvbsm.config.targets import no_such_target
-from gvbsm.store.run import RUN_FILES
+from gvbsm.store.run import PICTURE_FORMS, RUN_FILES
 
 # Where another Snakefile includes ours, more rules may follow, and this one is for no target.
 ALONE = Path(workflow.main_snakefile).resolve() == (PROJECT / "workflow" / "Snakefile").resolve()
@@ -11,9 +11,9 @@ ALONE = Path(workflow.main_snakefile).resolve() == (PROJECT / "workflow" / "Snak
 KNOWN = (
     r"results/(\.plan|store|logs|benchmarks)/.*",
     r"results/[^/.][^/]*/ipc[^/]*",
-    r"results/[^/.][^/]*/compare\.(csv|png|svg|pdf)",
+    rf"results/[^/.][^/]*/compare\.(csv|{'|'.join(PICTURE_FORMS)})",
     rf"results/[^/.][^/]*/[^/]+/({'|'.join(map(re.escape, RUN_FILES))})",
-    rf"results/[^/.][^/]*/[^/]+/pictures/({'|'.join(PICTURES)})\.(png|svg|pdf|json)",
+    rf"results/[^/.][^/]*/[^/]+/pictures/({'|'.join(PICTURES)})\.({'|'.join(PICTURE_FORMS)}|json)",
 )
 
 

@@ -1,0 +1,36 @@
+"""The working folder, in which snakemake is called, and commands for it. Standard library only."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from gvbsm.errors import UserError
+
+RESULTS = "results"
+_SETTINGS = ("config/config.yaml", "config/datasets", "config/recipes")  # what a working folder may have before any run
+
+
+def check_working_folder() -> None:
+    """Check that this is a working folder: one where runs were made, or one with settings of the user's own.
+
+    Raises:
+        UserError: if it is not; every run would look as if it had never been made.
+    """
+    if not any(Path(entry).exists() for entry in (RESULTS, *_SETTINGS)):
+        raise UserError(
+            f"{Path.cwd()}: expected a working folder, with {RESULTS}/ or {_SETTINGS[0]}, got neither; change to the folder "
+            "where you call snakemake, or make one with: gvbsm init"
+        )
+
+
+def make_command(file: Path, *stale: Path) -> str:
+    """The shell command that makes a file below `results/`, after it has removed `stale` beside it."""
+    steps, folder = [], Path()
+    if len(file.parts) > 4 and file.parts[-4] == RESULTS:
+        folder = file.parents[3]  # Snakemake needs the path relative to the working folder
+        steps.append(f"cd {shlex.quote(str(folder))}")
+    names = [shlex.quote(str(path.relative_to(folder))) for path in (file, *stale)]
+    if stale:  # Snakemake makes a requested file only if it is missing
+        steps.append(f"rm -f {' '.join(names[1:])}")
+    return " && ".join([*steps, f"snakemake --cores all {names[0]}"])
