@@ -46,7 +46,7 @@ def before(stage):
 def target_inputs(artifacts, published):
     """Inputs of publish or draw, by their names in its spec. Only its own plan file is compared by time."""
     check_until(artifacts)
-    checked(check_adopted, artifacts, Path(os.environ["GVBSM_DATA_ROOT"]))
+    checked(check_adopted, artifacts, Path(job_environment(settings)["GVBSM_DATA_ROOT"]))
     target = checked(write_plans, artifacts, published)
     SPECS.update((artifact.key, artifact.spec) for artifact in artifacts)
     checks = [artifact.path for artifact in artifacts if isinstance(artifact.spec, CheckSpec)]
