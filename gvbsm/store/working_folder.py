@@ -25,12 +25,12 @@ def check_working_folder() -> None:
 
 
 def make_command(file: Path, *stale: Path) -> str:
-    """The shell command that makes a file below `results/`, after it has removed `stale` beside it."""
+    """The shell command that makes a file, below `results/` from its working folder, after it has removed `stale` beside it."""
     steps, folder = [], Path()
     if len(file.parts) > 4 and file.parts[-4] == RESULTS:
         folder = file.parents[3]  # Snakemake needs the path relative to the working folder
         steps.append(f"cd {shlex.quote(str(folder))}")
-    names = [shlex.quote(str(path.relative_to(folder))) for path in (file, *stale)]
+    names = [shlex.quote(str(path.relative_to(folder) if steps else path)) for path in (file, *stale)]
     if stale:  # Snakemake makes a requested file only if it is missing
         steps.append(f"rm -f {' '.join(names[1:])}")
     return " && ".join([*steps, f"snakemake --cores all {names[0]}"])

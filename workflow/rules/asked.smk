@@ -1,7 +1,8 @@
-# What the command line asks for: targets that no rule makes, and stages that --until names.
+# What the command line asks for: targets that no rule makes, stages that --until names, and what comes first.
 import re
 
 from gvbsm.config.targets import no_such_target
+from gvbsm.pipeline.squeeze import teachers_before
 from gvbsm.store.run import PICTURE_FORMS, RUN_FILES
 
 # Where another Snakefile includes ours, more rules may follow, and this one is for no target.
@@ -47,3 +48,22 @@ def is_last(stage):
     would come later; kept epochs of a training then each train from the beginning if they run at once."""
     named = workflow.dag_settings.until
     return any(name == stage or name.endswith(f"_{stage}") for name in named)  # in a module, rules have a prefix
+
+
+RUNS = {}  # by key of an artifact: checks and teachers (specs by path) of every planned run that has it
+
+
+def before(stage):
+    """An input function: what may fail within seconds in the same run, and so comes before a long job that does not read it.
+    None for a job that is made, which Snakemake would make again. A job of its own process has no plan of the run, and begins
+    later anyway."""
+
+    def inputs(wildcards):
+        spec = planned_spec(wildcards.key)
+        if (STORE / stage / f"{wildcards.name}-{wildcards.key}{spec.suffix}").exists():
+            return []
+        runs = RUNS.get(wildcards.key, [])
+        paths = [path for checks, teachers in runs for path in checks + teachers_before(spec, teachers)]
+        return stored(path for path in dict.fromkeys(paths) if not is_last(Path(path).parent.name))
+
+    return inputs

@@ -6,7 +6,6 @@ from gvbsm.pipeline.check import CheckSpec
 from gvbsm.pipeline.graph import plan_run
 from gvbsm.pipeline.pictures import pictures_of, pictures_that_can_be_drawn, plan_picture
 from gvbsm.pipeline.registry import write_plans
-from gvbsm.pipeline.squeeze import teachers_before
 from gvbsm.store.plans import target_file, write_list
 from gvbsm.store.receipts import receipt_path
 from gvbsm.store.run import ACCURACIES, PICTURES_LIST, further_pictures
@@ -22,25 +21,6 @@ def accuracies_of_folder(wildcards):
     run = run_of(wildcards)
     sys.stderr.write(f"gvbsm: {run.folder}: expected a file of it; run snakemake --cores all {run.accuracies}\n")
     raise SystemExit(1)
-
-
-RUNS = {}  # by key of an artifact: checks and teachers (specs by path) of every planned run that has it
-
-
-def before(stage):
-    """An input function: what may fail within seconds in the same run, and so comes before a long job that does not read it.
-    None for a job that is made, which Snakemake would make again. A job of its own process has no plan of the run, and begins
-    later anyway."""
-
-    def inputs(wildcards):
-        spec = planned_spec(wildcards.key)
-        if (STORE / stage / f"{wildcards.name}-{wildcards.key}{spec.suffix}").exists():
-            return []
-        runs = RUNS.get(wildcards.key, [])
-        paths = [path for checks, teachers in runs for path in checks + teachers_before(spec, teachers)]
-        return stored(path for path in dict.fromkeys(paths) if not is_last(Path(path).parent.name))
-
-    return inputs
 
 
 def target_inputs(artifacts, published):
