@@ -25,7 +25,7 @@ def check_until(artifacts):
         sys.stderr.write(f"gvbsm: --until: expected stages, got {paths[0]}; put -- before targets\n")
         raise SystemExit(1)
     above = {}  # by path: the stages that an artifact needs
-    for artifact in artifacts:  # after their inputs
+    for artifact in artifacts if len(workflow.dag_settings.until) > 1 else []:  # after their inputs
         paths = artifact.spec.input_paths()
         above[artifact.path] = {Path(path).parent.name for path in paths}.union(*(above.get(path, ()) for path in paths))
         earlier = [stage for stage in above[artifact.path] if is_last(stage)]
@@ -50,7 +50,7 @@ def is_last(stage):
     return any(name == stage or name.endswith(f"_{stage}") for name in named)  # in a module, rules have a prefix
 
 
-RUNS = {}  # by key of an artifact: checks and teachers (specs by path) of every planned run that has it
+RUNS = {}  # by key of an artifact, and of a planned target that has it: the target's checks, and its teachers' specs by path
 
 
 def before(stage):
@@ -62,8 +62,8 @@ def before(stage):
         spec = planned_spec(wildcards.key)
         if (STORE / stage / f"{wildcards.name}-{wildcards.key}{spec.suffix}").exists():
             return []
-        runs = RUNS.get(wildcards.key, [])
-        paths = [path for checks, teachers in runs for path in checks + teachers_before(spec, teachers)]
+        runs = RUNS.get(wildcards.key, {})
+        paths = [path for checks, teachers in runs.values() for path in checks + teachers_before(spec, teachers)]
         return stored(path for path in dict.fromkeys(paths) if not is_last(Path(path).parent.name))
 
     return inputs

@@ -32,13 +32,13 @@ def target_inputs(artifacts, published):
     checks = [artifact.path for artifact in artifacts if isinstance(artifact.spec, CheckSpec)]
     teachers = {artifact.path: artifact.spec for artifact in artifacts if artifact.stage == "squeeze"}
     for artifact in artifacts:
-        RUNS.setdefault(artifact.key, []).append((checks, teachers))
+        RUNS.setdefault(artifact.key, {})[target.key] = (checks, teachers)  # Snakemake may ask again
     inputs = {name: stored(paths) for name, paths in target.spec.inputs if paths}
     # Only these rules ask for receipts, and of what they do not read for those that are lost: with the receipts of every rule's
     # inputs, planning would take twice as long.
-    read = target.spec.input_paths()
-    lost = [artifact.path for artifact in artifacts if (STORE / artifact.path).exists() and artifact.path not in read]
-    lost = [path for path in lost if not receipt_path(STORE / path).exists()]
+    read = dict.fromkeys(target.spec.input_paths())
+    others = [artifact.path for artifact in artifacts if artifact.path not in read and (STORE / artifact.path).exists()]
+    lost = [path for path in others if not receipt_path(STORE / path).exists()]
     receipts = [ancient(str(receipt_path(STORE / path))) for path in [*read, *lost]]
     return {"plan": str(target_file(target.key)), **inputs, "receipts": receipts}
 
