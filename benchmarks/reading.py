@@ -1,4 +1,7 @@
-"""Reading images that stay in their files, as `storage: files` does, against torchvision's ImageFolder with a DataLoader."""
+"""Reading images that stay in their files, as `storage: files` does, against torchvision's ImageFolder with a DataLoader.
+
+Both end with what a network sees: normalised float32 on the device.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,18 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from benchmarks.timing import compare, report
+from gvbsm.config.shapes import PixelForm
 from gvbsm.config.sources import ImageFolder
 from gvbsm.config.teachers import Augment
 from gvbsm.data import imagefolder
 from gvbsm.data.listed import ListedImages
+from gvbsm.data.pixels import Pixels
 from gvbsm.data.raw import Files, Form
 from gvbsm.data.splits import FileImages
 
 IMAGES, BATCH, SIZE = 400, 50, 224
 HEIGHT, WIDTH = 375, 500  # px, as most photographs of ImageNet
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 AUGMENT = Augment(resized_crop=[0.08, 1.0], flip=True)
 
 
@@ -61,17 +67,19 @@ def _ours(root: Path, workers: int, device: torch.device) -> Callable[[], None]:
     sizes, times = raw.train_images.sizes, raw.train_images.times
     listed = ListedImages(text, ends, sizes, times, root, SIZE, 3, SIZE, workers)
     split = FileImages(listed, raw.train_labels, AUGMENT, device)
+    pixels = Pixels(PixelForm(image_size=SIZE, mean=MEAN, std=STD), device)
 
     def read() -> None:
         order = torch.randperm(len(raw.train_labels)).split(BATCH)
         for batch in split.augmented([(index, seed) for seed, index in enumerate(order)]):
-            batch.sum()
+            pixels.from_levels(batch.float()).sum()
 
     return read
 
 
 def _torchvision(root: Path, workers: int, device: torch.device) -> Callable[[], None]:
-    steps = [transforms.RandomResizedCrop(SIZE, scale=(0.08, 1.0)), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
+    steps = [transforms.RandomResizedCrop(SIZE, scale=(0.08, 1.0)), transforms.RandomHorizontalFlip()]
+    steps += [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
     folder = datasets.ImageFolder(str(root / "images" / "train"), transforms.Compose(steps))
     loader = DataLoader(folder, batch_size=BATCH, shuffle=True, num_workers=workers)
 

@@ -39,8 +39,10 @@ def run(device: torch.device, repeats: int) -> None:
 
         def ours(step=step) -> None:
             index = torch.randint(0, len(labels), (64,))
-            unit_BCHW = next(train.augmented([(index, 0)]))
-            step(pixels.normalise(unit_BCHW).contiguous(memory_format=torch.channels_last), labels[index].to(device))
+            levels_BCHW = next(train.augmented([(index, 0)]))
+            step(
+                pixels.from_levels(levels_BCHW.float()).contiguous(memory_format=torch.channels_last), labels[index].to(device)
+            )
 
         alternatives = {"the step alone": lambda step=step: step(x, labels[:64].to(device)), "squeeze's": ours}
         timings = compare(alternatives, repeats * 3, device)

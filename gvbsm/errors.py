@@ -19,6 +19,11 @@ class Interrupted(Exception):
     """A signal asked the stage to stop; its checkpoint is written."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its kind if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def unreadable(path: Path, error: OSError) -> UserError:
     """The error to raise for a file or folder that cannot be read; `error` may name a file inside it."""
     return UserError(

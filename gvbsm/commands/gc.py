@@ -28,7 +28,7 @@ from gvbsm.store.progress import SUFFIX, key_of
 from gvbsm.store.receipts import read_receipt, receipt_path
 from gvbsm.store.run import ACCURACIES
 from gvbsm.store.spec import flat_paths
-from gvbsm.store.working_folder import RESULTS
+from gvbsm.store.working_folder import RESULTS, make_command
 
 _SNAKEMAKE_LOCKS = Path(".snakemake/locks")
 _NOT_AS_WRITTEN = (OSError, ValueError, KeyError, TypeError, AttributeError)  # a JSON file is missing or has another content
@@ -113,7 +113,7 @@ def _add_published(needed: _Needed) -> None:
         try:
             needed.paths.update(_published(file))
         except _NOT_AS_WRITTEN as error:
-            remedy = f"make it again with: rm {file} && snakemake --cores all {file}; or only delete it"
+            remedy = f"make it again with: {make_command(file, file)}; or only delete it"
             got = f"{type(error).__name__}: {error}"
             needed.obstacles.append(f"{file}: expected what publish wrote, got {got}; {remedy}")
 

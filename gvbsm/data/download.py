@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from gvbsm.data.first_bytes import PACKED, TAR, ZIP, what_file
 from gvbsm.data.folders import is_there
-from gvbsm.errors import UserError
+from gvbsm.errors import UserError, first_line
 
 _CHUNK = 2**18  # bytes
 _PATIENCE = 60  # seconds without a byte, after which a connection counts as broken
@@ -61,7 +61,7 @@ def download(what: str, path: Path, url: str, md5: str, hint: str = "") -> None:
             _fetch_checked(url, file, part, md5)
             part.replace(path)
     except (OSError, RuntimeError, ValueError, HTTPException) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         left = part.stat().st_size if part.exists() else 0
         again = f"repeat the command to go on after {left:,} bytes, or " if left else ""
         raise UserError(

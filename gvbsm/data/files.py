@@ -18,7 +18,7 @@ from torch import Tensor
 from gvbsm.data.archives import ARCHIVES, read_members
 from gvbsm.data.first_bytes import HEAD, IMAGES, PACKED, TAR, ZIP, check_folders_above, what_file, what_it_is
 from gvbsm.data.folders import LeftOut, is_there, walk
-from gvbsm.errors import UserError, unreadable
+from gvbsm.errors import UserError, first_line, unreadable
 
 _LONGEST = 100  # longest ratio of sides: resizing the shorter side enlarges the longer side with it
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF", "GIF")  # for other formats PIL may start programs
@@ -110,11 +110,10 @@ def decoding(where: str, content: bytes | None = None) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        remedy, lines = "", str(error).strip().splitlines()
-        reason = lines[0] if lines else type(error).__name__
+        remedy, reason = "", first_line(error)
         if isinstance(error, UnidentifiedImageError):
             reason, remedy = _other_content(b"?" if content is None else content)
-        elif lines and not isinstance(error, (OSError, ValueError, SyntaxError, Image.DecompressionBombError)):
+        elif str(error).strip() and not isinstance(error, (OSError, ValueError, SyntaxError, Image.DecompressionBombError)):
             reason = f"{type(error).__name__}: {reason}"  # not meant for readers: the text alone may say nothing
         raise UserError(f"{where}: expected an image, got {reason}; {remedy or 'replace or remove the file'}") from None
 
@@ -143,7 +142,7 @@ def open_image(where: str, content: bytes, mode: str) -> Image.Image:
         upright = image if turn is None else image.transpose(turn)
         if upright.mode.startswith("I"):  # PIL would clip 16 bits at 255 instead of scaling them
             upright = Image.fromarray((np.asarray(upright).clip(0, 65535) // 257).astype(np.uint8))
-        return upright.convert(mode)
+        return upright if upright.mode == mode else upright.convert(mode)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from gvbsm.data.files import colour_mode, decoding, open_image, read_file, square, to_tensor
-from gvbsm.errors import UserError
+from gvbsm.errors import UserError, first_line
 from gvbsm.store.keys import derive_seed
 
 _workers: WeakSet[BaseProcess] = WeakSet()  # those that may still run
@@ -78,8 +78,9 @@ class ListedImages(Dataset[Tensor | str]):
             # Not a clause of its own: a generator that is left open is closed when the interpreter ends, without this name.
             if isinstance(error, UserError):
                 raise
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError(f"decoding images: {reason}; lower --workers or GVBSM_WORKERS ({self.workers} now)") from None
+            raise UserError(
+                f"decoding images: {first_line(error)}; lower --workers or GVBSM_WORKERS ({self.workers} now)"
+            ) from None
 
     def _collate(self, images: list[Tensor | str]) -> Tensor | str:
         """A batch, which may be empty, or the first error in it."""

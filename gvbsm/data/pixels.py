@@ -1,17 +1,15 @@
-"""Normalisation between stored bytes and network inputs, and the batched augmentation of squeeze and statistics."""
+"""Normalisation between stored bytes and the inputs of networks."""
 
 from __future__ import annotations
 
 import io
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from gvbsm.config.shapes import PixelForm
-from gvbsm.config.teachers import Augment
 
 
 class Pixels:
@@ -22,10 +20,6 @@ class Pixels:
         self.mean = torch.tensor(form.mean, device=device).view(1, -1, 1, 1)
         self.std = torch.tensor(form.std, device=device).view(1, -1, 1, 1)
         self._scale, self._shift = 1 / (255 * self.std), -self.mean / self.std
-
-    def normalise(self, unit_BCHW: Tensor) -> Tensor:
-        """Values in 0..1 to normalised values."""
-        return (unit_BCHW - self.mean) / self.std
 
     def from_bytes(self, bytes_BCHW: Tensor) -> Tensor:
         """uint8 to normalised float32."""
@@ -58,18 +52,3 @@ def jpeg_round_trip(bytes_BCHW: Tensor, quality: int = 75) -> Tensor:
         Image.fromarray(array.squeeze(2) if array.shape[2] == 1 else array).save(buffer, "JPEG", quality=quality)
         images.append(torch.from_numpy(np.array(Image.open(buffer))).reshape(array.shape).permute(2, 0, 1))
     return torch.stack(images)
-
-
-def augmentation(settings: Augment, size: int) -> nn.Module:
-    """Crop and flip of (B,C,S,S) batches in 0..1, with black padding; one draw per image, from torch's global generator."""
-    import kornia.augmentation as K  # here, because the import takes half a second
-
-    steps: list[Any] = []
-    if settings.pad:
-        steps.append(K.RandomCrop((size, size), padding=settings.pad, cropping_mode="slice"))
-    if settings.resized_crop:
-        scale = (settings.resized_crop[0], settings.resized_crop[1])
-        steps.append(K.RandomResizedCrop((size, size), scale=scale, cropping_mode="slice"))
-    if settings.flip:
-        steps.append(K.RandomHorizontalFlip())
-    return K.AugmentationSequential(*steps, data_keys=["input"]) if steps else nn.Identity()

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from gvbsm.config.teachers import Augment
+from gvbsm.data.augmentation import crop_and_mirror
 from gvbsm.data.folders import Stamp, change, change_if_there, count_images, difference, is_there, is_visible
 from gvbsm.data.listed import ListedImages, changed
-from gvbsm.data.pixels import augmentation
 from gvbsm.errors import UserError
-from gvbsm.method.draws import seed_torch
 from gvbsm.method.transfer import send
 from gvbsm.store.job import Reader
 from gvbsm.store.spec import Json
@@ -34,7 +33,8 @@ class Split(ABC):
 
     @abstractmethod
     def augmented(self, batches: Iterable[tuple[Tensor, int]], part: Callable[[int], slice] = slice) -> Iterator[Tensor]:
-        """Randomly cropped and flipped images, float32 (B,C,S,S) in 0..1 on the device, of each batch and its seed.
+        """Randomly cropped and mirrored images (B,C,S,S) on the device, of each batch and its seed: levels 0..255, uint8 or
+        float32.
 
         Of a batch of B images it gives only those in `part(B)` (default: all); their values do not depend on `part`.
         """
@@ -46,8 +46,7 @@ class PackedImages(Split):
     def __init__(self, images: Tensor, labels: Tensor, augment: Augment | None, device: torch.device) -> None:
         self.labels = labels
         self._images = images.to(device) if images.nbytes <= RESIDENT else images
-        self._augment = augmentation(augment, images.shape[-1]) if augment else None
-        self._device = device
+        self._augment, self._device = augment, device
 
     def whole_images(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         for index in batches:
@@ -56,8 +55,10 @@ class PackedImages(Split):
     def augmented(self, batches: Iterable[tuple[Tensor, int]], part: Callable[[int], slice] = slice) -> Iterator[Tensor]:
         assert self._augment
         for index, seed in batches:
-            seed_torch(seed, self._device)
-            yield self._augment(next(self.whole_images([index])).to(self._device).float() / 255)[part(len(index))]
+            own = part(len(index))
+            yield crop_and_mirror(
+                send(next(self.whole_images([index[own]])), self._device), self._augment, seed, len(index), own
+            )
 
 
 class FileImages(Split):
@@ -67,8 +68,7 @@ class FileImages(Split):
         self.labels = labels
         self._listed = listed
         self._crop = augment.resized_crop if augment else None
-        uncropped = augment.model_copy(update={"resized_crop": None}) if augment else None
-        self._augment = augmentation(uncropped, listed.image_size) if uncropped else None
+        self._augment = augment.model_copy(update={"resized_crop": None}) if augment else None
         self._device = device
 
     def whole_images(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -80,12 +80,7 @@ class FileImages(Split):
         decoded = [(index[part(len(index))], seed) for index, seed in todo]
         # The workers crop, since they have the image in its original size; the other operations follow here.
         for (index, seed), bytes_PCHW in zip(todo, self._listed.load(decoded, self._crop), strict=True):
-            own_rows, unit_BCHW = part(len(index)), bytes_PCHW.to(self._device).float().div_(255)
-            if len(bytes_PCHW) < len(index):  # draws are for the whole batch
-                unit_PCHW, unit_BCHW = unit_BCHW, unit_BCHW.new_zeros(len(index), *unit_BCHW.shape[1:])
-                unit_BCHW[own_rows] = unit_PCHW
-            seed_torch(seed, self._device)
-            yield self._augment(unit_BCHW)[own_rows]
+            yield crop_and_mirror(send(bytes_PCHW, self._device), self._augment, seed, len(index), part(len(index)))
 
 
 def open_split(reader: Reader, data: str, split: str, device: torch.device, augment: Augment | None = None) -> Split:

@@ -11,11 +11,10 @@ import math
 import torch
 from torch import Tensor
 
-from gvbsm.method.draws import derive, uniform
-from gvbsm.method.views import draw_crops, sampled_at
+from gvbsm.method.crops import RATIO, draw_crops, sampled_at
+from gvbsm.method.draws import derive, uniform, up_to
 
 _CROP, _TOP, _LEFT, _FLIP, _DOWN, _RIGHT = range(6)  # the purposes of random numbers; each has its own key
-RATIO = (3 / 4, 4 / 3)  # width / height of a random resized crop
 
 
 def least_shares(first: float, last: float, count: int) -> Tensor:
@@ -49,14 +48,14 @@ def draw_positions(
         crop_N4 = draw_crops(count, size, resized_crop, RATIO, derive(key, _CROP)).double()
         rows, columns = (sampled_at(crop_N4[:, side], crop_N4[:, side + 2], size) - 0.5 for side in range(2))
     if pad:
-        rows, columns = (positions + _whole(key, purpose, count, 2 * pad) - pad for positions, purpose in
-                         ((rows, _TOP), (columns, _LEFT)))  # fmt: skip
+        rows = rows + up_to(2 * pad, derive(key, _TOP), count).unsqueeze(1) - pad
+        columns = columns + up_to(2 * pad, derive(key, _LEFT), count).unsqueeze(1) - pad
     if flip:
         mirrored_N1 = (uniform(derive(key, _FLIP), count) < 0.5).unsqueeze(1)
         columns = torch.where(mirrored_N1, columns.flip(1), columns)
     if roll:
-        rows, columns = (positions.gather(1, (pixel_S - _whole(key, purpose, count, roll)) % size) for positions, purpose in
-                         ((rows, _DOWN), (columns, _RIGHT)))  # fmt: skip
+        rows = rows.gather(1, (pixel_S - up_to(roll, derive(key, _DOWN), count).unsqueeze(1)) % size)
+        columns = columns.gather(1, (pixel_S - up_to(roll, derive(key, _RIGHT), count).unsqueeze(1)) % size)
     return torch.stack([rows, columns], 1).float()
 
 
@@ -73,8 +72,3 @@ def _weights(position_S: Tensor, size: int) -> Tensor:
     """The weight (S,size) of each pixel at each position; all are 0 a pixel or more outside the image."""
     pixel_1 = torch.arange(size, device=position_S.device)
     return (1 - (position_S.unsqueeze(1) - pixel_1).abs()).clamp_min(0)
-
-
-def _whole(key: int, purpose: int, count: int, most: int) -> Tensor:
-    """(count,1) int64: 0 to `most`."""
-    return (uniform(derive(key, purpose), count) * (most + 1)).long().unsqueeze(1)

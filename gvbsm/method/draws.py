@@ -32,6 +32,11 @@ def uniform(key: int, count: int) -> Tensor:
     return _shifted(bits(key, count), 11).double() * 2.0**-53
 
 
+def up_to(most: int, key: int, count: int) -> Tensor:
+    """(count,) int64: 0 to `most`."""
+    return (uniform(key, count) * (most + 1)).long()
+
+
 def permutation(key: int, count: int) -> Tensor:
     """0 to count - 1 in random order, int64."""
     return torch.argsort(bits(key, count), stable=True)

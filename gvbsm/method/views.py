@@ -17,12 +17,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gvbsm.method.crops import crop_and_resize, draw_crops
 from gvbsm.method.draws import derive, permutation, uniform
 from gvbsm.method.memory import RENDERED, images_at_once
 from gvbsm.method.transfer import send
 
 # The purposes of random numbers; each has its own key.
-_ORDER, _FLIP, _AREA, _ASPECT, _TOP, _LEFT, _PARTNER, _SHARE, _BOX, _CELL, _OPERATION = range(11)
+_ORDER, _FLIP = range(2)  # 2 to 5 are those of the crops
+_PARTNER, _SHARE, _BOX, _CELL, _OPERATION = range(6, 11)
 OPERATIONS = 14  # RandAugment's (Cubuk et al. 2020)
 CPU = torch.device("cpu")
 
@@ -97,50 +99,6 @@ def digest(views: Views) -> str:
     """16 hexadecimal digits of the SHA-256 of all parameters: each tensor's bytes in the order of the fields."""
     content = b"".join(tensor.numpy().tobytes() for tensor in views.tensors().values())
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-def draw_crops(count: int, size: int, scale: tuple[float | Tensor, float], ratio: tuple[float, float], key: int) -> Tensor:
-    """Random resized crops (count,4): top, left, height, width in px, distributed as torchvision's.
-
-    Ten tries per crop of an area share uniform in `scale` and a log-uniform `ratio`; if none fits, the whole image. The least
-    share may be one for each crop: float64 (count,1).
-    """
-    tries = 10
-    area = size**2 * (scale[0] + (scale[1] - scale[0]) * uniform(derive(key, _AREA), count * tries).view(count, tries))
-    low, high = (math.log(end) for end in ratio)
-    aspect = torch.exp(low + (high - low) * uniform(derive(key, _ASPECT), count * tries).view(count, tries))
-    width = (area * aspect).sqrt().round().long()
-    height = (area / aspect).sqrt().round().long()
-    fits = (width > 0) & (width <= size) & (height > 0) & (height <= size)
-    first = fits.int().argmax(1, keepdim=True)
-    none = ~fits.any(1)
-    width = width.gather(1, first).squeeze(1).masked_fill(none, size)
-    height = height.gather(1, first).squeeze(1).masked_fill(none, size)
-    top = (uniform(derive(key, _TOP), count) * (size - height + 1)).long()
-    left = (uniform(derive(key, _LEFT), count) * (size - width + 1)).long()
-    return torch.stack([top, left, height, width], dim=1)
-
-
-def crop_and_resize(x_VCHW: Tensor, crop_V4: Tensor, flip_V: Tensor) -> Tensor:
-    """Every image's crop, bilinearly resized to the image's own size S x S and mirrored where `flip_V`; float32 in and out.
-
-    As in PIL, no pixel outside the crop is read. A crop is at most S px, so the resize never shrinks and two pixels per
-    direction suffice.
-    """
-    size = x_VCHW.shape[-1]
-    top, left, height, width = crop_V4.float().unbind(1)
-    rows, columns = (sampled_at(start, length, size) * (2 / size) - 1 for start, length in ((top, height), (left, width)))
-    columns = torch.where(flip_V.unsqueeze(1), columns.flip(1), columns)
-    grid_VSS2 = torch.stack(torch.broadcast_tensors(columns.unsqueeze(1), rows.unsqueeze(2)), dim=3)
-    return F.grid_sample(x_VCHW, grid_VSS2, mode="bilinear", padding_mode="border", align_corners=False)
-
-
-def sampled_at(start_V: Tensor, length_V: Tensor, size: int) -> Tensor:
-    """Where (V,S) an axis is sampled to resize [start, start + length) to `size` px, in px from its beginning: the centre of
-    its first pixel is at .5. As in PIL, no pixel outside is read."""
-    start_V1, length_V1 = start_V.unsqueeze(1), length_V.unsqueeze(1)
-    at_VS = start_V1 + (torch.arange(size, device=start_V.device) + 0.5) * (length_V1 / size)
-    return torch.clamp(at_VS, start_V1 + 0.5, start_V1 + length_V1 - 0.5)
 
 
 class Images(Protocol):

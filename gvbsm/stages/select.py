@@ -16,7 +16,7 @@ from gvbsm.config.images import Select
 from gvbsm.data.image_set import check_images_per_class
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import Split, open_split
-from gvbsm.method.batch_views import RATIO
+from gvbsm.method.crops import RATIO, crop_and_resize, draw_crops
 from gvbsm.method.selection import (
     by_loss,
     cross_entropy,
@@ -28,7 +28,6 @@ from gvbsm.method.selection import (
     shrink,
 )
 from gvbsm.method.transfer import send
-from gvbsm.method.views import crop_and_resize, draw_crops
 from gvbsm.pipeline.select import SelectSpec
 from gvbsm.runtime.checkpoints import Checkpoint, State
 from gvbsm.runtime.devices import job_device

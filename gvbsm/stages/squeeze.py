@@ -36,7 +36,7 @@ from gvbsm.training.fit import EpochRow, Recipe, fit
 from gvbsm.training.networks import accuracy, build
 from gvbsm.training.precision import autocast
 
-Batch = tuple[Tensor, Tensor]  # this rank's part of the images (P,C,S,S) in 0..1, all labels (B,), on the device
+Batch = tuple[Tensor, Tensor]  # this rank's part of the images (P,C,S,S), 0..255, all labels (B,), on the device
 
 
 def run(job: Job[SqueezeSpec | GivenTeacherSpec]) -> None:
@@ -74,12 +74,12 @@ def _train(
         generator = torch.Generator().manual_seed(derive_seed(settings.seed, "epoch", epoch))
         order = split_batches(torch.randperm(len(train.labels), generator=generator), settings.batch_size)
         todo = [(index, derive_seed(settings.seed, "augment", epoch, step)) for step, index in enumerate(order)][first:]
-        for (index, _), unit_PCHW in zip(todo, train.augmented(todo, together.part), strict=True):
-            yield unit_PCHW, send(train.labels[index], device)
+        for (index, _), levels_PCHW in zip(todo, train.augmented(todo, together.part), strict=True):
+            yield levels_PCHW, send(train.labels[index], device)
 
     def losses(model: nn.Module, batch: Batch) -> Iterator[Tensor]:
-        unit_PCHW, labels_B = batch
-        x_PCHW = pixels.normalise(unit_PCHW).contiguous(memory_format=torch.channels_last)
+        levels_PCHW, labels_B = batch
+        x_PCHW = pixels.from_levels(levels_PCHW.float()).contiguous(memory_format=torch.channels_last)
         with autocast(device, settings.precision):
             logits_PK = model(x_PCHW)
         yield F.cross_entropy(together.gather_rows(logits_PK.float(), len(labels_B)), labels_B)

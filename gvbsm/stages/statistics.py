@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import open_split
-from gvbsm.errors import UserError
+from gvbsm.errors import UserError, first_line
 from gvbsm.method.layers import hooked_layers
 from gvbsm.method.memory import in_parts
 from gvbsm.method.moments import KINDS, Accumulator, ClassAccumulator, Moments, Spread, class_sums, moments
@@ -50,8 +50,8 @@ def run(job: Job[StatisticsSpec]) -> None:
     todo = [(index, derive_seed(settings.seed, "step", step)) for step, index in enumerate(batches)]
     with _WaitingPasses(own, len(batches), device) as others:
         progress, mark = Progress(job.title, len(batches), own.batches), time.perf_counter()
-        for unit_BCHW in train.augmented(todo[own.batches :]):
-            x_BCHW, labels_B = pixels.normalise(unit_BCHW), train.labels[batches[own.batches]]
+        for levels_BCHW in train.augmented(todo[own.batches :]):
+            x_BCHW, labels_B = pixels.from_levels(levels_BCHW.float()), train.labels[batches[own.batches]]
             job.started += others.measure(x_BCHW, labels_B, time.perf_counter() - mark)  # that time counts for them
             own.measure(x_BCHW, labels_B)
             mark = time.perf_counter()
@@ -199,8 +199,7 @@ class _WaitingPasses:
 
 
 def _warn(job: Job[StatisticsSpec], error: Exception) -> None:
-    reason = (str(error) or type(error).__name__).splitlines()[0]
-    sys.stderr.write(f"{job.title}: not measured before its own job runs: {reason}\n")
+    sys.stderr.write(f"{job.title}: not measured before its own job runs: {first_line(error)}\n")
 
 
 class _Measured(NamedTuple):

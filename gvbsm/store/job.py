@@ -27,7 +27,7 @@ from gvbsm.store.spec import Json, Spec
 if TYPE_CHECKING:
     from torch import Tensor
 
-_PACKAGES = ("gvbsm", "torch", "torchvision", "kornia", "numpy", "safetensors", "pillow", "scikit-learn", "timm")
+_PACKAGES = ("gvbsm", "torch", "torchvision", "numpy", "safetensors", "pillow", "scikit-learn", "timm")
 
 
 S = TypeVar("S", bound=Spec)

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from gvbsm.errors import first_line
 from gvbsm.method.replays import Replay, Replays
 
 Batch = TypeVar("Batch")
@@ -54,8 +55,7 @@ class Recorded(Generic[Batch]):
             try:
                 self.graphs[form] = self._record(lambda: self._step(fixed_batch), self._state()), fixed
             except RuntimeError as error:
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                warnings.warn(f"trained without CUDA graphs: {reason}", stacklevel=2)
+                warnings.warn(f"trained without CUDA graphs: {first_line(error)}", stacklevel=2)
                 self._fails = True
                 return self._step(batch)
         replay, fixed = self.graphs[form]

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from gvbsm.backbones.build import build as build_network
 from gvbsm.backbones.weights import load_own
 from gvbsm.config.shapes import NetworkShape
-from gvbsm.errors import UserError
+from gvbsm.errors import UserError, first_line
 from gvbsm.method.memory import in_parts
 from gvbsm.runtime.distributed import ranks
 from gvbsm.store.keys import derive_seed
@@ -44,8 +44,9 @@ def build(network: NetworkShape, seed: int, device: torch.device) -> nn.Module:
     try:
         model = build_network(network.name, **arguments, **options)
     except Exception as error:  # of code by others, which may raise anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"network {network.name} with options {network.options}: {reason}; correct the row") from None
+        raise UserError(
+            f"network {network.name} with options {network.options}: {first_line(error)}; correct the row"
+        ) from None
     return model.to(device).to(memory_format=torch.channels_last)
 
 

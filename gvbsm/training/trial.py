@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gvbsm.config.shapes import NetworkShape
-from gvbsm.errors import UserError
+from gvbsm.errors import UserError, first_line
 from gvbsm.training.networks import build
 
 _NOISE = 0.02  # deviation; added to fresh weights, since layers that begin at zero would hide the image from the logits
@@ -28,8 +28,8 @@ def try_network(shape: NetworkShape, trained_with: int | None, device: torch.dev
         if trained_with:
             _train_once(model.train(), shape, trained_with, device)
     except Exception as error:  # of code by others, which may raise anything
-        lines = str(error).strip().splitlines()
-        reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        kind = type(error).__name__
+        reason = f"{kind}: {first_line(error)}" if str(error).strip() else kind
         raise UserError(
             f"{where}: expected a pass forward and backward, got {reason}; choose another network or image_size"
         ) from None

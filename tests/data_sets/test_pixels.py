@@ -1,12 +1,11 @@
-"""Normalisation, augmentation, random image sets."""
+"""Normalisation, random image sets."""
 
 import pytest
 import torch
 
 from gvbsm.config.shapes import PixelForm
-from gvbsm.config.teachers import Augment
 from gvbsm.data.image_set import check_images_per_class, random_choice
-from gvbsm.data.pixels import Pixels, augmentation
+from gvbsm.data.pixels import Pixels
 from gvbsm.errors import UserError
 
 FORM = PixelForm(image_size=16, mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.4])
@@ -19,33 +18,6 @@ def test_bytes_survive_normalisation():
     low, high = pixels.limits()
     assert torch.equal(pixels.from_bytes(torch.zeros_like(images)).amin((2, 3)), low.flatten(1))
     torch.testing.assert_close(pixels.from_bytes(torch.full_like(images, 255)).amax((2, 3)), high.flatten(1))
-
-
-@pytest.mark.parametrize("settings", [Augment(pad=2, flip=True), Augment(resized_crop=[0.5, 1.0], flip=True)])
-def test_one_draw_per_image_repeats_with_the_seed(settings):
-    x = torch.rand(1, 3, 16, 16).expand(40, -1, -1, -1).contiguous()
-    torch.manual_seed(1)
-    first = augmentation(settings, 16)(x)
-    assert first.shape == x.shape
-    assert len({image.numpy().tobytes() for image in first}) > 5
-    torch.manual_seed(1)
-    assert torch.equal(first, augmentation(settings, 16)(x))
-
-
-def test_padded_crops_are_shifts_with_a_black_border():
-    torch.manual_seed(0)
-    x = torch.rand(64, 1, 8, 8) * 0.5 + 0.5
-    y = augmentation(Augment(pad=1, flip=False), 8)(x)
-    padded = torch.nn.functional.pad(x, (1, 1, 1, 1))
-    shifts = {(r, c): padded[:, :, r : r + 8, c : c + 8] for r in range(3) for c in range(3)}
-    seen = {key for i in range(64) for key, shifted in shifts.items() if torch.equal(shifted[i], y[i])}
-    assert seen == set(shifts)
-    assert all(any(torch.equal(shifted[i], y[i]) for shifted in shifts.values()) for i in range(64))
-
-
-def test_no_augmentation_is_the_image():
-    x = torch.rand(2, 1, 8, 8)
-    assert augmentation(Augment(pad=0, flip=False), 8)(x) is x
 
 
 def test_random_images_are_balanced_and_nested():
