@@ -1,9 +1,9 @@
-"""Triton kernels for the moments of feature maps on CUDA devices: a map is read once forward and once backward.
+"""Triton kernels for CUDA devices: moments of feature maps, read once forward and once backward, and frozen BatchNorms.
 
 Forward, `map_sums` gives the sums of a teacher's maps from which all of their moments follow, and `linear` turns them into
 means and mean squares. Both are custom operators with a gradient, so autograd, CUDA graphs and torch.compile treat them as they
-treat torch's own. Without a GPU they run in Triton's interpreter (TRITON_INTERPRET=1, set before this module is
-imported).
+treat torch's own. `normalised` is a BatchNorm layer of a frozen network, whose gradient `frozen_norms` knows. Without a GPU
+all run in Triton's interpreter (TRITON_INTERPRET=1, set before this module is imported).
 
 Letters: B images, C channels, H x W positions, P = H W. N rows, M columns; M is also the number of all sums.
 """
@@ -143,6 +143,42 @@ def _gradient_kernel(
     tl.store(out + channel[None, :] * out_stride_c, result.to(gradient.dtype.element_ty), there)
 
 
+@triton.jit(do_not_specialize=["batch", "share", "height", "width"])
+def _norm_kernel(
+    x, out, mean, var, weight, bias, eps, batch, share, channel_count, height, width, stride_b, stride_c, stride_h, stride_w,
+    out_stride_b, out_stride_c, out_stride_h, out_stride_w, MOVES: tl.constexpr, SCALES: tl.constexpr, TILE_P: tl.constexpr,
+    TILE_C: tl.constexpr, AT_ONCE: tl.constexpr,
+):  # fmt: skip
+    """A tile of positions and one of channels of `share` images, over the channel's deviation, times `weight` with SCALES;
+    with MOVES also less the mean, plus `bias`. The grid counts tiles of positions, tiles of channels, and shares."""
+    at = tl.program_id(0) * TILE_P + tl.arange(0, TILE_P)
+    channel = tl.program_id(1) * TILE_C + tl.arange(0, TILE_C)
+    row, column = at // width, at % width
+    inside, known = at < height * width, channel < channel_count
+    there = inside[:, None] & known[None, :]
+    rows_64, columns_64 = row[:, None].to(tl.int64), column[:, None].to(tl.int64)
+    source = x + rows_64 * stride_h + columns_64 * stride_w + channel[None, :] * stride_c
+    target = out + rows_64 * out_stride_h + columns_64 * out_stride_w + channel[None, :] * out_stride_c
+    factor = tl.rsqrt(tl.load(var + channel, known, 1.0).to(tl.float32) + eps)
+    moved, added = tl.zeros([TILE_C], tl.float32), tl.zeros([TILE_C], tl.float32)
+    if SCALES:
+        factor = factor * tl.load(weight + channel, known, 0.0).to(tl.float32)
+    if MOVES:
+        moved = tl.load(mean + channel, known, 0.0).to(tl.float32)
+        if SCALES:
+            added = tl.load(bias + channel, known, 0.0).to(tl.float32)
+    nothing = tl.zeros([1, 1], tl.int32)  # Triton's interpreter wants a mask made of tiles
+    first = tl.program_id(2) * share
+    end = tl.minimum(first + share, batch)
+    for start in range(first, end, AT_ONCE):
+        for ahead in tl.static_range(AT_ONCE):  # their loads do not wait for one another
+            image = start + ahead
+            seen, image_64 = there & (nothing < end - image), tl.cast(image, tl.int64)
+            value = tl.load(source + image_64 * stride_b, seen, 0.0).to(tl.float32)
+            value = (value - moved[None, :]) * factor[None, :] + added[None, :]
+            tl.store(target + image_64 * out_stride_b, value.to(out.dtype.element_ty), seen)
+
+
 @triton.jit
 def _linear_kernel(values, starts, columns, weights, out, rows, longest, TILE_N: tl.constexpr, TILE_M: tl.constexpr):
     """TILE_N rows of a sparse matrix times a vector, TILE_M entries of each at once."""
@@ -260,6 +296,20 @@ def _maps_backward(ctx: Any, of_sums_M: Tensor) -> tuple[list[Tensor], None, Non
 
 
 map_sums.register_autograd(_maps_backward, setup_context=_save_maps)
+
+
+def normalised(
+    x_BCHW: Tensor, mean_C: Tensor | None, var_C: Tensor, weight_C: Tensor | None, bias_C: Tensor | None, eps: float
+) -> Tensor:
+    """weight (x - mean) / sqrt(var + eps) + bias of every channel, in the type and layout of x; `mean_C` None: without mean and
+    bias. No gradient. torch's own batch_norm takes three launches, two of them for a few numbers."""
+    out_BCHW, tiling = torch.empty_like(x_BCHW), _Tiling.of(x_BCHW.shape)
+    _norm_kernel[tiling.tiles, tiling.blocks, tiling.shares](
+        x_BCHW, out_BCHW, var_C if mean_C is None else mean_C, var_C, var_C if weight_C is None else weight_C,
+        var_C if bias_C is None else bias_C, eps, len(x_BCHW), tiling.share, *x_BCHW.shape[1:], *x_BCHW.stride(),
+        *out_BCHW.stride(), mean_C is not None, weight_C is not None, tiling.tile_p, tiling.tile_c, 4,
+    )  # fmt: skip
+    return out_BCHW
 
 
 class Matrix(NamedTuple):

@@ -12,6 +12,8 @@ from gvbsm.method.ascent import perturbed
 from gvbsm.method.frozen_norms import freeze_norms, thaw_norms
 from gvbsm.method.matching import Matching, StatisticsMatcher
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
 
 def norm(affine: bool = True, dtype: torch.dtype = torch.float64) -> nn.BatchNorm2d:
     torch.manual_seed(0)
@@ -141,3 +143,36 @@ def operations(value: Tensor) -> set[str]:
         names.add(type(node).__name__)
         todo += [before for before, _ in node.next_functions if before is not None]
     return names
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize(("shape", "programs"), [((5, 6, 5, 3), 1), ((2, 70, 1, 1), 2048), ((3, 6, 33, 33), 2048)])
+def test_the_kernel_gives_what_torch_does(kernels, monkeypatch, shape, programs, affine, layout, dtype):
+    """Any shape and layout; also of a gradient that is one number seen at every position."""
+    monkeypatch.setattr(kernels, "_PROGRAMS", programs)
+    torch.manual_seed(0)
+    layer = nn.BatchNorm2d(shape[1], eps=0.02, affine=affine).eval().requires_grad_(False).to(DEVICE)
+    for tensor in (*layer.parameters(), layer.running_mean, layer.running_var):
+        tensor.data = torch.rand(shape[1], device=DEVICE) + 0.5
+    exact = copy.deepcopy(layer).double()
+    x_BCHW = torch.randn(shape).to(DEVICE, dtype).contiguous(memory_format=layout)
+    freeze_norms(layer)
+    tolerance = 1e-5 if dtype == torch.float32 else 2**-7
+    for got, expected in zip(passed(layer, x_BCHW), passed(exact, x_BCHW.double()), strict=True):
+        assert got.dtype == dtype and got.is_contiguous(memory_format=layout)
+        torch.testing.assert_close(got.double(), expected, rtol=tolerance, atol=tolerance)
+    x_BCHW.requires_grad_()
+    (gradient,) = torch.autograd.grad(layer(x_BCHW).sum(), x_BCHW)
+    weight_C = torch.ones(shape[1], device=DEVICE) if layer.weight is None else layer.weight
+    expected_C = weight_C / (layer.running_var + layer.eps).sqrt()
+    expected = expected_C.view(-1, 1, 1).expand(shape)
+    torch.testing.assert_close(gradient.float(), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_a_network_in_float64_has_torchs_own_norm(kernels, monkeypatch):
+    monkeypatch.setattr(kernels, "normalised", lambda *arguments: pytest.fail("asked for the kernel"))
+    layer = norm()
+    freeze_norms(layer)
+    passed(layer, torch.randn(2, 6, 3, 3, dtype=torch.float64))

@@ -31,6 +31,8 @@ for capability in (80, 90, 100):
         at_once = {"AT_ONCE": 1 if kinds == kernels.NEIGHBOURS else 4}
         build(capability, kernels._sums_kernel, [value, "*fp32"] + ["i32"] * 11, **tile, **at_once)
         build(capability, kernels._gradient_kernel, [value, value, "*fp32"] + ["i32"] * 13, **tile)
+        types = [value, value] + ["*fp32"] * 4 + ["fp32"] + ["i32"] * 13
+        build(capability, kernels._norm_kernel, types, MOVES=True, SCALES=True, TILE_P=16, TILE_C=64, AT_ONCE=4)
     build(capability, kernels._add_up_kernel, ["*fp32", "*i64", "*fp32"], TILE_M=128, TILE_K=8)
     types = ["*fp32", "*i32", "*i32", "*fp32", "*fp32", "i32", "i32"]
     build(capability, kernels._linear_kernel, types, TILE_N=1, TILE_M=256)
