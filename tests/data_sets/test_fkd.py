@@ -95,7 +95,7 @@ def test_labels_of_the_images_size_are_read_whatever_the_shares_say(share, whole
 @pytest.mark.parametrize("share", SHARES)
 @pytest.mark.parametrize("size", [8, 32, 64, 75, 224])
 def test_no_draw_of_labels_is_taken_for_those_of_another_size(size, share):
-    for seed in range(20):
+    for seed in range(6):
         evidence, draw = Evidence(size), np.random.default_rng(seed)
         for batch in batches_of(size, 60, share, seed):
             evidence.add(torch.tensor(batch.crops[: int(draw.integers(1, 5))]), batch.box, float(np.float32(batch.share)))

@@ -202,6 +202,7 @@ def gvbsm(project: Path, *commands: str) -> list[str]:
     return json.loads(run(project, "-c", COMMANDS, json.dumps(commands)).splitlines()[-1])
 
 
+@pytest.mark.nightly("pages")
 def test_a_stage_that_nothing_else_names_goes_through_every_command(project):
     planned = run(project, "-m", "snakemake", "-n", f"{RUN}/acc.json")
     assert re.search(r"^blur +1$", planned, re.MULTILINE)

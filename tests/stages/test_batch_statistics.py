@@ -47,11 +47,21 @@ def teacher_of(name: str, options: dict, batchnorm: str | None) -> nn.Module:
     return load_teacher(network.state_dict(), {"network": shape.model_dump()}, CPU, "float32", batchnorm)
 
 
+# A network of each family; the others nightly.
+FAMILIES = ("convnet", "wrn16_2", "resnet10", "resnet18_in", "shufflenet_v2", "timm:mobilenetv3_small_050")
+
+
 def views(count: int) -> torch.Tensor:
     return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("name", [*BACKBONES, "timm:resnet10t", "timm:mobilenetv3_small_050"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in FAMILIES else pytest.param(name, marks=pytest.mark.nightly("stages"))
+        for name in [*BACKBONES, "timm:resnet10t", "timm:mobilenetv3_small_050"]
+    ],
+)
 @torch.inference_mode()
 def test_moments_are_those_of_the_part_and_no_others_are_kept(name):
     if name.startswith("timm:"):

@@ -52,6 +52,7 @@ def test_too_few_images_are_known_before_the_teachers(changes, ipc, message, pub
         make_artifact(check_of(ipc))
 
 
+@pytest.mark.nightly("workflow")
 def test_a_student_that_cannot_run_stops_a_run_before_its_teachers(published_run, edit_row, run_snakemake):
     edit_row(
         {

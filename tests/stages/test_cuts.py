@@ -51,7 +51,7 @@ def test_any_order_of_the_shards(published_run, make_artifact):
     assert forwards == backwards[::-1]
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.nightly("stages")), 2])
 def test_batches_rendered_one_by_one_or_together(accumulate, published_run, edit_row, make_up_to, make_artifact, monkeypatch):
     """Students change in no byte; in labels, what networks make of larger batches may be rounded otherwise."""
     edit_row({"evaluate": {"accumulate": accumulate}, "relabel": {"batch_size": 12, "coding": {"values": "float32"}}})

@@ -40,7 +40,7 @@ def test_the_share_of_images_that_it_assigns_to_their_class(published_run, edit_
     assert summary["top1"] == read_receipt(STORE / judge.spec.inputs.network)["summary"]["top1"]
 
 
-def test_its_verdict_is_in_what_a_run_leaves(published_run, edit_row, run_snakemake, stale, capsys):
+def test_a_judge_adds_its_own_jobs_alone(published_run, edit_row):
     before = {artifact.path for artifact in published_run}
     edit_row({"judge": JUDGE})
     assert [artifact.stage for artifact in plan("tiny", 4) if artifact.path not in before] == [
@@ -49,6 +49,11 @@ def test_its_verdict_is_in_what_a_run_leaves(published_run, edit_row, run_snakem
         "judge",
         "publish",
     ]
+
+
+@pytest.mark.nightly("workflow")
+def test_its_verdict_is_in_what_a_run_leaves(published_run, edit_row, run_snakemake, stale, capsys):
+    edit_row({"judge": JUDGE})
     assert stale() == {"check": 1, "squeeze": 1, "judge": 1, "publish": 1}
     done = run_snakemake("--cores", "2")
     assert done.returncode == 0, done.stdout + done.stderr

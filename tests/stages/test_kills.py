@@ -1,6 +1,6 @@
 """kill -9 at any moment, fifty times in all: what comes out in the end is what an undisturbed run makes.
 
-Ten of the fifty are in the plain run, two for each stage that saves its state.
+Four of the fifty are in the plain run.
 """
 
 import random
@@ -16,6 +16,7 @@ from gvbsm.pipeline.registry import write_plans
 from gvbsm.store.files import file_hash
 from gvbsm.store.plans import STORE
 
+NIGHTLY = pytest.mark.nightly("kills")
 # Long enough to be killed in the middle.
 LONGER = {
     "squeeze": {"epochs": 6},
@@ -46,7 +47,9 @@ sys.exit(main())
 """
 
 
-@pytest.mark.parametrize("stage", LONGER)
+@pytest.mark.parametrize(
+    "stage", [stage if stage in ("recover", "evaluate") else pytest.param(stage, marks=NIGHTLY) for stage in LONGER]
+)
 def test_killed_at_two_moments(stage, published_run, edit_row, make_artifact):
     job = Job(stage, edit_row, make_artifact)
     assert job.killed_at_write("before", 2)
@@ -55,7 +58,7 @@ def test_killed_at_two_moments(stage, published_run, edit_row, make_artifact):
     job.finish()
 
 
-@pytest.mark.nightly("kills")
+@NIGHTLY
 @pytest.mark.parametrize("stage", MORE)
 def test_killed_at_forty_more(stage, published_run, edit_row, make_artifact):
     job = Job(stage, edit_row, make_artifact)

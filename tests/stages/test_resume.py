@@ -50,7 +50,7 @@ def test_resumed_ends_in_the_same_bytes(stage, kind, published_run, monkeypatch)
     assert not (Path("results/.checkpoints") / artifact.key).exists()
 
 
-@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.nightly("stages")), 3])
 def test_students_beside_their_teachers_resume_to_the_same_bytes(accumulate, published_run, edit_row, make_up_to, monkeypatch):
     """Wherever they begin, teachers see the same views together."""
     monkeypatch.setitem(RENDERED, "cpu", 2 * 16 * 8 * 8)  # two batches

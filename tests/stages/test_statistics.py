@@ -144,7 +144,7 @@ def test_a_share_is_kept_of_every_teacher(by):
     assert recover._selected_statistics(settings.model_copy(update={"keep": None}), "statistics/a", {}) is None
 
 
-@pytest.mark.parametrize("variance", ["pooled", "mean_of_batches"])
+@pytest.mark.parametrize("variance", ["pooled", pytest.param("mean_of_batches", marks=pytest.mark.nightly("stages"))])
 def test_a_batch_that_passes_in_parts_has_the_same_statistics(variance, published_run, edit_row, make_up_to, monkeypatch):
     """So that memory does not grow with the batch at 224 px; the last batch and the last part are smaller ones."""
     edit_row({"statistics": {"variance": variance, "batch_size": 50}})
