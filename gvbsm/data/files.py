@@ -93,11 +93,11 @@ def or_archives(root: Path) -> str:
 
 def read_file(file: Path) -> bytes:
     """The content of a file. Raises UserError if it cannot be read."""
-    if file.is_dir():
-        raise UserError(f"{file}: expected a file, got a folder; name the file in it")
     try:
         return file.read_bytes()
     except OSError as error:
+        if file.is_dir():
+            raise UserError(f"{file}: expected a file, got a folder; name the file in it") from None
         raise unreadable(file, error) from None
 
 

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from gvbsm.data.files import colour_mode, decoding, open_image, read_file, square, to_tensor
 from gvbsm.errors import UserError, first_line
+from gvbsm.method.crops import RATIO
 from gvbsm.store.keys import derive_seed
 
 _workers: WeakSet[BaseProcess] = WeakSet()  # those that may still run
@@ -118,10 +119,11 @@ class ListedImages(Dataset[Tensor | str]):
         image = open_image(str(file), read_file(file), colour_mode(str(file), self.channels))
         if self.crop is None or seed is None:
             return to_tensor(square(image, self.image_size, self.resize))
-        from torchvision.transforms import RandomResizedCrop
+        from torchvision.transforms import RandomResizedCrop, functional
 
         torch.default_generator.manual_seed(seed)  # a worker process draws on the CPU alone
-        return to_tensor(RandomResizedCrop(self.image_size, scale=tuple(self.crop))(image))
+        crop = RandomResizedCrop.get_params(image, list(self.crop), list(RATIO))
+        return to_tensor(functional.resized_crop(image, *crop, [self.image_size] * 2))
 
 
 def _start_worker(_: int) -> None:
