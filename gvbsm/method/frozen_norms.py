@@ -2,13 +2,15 @@
 
 Such a layer is y = w (x - mean) / sqrt(var + eps) + b, so its gradient is the same layer without mean and b. torch has a kernel
 of its own for that gradient, which is slower: on a GPU it most likely was a quarter of an iteration of ResNet18 at 224 px
-(benchmarks/speed/gpu.md). On CUDA both are one launch of `kernels.normalised`.
+(benchmarks/speed/gpu.md). On CUDA `norm_kernels` has both, and gives the sums of the input on the way.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from types import MappingProxyType
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +19,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gvbsm.method import measuring
 
+Keep = Callable[[Tensor, Tensor], None]
 # What classes of libraries do after the norm, each by its name; all others with a forward pass of their own stay as they are.
 _AFTER = {"BatchNormAct2d": ("drop", "act")}  # timm
 
 
 class _Frozen(torch.autograd.Function):
-    """The layer (moments, parameters, eps) of an input."""
+    """The layer (moments, parameters, eps) of an input; `zero_C` stands for the mean and the bias that the gradient lacks."""
 
     @staticmethod
     def forward(
@@ -32,41 +35,33 @@ class _Frozen(torch.autograd.Function):
         var_C: Tensor,
         weight_C: Tensor | None,
         bias_C: Tensor | None,
+        zero_C: Tensor,
         eps: float,
     ) -> Tensor:
-        ctx.save_for_backward(var_C, weight_C)
+        ctx.save_for_backward(var_C, weight_C, zero_C)
         ctx.eps = eps
-        return _normalised(x, mean_C, var_C, weight_C, bias_C, eps)
+        return F.batch_norm(x, mean_C, var_C, weight_C, bias_C, False, 0.0, eps)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        var_C, weight_C = ctx.saved_tensors
-        return _normalised(gradients[0], None, var_C, weight_C, None, ctx.eps), *[None] * 5
+        var_C, weight_C, zero_C = ctx.saved_tensors
+        bias_C = None if weight_C is None else zero_C
+        return F.batch_norm(gradients[0], zero_C, var_C, weight_C, bias_C, False, 0.0, ctx.eps), *[None] * 6
 
 
-def _normalised(
-    x: Tensor, mean_C: Tensor | None, var_C: Tensor, weight_C: Tensor | None, bias_C: Tensor | None, eps: float
-) -> Tensor:
-    """The layer; without a mean, without mean and bias."""
-    kernels = None if x.dtype == torch.float64 or x.ndim != 4 else measuring.kernels_for(x.device)
-    if kernels:
-        return kernels.normalised(x, mean_C, var_C, weight_C, bias_C, eps)
-    if mean_C is None:
-        mean_C = torch.zeros_like(var_C)
-        bias_C = None if weight_C is None else mean_C
-    return F.batch_norm(x, mean_C, var_C, weight_C, bias_C, False, 0.0, eps)
-
-
-def freeze_norms(model: nn.Module) -> list[nn.Module]:
+def freeze_norms(model: nn.Module, measured: Mapping[nn.Module, Keep] = MappingProxyType({})) -> list[nn.Module]:
     """Give the BatchNorm layers of a network in eval mode, whose parameters want no gradient, that cheaper gradient.
 
+    A layer in `measured` calls its function with its input and the parts of that input's sums (`norm_kernels.norm`), where the
+    pass computes them.
     Returns those layers, which stay on their device and in their dtype until `thaw_norms` takes it back. Layers that measure
     their batch, and classes with a forward pass of their own but for timm's, stay as they are.
     """
     frozen: list[nn.Module] = []
     for module in model.modules():
         if _can_freeze(module):
-            module.__dict__["forward"] = partial(_forward, module)
+            zero_C = torch.zeros_like(cast(Tensor, module.running_var))
+            module.__dict__["forward"] = partial(_forward, module, zero_C, measured.get(module))
             frozen.append(module)
     return frozen
 
@@ -89,10 +84,19 @@ def _wants_gradient(module: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters(recurse=False))
 
 
-def _forward(module: Any, x: Tensor) -> Tensor:
+def _forward(module: Any, zero_C: Tensor, keep: Keep | None, x: Tensor) -> Tensor:
     if _wants_gradient(module):  # for a while, as when weights are moved
         return type(module).forward(module, x)
-    x = _Frozen.apply(x, module.running_mean, module.running_var, module.weight, module.bias, module.eps)
+    layer = module.running_mean, module.running_var, module.weight, module.bias
+    if x.ndim == 4 and x.dtype != torch.float64 and measuring.kernels_for(x.device):
+        from gvbsm.method.norm_kernels import FrozenNorm
+
+        own_input = x
+        x, parts = FrozenNorm.apply(own_input, *layer, module.eps, keep is not None)
+        if keep:
+            keep(own_input, parts)
+    else:
+        x = _Frozen.apply(x, *layer, zero_C, module.eps)
     for name in _AFTER.get(type(module).__name__, ()):
         x = getattr(module, name)(x)
     return x

@@ -1,9 +1,8 @@
-"""Triton kernels for CUDA devices: moments of feature maps, read once forward and once backward, and frozen BatchNorms.
+"""Triton kernels for the moments of feature maps on CUDA devices: a map is read once forward and once backward.
 
 Forward, `map_sums` gives the sums of a teacher's maps from which all of their moments follow, and `linear` turns them into
 means and mean squares. Both are custom operators with a gradient, so autograd, CUDA graphs and torch.compile treat them as they
-treat torch's own. `normalised` is a BatchNorm layer of a frozen network, whose gradient `frozen_norms` knows. Without a GPU
-all run in Triton's interpreter (TRITON_INTERPRET=1, set before this module is imported).
+treat torch's own. Without a GPU they run in Triton's interpreter (TRITON_INTERPRET=1, set before this module is imported).
 
 Letters: B images, C channels, H x W positions, P = H W. N rows, M columns; M is also the number of all sums.
 """
@@ -143,42 +142,6 @@ def _gradient_kernel(
     tl.store(out + channel[None, :] * out_stride_c, result.to(gradient.dtype.element_ty), there)
 
 
-@triton.jit(do_not_specialize=["batch", "share", "height", "width"])
-def _norm_kernel(
-    x, out, mean, var, weight, bias, eps, batch, share, channel_count, height, width, stride_b, stride_c, stride_h, stride_w,
-    out_stride_b, out_stride_c, out_stride_h, out_stride_w, MOVES: tl.constexpr, SCALES: tl.constexpr, TILE_P: tl.constexpr,
-    TILE_C: tl.constexpr, AT_ONCE: tl.constexpr,
-):  # fmt: skip
-    """A tile of positions and one of channels of `share` images, over the channel's deviation, times `weight` with SCALES;
-    with MOVES also less the mean, plus `bias`. The grid counts tiles of positions, tiles of channels, and shares."""
-    at = tl.program_id(0) * TILE_P + tl.arange(0, TILE_P)
-    channel = tl.program_id(1) * TILE_C + tl.arange(0, TILE_C)
-    row, column = at // width, at % width
-    inside, known = at < height * width, channel < channel_count
-    there = inside[:, None] & known[None, :]
-    rows_64, columns_64 = row[:, None].to(tl.int64), column[:, None].to(tl.int64)
-    source = x + rows_64 * stride_h + columns_64 * stride_w + channel[None, :] * stride_c
-    target = out + rows_64 * out_stride_h + columns_64 * out_stride_w + channel[None, :] * out_stride_c
-    factor = tl.rsqrt(tl.load(var + channel, known, 1.0).to(tl.float32) + eps)
-    moved, added = tl.zeros([TILE_C], tl.float32), tl.zeros([TILE_C], tl.float32)
-    if SCALES:
-        factor = factor * tl.load(weight + channel, known, 0.0).to(tl.float32)
-    if MOVES:
-        moved = tl.load(mean + channel, known, 0.0).to(tl.float32)
-        if SCALES:
-            added = tl.load(bias + channel, known, 0.0).to(tl.float32)
-    nothing = tl.zeros([1, 1], tl.int32)  # Triton's interpreter wants a mask made of tiles
-    first = tl.program_id(2) * share
-    end = tl.minimum(first + share, batch)
-    for start in range(first, end, AT_ONCE):
-        for ahead in tl.static_range(AT_ONCE):  # their loads do not wait for one another
-            image = start + ahead
-            seen, image_64 = there & (nothing < end - image), tl.cast(image, tl.int64)
-            value = tl.load(source + image_64 * stride_b, seen, 0.0).to(tl.float32)
-            value = (value - moved[None, :]) * factor[None, :] + added[None, :]
-            tl.store(target + image_64 * out_stride_b, value.to(out.dtype.element_ty), seen)
-
-
 @triton.jit
 def _linear_kernel(values, starts, columns, weights, out, rows, longest, TILE_N: tl.constexpr, TILE_M: tl.constexpr):
     """TILE_N rows of a sparse matrix times a vector, TILE_M entries of each at once."""
@@ -194,7 +157,7 @@ def _linear_kernel(values, starts, columns, weights, out, rows, longest, TILE_N:
     tl.store(out + row, total, known)
 
 
-class _Tiling(NamedTuple):
+class Tiling(NamedTuple):
     """How a map is split over programs."""
 
     tile_p: int  # positions and channels that a program holds at once, powers of two
@@ -205,13 +168,13 @@ class _Tiling(NamedTuple):
     shares: int
 
     @staticmethod
-    def of(shape: Sequence[int]) -> _Tiling:
+    def of(shape: Sequence[int]) -> Tiling:
         batch, channels, height, width = shape
         tile_c = min(64, triton.next_power_of_2(channels))
         tile_p = min(_TILE // tile_c, triton.next_power_of_2(height * width))
         tiles, blocks = triton.cdiv(height * width, tile_p), triton.cdiv(channels, tile_c)
         share = triton.cdiv(batch, min(batch, triton.cdiv(_PROGRAMS, tiles * blocks)))
-        return _Tiling(tile_p, tile_c, tiles, blocks, share, triton.cdiv(batch, share))
+        return Tiling(tile_p, tile_c, tiles, blocks, share, triton.cdiv(batch, share))
 
     def parts(self, shape: Sequence[int], kinds: int) -> list[tuple[int, int]]:
         """Of the sums of channels, and of those of positions: how many there are, and of how many parts each."""
@@ -223,12 +186,17 @@ class _Tiling(NamedTuple):
 def places(shapes: Sequence[Sequence[int]], kinds: Sequence[int], device: torch.device) -> Tensor:
     """For `map_sums`, where the parts of the sums of maps of these shapes lie: int64 (tiles of sums, 5), which are the first
     value of a tile's first part, values from a part to the next, parts, the tile's first sum, and its number of sums."""
+    pairs = zip(shapes, kinds, strict=True)
+    return _table([piece for shape, wanted in pairs for piece in Tiling.of(shape).parts(shape, wanted)], device)
+
+
+def _table(pieces: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
+    """Of sums of which there are `length` each, one after another, in `count` parts."""
     rows, source, target = [], 0, 0
-    for shape, wanted in zip(shapes, kinds, strict=True):
-        for length, count in _Tiling.of(shape).parts(shape, wanted):
-            for at in range(0, length, _SUMS):
-                rows.append((source + at, length, count, target + at, min(_SUMS, length - at)))
-            source, target = source + length * count, target + length
+    for length, count in pieces:
+        for at in range(0, length, _SUMS):
+            rows.append((source + at, length, count, target + at, min(_SUMS, length - at)))
+        source, target = source + length * count, target + length
     return torch.tensor(rows, device=device)
 
 
@@ -239,7 +207,7 @@ def map_sums(maps: list[Tensor], kinds: list[int], places_T5: Tensor) -> Tensor:
     also x times its right neighbour, x times the one below, and both diagonal products of the square whose upper left corner
     the position is. `places_T5`: see `places`.
     """
-    tilings = [_Tiling.of(x_BCHW.shape) for x_BCHW in maps]
+    tilings = [Tiling.of(x_BCHW.shape) for x_BCHW in maps]
     pieces = [tiling.parts(x_BCHW.shape, wanted) for tiling, x_BCHW, wanted in zip(tilings, maps, kinds, strict=True)]
     parts = maps[0].new_empty(sum(length * count for of_map in pieces for length, count in of_map), dtype=torch.float32)
     start = 0
@@ -271,7 +239,7 @@ def map_sums_gradient(maps: list[Tensor], of_sums_M: Tensor, kinds: list[int]) -
     """The gradients of maps from those of their `map_sums`, each in its map's type and layout."""
     of_sums_M, start, gradients = of_sums_M.contiguous(), 0, []
     for x_BCHW, wanted in zip(maps, kinds, strict=True):
-        gradient_BCHW, tiling = torch.empty_like(x_BCHW), _Tiling.of(x_BCHW.shape)
+        gradient_BCHW, tiling = torch.empty_like(x_BCHW), Tiling.of(x_BCHW.shape)
         _gradient_kernel[tiling.tiles, tiling.blocks, len(x_BCHW)](
             x_BCHW, gradient_BCHW, of_sums_M, start, start + 2 * x_BCHW.shape[1], *x_BCHW.shape[1:], *x_BCHW.stride(),
             *gradient_BCHW.stride(), wanted, tiling.tile_p, tiling.tile_c,
@@ -298,18 +266,28 @@ def _maps_backward(ctx: Any, of_sums_M: Tensor) -> tuple[list[Tensor], None, Non
 map_sums.register_autograd(_maps_backward, setup_context=_save_maps)
 
 
-def normalised(
-    x_BCHW: Tensor, mean_C: Tensor | None, var_C: Tensor, weight_C: Tensor | None, bias_C: Tensor | None, eps: float
-) -> Tensor:
-    """weight (x - mean) / sqrt(var + eps) + bias of every channel, in the type and layout of x; `mean_C` None: without mean and
-    bias. No gradient. torch's own batch_norm takes three launches, two of them for a few numbers."""
-    out_BCHW, tiling = torch.empty_like(x_BCHW), _Tiling.of(x_BCHW.shape)
-    _norm_kernel[tiling.tiles, tiling.blocks, tiling.shares](
-        x_BCHW, out_BCHW, var_C if mean_C is None else mean_C, var_C, var_C if weight_C is None else weight_C,
-        var_C if bias_C is None else bias_C, eps, len(x_BCHW), tiling.share, *x_BCHW.shape[1:], *x_BCHW.stride(),
-        *out_BCHW.stride(), mean_C is not None, weight_C is not None, tiling.tile_p, tiling.tile_c, 4,
-    )  # fmt: skip
-    return out_BCHW
+class AddedUp(torch.autograd.Function):
+    """Sums (M,) from their parts, float32 (parts, sums) of each of several maps, one map after another.
+
+    The gradient of each part is that of the sum, which all of its parts share.
+    """
+
+    @staticmethod
+    def table(shapes: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+        """What `apply` needs besides the parts, which have these shapes."""
+        return _table([(length, count) for count, length in shapes], device)
+
+    @staticmethod
+    def forward(ctx: Any, table_T5: Tensor, *parts: Tensor) -> Tensor:
+        ctx.shapes = [part.shape for part in parts]
+        sums_M = table_T5.new_empty(sum(length for _, length in ctx.shapes), dtype=torch.float32)
+        _add_up_kernel[(len(table_T5),)](torch.cat([part.flatten() for part in parts]), table_T5, sums_M, _SUMS, _PARTS)
+        return sums_M
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        of_sums = gradients[0].split([length for _, length in ctx.shapes])
+        return None, *(of_sum.expand(shape) for of_sum, shape in zip(of_sums, ctx.shapes, strict=True))
 
 
 class Matrix(NamedTuple):

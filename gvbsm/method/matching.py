@@ -105,14 +105,21 @@ class StatisticsMatcher:
         self.layers = {name: module for name, module in hooked.items() if self._targets[name]}
         self._class_targets = {name: self._class_target(name, targets) for name in self.layers}
         self._inputs: list[tuple[str, Tensor]] = []
+        self._parts: dict[int, Tensor] = {}  # of the sums of these inputs, of those that have them from their layer
         self._hooks = [
             module.register_forward_pre_hook(lambda _, inputs, name=name: self._inputs.append((name, inputs[0])))
             for name, module in self.layers.items()
         ]
-        self._frozen = [] if compiled else freeze_norms(model)
+        self._frozen = [] if compiled else self._freeze()
         self._lay_out(next(iter(hooked), None))
         self._graph = torch.compile(self._pass, dynamic=False) if compiled else None
         self._compiled_shapes: set[tuple[torch.Size, ...]] = set()
+
+    def _freeze(self) -> list[nn.Module]:
+        def keep(x_BCHW: Tensor, parts: Tensor) -> None:
+            self._parts[id(x_BCHW)] = parts
+
+        return freeze_norms(self.model, dict.fromkeys(self.layers.values(), keep))
 
     def _lay_out(self, first: str | None) -> None:
         """One vector for all targets and averages: all means, then all variances, as `Measuring` gives them."""
@@ -194,7 +201,7 @@ class StatisticsMatcher:
         """Logits (B,K) alone; nothing is measured, and the averages stay."""
         with self._autocast():
             logits_BK = self.model(x_BCHW)
-        self._inputs = []
+        self._inputs, self._parts = [], {}
         return logits_BK
 
     @property
@@ -272,7 +279,7 @@ class StatisticsMatcher:
                     raise
                 self.not_compiled = (str(error).strip() or type(error).__name__).splitlines()[0]
                 warnings.warn(f"not compiled: {self.not_compiled}", stacklevel=2)
-                self.compiled, self._graph, self._frozen = False, None, freeze_norms(self.model)
+                self.compiled, self._graph, self._frozen = False, None, self._freeze()
                 return None
             self._compiled_shapes.add(shapes)
         return self._graph(x_BCHW, *arguments)
@@ -287,9 +294,9 @@ class StatisticsMatcher:
         dropped: frozenset[str] = frozenset(),
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, loss, and the averages after the pass."""
-        self._inputs = []
+        self._inputs, self._parts = [], {}
         logits_BK = self.model(x_BCHW)
-        inputs, self._inputs = self._inputs, []
+        (inputs, self._inputs), (parts, self._parts) = (self._inputs, []), (self._parts, {})
         skipped = dropped if self.matching.dropped == "skip" else frozenset()
         loss = logits_BK.new_zeros((), dtype=average_N.dtype)
         for number, calls in enumerate(_calls([(name, x) for name, x in inputs if name not in skipped])):
@@ -301,7 +308,7 @@ class StatisticsMatcher:
                 momenta, active = there * measured + (1 - there), there * active_L
             else:
                 momenta, active = momenta_L, active_L
-            values_N = self._measuring(calls, lambda name: name not in dropped).to(average_N.dtype)
+            values_N = self._measuring(calls, lambda name: name not in dropped, parts).to(average_N.dtype)
             average_N = ema_update(average_N, values_N, momenta[self._layer_of_N])
             terms_S = matching_terms(self._target_N, average_N, values_N, self._sizes, self._sizes_S)
             weight_S = (self._weight_L * active)[self._layer_of_S]

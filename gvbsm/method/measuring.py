@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from gvbsm.method.moments import Moments, moments, neighbour_weights
 
 Inputs = Mapping[str, Tensor]  # layer -> its input (B,C,H,W)
+Parts = Mapping[int, Tensor]  # id of an input -> the parts of its sums (`norm_kernels.norm`)
 
 
 class Segment(NamedTuple):
@@ -52,9 +53,9 @@ class Measuring:
             self._kinds[layer] = (*self._kinds.get(layer, ()), kind)
         self._matrices: dict[Any, Any] = {}  # of the kernels, by the shapes of the maps
 
-    def __call__(self, inputs: Inputs, has_gradient: Callable[[str], bool]) -> Tensor:
+    def __call__(self, inputs: Inputs, has_gradient: Callable[[str], bool], parts: Parts = MappingProxyType({})) -> Tensor:
         """Moments (2 size,), in at least float32; those of layers without an input are 0. Layers without a gradient are
-        measured outside autograd, where that saves time.
+        measured outside autograd, where that saves time. Maps with `parts` are not read again for sums of channels alone.
 
         Raises:
             ValueError: if an input gives another number of moments than its segment has.
@@ -64,7 +65,7 @@ class Measuring:
             raise ValueError("inputs: expected those of at least one layer, got none")
         is_plain = torch.compiler.is_compiling() or some.dtype == torch.float64 or not self._summed
         kernels = None if is_plain else kernels_for(some.device)
-        return self._fused(inputs, kernels) if kernels else self._plain(inputs, has_gradient)
+        return self._fused(inputs, kernels, parts) if kernels else self._plain(inputs, has_gradient)
 
     def _plain(self, inputs: Inputs, has_gradient: Callable[[str], bool]) -> Tensor:
         measured = self._moments(inputs, has_gradient)
@@ -93,25 +94,33 @@ class Measuring:
                     result |= moments(x_BCHW, missing, self.patch)
         return results
 
-    def _fused(self, inputs: Inputs, kernels: ModuleType) -> Tensor:
+    def _fused(self, inputs: Inputs, kernels: ModuleType, parts: Parts) -> Tensor:
         maps = list({id(x_BCHW): x_BCHW for x_BCHW in inputs.values()}.values())
-        places = {layer: next(at for at, x in enumerate(maps) if x is x_BCHW) for layer, x_BCHW in inputs.items()}
-        sums_of = [self._sums_of(x, [layer for layer in inputs if inputs[layer] is x], kernels) for x in maps]
-        key = tuple((tuple(x.shape), sums) for x, sums in zip(maps, sums_of, strict=True)), tuple(places.items())
+        kinds = {id(x): self._sums_of([layer for layer in inputs if inputs[layer] is x], x, kernels) for x in maps}
+        summed = [x for x in maps if kinds[id(x)] == kernels.CHANNELS and id(x) in parts]
+        maps = [x for x in maps if not any(x is other for other in summed)]
+        found = [parts[id(x)] for x in summed]
+        places = {id(x): at for at, x in enumerate([*maps, *summed])}
+        place_of = {layer: places[id(x_BCHW)] for layer, x_BCHW in inputs.items()}
+        sums_of = [kinds[id(x)] for x in maps]
+        key = tuple((tuple(x.shape), kinds[id(x)]) for x in [*maps, *summed]), len(summed), tuple(place_of.items())
         if key not in self._matrices:
-            shapes = [tuple(x.shape) for x in maps]
-            rows, columns, weights, width = self._entries(shapes, sums_of, places)
+            shapes, device = [tuple(x.shape) for x in [*maps, *summed]], next(iter(inputs.values())).device
+            entries = self._entries(shapes, [kinds[id(x)] for x in [*maps, *summed]], place_of)
+            rows, columns, weights, width = entries
             self._matrices[key] = (
-                kernels.places(shapes, sums_of, maps[0].device),
-                kernels.Matrix.of(rows, columns, weights, 2 * self.size, maps[0].device),
-                kernels.Matrix.of(columns, rows, weights, width, maps[0].device),
+                kernels.places(shapes[: len(maps)], sums_of, device),
+                kernels.AddedUp.table([part.shape for part in found], device),
+                kernels.Matrix.of(rows, columns, weights, 2 * self.size, device),
+                kernels.Matrix.of(columns, rows, weights, width, device),
             )
-        places_T5, matrix, transposed = self._matrices[key]
-        sums_M = kernels.map_sums(maps, sums_of, places_T5)
-        mean, square = kernels.linear(sums_M, matrix, transposed).chunk(2)
+        places_T5, table_T5, matrix, transposed = self._matrices[key]
+        sums = [kernels.map_sums(maps, sums_of, places_T5)] if maps else []
+        sums += [kernels.AddedUp.apply(table_T5, *found)] if found else []
+        mean, square = kernels.linear(torch.cat(sums), matrix, transposed).chunk(2)
         return torch.cat([mean, square - mean.square()])
 
-    def _sums_of(self, x_BCHW: Tensor, layers: list[str], kernels: ModuleType) -> int:
+    def _sums_of(self, layers: list[str], x_BCHW: Tensor, kernels: ModuleType) -> int:
         """The sums that these layers need of their input."""
         if not any("patch" in self._kinds[layer] for layer in layers):
             return kernels.CHANNELS

@@ -2,12 +2,14 @@
 
 import contextlib
 import copy
+import math
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from gvbsm.backbones.build import build
+from gvbsm.method import measuring
 from gvbsm.method.ascent import perturbed
 from gvbsm.method.frozen_norms import freeze_norms, thaw_norms
 from gvbsm.method.matching import Matching, StatisticsMatcher
@@ -172,7 +174,75 @@ def test_the_kernel_gives_what_torch_does(kernels, monkeypatch, shape, programs,
 
 
 def test_a_network_in_float64_has_torchs_own_norm(kernels, monkeypatch):
-    monkeypatch.setattr(kernels, "normalised", lambda *arguments: pytest.fail("asked for the kernel"))
+    from gvbsm.method import norm_kernels
+
+    monkeypatch.setattr(norm_kernels, "norm", lambda *arguments: pytest.fail("asked for the kernel"))
     layer = norm()
     freeze_norms(layer)
     passed(layer, torch.randn(2, 6, 3, 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("used", ["both", "output", "sums"])
+@pytest.mark.parametrize("programs", [1, 2048])
+def test_a_layer_gives_the_sums_of_its_input_and_their_gradient(kernels, monkeypatch, programs, used):
+    from gvbsm.method.norm_kernels import FrozenNorm
+
+    monkeypatch.setattr(kernels, "_PROGRAMS", programs)
+    layer, x_BCHW = norm(), torch.randn(5, 6, 7, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weights_BCHW, weights_M = torch.randn_like(x_BCHW), torch.randn(12, dtype=torch.float64)
+
+    def gradient(y_BCHW: Tensor, sums_M: Tensor, x_BCHW: Tensor) -> Tensor:
+        loss = (y_BCHW * weights_BCHW.to(y_BCHW)).sum() * (used != "sums")
+        if used != "output":
+            loss = (loss if used == "both" else 0) + (sums_M * weights_M.to(sums_M)).sum()
+        return torch.autograd.grad(loss, x_BCHW)[0]
+
+    exact = x_BCHW.clone().requires_grad_()
+    sums_M = torch.cat([exact.sum((0, 2, 3)), exact.square().sum((0, 2, 3))])
+    expected = gradient(layer(exact), sums_M, exact)
+    own = x_BCHW.float().to(DEVICE).requires_grad_()
+    layer = layer.float().to(DEVICE)
+    y_BCHW, parts = FrozenNorm.apply(own, layer.running_mean, layer.running_var, layer.weight, layer.bias, layer.eps, True)
+    added = kernels.AddedUp.apply(kernels.AddedUp.table([parts.shape], own.device), parts)
+    torch.testing.assert_close(added.double().cpu(), sums_M, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradient(y_BCHW, added, own).double().cpu(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "statistics"), [("wrn16_2", ("channel",)), ("wrn16_2", ("channel", "patch")), ("timm:resnet10t", ("channel",))]
+)
+def test_a_matcher_reads_no_map_again_whose_layer_gave_its_sums(kernels, monkeypatch, name, statistics):
+    """Layers that read the same map as a BatchNorm have its sums too, unless they need more."""
+    options = {"depth": 10, "widen": 1} if name == "wrn16_2" else {}
+    torch.manual_seed(0)
+    model = build(name, classes=3, image_size=8, channels=3, **options).eval().requires_grad_(False).to(DEVICE)
+    matching = Matching(4, 0.8, 10.0, "first", "update", conv_statistics=statistics)
+    x_BCHW = torch.randn(4, 3, 8, 8).to(DEVICE)
+    convs = {key: module for key, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+    seen: dict[str, Tensor] = {}
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, inputs, key=key: seen.update({key: inputs[0]}))
+        for key, layer in convs.items()
+    ]
+    model(x_BCHW)
+    for hook in hooks:
+        hook.remove()
+    sizes = {key: {"channel": x.shape[1], "patch": math.ceil(x.shape[2] / 4) ** 2} for key, x in seen.items()}
+    targets = {
+        key: {f"{kind}_{moment}": torch.rand(sizes[key][kind]) for kind in statistics for moment in ("mean", "var")}
+        for key in convs
+    }
+    read, map_sums = [], kernels.map_sums
+    monkeypatch.setattr(kernels, "map_sums", lambda maps, *others: (read.extend(maps), map_sums(maps, *others))[1])
+    results = []
+    for used in (True, False):
+        if not used:
+            monkeypatch.setattr(measuring, "kernels_for", lambda device: None)
+        x_BCHW = x_BCHW.detach().clone().requires_grad_()
+        with StatisticsMatcher(model, targets, matching) as matcher:
+            logits_BK, loss = matcher(x_BCHW)
+            (logits_BK.sum() + loss).backward()
+            results.append((loss.detach(), x_BCHW.grad, matcher.average_N))
+    for got, expected in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    assert len(read) <= len({id(x) for x in seen.values()}), "a map that no convolution reads was read again"

@@ -16,7 +16,7 @@ import sys
 from triton import compile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from gvbsm.method import kernels
+from gvbsm.method import kernels, norm_kernels
 
 
 def build(capability, kernel, types, **constants):
@@ -32,8 +32,11 @@ for capability in map(int, sys.argv[1:]):
         at_once = {"AT_ONCE": 1 if kinds == kernels.NEIGHBOURS else 4}
         build(capability, kernels._sums_kernel, [value, "*fp32"] + ["i32"] * 11, **tile, **at_once)
         build(capability, kernels._gradient_kernel, [value, value, "*fp32"] + ["i32"] * 13, **tile)
-        types = [value, value] + ["*fp32"] * 4 + ["fp32"] + ["i32"] * 13
-        build(capability, kernels._norm_kernel, types, MOVES=True, SCALES=True, TILE_P=16, TILE_C=64, AT_ONCE=4)
+    for value in ("*fp32", "*bf16"):
+        tile = {"SCALES": True, "SUMS": True, "TILE_P": 16, "TILE_C": 64, "AT_ONCE": 4}
+        build(capability, norm_kernels._norm_kernel, [value, value] + ["*fp32"] * 5 + ["fp32"] + ["i32"] * 13, **tile)
+        types = [value] * 3 + ["*fp32"] * 3 + ["fp32"] + ["i32"] * 17
+        build(capability, norm_kernels._norm_gradient_kernel, types, **tile)
     build(capability, kernels._add_up_kernel, ["*fp32", "*i64", "*fp32"], TILE_M=128, TILE_K=8)
     types = ["*fp32", "*i32", "*i32", "*fp32", "*fp32", "i32", "i32"]
     build(capability, kernels._linear_kernel, types, TILE_N=1, TILE_M=256)
