@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gvbsm.method.frozen_norms import freeze_norms, thaw_norms
 from gvbsm.method.layers import hooked_layers
@@ -49,14 +50,15 @@ def ema_update(average: Tensor, value: Tensor, momentum: Tensor) -> Tensor:
     return momentum * average + (1 - momentum) * value.detach()
 
 
-def matching_terms(target: Tensor, average: Tensor, value: Tensor, sizes: Sequence[int], sizes_S: Tensor) -> Tensor:
+def matching_terms(target: Tensor, average: Tensor, value: Tensor, sizes: Sequence[int], starts_S1: Tensor) -> Tensor:
     """|| S - (m + s - stopgrad(s)) ||_2 of each of S segments of one vector: the EMA's distance, with the gradient of the batch
-    statistic. At 0 the gradient is 0. `sizes`, also as a tensor on the device, are those of the segments."""
+    statistic. At 0 the gradient is 0. `sizes` are those of the segments, and `starts_S1`, on the device, where each starts, and
+    where the last one ends."""
     squares = (target - (average + value - value.detach())).square()
     if squares.device.type == "mps":  # it has no such sums
         sums_S = torch.stack([part.sum() for part in squares.split(list(sizes))])
-    else:
-        sums_S = torch.segment_reduce(squares, "sum", lengths=sizes_S, unsafe=True)  # safe ones wait for the device
+    else:  # from lengths CUDA would first add up the starts, in the backward pass too
+        sums_S = torch.segment_reduce(squares, "sum", offsets=starts_S1, unsafe=True)  # safe ones wait for the device
     return sums_S.clamp_min(torch.finfo(sums_S.dtype).tiny).sqrt()
 
 
@@ -128,12 +130,14 @@ class StatisticsMatcher:
         device, dtype = like.device, torch.promote_types(like.dtype, torch.float32)
         parts = [self._targets[name][f"{kind}_{moment}"] for moment in ("mean", "var") for name, kind, _ in segments]
         self._target_N = torch.cat([part.to(device, dtype) for part in parts]) if parts else torch.zeros(0)
-        self._sizes_S = torch.tensor(self._sizes, device=device, dtype=torch.int64)
+        sizes_S = torch.tensor(self._sizes, device=device, dtype=torch.int64)
+        self._starts_S1 = F.pad(sizes_S.cumsum(0), (1, 0))
         places = {name: at for at, name in enumerate(self.layers)}
         self._layer_of_S = torch.tensor([places[segment.layer] for segment in segments] * 2, device=device, dtype=torch.int64)
-        self._layer_of_N = self._layer_of_S.repeat_interleave(self._sizes_S)
+        self._layer_of_N = self._layer_of_S.repeat_interleave(sizes_S)
         weights = [self.matching.first_layer_weight if name == first else 1.0 for name in self.layers]
         self._weight_L = torch.tensor(weights, device=device, dtype=dtype)
+        self._bits = torch.tensor([0.0, 1.0], device=device, dtype=dtype).unbind()
         self.average_N = torch.zeros_like(self._target_N)
         self.started = [False] * len(self.layers)
 
@@ -295,7 +299,7 @@ class StatisticsMatcher:
         for number, calls in enumerate(_calls([(name, x) for name, x in inputs if name not in skipped])):
             present = [*calls] if number else [*calls, *skipped]  # no union of sets, which torch 2.11 does not compile
             if number or len(present) < len(self.layers):  # others keep their averages and add nothing
-                there = average_N.new_tensor([name in present for name in self.layers])
+                there = torch.stack([self._bits[name in present] for name in self.layers])  # nothing comes from the host
                 # A layer whose average stands still in the first call does so in all.
                 measured = momenta_L.masked_fill(momenta_L < 1, self.matching.momentum) if number else momenta_L
                 momenta, active = there * measured + (1 - there), there * active_L
@@ -303,7 +307,7 @@ class StatisticsMatcher:
                 momenta, active = momenta_L, active_L
             values_N = self._measuring(calls, lambda name: name not in dropped).to(average_N.dtype)
             average_N = ema_update(average_N, values_N, momenta[self._layer_of_N])
-            terms_S = matching_terms(self._target_N, average_N, values_N, self._sizes, self._sizes_S)
+            terms_S = matching_terms(self._target_N, average_N, values_N, self._sizes, self._starts_S1)
             weight_S = (self._weight_L * active)[self._layer_of_S]
             loss = loss + (1 - self.matching.class_statistics) * (weight_S * terms_S).sum()
             if classes is not None:
