@@ -164,16 +164,29 @@ class StatisticsMatcher:
         return self.passes(x_BCHW, shares[0], shares[1], self.classes_of(labels_B), frozenset(dropped))
 
     def advance(self, dropped: Collection[str]) -> tuple[list[float], list[float]]:
-        """What a pass in which these layers are dropped does to each layer: the momentum of its average, and its share of the
-        loss (0 or 1). A layer that is not measured keeps its average, whose momentum is 1."""
-        momenta = []
-        for at, name in enumerate(self.layers):
-            is_measured = name not in dropped or self.matching.dropped == "update"
-            # A first value becomes the average as it is.
-            is_first = is_measured and self.matching.start == "first" and not self.started[at]
-            momenta.append((0.0 if is_first else self.matching.momentum) if is_measured else 1.0)
-            self.started[at] |= is_measured
-        return momenta, [float(name not in dropped) for name in self.layers]
+        """The `schedule` of one pass that drops these layers; it counts as made."""
+        dropped_1L = torch.tensor([[name in dropped for name in self.layers]], dtype=torch.bool)
+        momenta_1L, active_1L = self.schedule(dropped_1L)
+        self.count(dropped_1L)
+        return momenta_1L[0].tolist(), active_1L[0].tolist()
+
+    def schedule(self, dropped_NL: Tensor) -> tuple[Tensor, Tensor]:
+        """What the next N passes do to each layer, if they drop those that are marked: the momentum of its average, and its
+        share of the loss (0 or 1), each (N,L) in float64 on the CPU. A layer that is not measured keeps its average, whose
+        momentum is 1."""
+        measured_NL = self._measured(dropped_NL)
+        momenta_NL = torch.ones(dropped_NL.shape, dtype=torch.float64).masked_fill_(measured_NL, self.matching.momentum)
+        if self.matching.start == "first":  # a first value becomes the average as it is
+            momenta_NL[measured_NL & (measured_NL.cumsum(0) == 1) & ~torch.tensor(self.started, dtype=torch.bool)] = 0.0
+        return momenta_NL, (~dropped_NL).double()
+
+    def count(self, dropped_NL: Tensor) -> None:
+        """These passes are made: averages that they began have started."""
+        measured_L = self._measured(dropped_NL).any(0).tolist()
+        self.started = [before or now for before, now in zip(self.started, measured_L, strict=True)]
+
+    def _measured(self, dropped_NL: Tensor) -> Tensor:
+        return torch.ones_like(dropped_NL) if self.matching.dropped == "update" else ~dropped_NL
 
     def passes(
         self,
@@ -183,7 +196,7 @@ class StatisticsMatcher:
         classes: BatchClasses | None = None,
         dropped: frozenset[str] = frozenset(),
     ) -> tuple[Tensor, Tensor]:
-        """Logits and loss as in a call, by the numbers of `advance` on the device; the averages are changed in place.
+        """Logits and loss as in a call, by the numbers of a `schedule` on the device; the averages are changed in place.
 
         `dropped` only saves time: these layers are measured without gradient or not at all. Empty, the operations do not
         depend on what is dropped.
