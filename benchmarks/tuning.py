@@ -9,6 +9,7 @@ import torch
 
 from benchmarks.timing import Timing
 from gvbsm.backbones.build import build
+from gvbsm.runtime.devices import choose_device
 from gvbsm.training.precision import autocast
 
 # Network, px, images: a pass of recover on ImageNet, and one of a student on CIFAR-10.
@@ -33,8 +34,8 @@ def run(device: torch.device, repeats: int) -> None:
 
 def _passes(name: str, size: int, count: int, device_name: str, tries: bool, runs: int) -> list[float]:
     """Seconds of `runs` passes, the first one with all that a new process has to load."""
+    device = choose_device(device_name, torch.get_num_threads())
     torch.backends.cudnn.benchmark = tries
-    device = torch.device(device_name)
     model = build(name, classes=10, image_size=size).eval().requires_grad_(False)
     model = model.to(device, memory_format=torch.channels_last)
     x_BCHW = torch.randn(count, 3, size, size, device=device).contiguous(memory_format=torch.channels_last).requires_grad_()

@@ -18,7 +18,9 @@ def halved(x_BCHW: Tensor) -> Tensor:
     height, width = x_BCHW.shape[2] // 2, x_BCHW.shape[3] // 2
     channels_last = x_BCHW.is_contiguous(memory_format=torch.channels_last)
     x, at = (x_BCHW.permute(0, 2, 3, 1), 1) if channels_last else (x_BCHW, 2)  # a mean is contiguous; `at`: the height's place
-    x = x.narrow(at, 0, 2 * height).narrow(at + 1, 0, 2 * width)
+    for place, half in ((at, height), (at + 1, width)):
+        if x.shape[place] % 2:  # only then: the gradient of a part is copied into zeros of the size of the whole
+            x = x.narrow(place, 0, 2 * half)
     mean = x.unflatten(at + 1, (width, 2)).unflatten(at, (height, 2)).mean((at + 1, at + 3))
     return mean.permute(0, 3, 1, 2) if channels_last else mean
 

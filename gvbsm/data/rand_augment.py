@@ -132,7 +132,11 @@ class _Tables:
 
     def _contrast(self, x_VCHW: Tensor, operation_V: Tensor) -> Tensor:
         """Levels (V,1,L) blended with the mean of the grey image."""
-        mean_V11 = _grey(x_VCHW).mean((1, 2, 3)).view(-1, 1, 1)
+        # Exact on every device: sums of whole numbers, of rows at first, which float32 holds, and a division by a tensor. By a
+        # number, or in a mean, CUDA multiplies by its rounded inverse, which can move a level by one. Up to 256 px the float32
+        # sum of torchvision's mean is exact as well; beyond, its mean can be another one in the last bit.
+        total_V11 = _grey(x_VCHW).sum(3).sum((1, 2), dtype=torch.int64).float().view(-1, 1, 1)
+        mean_V11 = total_V11 / torch.full_like(total_V11, x_VCHW.shape[2] * x_VCHW.shape[3])
         more_V1L, less_V1L = (_blend(self._all_L, mean_V11, factor) for factor in self._factors)
         return torch.where((operation_V % 2 == 0).view(-1, 1, 1), more_V1L, less_V1L)
 

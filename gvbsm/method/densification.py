@@ -36,7 +36,8 @@ def gram_matrices(x_BCHW: Tensor, groups: list[Tensor], normalise: str) -> list[
     rows_BF = rows_BF.to(torch.promote_types(rows_BF.dtype, torch.float32))
     if normalise == "rows":
         rows_BF = F.normalize(rows_BF)
-    x_of_groups = [rows_BF[index_GN] for index_GN in groups]
+    # Selected by one flat index: the gradient of `rows_BF[index_GN]` sorts the index and looks for doubles in it.
+    x_of_groups = [rows_BF.index_select(0, index_GN.flatten()).unflatten(0, index_GN.shape) for index_GN in groups]
     return [x_GNF @ x_GNF.transpose(1, 2) for x_GNF in x_of_groups]
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gvbsm.method.frozen_norms import freeze_norms, thaw_norms
 from gvbsm.method.layers import hooked_layers
@@ -49,14 +50,15 @@ def ema_update(average: Tensor, value: Tensor, momentum: Tensor) -> Tensor:
     return momentum * average + (1 - momentum) * value.detach()
 
 
-def matching_terms(target: Tensor, average: Tensor, value: Tensor, sizes: Sequence[int], sizes_S: Tensor) -> Tensor:
+def matching_terms(target: Tensor, average: Tensor, value: Tensor, sizes: Sequence[int], starts_S1: Tensor) -> Tensor:
     """|| S - (m + s - stopgrad(s)) ||_2 of each of S segments of one vector: the EMA's distance, with the gradient of the batch
-    statistic. At 0 the gradient is 0. `sizes`, also as a tensor on the device, are those of the segments."""
+    statistic. At 0 the gradient is 0. `sizes` are those of the segments, and `starts_S1`, on the device, where each starts, and
+    where the last one ends."""
     squares = (target - (average + value - value.detach())).square()
     if squares.device.type == "mps":  # it has no such sums
         sums_S = torch.stack([part.sum() for part in squares.split(list(sizes))])
-    else:
-        sums_S = torch.segment_reduce(squares, "sum", lengths=sizes_S, unsafe=True)  # safe ones wait for the device
+    else:  # from lengths CUDA would first add up the starts, in the backward pass too
+        sums_S = torch.segment_reduce(squares, "sum", offsets=starts_S1, unsafe=True)  # safe ones wait for the device
     return sums_S.clamp_min(torch.finfo(sums_S.dtype).tiny).sqrt()
 
 
@@ -135,12 +137,14 @@ class StatisticsMatcher:
         device, dtype = like.device, torch.promote_types(like.dtype, torch.float32)
         parts = [self._targets[name][f"{kind}_{moment}"] for moment in ("mean", "var") for name, kind, _ in segments]
         self._target_N = torch.cat([part.to(device, dtype) for part in parts]) if parts else torch.zeros(0)
-        self._sizes_S = torch.tensor(self._sizes, device=device, dtype=torch.int64)
+        sizes_S = torch.tensor(self._sizes, device=device, dtype=torch.int64)
+        self._starts_S1 = F.pad(sizes_S.cumsum(0), (1, 0))
         places = {name: at for at, name in enumerate(self.layers)}
         self._layer_of_S = torch.tensor([places[segment.layer] for segment in segments] * 2, device=device, dtype=torch.int64)
-        self._layer_of_N = self._layer_of_S.repeat_interleave(self._sizes_S)
+        self._layer_of_N = self._layer_of_S.repeat_interleave(sizes_S)
         weights = [self.matching.first_layer_weight if name == first else 1.0 for name in self.layers]
         self._weight_L = torch.tensor(weights, device=device, dtype=dtype)
+        self._bits = torch.tensor([0.0, 1.0], device=device, dtype=dtype).unbind()
         self.average_N = torch.zeros_like(self._target_N)
         self.started = [False] * len(self.layers)
 
@@ -167,16 +171,29 @@ class StatisticsMatcher:
         return self.passes(x_BCHW, shares[0], shares[1], self.classes_of(labels_B), frozenset(dropped))
 
     def advance(self, dropped: Collection[str]) -> tuple[list[float], list[float]]:
-        """What a pass in which these layers are dropped does to each layer: the momentum of its average, and its share of the
-        loss (0 or 1). A layer that is not measured keeps its average, whose momentum is 1."""
-        momenta = []
-        for at, name in enumerate(self.layers):
-            is_measured = name not in dropped or self.matching.dropped == "update"
-            # A first value becomes the average as it is.
-            is_first = is_measured and self.matching.start == "first" and not self.started[at]
-            momenta.append((0.0 if is_first else self.matching.momentum) if is_measured else 1.0)
-            self.started[at] |= is_measured
-        return momenta, [float(name not in dropped) for name in self.layers]
+        """The `schedule` of one pass that drops these layers; it counts as made."""
+        dropped_1L = torch.tensor([[name in dropped for name in self.layers]], dtype=torch.bool)
+        momenta_1L, active_1L = self.schedule(dropped_1L)
+        self.count(dropped_1L)
+        return momenta_1L[0].tolist(), active_1L[0].tolist()
+
+    def schedule(self, dropped_NL: Tensor) -> tuple[Tensor, Tensor]:
+        """What the next N passes do to each layer, if they drop those that are marked: the momentum of its average, and its
+        share of the loss (0 or 1), each (N,L) in float64 on the CPU. A layer that is not measured keeps its average, whose
+        momentum is 1."""
+        measured_NL = self._measured(dropped_NL)
+        momenta_NL = torch.ones(dropped_NL.shape, dtype=torch.float64).masked_fill_(measured_NL, self.matching.momentum)
+        if self.matching.start == "first":  # a first value becomes the average as it is
+            momenta_NL[measured_NL & (measured_NL.cumsum(0) == 1) & ~torch.tensor(self.started, dtype=torch.bool)] = 0.0
+        return momenta_NL, (~dropped_NL).double()
+
+    def count(self, dropped_NL: Tensor) -> None:
+        """These passes are made: averages that they began have started."""
+        measured_L = self._measured(dropped_NL).any(0).tolist()
+        self.started = [before or now for before, now in zip(self.started, measured_L, strict=True)]
+
+    def _measured(self, dropped_NL: Tensor) -> Tensor:
+        return torch.ones_like(dropped_NL) if self.matching.dropped == "update" else ~dropped_NL
 
     def passes(
         self,
@@ -186,7 +203,7 @@ class StatisticsMatcher:
         classes: BatchClasses | None = None,
         dropped: frozenset[str] = frozenset(),
     ) -> tuple[Tensor, Tensor]:
-        """Logits and loss as in a call, by the numbers of `advance` on the device; the averages are changed in place.
+        """Logits and loss as in a call, by the numbers of a `schedule` on the device; the averages are changed in place.
 
         `dropped` only saves time: these layers are measured without gradient or not at all. Empty, the operations do not
         depend on what is dropped.
@@ -302,7 +319,7 @@ class StatisticsMatcher:
         for number, calls in enumerate(_calls([(name, x) for name, x in inputs if name not in skipped])):
             present = [*calls] if number else [*calls, *skipped]  # no union of sets, which torch 2.11 does not compile
             if number or len(present) < len(self.layers):  # others keep their averages and add nothing
-                there = average_N.new_tensor([name in present for name in self.layers])
+                there = torch.stack([self._bits[name in present] for name in self.layers])  # nothing comes from the host
                 # A layer whose average stands still in the first call does so in all.
                 measured = momenta_L.masked_fill(momenta_L < 1, self.matching.momentum) if number else momenta_L
                 momenta, active = there * measured + (1 - there), there * active_L
@@ -310,7 +327,7 @@ class StatisticsMatcher:
                 momenta, active = momenta_L, active_L
             values_N = self._measuring(calls, lambda name: name not in dropped, parts).to(average_N.dtype)
             average_N = ema_update(average_N, values_N, momenta[self._layer_of_N])
-            terms_S = matching_terms(self._target_N, average_N, values_N, self._sizes, self._sizes_S)
+            terms_S = matching_terms(self._target_N, average_N, values_N, self._sizes, self._starts_S1)
             weight_S = (self._weight_L * active)[self._layer_of_S]
             loss = loss + (1 - self.matching.class_statistics) * (weight_S * terms_S).sum()
             if classes is not None:

@@ -16,7 +16,7 @@ from gvbsm.method.batch_views import view
 from gvbsm.method.densification import TangentLoss, class_groups, gram_matrices, spectrum_loss
 from gvbsm.method.draws import derive, uniform
 from gvbsm.method.matching import BatchClasses, StatisticsMatcher
-from gvbsm.method.recorder import Numbers, Recorder, Turn, because
+from gvbsm.method.recorder import Numbers, Recorder, because
 from gvbsm.method.rounds import first_iterations
 
 PARTS = ("loss", "ce", "statistics", "densification")  # of the loss, in the order in which they are fetched
@@ -118,20 +118,27 @@ class Recovery:
         if settings.backbone_order == "random":
             self._teacher_T = (uniform(derive(key, _ORDER), count) * teachers).long()
         convs = max(len(matcher.conv_layers) for matcher in matchers)
-        self._dropped_TL = uniform(derive(key, _DROP), count * convs).view(count, convs) < settings.conv_drop
-        shared_T2S = views.positions_T2S if isinstance(views, SharedViews) else None
-        self._recorder = Recorder(self, shared_T2S, len(PARTS)) if self.device.type == "cuda" else None
+        drops_TC = uniform(derive(key, _DROP), count * convs).view(count, convs) < settings.conv_drop
+        self._drops = [self._of_layers(matcher, drops_TC) for matcher in matchers]
+        layers = max(len(matcher.layers) for matcher in matchers)
+        self._widths = [1, layers, layers, 2 * views.positions_T2S.shape[2] if isinstance(views, SharedViews) else 0]
+        self.table_TW = torch.zeros(count, sum(self._widths), dtype=self.x_BCHW.dtype, device=self.device)
+        self._ready_at = -1  # the iteration from which on the table holds numbers
+        self._recorder = Recorder(self, isinstance(views, SharedViews), len(PARTS)) if self.device.type == "cuda" else None
 
     def run(self, until: int) -> dict[str, float]:
         """The next iteration, or on CUDA as many as take about a second, but none from number `until` on; the loss and its
         parts in the last one."""
+        at = self.iteration
+        if at != self._ready_at:  # the first of all, or of those after a resume
+            self.table_TW[at:].copy_(self._rows())
         if self._recorder:
             losses = self._recorder.run(until)
         else:
             self.begin()
-            turn = self.turn(self.iteration)
-            losses = self.iterate(turn.teacher, self._numbers_of(turn), turn.dropped).tolist()
-            self.iteration += 1
+            losses = self.iterate(self.teacher(at), self.numbers(self.table_TW[at]), self.dropped(at)).tolist()
+            self.advance(at, at + 1)
+        self._ready_at = self.iteration
         parts = dict(zip(PARTS, losses, strict=True))
         return parts if self.settings.densification_weight else {name: parts[name] for name in PARTS[:-1]}
 
@@ -199,23 +206,49 @@ class Recovery:
             for value in self._adam.state[self.x_BCHW].values():  # in place: recordings know these tensors
                 value.zero_()
 
-    def turn(self, at: int) -> Turn:
-        """What iteration `at` is to do, asked in order; the layers of its teacher's matcher have then advanced."""
-        teacher = int(self._teacher_T[at])
-        matcher = self.matchers[teacher]
-        drawn = zip(matcher.conv_layers, self._dropped_TL[at].tolist(), strict=False)
-        dropped = frozenset(name for name, is_dropped in drawn if is_dropped)
-        rate = self.settings.lr / 2 * (1 + math.cos(math.pi * at / self.settings.iterations))
-        return Turn(teacher, dropped, rate, *matcher.advance(dropped))
+    def teacher(self, at: int) -> int:
+        """The number of the teacher of iteration `at`."""
+        return int(self._teacher_T[at])
 
-    def _numbers_of(self, turn: Turn) -> Numbers:
-        """On the device, without a recorder's table."""
-        row = torch.tensor([turn.rate, *turn.momenta, *turn.active], dtype=self.x_BCHW.dtype, device=self.device)
-        rate, momenta_L, active_L = row.split([1, len(turn.momenta), len(turn.active)])
-        positions_2S = (
-            self._views.positions_T2S[self.iteration] if isinstance(self._views, SharedViews) else row.new_empty(2, 0)
-        )
-        return Numbers(rate[0], momenta_L, active_L, positions_2S.to(self.device))
+    def dropped(self, at: int) -> frozenset[str]:
+        """Those layers of its teacher that iteration `at` drops."""
+        teacher = self.teacher(at)
+        drops = zip(self.matchers[teacher].layers, self._drops[teacher][at].tolist(), strict=True)
+        return frozenset(name for name, is_dropped in drops if is_dropped)
+
+    def numbers(self, row_W: Tensor) -> Numbers:
+        """What a row of the table says."""
+        rate_1, momenta_L, active_L, positions_P = row_W.split(self._widths)
+        return Numbers(rate_1[0], momenta_L, active_L, positions_P.view(2, -1))
+
+    def advance(self, first: int, last: int) -> None:
+        """Iterations `first` to `last` - 1 are made: matchers know it, and `last` is the next one."""
+        for teacher in self._teacher_T[first:last].unique().tolist():
+            own_N = self._teacher_T[first:last] == teacher
+            self.matchers[teacher].count(self._drops[teacher][first:last][own_N])
+        self.iteration = last
+
+    def _rows(self) -> Tensor:
+        """The table from the next iteration on, after what matchers have counted, on the CPU."""
+        at, total = self.iteration, self.settings.iterations
+        rows_NW = torch.zeros(total - at, sum(self._widths), dtype=torch.float64)
+        rate_N1, momenta_NL, active_NL, positions_NP = rows_NW.split(self._widths, 1)
+        rates = [self.settings.lr / 2 * (1 + math.cos(math.pi * number / total)) for number in range(at, total)]
+        rate_N1.copy_(torch.tensor(rates, dtype=torch.float64).unsqueeze(1))
+        for teacher, matcher in enumerate(self.matchers):
+            own_N, count = self._teacher_T[at:] == teacher, len(matcher.layers)
+            momenta_NL[own_N, :count], active_NL[own_N, :count] = matcher.schedule(self._drops[teacher][at:][own_N])
+        if isinstance(self._views, SharedViews):
+            positions_NP.copy_(self._views.positions_T2S[at:].flatten(1))
+        return rows_NW.to(self.x_BCHW.dtype)
+
+    @staticmethod
+    def _of_layers(matcher: StatisticsMatcher, drops_TC: Tensor) -> Tensor:
+        """Which of a teacher's layers each iteration drops, if it is the teacher's (T,L), from draws for its Conv layers."""
+        drops_TL = torch.zeros(len(drops_TC), len(matcher.layers), dtype=torch.bool)
+        names, convs = [*matcher.layers], matcher.conv_layers
+        drops_TL[:, [names.index(name) for name in convs]] = drops_TC[:, : len(convs)]
+        return drops_TL
 
     def iterate(
         self, teacher: int, numbers: Numbers, dropped: frozenset[str] = frozenset(), tangent: TangentLoss | None = None

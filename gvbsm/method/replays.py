@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ class Replays:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = _stream_of(torch.cuda.current_device() if device.index is None else device.index)
         self._pool = torch.cuda.graph_pool_handle()
 
     def run(self, step: Replay) -> None:
@@ -48,6 +49,13 @@ class Replays:
         ):
             step()
         return graph.replay
+
+
+@functools.cache
+def _stream_of(index: int) -> torch.cuda.Stream:
+    """One for all recordings on a GPU, of whatever batch: cuBLAS keeps a workspace for every stream it has worked on, 32 MiB on
+    an H100."""
+    return torch.cuda.Stream(index)
 
 
 @contextmanager

@@ -20,7 +20,8 @@ _MALLOC = {-4: 0, -1: -1, -2: 2**28}
 
 def choose_device(name: str, threads: int, exact: bool = False) -> torch.device:
     """The device of this process: "auto" takes CUDA, then MPS, then the CPU. Also sets the number of CPU threads and CUDA's
-    arithmetic (`set_arithmetic`), and makes the C library keep freed memory for later tensors.
+    arithmetic (`set_arithmetic`), makes a GPU that is named by its number the current one, and makes the C library keep freed
+    memory for later tensors.
 
     Raises:
         UserError: if this machine has no such device.
@@ -29,10 +30,13 @@ def choose_device(name: str, threads: int, exact: bool = False) -> torch.device:
     _keep_freed_memory()
     device = _find_device(name)
     set_arithmetic(device, exact)
+    if device.index is not None:  # seeds, kernels and peaks of memory are those of the current device
+        torch.cuda.set_device(device)
     return device
 
 
 def _find_device(name: str) -> torch.device:
+    """Only GPUs of CUDA have a number: "cpu:0" is the CPU."""
     presence = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, present in presence.items() if present))
@@ -40,11 +44,12 @@ def _find_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         device = None
-    beyond = device is not None and device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
-    if device is None or beyond or not presence.get(device.type, False):
-        usable = ", ".join(["auto", *(kind for kind, present in presence.items() if present)])
-        raise UserError(f"--device or GVBSM_DEVICE: expected one of {usable} on this machine, got {name!r}; choose one of them")
-    return device
+    if device is not None and presence.get(device.type, False):
+        count = torch.cuda.device_count() if device.type == "cuda" else 1
+        if (device.index or 0) < count:
+            return device if device.type == "cuda" else torch.device(device.type)
+    usable = ", ".join(["auto", *(kind for kind, present in presence.items() if present)])
+    raise UserError(f"--device or GVBSM_DEVICE: expected one of {usable} on this machine, got {name!r}; choose one of them")
 
 
 def _keep_freed_memory() -> None:
@@ -65,11 +70,10 @@ def data_device(job: Job[Any]) -> None:
 def job_device(job: Job[Any], threads: int, exact: bool = False) -> torch.device:
     """The device of a job; sets `job.device`, the name for its receipt. `exact`: its products of float32 matrices are not in
     TF32 on CUDA, because they are statistics."""
-    device = choose_device(job.device, threads, exact)
-    if device.type == "cuda" and job.processes > 1:
-        device = choose_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}", threads, exact)
-    if device.index is not None:  # seeds, kernels and peaks of memory are those of the current device
-        torch.cuda.set_device(device)
+    name = job.device
+    if job.processes > 1 and _find_device(name).type == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    device = choose_device(name, threads, exact)
     if device.type == "mps" and job.processes > 1:
         raise UserError(f"--processes: expected 1 on MPS, got {job.processes}; use one, or the CPU")
     job.device = f"{device.type}: {device_name(device)}"

@@ -187,3 +187,16 @@ def test_the_mean_that_convnets_pool_by_on_cuda_is_the_pool(size: tuple[int, int
     last = x_BCHW.detach().contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(halved(last), pooled.detach())
     assert halved(last).is_contiguous(memory_format=torch.channels_last) and mean.is_contiguous()
+
+
+@pytest.mark.parametrize(("size", "cuts"), [((8, 8), 0), ((7, 8), 1), ((7, 9), 2)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_mean_cuts_odd_sides_alone(size: tuple[int, int], cuts: int, layout: torch.memory_format) -> None:
+    """The gradient of a cut is a map of zeros and a copy."""
+    x_BCHW = torch.randn(2, 3, *size).contiguous(memory_format=layout).requires_grad_()
+    nodes, names = [halved(x_BCHW).grad_fn], []
+    while nodes:
+        if node := nodes.pop():
+            names.append(node.name())
+            nodes += [following for following, _ in node.next_functions]
+    assert sum(name.startswith("SliceBackward") for name in names) == cuts, names

@@ -93,9 +93,24 @@ def test_every_operation_is_torchvisions_to_the_byte(channels, size, magnitude):
         assert torch.equal(done[place], expected_of(levels[view], int(numbers[view]), magnitude)), int(numbers[view])
 
 
+# A sum of 36 levels and one level among them, for which a rounded mean moves the blend to the next level.
+@pytest.mark.parametrize(("magnitude", "number", "total", "level"), [(9, 16, 1124, 109), (30, 16, 68, 3), (30, 17, 68, 23)])
+def test_contrast_is_torchvisions_where_means_are_products_with_a_rounded_inverse(magnitude, number, total, level, monkeypatch):
+    """As on CUDA, and so are its divisions by numbers."""
+    others, more = divmod(total - level, 35)
+    x = torch.tensor([level] + [others + 1] * more + [others] * (35 - more)).float().view(1, 1, 6, 6)
+    expected, inverse, divide = expected_of(x, number, magnitude), torch.tensor(1 / 36), torch.Tensor.__truediv__
+    monkeypatch.setattr(torch.Tensor, "mean", lambda x, over: x.sum(over) * inverse)
+    monkeypatch.setattr(
+        torch.Tensor, "__truediv__", lambda x, by: divide(x, by) if isinstance(by, torch.Tensor) else x * torch.tensor(1 / by)
+    )
+    assert torch.equal(RandAugment(magnitude)(x, torch.tensor([[number]], dtype=torch.uint8)), expected)
+
+
+@pytest.mark.parametrize("size", [32, 33])
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
-def test_the_result_is_torchvisions_on_every_device_without_waiting_for_it(device):
-    levels, numbers = varied(3, 32).repeat(2 * OPERATIONS, 1, 1, 1), EACH_ONCE.repeat_interleave(4, 0)
+def test_the_result_is_torchvisions_on_every_device_without_waiting_for_it(device, size):
+    levels, numbers = varied(3, size).repeat(2 * OPERATIONS, 1, 1, 1), EACH_ONCE.repeat_interleave(4, 0)
     augment, on_device = RandAugment(9), levels.to(device)
     augment(on_device, numbers)  # makes the tables
     with waiting_is_an_error():

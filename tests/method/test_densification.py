@@ -61,6 +61,22 @@ def test_classes_of_unequal_size_and_any_order():
     torch.testing.assert_close(densification_loss(x, uneven, 4.0, "mean"), apart)
 
 
+def test_rows_of_classes_are_selected_by_a_flat_index():
+    """A graph replays the gradient of any other index with a sort of it in every iteration."""
+    x, _ = converged_images()
+    groups = class_groups(torch.tensor([0, 1, 0, 0, 1, 2, 2, 0, 3, 3]))
+    rows = torch.nn.functional.adaptive_avg_pool2d(x, 32).flatten(1)
+    nodes, names = [], set()
+    for gram, index in zip(gram_matrices(x.requires_grad_(), groups, "mean"), groups, strict=True):
+        torch.testing.assert_close(gram, rows[index] @ rows[index].transpose(1, 2))
+        nodes.append(gram.grad_fn)
+    while nodes:
+        if node := nodes.pop():
+            names.add(node.name())
+            nodes += [following for following, _ in node.next_functions]
+    assert "IndexSelectBackward0" in names and "IndexBackward0" not in names
+
+
 def test_one_image_a_class_adds_nothing():
     x, _ = converged_images()
     assert densification_loss(x, torch.arange(10), 4.0, "mean").item() == 0.0

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gvbsm.method.layers import hooked_layers, most_important
 from gvbsm.method.matching import Matching, StatisticsMatcher, matching_terms
@@ -86,6 +87,48 @@ def test_a_layer_that_is_called_again_leaves_dropped_ones_alone(recorded):
         assert not torch.allclose(after[others], before[others])
 
 
+class FromTheHost(TorchDispatchMode):
+    """Collects the tensors that are made of Python's numbers: each is a copy that a recording of CUDA refuses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[torch.Tensor] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.lift_fresh.default:
+            self.made.append(args[0])
+        return function(*args, **(kwargs or {}))
+
+
+class Uncalled(nn.Module):
+    """Has a layer that its pass does not call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.never, self.head = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(1, 4, 3, padding=1), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.first(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("kind", [Twice, Uncalled])
+def test_a_pass_as_on_cuda_takes_nothing_from_the_host(kind):
+    torch.manual_seed(0)
+    model = kind().double().eval()
+    targets = targets_of(model, X)
+    targets |= {name: targets["first"] for name in ("never",) if kind is Uncalled}
+    with StatisticsMatcher(model, targets, Matching(4, 0.8, 10.0, "first", "update")) as matcher:
+        matcher(X)
+        shares = torch.tensor(matcher.advance(set()), dtype=torch.float64)
+        with FromTheHost() as host:
+            matcher.passes(2 * X, shares[0], shares[1])
+        assert host.made == []
+        values = [moments(x, ("channel",), 4)["channel_mean"] for x in (X, 2 * X)]
+        torch.testing.assert_close(matcher.averages["first"]["channel_mean"], 0.8 * values[0] + 0.2 * values[1])
+        if kind is Uncalled:
+            assert not matcher.averages["never"]["channel_mean"].any()
+
+
 def test_dropped_layers_add_nothing_and_the_first_keeps_its_weight():
     with matcher_of(network()) as matcher:
         _, full = matcher(X)
@@ -110,7 +153,7 @@ def test_layers_and_statistics_are_chosen():
 
 def test_the_gradient_of_a_norm_at_zero_is_zero():
     value = torch.tensor([1.0, 1.0, 1.0, 4.0], requires_grad=True)
-    terms = matching_terms(torch.ones(4), torch.tensor([1.0, 1.0, 1.0, 4.0]), value, [3, 1], torch.tensor([3, 1]))
+    terms = matching_terms(torch.ones(4), torch.tensor([1.0, 1.0, 1.0, 4.0]), value, [3, 1], torch.tensor([0, 3, 4]))
     terms.sum().backward()
     torch.testing.assert_close(terms.detach(), torch.tensor([0.0, 3.0]))
     assert value.grad.tolist() == [0, 0, 0, 1]

@@ -26,6 +26,23 @@ def network(seed: int) -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(36, 3)).eval().requires_grad_(False)
 
 
+class Again(nn.Module):
+    """Calls a layer twice, and another one never."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.again, self.never = nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
+        self.head = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.head(self.again(self.again(self.first(x))).mean((2, 3)))
+
+
+def again(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return Again().eval().requires_grad_(False)
+
+
 def settings(**changes) -> RecoverySettings:
     values = {
         "iterations": 12, "lr": 0.1, "betas": (0.5, 0.9), "statistics_weight": 0.3, "densification_weight": 0.0, "tau": 4.0,
@@ -38,8 +55,8 @@ def targets_of(model: nn.Module) -> dict:
     return plain.measure(model, torch.randn(8, 2, 8, 8, generator=torch.Generator().manual_seed(9)), 4)
 
 
-def started(matching: Matching, key: int = 5, joins: list[int] | None = None, **changes) -> Recovery:
-    models = [network(seed) for seed in range(2)]
+def started(matching: Matching, key: int = 5, joins: list[int] | None = None, build=network, **changes) -> Recovery:
+    models = [build(seed) for seed in range(2)]
     x_BCHW = torch.randn(4, 2, 8, 8, generator=torch.Generator().manual_seed(1))
     views = SharedViews(POSITIONS, LIMITS[0])
     matchers = [StatisticsMatcher(model, targets_of(model), matching) for model in models]
@@ -48,7 +65,7 @@ def started(matching: Matching, key: int = 5, joins: list[int] | None = None, **
 
 def record(recovered: Recovery) -> None:
     """As on CUDA."""
-    recovered._recorder = Recorder(recovered, POSITIONS, len(PARTS))
+    recovered._recorder = Recorder(recovered, True, len(PARTS))
 
 
 def finished(recovered: Recovery) -> torch.Tensor:
@@ -101,6 +118,7 @@ CHANGES = {
     "both": {"segments": 4, "residual": 1.0, "rounds": 3, "joins": [1, 0, 2, 0]},
 }
 MATCHING = Matching(4, 0.8, 10.0, "first", "update")
+SECONDS = [-1.0, 1e9]  # between fetches of losses: ever fewer iterations come in between, or ever more
 
 
 def plainly(segments: int = 1, residual: float = 0.0, rounds: int = 1, joins: tuple[int, ...] = (0, 0, 0, 0)) -> torch.Tensor:
@@ -141,11 +159,11 @@ def test_resumed_between_any_two_iterations_segments_and_rounds_are_the_same_to_
         assert torch.equal(finished(second), expected), first.iteration
 
 
-@pytest.mark.parametrize("most", [3, 512])
+@pytest.mark.parametrize("seconds", SECONDS)
 @pytest.mark.parametrize("change", CHANGES)
-def test_recorded_segments_and_rounds_give_the_same_images(change, most, monkeypatch):
+def test_recorded_segments_and_rounds_give_the_same_images(change, seconds, monkeypatch):
     monkeypatch.setattr(recorder, "Replays", Frozen)
-    monkeypatch.setattr(recorder, "_MOST", most)
+    monkeypatch.setattr(recorder, "_FETCH_SECONDS", seconds)
     got = started(MATCHING, **CHANGES[change])
     record(got)
     torch.testing.assert_close(finished(got), plainly(**CHANGES[change]), rtol=1e-3, atol=1e-3)
@@ -193,15 +211,16 @@ class Frozen(Unrecorded):
         return replay
 
 
-@pytest.mark.parametrize("most", [3, 512])
+@pytest.mark.parametrize("seconds", SECONDS)
+@pytest.mark.parametrize("build", [network, again])
 @pytest.mark.parametrize(("start", "dropped"), [("first", "update"), ("zero", "skip"), ("first", "skip")])
-def test_what_is_recorded_gives_the_same_images(start, dropped, most, monkeypatch):
+def test_what_is_recorded_gives_the_same_images(start, dropped, build, seconds, monkeypatch):
     """Its operations are the same in every iteration: numbers from a table, dropped layers measured and weighted with 0."""
     monkeypatch.setattr(recorder, "Replays", Unrecorded)
-    monkeypatch.setattr(recorder, "_MOST", most)
+    monkeypatch.setattr(recorder, "_FETCH_SECONDS", seconds)
     monkeypatch.setattr(Unrecorded, "recorded", 0)
     matching = Matching(4, 0.8, 10.0, start, dropped)
-    expected, got = (started(matching, conv_drop=0.5, backbone_order="random") for _ in range(2))
+    expected, got = (started(matching, build=build, conv_drop=0.5, backbone_order="random") for _ in range(2))
     record(got)
     stops = []
     while got.iteration < 12:
@@ -243,7 +262,7 @@ def test_with_views_of_their_own_images_are_not_recorded_and_spectra_are_exact(m
         )
 
     expected, got = begun(), begun()
-    got._recorder = Recorder(got, None, len(PARTS))
+    got._recorder = Recorder(got, False, len(PARTS))
     torch.testing.assert_close(finished(got), finished(expected), rtol=1e-4, atol=1e-5)
     assert got.passes == ["not compiled, not recorded (every image has a view of its own)"] * 2
 
@@ -251,7 +270,6 @@ def test_with_views_of_their_own_images_are_not_recorded_and_spectra_are_exact(m
 @pytest.mark.parametrize("stop", [3, 7, 9])
 def test_recorded_with_the_densification_loss_and_resumed(stop, monkeypatch):
     monkeypatch.setattr(recorder, "Replays", Frozen)
-    monkeypatch.setattr(recorder, "_MOST", 1)
     changes = {"densification_weight": 5.0, "rounds": 2, "joins": [0, 1, 1, 0]}
     first, second = (started(MATCHING, **changes) for _ in range(2))
     record(first)
@@ -260,6 +278,39 @@ def test_recorded_with_the_densification_loss_and_resumed(stop, monkeypatch):
     second.restore(copy.deepcopy(first.state()))
     record(second)
     torch.testing.assert_close(finished(second), finished(first), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("start", "dropped"), [("first", "update"), ("zero", "skip"), ("first", "skip")])
+def test_recorded_and_resumed_after_any_iteration_the_images_are_the_same_to_the_bit(start, dropped, monkeypatch):
+    """Numbers of later iterations are ready by then; the state is that of those which are made."""
+    monkeypatch.setattr(recorder, "Replays", Frozen)
+    changes = {"conv_drop": 0.7, "backbone_order": "random", "rounds": 2, "joins": [0, 1, 1, 0], "segments": 3, "residual": 0.5}
+    expected = started(Matching(4, 0.8, 10.0, start, dropped), **changes)
+    record(expected)
+    finished(expected)
+    first = started(Matching(4, 0.8, 10.0, start, dropped), **changes)
+    record(first)
+    for stop in range(1, 12):
+        first.run(stop)
+        assert first.iteration == stop
+        second = started(Matching(4, 0.8, 10.0, start, dropped), **changes)
+        record(second)
+        second.restore(copy.deepcopy(first.state()))
+        assert torch.equal(finished(second), expected.x_BCHW.detach()), stop
+
+
+def test_the_numbers_of_all_iterations_are_on_the_device_before_the_first(monkeypatch):
+    """A GPU that has fetched losses goes on at once."""
+    monkeypatch.setattr(recorder, "Replays", Frozen)
+    monkeypatch.setattr(recorder, "_FETCH_SECONDS", -1.0)
+    got, made, fetches = started(MATCHING, conv_drop=0.5), [], 0
+    record(got)
+    rows = Recovery._rows
+    monkeypatch.setattr(Recovery, "_rows", lambda self: (made.append(self.iteration), rows(self))[1])
+    while got.iteration < 12:
+        got.run(12)
+        fetches += 1
+    assert made == [0] and fetches > 4
 
 
 def test_what_cannot_be_recorded_runs_and_says_why(monkeypatch):
@@ -283,6 +334,7 @@ def test_what_cannot_be_recorded_runs_and_says_why(monkeypatch):
 CHANGES_ON_A_GPU = CHANGES | {
     "densification": {"densification_weight": 5.0},
     "both of these": {"densification_weight": 5.0, "rounds": 3, "joins": [0, 1, 0, 2]},
+    "a layer called twice": {"build": again},
 }
 
 
@@ -291,7 +343,8 @@ CHANGES_ON_A_GPU = CHANGES | {
 def test_recorded_on_a_gpu_the_images_are_those_of_the_cpu(change):
     changes = {"conv_drop": 0.5} | CHANGES_ON_A_GPU.get(change, {})
     expected, device = started(MATCHING, **changes), torch.device("cuda")
-    matchers = [StatisticsMatcher(network(seed).to(device), targets_of(network(seed)), MATCHING) for seed in range(2)]
+    build = changes.pop("build", network)
+    matchers = [StatisticsMatcher(build(seed).to(device), targets_of(build(seed)), MATCHING) for seed in range(2)]
     x_BCHW = torch.randn(4, 2, 8, 8, generator=torch.Generator().manual_seed(1)).to(device)
     limits = LIMITS[0].to(device), LIMITS[1].to(device)
     views, joins = SharedViews(POSITIONS, limits[0]), changes.pop("joins", None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gvbsm.backbones.build import build
+from gvbsm.method import replays
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.training import fit as training
 from gvbsm.training import graphs
@@ -210,6 +212,18 @@ def test_batches_are_taken_apart_and_put_together():
     assert torch.equal(other.parts[1][0], 2 * batch.parts[1][0]) and other.parts[1][2] is None
     assert form_of(other) == form_of(batch) != form_of(other._replace(views=9))
     assert form_of(batch) != form_of(batches_of(CPU, 2)[2])
+
+
+def test_all_recordings_on_a_gpu_share_a_stream(monkeypatch):
+    """cuBLAS keeps memory for each stream, and a batch, a round or a training is recorded anew."""
+    made: list[int] = []
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: made.append(device) or object())
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(replays, "_stream_of", functools.cache(replays._stream_of.__wrapped__))
+    devices = [torch.device(name) for name in ("cuda", "cuda:1", "cuda:0", "cuda")]
+    streams = [replays.Replays(device)._stream for device in devices]
+    assert made == [1, 0] and streams[0] is streams[1] is streams[3] and streams[0] is not streams[2]
 
 
 def cudnn() -> contextlib.AbstractContextManager[None]:

@@ -226,6 +226,7 @@ def test_devices(arithmetic, monkeypatch):
     torch.set_num_threads(before)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     assert choose_device("auto", before) == torch.device("cuda")
     assert choose_device("cuda:1", before) == torch.device("cuda:1")
     with pytest.raises(UserError, match="got 'cuda:2'"):
@@ -235,9 +236,20 @@ def test_devices(arithmetic, monkeypatch):
         choose_device("cuda", before)
 
 
-@pytest.mark.parametrize(("asked", "current"), [("cuda:1", [torch.device("cuda:1")]), ("cuda", []), ("cpu", [])])
+@pytest.mark.parametrize("asked", ["cpu:0", "mps:0"])
+def test_a_device_without_a_number_may_be_given_one(asked, arithmetic, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    kind, threads = asked.partition(":")[0], torch.get_num_threads()
+    assert choose_device(asked, threads) == torch.device(kind)
+    job = Job(spec=Spec(stage="squeeze"), out=tmp_path / "a.csv", store=tmp_path, device=asked)
+    assert job_device(job, threads) == torch.device(kind) and job.device.startswith(f"{kind}: ")
+    with pytest.raises(UserError, match=f"got '{kind}:1'"):
+        choose_device(f"{kind}:1", threads)
+
+
+@pytest.mark.parametrize(("asked", "current"), [("cuda:1", [torch.device("cuda:1")]), ("cuda", []), ("cpu", []), ("cpu:0", [])])
 def test_a_gpu_that_is_named_is_the_current_one(asked, current, arithmetic, monkeypatch, tmp_path):
-    """Seeds, kernels and peaks of memory are those of the current device."""
+    """Seeds, kernels and peaks of memory are those of the current device: in jobs, and in benchmarks, which have none."""
     chosen: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -246,6 +258,8 @@ def test_a_gpu_that_is_named_is_the_current_one(asked, current, arithmetic, monk
     job = Job(spec=Spec(stage="squeeze"), out=tmp_path / "a.csv", store=tmp_path, device=asked)
     job_device(job, torch.get_num_threads())
     assert chosen == current
+    choose_device(asked, torch.get_num_threads())
+    assert chosen == 2 * current
 
 
 @pytest.fixture
