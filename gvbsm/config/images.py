@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from gvbsm.config.bounds import ONCE, Batch, Cells, Count, Fraction, Parts, Pixels, Rate, Share, Shares, Weight, unit
+from gvbsm.config.bounds import ONCE, Batch, Cells, Count, Fraction, Parts, Pixels, Rate, Ratios, Share, Shares, Weight, unit
 from gvbsm.config.sources import Seed, Strict
 from gvbsm.config.steps import Compute
 
@@ -48,6 +48,9 @@ class Select(Compute):
     )
     crops: Count = Field(description="Random crops of each candidate; the crop with the least cross-entropy stays.")
     scale: Shares = Field(description="Smallest and largest share of the area that a crop keeps.")
+    ratio: Ratios | None = Field(
+        default=None, description="Smallest and largest width / height of a crop (RDED: 1, squares); off: 3/4 and 4/3."
+    )
     cells: Cells = Field(description="n: an image is made of n x n crops, each shrunk to 1/n of its side.")
     seed: Seed = Field(description="Seed of the candidates and the crops.")
 
