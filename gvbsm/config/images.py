@@ -117,6 +117,9 @@ class RecoverShard(Compute):
     )
     statistics_weight: Weight = Field(description="Weight r of the statistics' loss; 0: none are measured or matched.")
     first_layer_weight: Weight = Field(description="Weight w of the first hooked layer; others have 1.")
+    variance_weight: Weight | None = Field(
+        default=None, description="Weight of the terms of variances; those of means have 1 (DWA: 11; for ImageNet 2); off: 1."
+    )
     layers: Annotated[list[Literal["batchnorm", "conv"]], Field(min_length=1, max_length=2), ONCE] = Field(
         description="Which layers are matched."
     )
@@ -124,7 +127,7 @@ class RecoverShard(Compute):
         description="Which moments of Conv inputs are matched."
     )
     class_statistics: Fraction | None = Field(
-        default=None, description="Share of each layer's loss that is matched class by class (EDC: 0.5); off: none."
+        default=None, description="Share of each layer's loss that is matched class by class, after EDC's equation; off: none."
     )
     keep: Keep | None = Field(default=None, description="Match a part of the statistics; off (published): all.")
     conv_drop: Fraction = Field(description="Probability beta that a Conv layer is skipped in an iteration.")
@@ -164,7 +167,7 @@ class RecoverShard(Compute):
 
     @model_validator(mode="after")
     def _matched_statistics_have_weight(self) -> RecoverShard:
-        for name in ("class_statistics", "keep"):
+        for name in ("class_statistics", "keep", "variance_weight"):
             if getattr(self, name) and not self.statistics_weight:
                 raise ValueError(f"{name}: expected off where statistics_weight is 0; set it to null, or raise the weight")
         return self
