@@ -218,6 +218,10 @@ ROW_MISTAKES = {
         {"recover": {"statistics_weight": 0.0, "keep": {"share": 0.5, "by": "random"}}},
         r"recover: keep: expected off where statistics_weight is 0; set it to null, or raise the weight",
     ),
+    "a weight of variances that are not matched": (
+        {"recover": {"statistics_weight": 0.0, "variance_weight": 11.0}},
+        r"recover: variance_weight: expected off where statistics_weight is 0; set it to null, or raise the weight",
+    ),
     "kept epoch beyond the last": (
         {"squeeze": {"keep_epoch": 9}},
         r"squeeze: keep_epoch: expected at most epochs \(2\), got 9",

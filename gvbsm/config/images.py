@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from gvbsm.config.bounds import ONCE, Batch, Cells, Count, Fraction, Parts, Pixels, Rate, Share, Shares, Weight, unit
+from gvbsm.config.bounds import ONCE, Batch, Cells, Count, Fraction, Parts, Pixels, Rate, Ratios, Share, Shares, Weight, unit
 from gvbsm.config.sources import Seed, Strict
 from gvbsm.config.steps import Compute
 
@@ -48,6 +48,9 @@ class Select(Compute):
     )
     crops: Count = Field(description="Random crops of each candidate; the crop with the least cross-entropy stays.")
     scale: Shares = Field(description="Smallest and largest share of the area that a crop keeps.")
+    ratio: Ratios | None = Field(
+        default=None, description="Smallest and largest width / height of a crop (RDED: 1, squares); off: 3/4 and 4/3."
+    )
     cells: Cells = Field(description="n: an image is made of n x n crops, each shrunk to 1/n of its side.")
     seed: Seed = Field(description="Seed of the candidates and the crops.")
 
@@ -114,6 +117,9 @@ class RecoverShard(Compute):
     )
     statistics_weight: Weight = Field(description="Weight r of the statistics' loss; 0: none are measured or matched.")
     first_layer_weight: Weight = Field(description="Weight w of the first hooked layer; others have 1.")
+    variance_weight: Weight | None = Field(
+        default=None, description="Weight of the terms of variances; those of means have 1 (DWA: 11; for ImageNet 2); off: 1."
+    )
     layers: Annotated[list[Literal["batchnorm", "conv"]], Field(min_length=1, max_length=2), ONCE] = Field(
         description="Which layers are matched."
     )
@@ -121,7 +127,7 @@ class RecoverShard(Compute):
         description="Which moments of Conv inputs are matched."
     )
     class_statistics: Fraction | None = Field(
-        default=None, description="Share of each layer's loss that is matched class by class (EDC: 0.5); off: none."
+        default=None, description="Share of each layer's loss that is matched class by class, after EDC's equation; off: none."
     )
     keep: Keep | None = Field(default=None, description="Match a part of the statistics; off (published): all.")
     conv_drop: Fraction = Field(description="Probability beta that a Conv layer is skipped in an iteration.")
@@ -161,7 +167,7 @@ class RecoverShard(Compute):
 
     @model_validator(mode="after")
     def _matched_statistics_have_weight(self) -> RecoverShard:
-        for name in ("class_statistics", "keep"):
+        for name in ("class_statistics", "keep", "variance_weight"):
             if getattr(self, name) and not self.statistics_weight:
                 raise ValueError(f"{name}: expected off where statistics_weight is 0; set it to null, or raise the weight")
         return self

@@ -25,7 +25,7 @@ class HardTraining(Optimised):
         description="Largest decay of the moving average of weights that is tested; off: the weights themselves are tested.",
     )
     accumulate: Annotated[int, Field(ge=1, le=1024)] = Field(
-        description="Parts of a batch, to save memory; BatchNorm sees one part."
+        description="Parts of a batch, to save memory; BatchNorm sees one part. A short last batch has fewer."
     )
     hard_label: Literal["unmixed", "mixed"] = Field(
         description="Hard label of a mixed view. published: `unmixed`; corrected: `mixed`."

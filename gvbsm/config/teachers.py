@@ -36,7 +36,7 @@ class Squeeze(Optimised):
     epochs: Epochs = Field(description="Length of the training.")
     keep_epoch: Epochs | None = Field(
         default=None,
-        description="Keep the weights after this epoch; off: after the last. published: 1 of 5, 40 of 50; corrected: off.",
+        description="Keep the weights after this epoch; off: after the last. published: 1 of 5, 41 of 50; corrected: off.",
     )
     keep_epochs: Annotated[list[Epochs], Field(min_length=1, max_length=20)] | None = Field(
         default=None,

@@ -33,6 +33,7 @@ class Matching:
     conv_statistics: tuple[str, ...] = ("channel", "patch")
     class_statistics: float = 0.0  # share of L_l that is matched class by class
     selected_statistics: frozenset[tuple[str, str]] | None = None  # (layer, "channel" or "patch"); None: all
+    variance_weight: float = 1.0  # of each variance's term; a mean's has 1
 
 
 NO_MATCHING = Matching(patch_size=1, momentum=0.0, first_layer_weight=1.0, start="first", dropped="skip", layers=())
@@ -72,7 +73,8 @@ class StatisticsMatcher:
 
     The targets of a BatchNorm layer are its own running moments. Those of a Conv layer are in `targets[layer]`: the moments
     of section 2. With `class_statistics` c, L_l is 1 - c times these terms plus c times the terms of each class's channel
-    moments (EDC, Shao et al., NeurIPS 2024); their targets are in `targets[layer]`, for BatchNorm layers too.
+    moments; their targets are in `targets[layer]`, for BatchNorm layers too. The terms are ours, after the equation of EDC
+    (Shao et al., NeurIPS 2024): its scripts compare the mean over the batch's classes with the batch's average.
     Use it as a context manager, which removes the hooks, and gives the teacher's BatchNorms their own gradient back
     (`frozen_norms`):
 
@@ -145,6 +147,8 @@ class StatisticsMatcher:
         weights = [self.matching.first_layer_weight if name == first else 1.0 for name in self.layers]
         self._weight_L = torch.tensor(weights, device=device, dtype=dtype)
         self._bits = torch.tensor([0.0, 1.0], device=device, dtype=dtype).unbind()
+        of_moments = torch.tensor([1.0, self.matching.variance_weight], device=device, dtype=dtype)
+        self._weight_S = self._weight_L[self._layer_of_S] * of_moments.repeat_interleave(len(segments))
         self.average_N = torch.zeros_like(self._target_N)
         self.started = [False] * len(self.layers)
 
@@ -328,12 +332,13 @@ class StatisticsMatcher:
             values_N = self._measuring(calls, lambda name: name not in dropped, parts).to(average_N.dtype)
             average_N = ema_update(average_N, values_N, momenta[self._layer_of_N])
             terms_S = matching_terms(self._target_N, average_N, values_N, self._sizes, self._starts_S1)
-            weight_S = (self._weight_L * active)[self._layer_of_S]
+            weight_S = self._weight_S * active[self._layer_of_S]
             loss = loss + (1 - self.matching.class_statistics) * (weight_S * terms_S).sum()
             if classes is not None:
                 weights_L = self.matching.class_statistics * self._weight_L * active
                 by_layer = dict(zip(self.layers, weights_L.unbind(), strict=True))
-                loss = loss + sum(by_layer[name] * _class_terms(x, classes, name) for name, x in calls.items())
+                variance_weight = self.matching.variance_weight
+                loss = loss + sum(by_layer[name] * _class_terms(x, classes, name, variance_weight) for name, x in calls.items())
         return logits_BK, loss, average_N
 
 
@@ -348,8 +353,8 @@ def _calls(inputs: list[tuple[str, Tensor]]) -> list[dict[str, Tensor]]:
     return calls
 
 
-def _class_terms(x_BCHW: Tensor, classes: BatchClasses, layer: str) -> Tensor:
+def _class_terms(x_BCHW: Tensor, classes: BatchClasses, layer: str, variance_weight: float) -> Tensor:
     """The terms of a layer's classes, mean and variance."""
     mean_KC, var_KC = class_moments(x_BCHW, classes.members_KB)
     targets = classes.targets[layer]
-    return class_term(targets["class_mean"], mean_KC) + class_term(targets["class_var"], var_KC)
+    return class_term(targets["class_mean"], mean_KC) + variance_weight * class_term(targets["class_var"], var_KC)

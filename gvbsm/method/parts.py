@@ -19,6 +19,16 @@ def split_batches(indices: Tensor, size: int) -> list[Tensor]:
     return batches
 
 
+def split_parts(batch: Tensor, full: int, parts: int) -> list[Tensor]:
+    """A batch in equal parts that pass one after the other: `parts` of one of `full` images, and fewer of a short one.
+
+    So no part is smaller than half of a full batch's, unless the batch is: BatchNorm sees no last part of two images.
+    """
+    size = -(-full // parts)
+    even = list(batch.tensor_split(min(parts, -(-len(batch) // size))))
+    return even if size == 1 or len(even[-1]) > 1 else split_batches(batch, size)
+
+
 def parts_measured(batches: Sequence[Tensor], size: int | None) -> list[int]:
     """The sizes of the parts of these batches of which BatchNorm takes moments: of `size` views, or (None) whole batches."""
     return [len(part) for batch in batches for part in split_batches(batch, size or len(batch))]

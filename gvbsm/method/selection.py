@@ -50,6 +50,12 @@ def by_loss(loss_N: Tensor, choose: str) -> Tensor:
     return order_N[(2 * rank_N - (len(order_N) - 1)).abs().argsort(stable=True)]
 
 
+def dealt(ranked_N: Tensor, cells: int) -> Tensor:
+    """Ranked images in the order in which `pack` takes them: of n packed images, image i gets the ranks i, n + i, 2 n + i, ...,
+    as in RDED, so that the surest ones are not all in one."""
+    return ranked_N.view(cells**2, -1).T.flatten()
+
+
 def joined_features(features: list[Tensor]) -> Tensor:
     """The concatenated features (N, sum F) of T teachers, each teacher's (N,F) scaled to a mean squared norm of 1."""
     return torch.cat([part / part.square().sum(1).mean().sqrt().clamp_min(1e-12) for part in features], dim=1)

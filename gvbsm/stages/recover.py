@@ -200,6 +200,7 @@ def _matching(job: Job[RecoverSpec], path: str | None) -> tuple[Matching, dict[s
         conv_statistics=tuple(settings.conv_statistics),
         class_statistics=settings.class_statistics or 0.0,
         selected_statistics=_selected_statistics(settings, path, metadata),
+        variance_weight=1.0 if settings.variance_weight is None else settings.variance_weight,
     )
     return matching, targets
 

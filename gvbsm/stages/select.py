@@ -20,6 +20,7 @@ from gvbsm.method.crops import RATIO, crop_and_resize, draw_crops
 from gvbsm.method.selection import (
     by_loss,
     cross_entropy,
+    dealt,
     enlarge,
     entropy,
     joined_features,
@@ -109,7 +110,8 @@ def _choose(
         centres_kF = _centres(features_NF, count if settings.choose == "clusters" else -(-count // 2), settings)
         chosen = nearest_and_unsure(features_NF, centres_kF, torch.cat([part.entropy_N for part in parts]), count)
     else:
-        chosen = by_loss(torch.cat([part.loss_N for part in parts]), settings.choose)[:count]
+        ranked = by_loss(torch.cat([part.loss_N for part in parts]), settings.choose)[:count]
+        chosen = dealt(ranked, settings.cells)
     return small_NCss[chosen], candidates[chosen]
 
 
@@ -119,7 +121,8 @@ def _best_crops(
     """The crop of every image with the lowest cross-entropy."""
     count, size, crops = len(images_NCHW), images_NCHW.shape[-1], settings.crops
     whole = send(images_NCHW, pixels.device).repeat_interleave(crops, 0).float()
-    drawn = send(draw_crops(len(whole), size, (settings.scale[0], settings.scale[1]), RATIO, seed), pixels.device)
+    (smallest, largest), (narrowest, widest) = settings.scale, settings.ratio or RATIO
+    drawn = send(draw_crops(len(whole), size, (smallest, largest), (narrowest, widest), seed), pixels.device)
     mirrored = torch.zeros(len(whole), dtype=torch.bool, device=pixels.device)
     small = shrink(crop_and_resize(whole, drawn, mirrored), settings.cells)
     small_on_cpu = small.cpu()

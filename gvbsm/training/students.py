@@ -16,7 +16,7 @@ from gvbsm.data.labels import Epoch, Labels, load_labels, views_alone
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import open_split
 from gvbsm.method.losses import REST, hard_loss, soft_loss
-from gvbsm.method.parts import parts_measured, split_batches
+from gvbsm.method.parts import parts_measured, split_batches, split_parts
 from gvbsm.method.soft_labels import mean_logits, teachers_see_mixed
 from gvbsm.method.transfer import send
 from gvbsm.method.views import Images, grouped, mixed_hard_labels, render
@@ -82,7 +82,7 @@ class Students:
         """The batches of an epoch from number `first` on, each in `accumulate` parts."""
         settings, positions = self._settings, torch.arange(self.images)
         batches = split_batches(positions, settings.batch_size or self._labels.batch_size)
-        steps = [split_batches(batch, -(-len(batch) // settings.accumulate)) for batch in batches]
+        steps = [split_parts(batch, len(batches[0]), settings.accumulate) for batch in batches]
         skipped = sum(len(step) for step in steps[:first])
         parts = self._parts.of(epoch % len(self._labels), [part for step in steps for part in step], skipped)
         make = tuple if self._device.type == "cuda" else iter

@@ -207,6 +207,49 @@ def test_a_share_is_matched_class_by_class():
         StatisticsMatcher(model, targets, share)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_variances_have_a_weight_of_their_own(share):
+    """sum_l w_l (1 - c) (||mean - its target|| + v ||variance - its target||) + c (the same of each class), w_0 = 10."""
+    model, labels = network(), torch.tensor([0, 1, 1, 0, 1])
+    generator = torch.Generator().manual_seed(3)
+    by_class = {
+        name: {kind: torch.randn(2, channels, dtype=torch.float64, generator=generator) for kind in ("class_mean", "class_var")}
+        for name, channels in (("0", 1), ("1", 4), ("3", 4))
+    }
+    targets = {name: kinds | by_class[name] for name, kinds in (targets_of(model, X + 1) | {"1": {}}).items()} if share else {}
+    targets = targets or targets_of(model, X + 1)
+    got = {}
+    for weight in (1.0, 11.0):
+        matching = Matching(4, 0.0, 10.0, "first", "update", class_statistics=share, variance_weight=weight)
+        with StatisticsMatcher(model, targets, matching) as matcher:
+            got[weight] = matcher(X, labels_B=labels)[1]
+            if not share:  # the path that is recorded as a CUDA graph
+                shares = torch.tensor(matcher.advance(()), dtype=torch.float64)
+                torch.testing.assert_close(matcher.passes(X, shares[0], shares[1])[1], got[weight])
+    norm, means, variances = torch.linalg.vector_norm, 0.0, 0.0
+    for name, x in {"0": X, "1": model[:1](X), "3": model[:3](X)}.items():
+        w = 10.0 if name == "0" else 1.0
+        batchnorm = {"channel_mean": model[1].running_mean, "channel_var": model[1].running_var}
+        target = batchnorm if name == "1" else targets[name]
+        for kind, value in moments(x, ("channel",) if name == "1" else ("channel", "patch"), 4).items():
+            term = (1 - share) * w * norm(target[kind] - value)
+            means, variances = (means + term, variances) if kind.endswith("mean") else (means, variances + term)
+        if share:
+            mean_KC, var_KC = (torch.stack([of_class(x[labels == k]) for k in range(2)]) for of_class in (_mean, _variance))
+            means += share * w * (by_class[name]["class_mean"] - mean_KC).square().sum(1).mean().sqrt()
+            variances += share * w * (by_class[name]["class_var"] - var_KC).square().sum(1).mean().sqrt()
+    torch.testing.assert_close(got[1.0], means + variances)
+    torch.testing.assert_close(got[11.0], means + 11 * variances)
+
+
+def _mean(x: torch.Tensor) -> torch.Tensor:
+    return x.mean((0, 2, 3))
+
+
+def _variance(x: torch.Tensor) -> torch.Tensor:
+    return x.var((0, 2, 3), unbiased=False)
+
+
 def test_only_the_statistics_that_are_kept_are_matched():
     """Each term is what it is alone. A first layer that is matched keeps its weight; no other layer gets it."""
     alone = {}

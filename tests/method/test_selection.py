@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gvbsm.method.selection import by_loss, entropy, nearest, nearest_and_unsure
+from gvbsm.method.selection import by_loss, dealt, entropy, nearest, nearest_and_unsure, pack
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,15 @@ def test_medium_ones_are_those_between_as_many_surer_as_less_sure_ones(count):
     assert len(set(chosen.tolist())) == count == 41 - surer - less_sure and abs(surer - less_sure) <= 1
     distances = [abs(int((loss_N < loss_N[at]).sum()) - 20) for at in chosen]
     assert distances == sorted(distances)
+
+
+def test_packed_images_share_the_surest_ones():
+    """Of n images, image i has the ranks i, n + i, 2 n + i and 3 n + i, row by row; of whole images, the order stays."""
+    n = 3
+    ranked_N = torch.arange(4 * n).view(-1, 1, 1, 1)
+    packed_n1CC = pack(ranked_N[dealt(torch.arange(4 * n), 2)], 2)
+    assert packed_n1CC[:, 0].tolist() == [[[i, n + i], [2 * n + i, 3 * n + i]] for i in range(n)]
+    assert dealt(torch.tensor([4, 2, 7]), 1).tolist() == [4, 2, 7]
 
 
 def test_entropy_is_that_of_the_teachers_mean_prediction():

@@ -16,7 +16,7 @@ from torch import nn
 from gvbsm.config.load import load_row
 from gvbsm.config.students import HardTraining
 from gvbsm.errors import Interrupted, UserError
-from gvbsm.method.parts import split_batches
+from gvbsm.method.parts import split_batches, split_parts
 from gvbsm.pipeline.stage import part as part_of
 from gvbsm.runtime import arithmetic as rounding
 from gvbsm.runtime import checkpoints
@@ -320,6 +320,28 @@ def test_no_batch_of_one_image_beside_others(count, size, sizes):
     batches = split_batches(torch.arange(count), size)
     assert [len(batch) for batch in batches] == sizes
     assert torch.equal(torch.cat(batches), torch.arange(count))
+
+
+@pytest.mark.parametrize(
+    ("count", "full", "parts", "sizes"),
+    [  # 100 images in batches of 16 leave four: one part, as in SRe2L++, and not two of two
+        (16, 16, 2, [8, 8]),
+        (4, 16, 2, [4]),
+        (8, 16, 2, [8]),
+        (10, 16, 2, [5, 5]),
+        (2, 16, 2, [2]),
+        (17, 16, 2, [9, 8]),  # a single image has joined the last batch
+        (10, 10, 2, [5, 5]),
+        (20, 40, 5, [7, 7, 6]),
+        (5, 5, 4, [2, 3]),
+        (3, 3, 3, [1, 1, 1]),
+        (25, 25, 1, [25]),
+    ],
+)
+def test_a_short_batch_has_fewer_parts(count, full, parts, sizes):
+    split = split_parts(torch.arange(count), full, parts)
+    assert [len(part) for part in split] == sizes
+    assert torch.equal(torch.cat(split), torch.arange(count))
 
 
 def test_a_growing_tensor_has_a_file_of_its_own(tmp_path):

@@ -25,6 +25,7 @@ CHANGES = {
     "perturb": {"perturb": {"steps": 3, "rho": 2.0}},
     "early_late": {"early_late": {"rounds": 3}},
     "views and early_late": {"views": "relabel", "early_late": {"rounds": 2}},
+    "variance_weight": {"variance_weight": 11.0},
 }
 ALL = {name: value for change in list(CHANGES.values())[:4] for name, value in change.items()}
 REAL = {"choose": "random", "candidates": 1, "crops": 1, "scale": [1.0, 1.0], "cells": 1, "seed": 0}
@@ -98,7 +99,7 @@ def test_together_they_depend_neither_on_shards_nor_on_how_many_images_there_are
 
 def test_off_is_no_part_of_a_key(published_run, edit_row):
     before = [artifact.key for artifact in published_run]
-    edit_row({"recover": dict.fromkeys(ALL)})
+    edit_row({"recover": dict.fromkeys([*ALL, "variance_weight"])})
     assert [artifact.key for artifact in plan("tiny", 4)] == before
 
 

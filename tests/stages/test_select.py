@@ -38,6 +38,18 @@ def training_set(planned) -> tuple[torch.Tensor, torch.Tensor]:
     return tensors["train_images"], tensors["train_labels"]
 
 
+def watch(monkeypatch, name: str) -> list:
+    """What a function of `select` gives, call by call."""
+    given, function = [], getattr(select, name)
+
+    def watched(*arguments):
+        given.append(function(*arguments))
+        return given[-1]
+
+    monkeypatch.setattr(select, name, watched)
+    return given
+
+
 def test_random_images_are_training_images_of_their_class_and_more_only_add_some(published_run, edit_row, make_up_to):
     edit_row({"select": RANDOM})
     few, many = make_up_to("select"), make_up_to("select", 6)
@@ -56,6 +68,38 @@ def test_cells_hold_shrunk_images_row_by_row(published_run, edit_row, make_up_to
     for image, sources in selected(planned).values():
         small = F.avg_pool2d(images[sources].float(), 2).round().byte()
         assert torch.equal(image, torch.cat([torch.cat(list(small[row : row + 2]), 2) for row in (0, 2)], 1))
+
+
+def test_crops_have_the_ratio_of_the_settings(published_run, edit_row, make_up_to, monkeypatch):
+    """[1, 1]: squares, as RDED's; off: 3/4 to 4/3, and no part of a key."""
+    drawn, keys = watch(monkeypatch, "draw_crops"), []
+    edit_row({"select": RANDOM | {"crops": 3, "scale": [0.3, 0.9]}})
+    for ratio in ([1.0, 1.0], None):
+        edit_row({"select": {"ratio": ratio}})
+        keys.append([artifact.key for artifact in make_up_to("select") if artifact.stage == "select"])
+        _, _, height_N, width_N = torch.cat(drawn).unbind(1)
+        assert len(width_N.unique()) > 1 and torch.equal(height_N, width_N) == (ratio is not None)
+        assert ((width_N / height_N).log().abs() < 0.7).all()  # on 8 px, rounded from at most .29
+        drawn.clear()
+    assert keys[0] != keys[1]
+    text = Path("config/datasets/tiny.yaml").read_text()
+    assert "ratio: null" in text
+    Path("config/datasets/tiny.yaml").write_text(text.replace("  ratio: null\n", ""))
+    assert [artifact.key for artifact in plan("tiny", 4) if artifact.stage == "select"] == keys[1]
+
+
+def test_cells_are_dealt_by_rank(published_run, edit_row, make_up_to, monkeypatch):
+    """Of the eight surest crops of a class, its first image has the ranks 0, 2, 4 and 6, its second the others."""
+    edit_row({"select": RANDOM | {"choose": "confidence", "candidates": 3, "cells": 2}})
+    candidates, ranks = watch(monkeypatch, "_candidates"), watch(monkeypatch, "by_loss")
+    planned = make_up_to("select", 2)
+    assert len(candidates) == len(ranks) == 10
+    expected = {
+        frozenset(int(candidates_N[rank_N[rank]]) for rank in range(first, 8, 2)): first
+        for candidates_N, rank_N in zip(candidates, ranks, strict=True)
+        for first in range(2)
+    }
+    assert expected == {frozenset(sources): number for (_, number), (_, sources) in selected(planned).items()}
 
 
 @pytest.mark.parametrize("choose", ["confidence", "medium", "hard", "clusters", "margin"])
