@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,6 +41,41 @@ for capability in map(int, sys.argv[1:]):
     build(capability, kernels._add_up_kernel, ["*fp32", "*i64", "*fp32"], TILE_M=128, TILE_K=8)
     types = ["*fp32", "*i32", "*i32", "*fp32", "*fp32", "i32", "i32"]
     build(capability, kernels._linear_kernel, types, TILE_N=1, TILE_M=256)
+"""
+
+
+# What Triton builds a kernel anew for: constants, types, and of pointers and numbers what `do_not_specialize` does not name.
+BUILT = """
+import torch
+from triton.runtime.jit import JITFunction
+from benchmarks.recover import SETTINGS, Problem
+from gvbsm.method import kernels, measuring
+
+
+def kind(parameter, value):
+    if parameter.is_constexpr:
+        return value
+    if isinstance(value, torch.Tensor):
+        return value.dtype, value.data_ptr() % 16
+    return type(value) if parameter.do_not_specialize else (value == 1, value % 16, value < 2**31)
+
+
+def run(self, *values, **_):
+    built.add((self.fn.__name__, *map(kind, self.params, values)))
+
+
+JITFunction.run = run
+measuring.kernels_for = lambda device: kernels
+for name in ("shufflenet_v2", "mobilenet_v2"):
+    found = []
+    for batch in (2, 10):
+        built = set()
+        problem = Problem(SETTINGS["cifar"], name, batch, torch.device("cpu"), torch.float32)
+        with problem.matcher(compiled=False) as matcher:
+            problem.gradient(lambda x: matcher(x.contiguous(memory_format=torch.channels_last))[1])
+        found.append(built)
+    assert found[0] == found[1], found[0] ^ found[1]
+    print(name, len(built))
 """
 
 
@@ -167,13 +203,25 @@ def test_a_teacher_is_matched_as_without_kernels(kernels, monkeypatch):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
+def script_run(program: str, folder: Path, *arguments: str) -> str:
+    """What a program prints that sees kernels as they are on a GPU."""
+    (folder / "script.py").write_text(program)
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(folder), "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, folder / "script.py", *arguments], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.mark.parametrize("capabilities", [["90"], pytest.param(["80", "100"], marks=pytest.mark.nightly("compile"))])
 def test_kernels_build_for_gpus_that_are_not_here(capabilities, tmp_path):
     """Of compute capability 8.0 (A100), 9.0 (H100) and 10.0 (B200)."""
     pytest.importorskip("triton.backends.nvidia.compiler", reason="this Triton has no compiler for NVIDIA's GPUs")
-    script = tmp_path / "build.py"
-    script.write_text(BUILD)
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment |= {"TRITON_CACHE_DIR": str(tmp_path)}
-    done = subprocess.run([sys.executable, script, *capabilities], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    script_run(BUILD, tmp_path, *capabilities)
+
+
+def test_kernels_build_once_for_batches_of_every_size(tmp_path):
+    """Then `benchmarks/gpu.sh build` may build them with small ones."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    counts = script_run(BUILT, tmp_path).split()[1::2]
+    assert len(counts) == 2 and min(map(int, counts)) > 10
