@@ -2,8 +2,8 @@
 # Accuracy studies on a borrowed GPU: what is missing, in order of worth; every result is written at once, and the end comes in time.
 #
 #   benchmarks/studies/gpu.sh pack            here: wheels for the borrowed machine and the data, into .gpu/, which is not tracked
-#   benchmarks/studies/gpu.sh run SECONDS     there: makes TARGETS; $OUT/results.tar.gz.* hold what there is, anew after every minute
-#   benchmarks/studies/gpu.sh unpack PARTS    here: adds what came back to results/
+#   benchmarks/studies/gpu.sh run SECONDS     there: makes TARGETS; $OUT/results.N.tar.gz hold what there is, anew after every minute
+#   benchmarks/studies/gpu.sh unpack ARCHIVES here: adds what came back to results/
 #
 # It expects torch and torchvision there, and no network. A rehearsal on the CPU:
 #   GVBSM_DEVICE=cpu TARGETS=results/digits/ipc10/acc.json OUT=/tmp/out benchmarks/studies/gpu.sh run 300
@@ -11,6 +11,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=benchmarks/gpu_common.sh
 . benchmarks/gpu_common.sh
+NEEDS_DATA=yes # for pack
 
 # A line is made at once: what it has in common, and jobs for which one alone leaves no work. What table.csv has is not here.
 # Teachers are made there: one of a ResNet18 has 45 MB, and 64 MiB travel in all.
@@ -27,7 +28,7 @@ TARGETS
 )}
 
 run() {
-    local end=$((SECONDS + $1 - 20)) out=${OUT:?expected the folder for results in OUT}
+    local end=$((SECONDS + $1 - 30)) out=${OUT:?expected the folder for results in OUT}
     install
     if [ -d .gpu/wheels ]; then
         python3 -m pip install --quiet --no-index --no-deps --no-build-isolation -e . 2> "$out/install.txt" ||
@@ -54,18 +55,16 @@ run() {
     done <<< "$TARGETS"
 }
 
-collect() { # what is small: published runs, images, labels, students' curves, receipts, logs; in parts, as a large file may not come back
-    local parts # in $1, so that moving them is renaming
-    parts=$(mktemp -d -p "$1" .parts.XXXX)
-    {
-        find results -type f ! -path '*/.checkpoints/*' ! -path '*/.plan/*' ! -name '*.safetensors' 2> /dev/null || true
-        find results/store/{statistics,recover,relabel} -name '*.safetensors' -size -6144k 2> /dev/null || true
-    } > "$parts/files"
-    # Jobs write meanwhile: a file may be gone, or change.
-    { tar -cz --ignore-failed-read -T "$parts/files" 2> /dev/null || [ $? -eq 1 ]; } | split -b 15M - "$parts/results.tar.gz."
-    rm -f "$1"/results.tar.gz.* && mv "$parts"/results.tar.gz.* "$1/" && rm -rf "$parts"
+collect() { # what may come back, at once
+    python3 benchmarks/studies/collect.py results "$1" || echo "not collected: status $?"
 }
 
-unpack() { cat "$@" | tar -xz --skip-old-files; }
+unpack() { # each by itself: one may be missing or damaged
+    local archive failed=0
+    for archive in "$@"; do
+        tar -xzf "$archive" --skip-old-files || { echo "$archive: not unpacked whole" >&2 && failed=1; }
+    done
+    return $failed
+}
 
 "$@"
