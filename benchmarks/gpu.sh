@@ -48,7 +48,7 @@ run() {
     step ceilings 30 "${benchmark[@]}" ceilings
 }
 
-# A teacher has up to 73 of our Triton kernels (EfficientNet-B0), and a process builds one after another. So each teacher and
+# A teacher has up to 75 of our Triton kernels (EfficientNet-B0), and a process builds one after another. So each teacher and
 # precision has a process now, whose timings mean nothing; later steps find the kernels in Triton's cache. Whatever the batch, they
 # are the same ones (tests/method/test_kernels.py).
 build() { # FOLDER for what the processes print
