@@ -260,6 +260,16 @@ ROW_MISTAKES = {
     ),
     "extends itself": ({"extends": "tiny"}, r"extends itself by way of tiny -> tiny; remove one extends"),
     "extends a list": ({"extends": ["digits"]}, r"extends: expected the name of a data set"),
+    "a section without all that it needs": (
+        {"select": {"choose": "random", "crops": 1}},
+        r"tiny\.yaml: select: expected threads, precision, candidates, scale, cells, seed, got none of them; add these",
+    ),
+    "a section without one": (
+        {"select": {"choose": "random", "crops": 1, "candidates": 1, "scale": [1, 1], "cells": 1, "seed": 0, "threads": 1}},
+        r"tiny\.yaml: select\.precision: expected a value, got none; add this setting$",
+    ),
+    "off instead of null": ({"select": False}, r"select: expected settings by name, got False; .* switched off by null$"),
+    "none instead of null": ({"relabel": {"coding": {"top": "none"}}}, r"got 'none'; .* switched off by null$"),
 }
 
 
@@ -423,6 +433,7 @@ COMMAND_MISTAKES = {
         ["prepare", "--spec", json.dumps(PREPARE | {"classes": 9}), "--out", "x"],
         r"digits: expected 9 classes, got 10; correct `classes` in the row",
     ),
+    "the beginning of an option": (["gc", "--delet"], "unrecognized arguments: --delet"),
 }
 
 

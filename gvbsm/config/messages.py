@@ -61,7 +61,12 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
         kind, kinds = first["ctx"]["tag"], [tag.strip(" '") for tag in first["ctx"]["expected_tags"].split(",")]
         text = f"unknown kind {kind!r}; {did_you_mean(kind, kinds)}choose from {', '.join(kinds)}"
     elif first["type"] == "missing":
-        text = "expected a value, got none; add this setting"
+        missing = dict.fromkeys(str(name) for *section, name in _missing(error) if (*section,) == first["loc"][:-1])
+        if len(missing) > 1:
+            where = where.rpartition(".")[0]
+            text = f"expected {', '.join(missing)}, got none of them; add these settings"
+        else:
+            text = "expected a value, got none; add this setting"
     elif first["type"] == "value_error":
         text = first["msg"].removeprefix("Value error, ")
     else:
@@ -69,8 +74,14 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
         expected = re.sub(
             r"^a valid dictionary or (instance of \w+|object to extract fields from)$", "settings by name", expected
         )
-        text = f"expected {expected}, got {short(first['input'])}; correct the value"
+        is_off = first["input"] is False or first["input"] in ("off", "none")
+        remedy = "correct the value; a setting that may be off is switched off by null" if is_off else "correct the value"
+        text = f"expected {expected}, got {short(first['input'])}; {remedy}"
     return ": ".join(part for part in (where, text) if part)
+
+
+def _missing(error: ValidationError) -> list[Place]:
+    return [mistake["loc"] for mistake in error.errors(include_url=False) if mistake["type"] == "missing"]
 
 
 def _first(error: ValidationError) -> Any:

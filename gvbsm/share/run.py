@@ -15,7 +15,7 @@ from gvbsm.pipeline.publish import PublishInputs, PublishSpec
 from gvbsm.pipeline.registry import parse_spec
 from gvbsm.store.job import Reader
 from gvbsm.store.receipts import make_command, read_receipt, verify
-from gvbsm.store.run import Accuracies, Published, read_published
+from gvbsm.store.run import Accuracies, Published, damaged, read_published
 from gvbsm.store.spec import Spec
 
 
@@ -75,7 +75,7 @@ def _inputs(published: Published) -> PublishInputs:
     try:
         return PublishSpec.model_validate(published.accuracies["provenance"]["spec"]).inputs
     except ValidationError:
-        raise UserError(f"{published.file}: expected what publish writes, got something else; make it again") from None
+        raise damaged(published.file) from None
 
 
 def _store(folder: Path) -> Path:

@@ -167,8 +167,14 @@ def read_published(run: Path) -> Published:
     except ValueError as error:
         place = error.errors()[0]["loc"] if isinstance(error, ValidationError) else ()
         where = f" at {'.'.join(map(str, place))!r}" if place else ""
-        raise UserError(f"{file}: expected what publish writes, got something else{where}; make it again") from None
+        raise damaged(file, where) from None
     return Published(file, accuracies)
+
+
+def damaged(file: Path, where: str = "") -> UserError:
+    """The error for a file of a run that is not what publish wrote. Snakemake, which looks at its time alone, leaves it."""
+    again = make_command(file, file)
+    return UserError(f"{file}: expected what publish writes, got something else{where}; make it again with: {again}")
 
 
 @cache  # made only where a run is read: that takes some milliseconds

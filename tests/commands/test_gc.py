@@ -322,7 +322,7 @@ def test_an_acc_json_that_cannot_be_read(harm, reason, fill_store, capsys):
     files = everything()
     (line,) = run(capsys, "--delete", status=2)
     assert line.startswith(f"gvbsm: gc: nothing deleted: {file}: expected what publish wrote, got {reason}")
-    assert line.endswith(f"; make it again with: rm {file} && snakemake --cores all {file}; or only delete it")
+    assert line.endswith(f"; make it again with: rm -f {file} && snakemake --cores all {file}; or only delete it")
     assert everything() == files
     notes = [text for text in run(capsys) if text.startswith("note: ")]
     assert len(notes) == 1 and notes[0].startswith(f"note: --delete refuses: {file}: ")

@@ -188,7 +188,7 @@ def test_a_whole_acc_json_is_compared(folder):
 def test_the_wrong_entry_of_an_acc_json_is_named(folder):
     wrong = PUBLISHED | {"students": {"convnet": {"top1": SPREAD | {"std": "1"}}}}
     write(folder / "acc.json", json.dumps(wrong).encode())
-    with pytest.raises(UserError, match=r"got something else at 'students\.convnet\.top1\.std'; make it again"):
+    with pytest.raises(UserError, match=r"got something else at 'students\.convnet\.top1\.std'; make it again with: .*rm -f "):
         compare([folder])
 
 
