@@ -47,7 +47,7 @@ def test_2_averages_carried_from_batch_to_batch_and_reset(published_run, edit_ro
 
 def test_4_quantisation_truncated_and_rounded():
     pixels = Pixels(PixelForm(image_size=2, mean=[0.5], std=[0.25]), torch.device("cpu"))
-    x = pixels.normalise(torch.tensor([0.0, 99.4, 99.6, 255.0]).view(1, 1, 2, 2) / 255)
+    x = pixels.from_levels(torch.tensor([0.0, 99.4, 99.6, 255.0]).view(1, 1, 2, 2))
     assert pixels.to_bytes(x, "truncate").flatten().tolist() == [0, 99, 99, 255]
     assert pixels.to_bytes(x, "round").flatten().tolist() == [0, 99, 100, 255]
 
