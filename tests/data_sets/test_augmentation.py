@@ -34,7 +34,7 @@ def test_a_part_of_a_batch_is_that_part_of_the_whole(settings, part):
     assert torch.equal(crop_and_mirror(x[part], settings, 5, 11, part), crop_and_mirror(x, settings, 5, 11, ALL)[part])
 
 
-@pytest.mark.parametrize("pad", [1, 5])
+@pytest.mark.parametrize("pad", [1, 3])
 @pytest.mark.parametrize("flip", [True, False])
 def test_padded_crops_are_all_shifts_within_a_black_border(pad, flip):
     count, size = 200 * pad**2, 4
