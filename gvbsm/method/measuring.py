@@ -97,25 +97,25 @@ class Measuring:
     def _fused(self, inputs: Inputs, kernels: ModuleType, parts: Parts) -> Tensor:
         maps = list({id(x_BCHW): x_BCHW for x_BCHW in inputs.values()}.values())
         kinds = {id(x): self._sums_of([layer for layer in inputs if inputs[layer] is x], x, kernels) for x in maps}
-        summed = [x for x in maps if kinds[id(x)] == kernels.CHANNELS and id(x) in parts]
-        maps = [x for x in maps if not any(x is other for other in summed)]
-        found = [parts[id(x)] for x in summed]
-        places = {id(x): at for at, x in enumerate([*maps, *summed])}
+        # First the maps that are read, then those whose layers have summed them.
+        maps.sort(key=lambda x: kinds[id(x)] == kernels.CHANNELS and id(x) in parts)
+        found = [parts[id(x)] for x in maps if kinds[id(x)] == kernels.CHANNELS and id(x) in parts]
+        read = maps[: len(maps) - len(found)]
+        places = {id(x): at for at, x in enumerate(maps)}
         place_of = {layer: places[id(x_BCHW)] for layer, x_BCHW in inputs.items()}
-        sums_of = [kinds[id(x)] for x in maps]
-        key = tuple((tuple(x.shape), kinds[id(x)]) for x in [*maps, *summed]), len(summed), tuple(place_of.items())
+        shapes, sums_of = [tuple(x.shape) for x in maps], [kinds[id(x)] for x in maps]
+        key = tuple(shapes), tuple(sums_of), len(read), tuple(place_of.items())
         if key not in self._matrices:
-            shapes, device = [tuple(x.shape) for x in [*maps, *summed]], next(iter(inputs.values())).device
-            entries = self._entries(shapes, [kinds[id(x)] for x in [*maps, *summed]], place_of)
-            rows, columns, weights, width = entries
+            rows, columns, weights, width = self._entries(shapes, sums_of, place_of)
+            device = maps[0].device
             self._matrices[key] = (
-                kernels.places(shapes[: len(maps)], sums_of, device),
+                kernels.places(shapes[: len(read)], sums_of[: len(read)], device),
                 kernels.AddedUp.table([part.shape for part in found], device),
                 kernels.Matrix.of(rows, columns, weights, 2 * self.size, device),
                 kernels.Matrix.of(columns, rows, weights, width, device),
             )
         places_T5, table_T5, matrix, transposed = self._matrices[key]
-        sums = [kernels.map_sums(maps, sums_of, places_T5)] if maps else []
+        sums = [kernels.map_sums(read, sums_of[: len(read)], places_T5)] if read else []
         sums += [kernels.AddedUp.apply(table_T5, *found)] if found else []
         mean, square = kernels.linear(torch.cat(sums), matrix, transposed).chunk(2)
         return torch.cat([mean, square - mean.square()])
