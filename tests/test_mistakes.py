@@ -47,6 +47,14 @@ ROW_MISTAKES = {
         {"backbones": ["convnet", "resent18"]},
         r"tiny\.yaml: backbones\[1\]: unknown network 'resent18'; .*choose from convnet, ",
     ),
+    "network with a space after its library": (
+        {"backbones": ["convnet", {"timm": "resnet18"}]},
+        r"backbones\[1\]: expected a network, got a setting 'timm'; write timm:resnet18 without a space",
+    ),
+    "network without a name": (
+        {"evaluate": {"students": [{"label": "x"}]}},
+        r"evaluate\.students\[0\]: expected the name of a network, got none; add name",
+    ),
     "unknown network of torchvision": (
         {"backbones": ["torchvision:resent18"]},
         r"backbones\[0\]: unknown network 'torchvision:resent18'; .* did you mean torchvision:resnet18",

@@ -14,6 +14,12 @@ from gvbsm.store.plans import STORE
 _RUN = "results/<dataset>/<run>, or a file of it such as acc.json"
 
 
+def _row(options: argparse.Namespace) -> None:
+    from gvbsm.commands.row import row
+
+    sys.stdout.write(row(options.target))
+
+
 def _explain(options: argparse.Namespace) -> None:
     from gvbsm.commands.explain import explain
 
@@ -117,6 +123,13 @@ def _rows(options: argparse.Namespace) -> None:
 
 GROUPS: dict[str, tuple[Command, ...]] = {
     "runs": (
+        Command(
+            "row",
+            "print the settings of a target, each with the file and line that give it; any other setting is off",
+            _row,
+            (argument("target", help=_RUN),),
+            in_folder=True,
+        ),
         Command(
             "explain",
             "list the artifacts of a target: present, missing or stale, and why",

@@ -33,6 +33,20 @@ def label(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.]", "_", name.rpartition(":")[2])
 
 
+def of_entry(entry: Mapping[str, object]) -> object:
+    """The name that an entry of a row gives.
+
+    Raises:
+        ValueError: if it gives none. YAML reads `timm: resnet18`, with a space, as a setting `timm`.
+    """
+    if "name" in entry:
+        return entry["name"]
+    for library in LIBRARIES:
+        if library in entry:
+            raise ValueError(f"expected a network, got a setting {library!r}; write {library}:{entry[library]} without a space")
+    raise ValueError("expected the name of a network, got none; add name")
+
+
 def check(name: object, options: object) -> None:
     """Check that a network exists and has these options. A library checks the options of its networks when it builds them.
 

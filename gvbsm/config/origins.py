@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,12 @@ class Setting:
     file: Path
     line: int  # from 1; 0 if it is not known
     comment: str  # at the end of its line; for a network without one, the comment where its list begins
+
+    @property
+    def place(self) -> str:
+        """config/<folder>/<name>.yaml:<line>, wherever that folder is."""
+        name = in_config(self.file)
+        return f"{name}:{self.line}" if self.line else name
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,20 @@ def sourced_settings(dataset: str, recipe: str | None = None) -> list[Setting]:
             note = _Note(note.line, notes[source.file].get(in_file[:-1], note).comment)
         settings.append(Setting(dotted(place), value, source.file, note.line, note.comment))
     return settings
+
+
+def in_config(file: Path) -> str:
+    """config/<folder>/<name>.yaml, wherever that folder is."""
+    return "/".join(file.parts[-3:])
+
+
+def as_in_a_row(value: Any) -> str:
+    """A value as a row would have it, in one line."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (dict, list)):
+        return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True).strip()
+    return "off" if value is None else json.dumps(value)
 
 
 def legend(file: Path) -> str:

@@ -66,10 +66,11 @@ def load_config(values: Json | None = None) -> Config:
         config = Config.model_validate(raw)
     except ValidationError as error:
         raise SettingsError(one_line(error, Config, {(): Source(path)})) from None
-    named = {f"targets[{index}]": target for index, target in enumerate(config.targets)}
-    for name in config.comparisons or {}:
+    named = {}
+    for name in config.comparisons or {}:  # before the targets, one of which may be that of a wrong comparison
         check_name(name, "comparison", f"{path}: comparisons: ")
         named[f"comparisons.{name}"] = f"{RESULTS}/{name}/compare.csv"
+    named |= {f"targets[{index}]": target for index, target in enumerate(config.targets)}
     for where, target in named.items():
         try:
             runs_of(config, target)

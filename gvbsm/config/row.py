@@ -38,8 +38,10 @@ class Network(Strict):
     @model_validator(mode="before")
     @classmethod
     def _exists_with_its_options(cls, entry: Any) -> Any:
-        is_dict = isinstance(entry, dict)
-        network_names.check(entry.get("name") if is_dict else entry, entry.get("options") if is_dict else None)
+        if isinstance(entry, dict):
+            network_names.check(network_names.of_entry(entry), entry.get("options"))
+        else:
+            network_names.check(entry, None)
         return entry
 
 

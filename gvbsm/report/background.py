@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from gvbsm.config.messages import SettingsError
-from gvbsm.config.origins import Setting, legend, sourced_settings
+from gvbsm.config.origins import Setting, as_in_a_row, in_config, legend, sourced_settings
 from gvbsm.pictures.run_settings import flat, row_text, settings_of
 from gvbsm.pipeline.graph import plan
 from gvbsm.pipeline.publish import PublishSpec
@@ -70,7 +68,7 @@ class Settings:
 def read_settings(published: Published) -> Settings:
     """Every setting with the file, line and comment it comes from; if the files are gone, as acc.json has them."""
     accuracies = published.accuracies
-    recorded = tuple((name, _shown(value)) for name, value in flat(accuracies.get("settings", {})).items())
+    recorded = tuple((name, as_in_a_row(value)) for name, value in flat(accuracies.get("settings", {})).items())
     try:
         settings = sourced_settings(accuracies["dataset"], accuracies["recipe"])
         differences = _differences(published)
@@ -81,7 +79,7 @@ def read_settings(published: Published) -> Settings:
         ipc=accuracies["ipc"],
         target=published.target,
         published=recorded,
-        files=tuple(SettingsFile(_name(file), legend(file)) for file in files),
+        files=tuple(SettingsFile(in_config(file), legend(file)) for file in files),
         groups=_groups(settings),
         differences=differences,
     )
@@ -93,8 +91,7 @@ def _groups(settings: list[Setting]) -> tuple[SettingGroup, ...]:
     for setting in settings:
         section = setting.name.partition(".")[0].partition("[")[0]
         name = "data" if section in ("source", setting.name) else section
-        place = f"{_name(setting.file)}:{setting.line}" if setting.line else _name(setting.file)
-        groups.setdefault(name, []).append(SettingRow(setting.name, _shown(setting.value), setting.comment, place))
+        groups.setdefault(name, []).append(SettingRow(setting.name, as_in_a_row(setting.value), setting.comment, setting.place))
     return tuple(SettingGroup(name, tuple(rows)) for name, rows in groups.items())
 
 
@@ -110,21 +107,7 @@ def _differences(published: Published) -> tuple[Difference, ...]:
     before = flat(accuracies.get("settings", {})) | {"evaluate.headline": headline}
     after = flat(json.loads(json.dumps(now))) | {"evaluate.headline": target.headline}
     names = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
-    return tuple(Difference(name, _shown(before.get(name)), _shown(after.get(name))) for name in names)
-
-
-def _name(file: Path) -> str:
-    """config/<folder>/<name>.yaml, wherever that folder is."""
-    return "/".join(file.parts[-3:])
-
-
-def _shown(value: Any) -> str:
-    """A value as a row would have it."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, (dict, list)):
-        return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True).strip()
-    return "off" if value is None else json.dumps(value)
+    return tuple(Difference(name, as_in_a_row(before.get(name)), as_in_a_row(after.get(name))) for name in names)
 
 
 @dataclass(frozen=True)

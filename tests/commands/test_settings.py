@@ -177,3 +177,17 @@ def test_no_listing_command_imports_torch():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_row_of_a_target_with_the_place_of_each_setting(workspace, capsys):
+    """What holds before anything runs: the row's own settings, and those of the recipe laid over it."""
+    Path("config/recipes/mine.yaml").write_text("recover:\n  iterations: 3\n  lr: 0.5   # faster\n")
+    assert cli.main(["row", "results/tiny/ipc4-mine/acc.json"]) == 0
+    lines = {line.split()[0]: line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines()}
+    assert lines["recover.lr"].split() == ["0.5", "config/recipes/mine.yaml:3"]
+    assert lines["recover.iterations"].split() == ["3", "config/recipes/mine.yaml:2"]
+    kind = re.fullmatch(r"digits +config/datasets/digits\.yaml:(\d+)", lines["source.kind"])
+    assert "kind: digits" in (PACKAGE.parent / "config/datasets/digits.yaml").read_text().splitlines()[int(kind[1]) - 1]
+    Path("config/recipes/mine.yaml").write_text("recover: {lr: fast}\n")
+    assert cli.main(["row", "results/tiny/ipc4-mine"]) == 2
+    assert "config/recipes/mine.yaml: recover.lr: expected a valid number, got 'fast'" in capsys.readouterr().err
