@@ -37,34 +37,11 @@ from gvbsm.pipeline.stage import Artifact
 from gvbsm.store.code import PACKAGE
 from gvbsm.store.job import Job
 from gvbsm.store.plans import STORE
+from tests.tiny import TINY
 
 SLURM_NODE = Path(__file__).parent / "workflow" / "slurm_node.sh"
 TARGET = "results/tiny/ipc4/acc.json"
-
-# Digits at 8 px, networks of a few channels, two shards of everything that is sharded.
-TINY: dict[str, Any] = {
-    "extends": "digits",
-    "image_size": 8,
-    "augment": {"pad": 1},
-    "backbones": [
-        {"name": "convnet", "options": {"width": 4}},
-        {"name": "wrn16_2", "options": {"widen": 1, "depth": 10}},
-        # Of 4 channels, torch 2.15 writes beyond its memory on CPUs without AVX-512 (channels last, backward).
-        {"name": "resnet10", "options": {"width": 8}},
-    ],
-    "squeeze": {"epochs": 2},
-    "recover": {"iterations": 6, "batch_size": 10, "group": 2, "shard_batches": 2, "roll": 1},
-    "relabel": {"epochs": 4, "shard_epochs": 2, "batch_size": 16},
-    "evaluate": {
-        "students": [
-            {"name": "convnet", "options": {"width": 4}},
-            {"name": "wrn16_2", "options": {"widen": 1, "depth": 10}},
-        ],
-        "seeds": [0, 1],
-        "epochs": 4,
-        "test_every": 2,
-    },
-}
+PROGRAM = ("gvbsm", "snakemake_logger_plugin_gvbsm", "workflow")
 
 # Nightly groups whose tests want a machine's one cluster or browser, or watch processes by the clock: one after another.
 ALONE = ("slurm", "browser", "processes")
@@ -151,7 +128,7 @@ def published_clone(shared_folder: Callable[..., Path]) -> Path:
     """
 
     def make_it(folder: Path) -> None:
-        for part in ("gvbsm", "snakemake_logger_plugin_gvbsm", "workflow"):
+        for part in PROGRAM:
             shutil.copytree(PACKAGE.parent / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         write_workspace(folder)
         threads = torch.get_num_threads()
@@ -197,10 +174,19 @@ def snakemake(folder: Path, *arguments: str, target: str = TARGET) -> subprocess
 
 @pytest.fixture
 def published_run(published_clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Artifact]:
-    """The artifacts of tiny's published run. The test runs in a copy of the clone that holds them."""
-    shutil.copytree(published_clone, tmp_path, dirs_exist_ok=True)
+    """The artifacts of tiny's published run. The test runs in a copy of the working folder that holds them."""
+    for part in ("config", "results"):
+        shutil.copytree(published_clone / part, tmp_path / part)
     monkeypatch.chdir(tmp_path)
     return plan("tiny", 4)
+
+
+@pytest.fixture
+def copied_clone(published_clone: Path, published_run: list[Artifact], tmp_path: Path) -> Path:
+    """The working folder of `published_run`, with the program in it: a clone that Snakemake runs in."""
+    for part in (*PROGRAM, ".snakemake"):
+        shutil.copytree(published_clone / part, tmp_path / part)
+    return tmp_path
 
 
 @pytest.fixture
@@ -270,9 +256,9 @@ def command_of() -> Callable[[Artifact], list[str]]:
 
 
 @pytest.fixture
-def run_snakemake(published_run: list[Artifact], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def run_snakemake(copied_clone: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Snakemake in the copy of the clone."""
-    return lambda *arguments, target=TARGET: snakemake(tmp_path, *arguments, target=target)
+    return lambda *arguments, target=TARGET: snakemake(copied_clone, *arguments, target=target)
 
 
 @pytest.fixture

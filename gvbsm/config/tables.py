@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 from gvbsm.config.messages import SettingsError, did_you_mean
 from gvbsm.config.schema import schema
@@ -44,6 +45,7 @@ def sections() -> dict[str, Section]:
     return _sections()[0]
 
 
+@cache
 def _sections() -> tuple[dict[str, Section], dict[str, str]]:
     """The sections, and the names of those that have only settings of another one, with its name: judge -> backbones."""
     known: dict[str, Section] = {}

@@ -6,7 +6,6 @@ import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gvbsm.config.messages import SettingsError
 from gvbsm.config.origins import Setting, as_in_a_row, in_config, legend, sourced_settings

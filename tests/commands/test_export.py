@@ -34,6 +34,7 @@ from gvbsm.store.files import file_hash
 from gvbsm.store.job import Job
 from gvbsm.store.plans import STORE
 from gvbsm.training.fit import Recipe, learning_rate, make_optimizer
+from tests.tiny import ONE_STUDENT
 
 RUN, OUT = Path("results/tiny/ipc4"), Path("shared/tiny")
 # Ten, as tiny has. Two are the same, and so are two folders on a disk that takes upper for lower case.
@@ -341,7 +342,7 @@ def test_damaged_and_changed_inputs_are_refused(published_run, capsys):
 
 
 def test_without_stored_labels_images_alone_are_written(published_run, edit_row, make_up_to):
-    edit_row({"relabel": {"online": True}})
+    edit_row({"relabel": {"online": True}} | ONE_STUDENT)
     planned = make_up_to("evaluate")
     publish.run(Job(spec=planned[-1].spec, out=RUN / "acc.json", store=STORE))
     assert cli.main(["export", str(RUN), "--to", "imagefolder", "--out", str(OUT)]) == 0

@@ -27,6 +27,7 @@ from gvbsm.store.job import Job, Reader
 from gvbsm.store.plans import STORE
 from gvbsm.training.fit import Recipe, learning_rate, make_optimizer
 from gvbsm.training.networks import accuracy, build
+from tests.tiny import ONE_STUDENT
 
 RUN = Path("results/tiny/ipc4")
 CPU = torch.device("cpu")
@@ -52,7 +53,7 @@ def test_importing_the_package_imports_no_torch():
     ids=["cutmix", "mixup, int4 top 3", "cells, RandAugment"],
 )
 def test_items_are_what_evaluate_trains_on(how, published_run, edit_row, make_up_to):
-    edit_row({"relabel": how})
+    edit_row({"relabel": how} | ONE_STUDENT)
     planned = make_up_to("evaluate")
     publish.run(Job(spec=planned[-1].spec, out=RUN / "acc.json", store=STORE))
     evaluate = next(artifact for artifact in planned if artifact.stage == "evaluate" and "distilled" in artifact.name)

@@ -93,7 +93,7 @@ def test_labels_of_the_images_size_are_read_whatever_the_shares_say(share, whole
 
 
 @pytest.mark.parametrize("share", SHARES)
-@pytest.mark.parametrize("size", [8, 32, 64, 75, 224])
+@pytest.mark.parametrize("size", [32, 75, *(pytest.param(size, marks=pytest.mark.nightly("stages")) for size in (8, 64, 224))])
 def test_no_draw_of_labels_is_taken_for_those_of_another_size(size, share):
     for seed in range(6):
         evidence, draw = Evidence(size), np.random.default_rng(seed)

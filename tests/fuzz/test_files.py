@@ -63,7 +63,7 @@ IMAGES = {
 }
 
 
-@fuzz(40)
+@fuzz(20)
 @given(st.sampled_from(["L", "RGB"]), changes_of_bytes())
 @pytest.mark.parametrize("name", IMAGES)
 def test_images(name, mode, changes):
@@ -106,7 +106,7 @@ def read_all(root: Path) -> None:
             open_image(str(entry.path), entry.read(), "RGB")
 
 
-@fuzz(150)
+@fuzz(50)
 @given(archives())
 def test_archives(tmp_path, archive):
     ending, content = archive
@@ -154,14 +154,14 @@ def test_a_whole_batch_is_read(tmp_path):
     assert succeeds_or_says_why(convert, tmp_path)
 
 
-@fuzz(120)
+@fuzz(40)
 @given(altered([BATCH], st.one_of(VALUES, TENSORS)))
 def test_labels_of_other_content(tmp_path, batch):
     write_batch(tmp_path, saved(batch))
     succeeds_or_says_why(convert, tmp_path)
 
 
-@fuzz(100)
+@fuzz(33)
 @given(st.booleans(), changes_of_bytes())
 def test_labels_of_other_bytes(tmp_path, is_new, changes):
     write_batch(tmp_path, changed(saved(BATCH, _use_new_zipfile_serialization=is_new), changes))
@@ -171,7 +171,7 @@ def test_labels_of_other_bytes(tmp_path, is_new, changes):
 STATE = {"conv.weight": torch.ones(2, 1, 3, 3), "bn.running_mean": torch.zeros(2)}
 
 
-@fuzz(100)
+@fuzz(33)
 @given(st.booleans(), changes_of_bytes())
 def test_weights(tmp_path, is_safetensors, changes):
     file = tmp_path / ("w.safetensors" if is_safetensors else "w.pth")
@@ -203,7 +203,7 @@ def read_text(name: str, content: bytes) -> None:
     list(read_table(name, content, ("ImageId", "PredictionString")))
 
 
-@fuzz(150)
+@fuzz(50)
 @given(texts())
 def test_texts(text):
     succeeds_or_says_why(read_text, *text)
@@ -242,7 +242,7 @@ def test_whole_texts_are_read(name, data_root):
     assert succeeds_or_says_why(READERS[name], data_root)
 
 
-@fuzz(40)
+@fuzz(20)
 @given(texts())
 def test_readers_of_texts(data_root, text):
     name, content = text

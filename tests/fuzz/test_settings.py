@@ -70,7 +70,7 @@ LAUGHS = "l0: &l0 [x]\n" + "".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)
 @example(b"extends: digits\nbackbones: [{name: {a: 1}}]")
 @example(b"extends: digits\nevaluate: {students: [[convnet]]}")
 @example(b'extends: digits\nbackbones: [{name: convnet, weights: "a\\0.pth"}]')
-@fuzz(120)
+@fuzz(40)
 @given(files_of(list(ROWS.values())))
 def test_rows(folder, content):
     write(folder / "config" / "datasets" / "fuzz.yaml", content)
@@ -79,7 +79,7 @@ def test_rows(folder, content):
 
 @example("digits", b"backbones: [[convnet]]")
 @example("digits", b"{}")
-@fuzz(60)
+@fuzz(20)
 @given(st.sampled_from(["digits", "cifar10", "imagenet"]), files_of(list(RECIPES.values())))
 def test_recipes(folder, row, content):
     write(folder / "config" / "recipes" / "fuzz.yaml", content)
@@ -95,7 +95,7 @@ def test_a_recipe_over_a_row_whose_label_is_a_list(folder):
 @example(f"targets: {DEEP}".encode())
 @example(b"data_root: 2026-13-45")
 @example(b"{}")
-@fuzz(60)
+@fuzz(20)
 @given(files_of([(CONFIG / "config.yaml").read_bytes()]))
 def test_config(folder, content):
     write(folder / "config" / "config.yaml", content)
@@ -103,7 +103,7 @@ def test_config(folder, content):
 
 
 @example(b"question: what\nruns: [fuzz.short/ipc1]\nrows: {short: &a {recover: *a}}")
-@fuzz(60)
+@fuzz(20)
 @given(files_of(STUDIES))
 def test_studies(folder, content):
     write(folder / "benchmarks" / "studies" / "fuzz" / "study.yaml", content)
@@ -130,7 +130,7 @@ def test_whole_specs_are_taken(spec):
 @example(f'{{"stage": "recover", "seed": {DEEP}')
 @example(DEEP)
 @example(f'{{"stage": {"9" * 5000}}}')
-@fuzz(200)
+@fuzz(66)
 @given(JSON_TEXTS)
 def test_specs(text):
     named = [name for name in STAGES if f'"stage": "{name}"' in text]
@@ -138,7 +138,7 @@ def test_specs(text):
         succeeds_or_says_why(read_spec, STAGES[name], text)
 
 
-@fuzz(40)
+@fuzz(20)
 @given(st.sampled_from(sorted(STAGES)), JSON_TEXTS)
 def test_the_command_of_a_stage(folder, name, text):
     """Its inputs are missing, so that it ends at once. A status, not an exception; nothing on stderr but one line."""
@@ -154,7 +154,7 @@ PLANS = st.one_of(
 @example(DEEP)
 @example('{"spec": ' * 100_000)
 @example('["recover/a.safetensors", ' + DEEP)
-@fuzz(120)
+@fuzz(40)
 @given(PLANS)
 def test_plans(folder, text):
     write(plan_file("0123456789"), text.encode(errors="surrogateescape"))
@@ -197,7 +197,7 @@ def test_the_wrong_entry_of_an_acc_json_is_named(folder):
 @example(json.dumps(PUBLISHED | {"students": {"convnet": None}}).encode())
 @example(json.dumps(PUBLISHED | {"baselines": {"random_soft": {}}}).encode())
 @example(json.dumps(PUBLISHED | {"settings": {"squeeze": None}}).encode())
-@fuzz(120)
+@fuzz(40)
 @given(
     st.one_of(
         st.builds(
@@ -212,7 +212,7 @@ def test_results(folder, content):
     succeeds_or_says_why(compare, [folder, folder / "other"])
 
 
-@fuzz(60)
+@fuzz(20)
 @given(changes_of_bytes())
 def test_receipts(folder, changes):
     artifact = Path("store") / "a.csv"

@@ -220,6 +220,7 @@ def test_kernels_build_for_gpus_that_are_not_here(capabilities, tmp_path):
     script_run(BUILD, tmp_path, *capabilities)
 
 
+@pytest.mark.nightly("compile")
 def test_kernels_build_once_for_batches_of_every_size(tmp_path):
     """Then `benchmarks/gpu.sh build` may build them with small ones."""
     pytest.importorskip("triton", reason="Triton is not installed")

@@ -149,7 +149,11 @@ def _check_by_hand(label) -> None:
 
 
 @pytest.mark.parametrize(
-    "views", [{}, {"mix": "mixup", "mixup_labels": "unmixed", "rescale_logits": True}], ids=["", "unmixed"]
+    "views",
+    [
+        pytest.param({}, id="", marks=pytest.mark.nightly("stages")),
+        pytest.param({"mix": "mixup", "mixup_labels": "unmixed", "rescale_logits": True}, id="unmixed"),
+    ],
 )
 def test_labels_made_online_are_those_that_would_be_stored(views, workspace, edit_row, make_up_to):
     edit_row(QUICK)

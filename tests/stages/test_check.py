@@ -68,6 +68,7 @@ def test_a_student_that_cannot_run_stops_a_run_before_its_teachers(published_run
     assert not list((STORE / "squeeze").glob("*late*")) and "0 of " in text, text
 
 
+@pytest.mark.nightly("workflow")
 def test_a_lost_check_makes_nothing_else_anew(published_run, edit_row, stale):
     (STORE / check_of().path).unlink()
     assert stale() == {}

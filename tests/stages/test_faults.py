@@ -21,6 +21,7 @@ from gvbsm.store.files import load_tensors
 from gvbsm.store.keys import key
 from gvbsm.store.plans import STORE
 from gvbsm.store.receipts import read_receipt
+from tests.tiny import ONE_STUDENT
 
 
 def planned(stage: str, recipe: str | None = None) -> list[Artifact]:
@@ -100,6 +101,7 @@ def test_7_statistics_of_the_teacher_itself_and_of_a_retrained_one(published_run
 
 
 def test_9_students_with_the_batches_of_the_labels_or_any_other(published_run, edit_row, make_up_to):
+    edit_row(ONE_STUDENT)
     edit_row({"evaluate": {"batch_size": 7}})
     make_up_to("evaluate")
     run = planned("evaluate")[0]
@@ -142,6 +144,8 @@ def test_a_run_of_the_published_recipe(published_run, make_up_to):
 
 
 def test_hard_labels_mixed_and_unmixed_train_differently(published_run, edit_row, make_up_to):
+    edit_row(ONE_STUDENT)
+    make_up_to("evaluate")
     corrected = (STORE / planned("evaluate")[0].path).read_text()
     edit_row({"evaluate": {"hard_label": "unmixed"}})
     make_up_to("evaluate")

@@ -19,6 +19,7 @@ from gvbsm.store.job import Job
 from gvbsm.store.plans import STORE
 from gvbsm.store.receipts import read_receipt
 
+NIGHTLY = pytest.mark.nightly("stages")
 CHANGES = {
     "residual": {"residual": {"segments": 4, "share": 0.5}},
     "crops": {"crops": {"first": 1.0, "last": 0.08}},
@@ -72,7 +73,10 @@ def killed_after_every_iteration(artifact, monkeypatch) -> int:
     return kills
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    "change",
+    [name if name in ("residual", "views and early_late") else pytest.param(name, marks=NIGHTLY) for name in CHANGES],
+)
 def test_each_makes_other_images_and_the_same_ones_after_kills(change, published_run, edit_row, make_up_to, monkeypatch):
     edit_row({"select": REAL, "recover": {"group": 4, "batch_size": 20}})
     before, images = {artifact.key for artifact in recovered(plan("tiny", 4))}, images_of(make_up_to("recover"))
@@ -148,7 +152,12 @@ def test_crops_replace_the_rows_own_crop_in_recover_alone(published_run, edit_ro
 
 @pytest.mark.parametrize(
     ("recipe", "settings"),
-    [("fadrm", {"residual"}), ("cda", {"crops"}), ("dwa", {"perturb"}), ("delt", {"early_late", "crops"})],
+    [
+        pytest.param("fadrm", {"residual"}, marks=NIGHTLY),
+        pytest.param("cda", {"crops"}, marks=NIGHTLY),
+        ("dwa", {"perturb"}),
+        pytest.param("delt", {"early_late", "crops"}, marks=NIGHTLY),
+    ],
 )
 def test_recipes_with_these_settings_run_to_the_end(recipe, settings, published_run, make_up_to, make_artifact):
     """On digits of 8 px, with one narrow teacher and few iterations."""

@@ -19,6 +19,7 @@ from gvbsm.store.files import file_hash, load_tensors
 from gvbsm.store.job import Job
 from gvbsm.store.plans import STORE
 from gvbsm.store.receipts import read_receipt
+from tests.tiny import ONE_STUDENT
 
 STAGES = ["squeeze", "statistics", "recover", "relabel", "evaluate"]
 
@@ -54,7 +55,8 @@ def test_resumed_ends_in_the_same_bytes(stage, kind, published_run, monkeypatch)
 def test_students_beside_their_teachers_resume_to_the_same_bytes(accumulate, published_run, edit_row, make_up_to, monkeypatch):
     """Wherever they begin, teachers see the same views together."""
     monkeypatch.setitem(RENDERED, "cpu", 2 * 16 * 8 * 8)  # two batches
-    edit_row({"relabel": {"online": True}, "evaluate": {"accumulate": accumulate}})
+    edit_row({"relabel": {"online": True}} | ONE_STUDENT)
+    edit_row({"evaluate": {"accumulate": accumulate, "seeds": [0, 1]}})
     artifact = next(artifact for artifact in make_up_to("evaluate") if artifact.stage == "evaluate")
     expected = file_hash(STORE / artifact.path)
     run_in_pieces(artifact, "killed", monkeypatch)

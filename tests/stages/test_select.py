@@ -16,6 +16,7 @@ from gvbsm.stages import select
 from gvbsm.store.files import file_hash, load_tensors
 from gvbsm.store.job import Job
 from gvbsm.store.plans import STORE
+from tests.tiny import ONE_STUDENT
 
 RANDOM = {"choose": "random", "candidates": 1, "crops": 1, "scale": [1.0, 1.0], "cells": 1, "seed": 0}
 RANDOM |= {"threads": 1, "precision": "float32"}
@@ -155,7 +156,7 @@ def test_recover_starts_from_selected_images_which_stay_without_iterations(publi
     chosen = [load_tensors(STORE / artifact.path)[0] for artifact in planned if artifact.stage == "select"]
     for got, expected in zip(recovered, chosen, strict=True):
         assert torch.equal(got["images"], expected["images"]) and torch.equal(got["numbers"], expected["numbers"])
-    edit_row({"recover": {"iterations": 0}})
+    edit_row({"recover": {"iterations": 0}} | ONE_STUDENT)
     planned = make_up_to("evaluate")
     assert not {"recover", "statistics"} & {artifact.stage for artifact in planned}
     used = [artifact for artifact in planned if artifact.stage == "evaluate" and "distilled" in artifact.name]

@@ -147,7 +147,9 @@ def test_a_share_is_kept_of_every_teacher(by):
 @pytest.mark.parametrize("variance", ["pooled", pytest.param("mean_of_batches", marks=pytest.mark.nightly("stages"))])
 def test_a_batch_that_passes_in_parts_has_the_same_statistics(variance, published_run, edit_row, make_up_to, monkeypatch):
     """So that memory does not grow with the batch at 224 px; the last batch and the last part are smaller ones."""
-    edit_row({"statistics": {"variance": variance, "batch_size": 50}})
+    edit_row(
+        {"statistics": {"variance": variance, "batch_size": 50}, "backbones": [load_row("tiny").backbones[2].model_dump()]}
+    )
     edit_row({"recover": {"class_statistics": 0.5, "keep": {"share": 0.5, "by": "importance"}}})
     planned = make_up_to("statistics")
     whole = statistics_of(planned)

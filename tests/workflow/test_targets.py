@@ -12,6 +12,7 @@ import pytest
 from gvbsm import cli
 from gvbsm.store.code import PACKAGE
 
+NIGHTLY = pytest.mark.nightly("workflow")
 SNAKEFILE = PACKAGE.parent / "workflow" / "Snakefile"
 OWN_RULE = """
 rule mine:
@@ -39,14 +40,16 @@ def refused(*arguments: str, snakefile: Path = SNAKEFILE) -> str:
     ("target", "meant"),
     [
         ("results/tiny/ipc4/tabel.csv", "results/tiny/ipc4/table.csv"),
-        ("results/tiny/ipc4-sre2l/pictures/curve.png", "results/tiny/ipc4-sre2l/pictures/curves.png"),
         ("results/tiny/compare.cvs", "results/tiny/compare.csv"),
-        ("tiny/ipc4", "results/tiny/ipc4/acc.json"),
-        ("result/tiny/ipc4/images.png", "results/tiny/ipc4/images.png"),
-        ("results/tiny/ipc4/zzz", None),
-        ("results/tiny", None),
         ("zzz", None),
-        ("al", "all"),
+        pytest.param(
+            "results/tiny/ipc4-sre2l/pictures/curve.png", "results/tiny/ipc4-sre2l/pictures/curves.png", marks=NIGHTLY
+        ),
+        pytest.param("tiny/ipc4", "results/tiny/ipc4/acc.json", marks=NIGHTLY),
+        pytest.param("result/tiny/ipc4/images.png", "results/tiny/ipc4/images.png", marks=NIGHTLY),
+        pytest.param("results/tiny/ipc4/zzz", None, marks=NIGHTLY),
+        pytest.param("results/tiny", None, marks=NIGHTLY),
+        pytest.param("al", "all", marks=NIGHTLY),
     ],
 )
 def test_a_target_that_no_rule_makes_is_one_line(target, meant, workspace):
