@@ -5,6 +5,7 @@ Choices are made on these, and so have not seen the test images. Run it from the
 """
 
 import random
+import sys
 import tarfile
 from io import BytesIO
 from pathlib import Path
@@ -15,7 +16,12 @@ HELD_OUT = 500  # of each class
 def main() -> None:
     """Read the one archive, write the other."""
     by_class: dict[str, dict[str, bytes]] = {}
-    with tarfile.open(Path("data/cifar10-jpeg.tar.xz")) as source:
+    copies = Path("data/cifar10-jpeg.tar.xz")
+    if not copies.exists():
+        sys.exit(
+            f"{copies}: expected the JPEG copies of CIFAR-10, got no file; run python benchmarks/studies/jpeg_copies.py first"
+        )
+    with tarfile.open(copies) as source:
         for member in source:
             if member.isfile() and member.name.startswith("train/"):
                 _, name, file = member.name.split("/")

@@ -5,6 +5,7 @@ so accuracies on the copies compare with each other alone. Run it from the proje
 `python benchmarks/studies/jpeg_copies.py`.
 """
 
+import sys
 import tarfile
 from io import BytesIO
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 from gvbsm.config.sources import Cifar
 from gvbsm.data.cifar import read
 from gvbsm.data.raw import Form
+from gvbsm.errors import UserError
 
 
 def main(data: Path = Path("data")) -> None:
@@ -33,4 +35,7 @@ def main(data: Path = Path("data")) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(str(error))
