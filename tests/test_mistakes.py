@@ -82,7 +82,7 @@ ROW_MISTAKES = {
     ),
     "unknown subset": (
         {"source": {"kind": "imagenet", "train": "a", "val": "a", "classes": "imagenete"}},
-        r"source\.classes: unknown subset 'imagenete'; did you mean 'imagenette'\? choose from imagenette, imagewoof, imagenet100, or list",
+        r"source\.classes: unknown subset 'imagenete'; did you mean 'imagenette'\? choose from imagenette, .*, or list",
     ),
     "no WordNet id": (
         {"source": {"kind": "imagenet", "train": "a", "val": "a", "classes": ["n01440764", "tench"]}},

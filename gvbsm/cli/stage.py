@@ -135,7 +135,7 @@ def _locked(job: Job[Any], file: Path) -> Iterator[bool]:
     """Hold the lock of an artifact; True if another process has made the artifact while this one waited for the lock."""
     import filelock
 
-    from gvbsm.runtime.distributed import ranks
+    from gvbsm.method.ranks import ranks
 
     lock, waited = filelock.FileLock(file), False
     if job.writes:

@@ -207,7 +207,9 @@ class Recover(RecoverShard):
         description="`group`: batches of groups; `class_major` (published): the list by class, cut every `batch_size`."
     )
     shard_batches: Count = Field(
-        description="Batches per job. They change no byte of an image.", json_schema_extra=unit("batches")
+        description="Batches per job. They change no byte of an image, unless `compile` is on and they decide whether it pays on a "
+        "GPU.",
+        json_schema_extra=unit("batches"),
     )
     views: Literal["relabel"] | None = Field(
         default=None,

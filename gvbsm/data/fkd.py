@@ -109,7 +109,11 @@ class PublishedLabels:
             right += int((batch.logits_VK.argmax(1) == truth_V).sum())
             for name, values in encode(batch.logits_VK.float(), coding).items():
                 if not torch.isfinite(values).all():
-                    raise _mismatch(file, f"logits that {coding.values} can hold", "others; set relabel.coding.values: float32")
+                    raise _mismatch(
+                        file,
+                        f"logits that {coding.values} can hold",
+                        "others; set relabel.coding.values: float32 and top: null",
+                    )
                 into[name][positions] = values
         self._check_size(epoch)
         if not torch.equal(views.image_V.sort().values, torch.arange(len(views)).int()):

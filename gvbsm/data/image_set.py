@@ -114,8 +114,8 @@ def check_images_per_class(labels_N: Tensor, classes: Sequence[str], needed: int
 
 
 def random_choice(labels_N: Tensor, ipc: int, seed: int) -> Tensor:
-    """Indices of `ipc` images of every class, drawn without replacement; the choice at IPC 10 is the first ten of IPC 50.
-    Every class has as many, see `check_images_per_class`."""
+    """Indices of `ipc` images of every class, or of all of a smaller one, drawn without replacement; the choice at IPC 10 is
+    the first ten of IPC 50."""
     chosen = []
     for label in range(int(labels_N.max()) + 1):
         members = (labels_N == label).nonzero().squeeze(1)

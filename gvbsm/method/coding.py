@@ -23,7 +23,7 @@ class Coding:
 
 
 def encode(logits_VK: Tensor, coding: Coding) -> Coded:
-    """Float32 logits in their stored form, where they are.
+    """Encode float32 logits; what is stored stays on their device.
 
     Two numbers stand for the logits that are not stored: their mean, which the squared error needs, and their logsumexp,
     from which their share of the probability follows. A CPU and CUDA give the same bytes: equal logits are kept in the order of

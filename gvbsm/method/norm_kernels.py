@@ -25,11 +25,13 @@ _PLAIN = ["batch", "share", "height", "width"]  # numbers on which no kernel is 
 @triton.jit(do_not_specialize=_PLAIN)
 def _norm_kernel(
     x, out, parts, mean, var, weight, bias, eps, batch, share, channel_count, height, width, stride_b, stride_c, stride_h,
-    stride_w, out_stride_b, out_stride_c, out_stride_h, out_stride_w, SCALES: tl.constexpr, SUMS: tl.constexpr,
-    TILE_P: tl.constexpr, TILE_C: tl.constexpr, AT_ONCE: tl.constexpr,
+    stride_w, out_stride_b, out_stride_c, out_stride_h, out_stride_w, SCALES: tl.constexpr, SHIFTS: tl.constexpr,
+    SUMS: tl.constexpr, TILE_P: tl.constexpr, TILE_C: tl.constexpr, AT_ONCE: tl.constexpr,
 ):  # fmt: skip
-    """A tile of positions and one of channels of `share` images, normalised; with SCALES times `weight`, plus `bias`; with SUMS
-    also the sums of x and x^2 of these channels. The grid counts tiles of positions, tiles of channels, and shares."""
+    """A tile of positions and one of channels of `share` images, normalised.
+
+    With SCALES times `weight`, with SHIFTS plus `bias`; with SUMS also the sums of x and x^2 of these channels. The grid counts
+    tiles of positions, tiles of channels, and shares."""
     tile, part = tl.program_id(0), tl.program_id(2)
     at = tile * TILE_P + tl.arange(0, TILE_P)
     channel = tl.program_id(1) * TILE_C + tl.arange(0, TILE_C)
@@ -44,6 +46,7 @@ def _norm_kernel(
     added = tl.zeros([TILE_C], tl.float32)
     if SCALES:
         factor = factor * tl.load(weight + channel, known, 0.0).to(tl.float32)
+    if SHIFTS:
         added = tl.load(bias + channel, known, 0.0).to(tl.float32)
     sums = tl.zeros([TILE_P, TILE_C], tl.float32)
     squares = sums
@@ -113,7 +116,7 @@ def norm(
     _norm_kernel[tiling.tiles, tiling.blocks, tiling.shares](
         x_BCHW, out_BCHW, parts if sums else var_C, mean_C, var_C, var_C if weight_C is None else weight_C,
         var_C if bias_C is None else bias_C, eps, len(x_BCHW), tiling.share, *x_BCHW.shape[1:], *x_BCHW.stride(),
-        *out_BCHW.stride(), weight_C is not None, sums, tiling.tile_p, tiling.tile_c, _AT_ONCE,
+        *out_BCHW.stride(), weight_C is not None, bias_C is not None, sums, tiling.tile_p, tiling.tile_c, _AT_ONCE,
     )  # fmt: skip
     return out_BCHW, parts
 

@@ -1,4 +1,4 @@
-"""Batches, and the parts of them that pass together, none of which is a single image."""
+"""Batches, who is in them, and the parts of them that pass together, none of which is a single image."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+
+def members_of(groups: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Label and number in its class (each int64, N) of every image of groups that are given as [class, first image, end]."""
+    labels = [torch.full((end - first,), label) for label, first, end in groups]
+    numbers = [torch.arange(first, end) for _, first, end in groups]
+    return torch.cat(labels), torch.cat(numbers)
 
 
 def split_batches(indices: Tensor, size: int) -> list[Tensor]:
@@ -20,9 +27,9 @@ def split_batches(indices: Tensor, size: int) -> list[Tensor]:
 
 
 def split_parts(batch: Tensor, full: int, parts: int) -> list[Tensor]:
-    """A batch in equal parts that pass one after the other: `parts` of one of `full` images, and fewer of a short one.
+    """A batch in equal parts that pass one after the other.
 
-    So no part is smaller than half of a full batch's, unless the batch is: BatchNorm sees no last part of two images.
+    A batch of `full` images has `parts` parts. A shorter one has fewer, so that no part is smaller than half of a full batch's.
     """
     size = -(-full // parts)
     even = list(batch.tensor_split(min(parts, -(-len(batch) // size))))

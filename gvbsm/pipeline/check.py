@@ -46,8 +46,8 @@ def plan_check(row: Row, ipc: int, data: Artifact) -> Artifact:
     if row.judge:
         trials.append(_trial(row, row.judge, None if row.judge.weights else row.judge.squeeze.batch_size))
     for student in row.evaluate.students:
-        together = student.evaluate.batch_size or row.relabel.batch_size
-        trials.append(_trial(row, student, max(1, together // student.evaluate.accumulate)))
+        batch = min(student.evaluate.batch_size or row.relabel.batch_size, ipc * row.classes)
+        trials.append(_trial(row, student, -(-batch // student.evaluate.accumulate)))  # the size of a part of a batch
     selects = row.select if not row.distilled else None
     return planned(
         CheckSpec,

@@ -74,16 +74,22 @@ def plan_picture(dataset: str, ipc: int, recipe: str | None, picture: Picture, s
     Raises:
         SettingsError: if the row, the recipe or the settings are wrong, or the run has no such picture.
     """
-    run = _Run(load_row(dataset, recipe), plan(dataset, ipc, recipe), settings)
+    return _with_drawing(
+        _Run(load_row(dataset, recipe), plan(dataset, ipc, recipe), settings), Target(dataset, ipc, recipe), picture
+    )
+
+
+def _with_drawing(run: _Run, target: Target, picture: Picture) -> list[Artifact]:
+    """The artifacts of a run, those made only for one of its pictures, and last its drawing."""
     plan_of_picture = _PICTURES[picture](run)
     drawing = planned(
         DrawSpec,
         f"{run.artifacts[-1].name}-{picture}",
         [f"gvbsm.pictures.{picture}:draw"],
         picture=picture,
-        dataset=dataset,
-        ipc=ipc,
-        recipe=recipe,
+        dataset=target.dataset,
+        ipc=target.ipc,
+        recipe=target.recipe,
         inputs=DrawInputs(data=run.inputs.data, **plan_of_picture.inputs),
         settings=plan_of_picture.settings,
     )
@@ -120,7 +126,8 @@ def plan_target(target: Target, settings: Pictures | None) -> list[Artifact]:
         pictures = [picture for picture in pictures if target.file.startswith(f"pictures/{picture}.")]
     if not pictures:
         return plan_run(target)
-    plans = [plan_picture(target.dataset, target.ipc, target.recipe, picture, settings) for picture in pictures]
+    run = _Run(load_row(target.dataset, target.recipe), plan_run(target), settings)
+    plans = [_with_drawing(run, target, picture) for picture in pictures]
     return list({artifact.path: artifact for artifacts in plans for artifact in artifacts}.values())
 
 

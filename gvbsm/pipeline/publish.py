@@ -17,10 +17,12 @@ class PublishInputs(Inputs):
     data: str
     check: str | None = None  # none in runs published before there was such a stage
     teachers: dict[str, str]  # by label
+    twins: list[str] | None = None  # teachers that only serve to measure statistics
     statistics: list[str]  # empty if recover needs none
     selected: list[str] | None = None  # the real images that recover started from
     images: Annotated[list[str], Field(min_length=1)]
     judge: dict[str, str] | None = None  # what it says of the images, by its label
+    judge_network: str | None = None
     labels: list[str]  # empty if they are made online
     random_labels: list[str]  # empty without the baseline, or if they are made online
     students: dict[str, dict[str, str]]  # by label and kind of training set

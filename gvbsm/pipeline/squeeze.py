@@ -75,8 +75,10 @@ def plan_squeeze(row: Row, backbone: Backbone, data: Artifact, seed: int) -> Art
 
 
 def teachers_before(spec: Spec, teachers: Mapping[str, Spec]) -> list[str]:
-    """Of a run's teachers, by path, those whose jobs come before a long job that does not read them: all with given weights,
-    which may be refused, and the earlier epoch from which a training goes on."""
+    """Paths of the teachers that are made before this long job, although it does not read them.
+
+    They are those with given weights, which may be refused, and the earlier epoch from which a training goes on.
+    """
     if isinstance(spec, GivenTeacherSpec):
         return []
     given = [path for path, teacher in teachers.items() if isinstance(teacher, GivenTeacherSpec)]

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from gvbsm.errors import Interrupted
-from gvbsm.runtime.distributed import ranks
+from gvbsm.method.ranks import ranks
 from gvbsm.runtime.watching import current
 from gvbsm.store.files import load_tensors, mapped_tensor, save_tensors, write_text
 from gvbsm.store.job import Job

@@ -8,7 +8,7 @@ from collections import deque
 
 from tqdm import tqdm
 
-from gvbsm.runtime.distributed import ranks
+from gvbsm.method.ranks import ranks
 from gvbsm.runtime.watching import Step, current
 
 _LOG_SECONDS = 15.0
@@ -54,7 +54,6 @@ class Progress:
 
     def _draw(self, step: Step) -> None:
         assert self._bar is not None
-        self._bar.initial = self.done - self._steps
         shown = {"images/s": f"{step.images_per_second:.3g}"} if step.images_per_second else {}
         shown |= {name: f"{value:.4g}" for name, value in step.values.items()}
         if shown:

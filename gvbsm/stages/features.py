@@ -34,8 +34,7 @@ def run(job: Job[FeaturesSpec]) -> None:
     pixels = Pixels(spec.pixels, device)
     distilled = load_image_set(job, spec.inputs.images)
     train = open_split(job, spec.inputs.data, "train", torch.device("cpu"))
-    least = int(torch.bincount(train.labels).min())
-    chosen = random_choice(train.labels, min(spec.real.per_class, least), spec.real.seed)
+    chosen = random_choice(train.labels, spec.real.per_class, spec.real.seed)
     network = load_teacher(*job.tensors(spec.inputs.network), device, precision)
     index = torch.arange(len(distilled.labels)).split(_AT_ONCE)
     sets = {

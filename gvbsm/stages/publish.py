@@ -2,7 +2,7 @@
 
 Inputs: the receipts of every artifact of the run, the distilled images. Output: acc.json, beside it the row as it was
 (settings.yaml), the table of accuracies (table.csv; in short also printed), the same by class (classes.csv) and a picture of
-the distilled images by class, beside real ones (images.png, images.pdf).
+the distilled images by class, beside real ones (images.png, .svg and .pdf).
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from gvbsm.pipeline.registry import parse_spec
 from gvbsm.store.files import write_bytes, write_text
 from gvbsm.store.job import Job, provenance
 from gvbsm.store.receipts import Receipt
-from gvbsm.store.run import SETTINGS, Accuracies, Cost, Result, SoftLabels
+from gvbsm.store.run import PICTURE_FORMS, SETTINGS, Accuracies, Cost, Result, SoftLabels
+from gvbsm.store.spec import Spec
 
 
 def run(job: Job[PublishSpec]) -> None:
@@ -35,6 +36,7 @@ def run(job: Job[PublishSpec]) -> None:
     spec = job.spec
     inputs, title = spec.inputs, run_title(spec.dataset, spec.ipc, spec.recipe)
     receipts = {path: job.receipt(path) for path in spec.input_paths()}
+    specs = {path: parse_spec(receipt["spec"]) for path, receipt in receipts.items()}
     by_class: dict[str, list[float]] = {}
     runs: dict[str, dict[str, Result]] = {}
     for student, sets in inputs.students.items():
@@ -55,9 +57,7 @@ def run(job: Job[PublishSpec]) -> None:
         "teachers": {label: {"top1": receipts[path]["summary"]["top1"]} for label, path in inputs.teachers.items()},
         "soft_labels": _soft_labels(labels),
         "cost": _cost(receipts),
-        "settings": settings_of(
-            {path: parse_spec(receipt["spec"]) for path, receipt in receipts.items()}, inputs.teachers, inputs.students
-        ),
+        "settings": settings_of(specs, inputs.teachers, inputs.students),
         "provenance": {
             **provenance(),  # type: ignore[typeddict-item]
             "spec": spec.json_object,
@@ -71,8 +71,8 @@ def run(job: Job[PublishSpec]) -> None:
         by_class[f"{label} {JUDGE}"] = (100 * judged["assigned"] / judged["images"]).tolist()
     table = _table(runs, spec.headline)
     _, metadata = job.tensors(inputs.data)
-    picture = draw_grid(load_image_set(job, inputs.images), _real_images(job, receipts), metadata["class_names"], title)
-    for form in ("png", "pdf"):
+    picture = draw_grid(load_image_set(job, inputs.images), _real_images(job, specs), metadata["class_names"], title)
+    for form in PICTURE_FORMS:
         write_bytes(job.out.with_name(f"images.{form}"), save(picture, form, DPI))
     if spec.row is not None:
         write_text(job.out.with_name(SETTINGS), row_text(spec.row, title))
@@ -83,9 +83,9 @@ def run(job: Job[PublishSpec]) -> None:
     sys.stdout.write("\n".join([*accuracy_lines(accuracies), str(job.out)]) + "\n")
 
 
-def _real_images(job: Job[PublishSpec], receipts: dict[str, Receipt]) -> ImageSet | None:
+def _real_images(job: Job[PublishSpec], specs: dict[str, Spec]) -> ImageSet | None:
     """Some of the random real images that students were trained on; None if the data set is no longer at hand."""
-    seeds = [random["seed"] for receipt in receipts.values() if (random := receipt["spec"].get("random"))]
+    seeds = [random.seed for spec in specs.values() if isinstance(random := getattr(spec, "random", None), RandomImages)]
     random = RandomImages(ipc=MOST_REAL, seed=seeds[0] if seeds else 0)
     try:
         return real_images(job, job.spec.inputs.data, random, MOST_CLASSES)

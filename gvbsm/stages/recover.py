@@ -24,6 +24,7 @@ from gvbsm.method.layers import most_important
 from gvbsm.method.matching import NO_MATCHING, Matching, StatisticsMatcher
 from gvbsm.method.measuring import kernels_for
 from gvbsm.method.moments import Moments
+from gvbsm.method.parts import members_of
 from gvbsm.method.recovery import OwnViews, Recovery, RecoverySettings, SharedViews
 from gvbsm.method.rounds import join_rounds
 from gvbsm.method.views import mixed_hard_labels, render
@@ -48,26 +49,27 @@ def run(job: Job[RecoverSpec]) -> None:
     settings, batches = job.spec.settings, job.spec.batches
     device = job_device(job, settings.threads, exact=True)
     pixels = Pixels(job.spec.pixels, device)
-    if settings.compile:
+    spared = _spared_compiling(job, device)
+    if settings.compile and not spared:
         set_up_compiler(job.store.parent / ".compiled", len(job.spec.inputs.teachers) * len(_shapes(batches, settings)))
     checkpoint = Checkpoint.of(job)
     state = to_device(checkpoint.load(), device)
     state = state or {"batches": 0, "snapshots": [], "last": {}, "recovery": None, "passes": {}}
-    members, size = [_members(batch) for batch in batches], job.spec.pixels.image_size
+    members, size = [members_of(batch) for batch in batches], job.spec.pixels.image_size
     labels, numbers = (torch.cat(parts) for parts in zip(*members, strict=True))
     images = checkpoint.tensor("images", (len(labels), len(job.spec.pixels.mean), size, size), torch.uint8)
     of_batches = images.split([len(of_batch) for of_batch, _ in members])
     snapshots = job.spec.snapshots
     snapshot_iterations, snapshot_labels = (snapshots.iterations, snapshots.labels) if snapshots else ([], [])
-    progress = Progress(job.title, settings.iterations * len(batches), settings.iterations * state["batches"])
+    done = settings.iterations * state["batches"] + (state["recovery"]["iteration"] if state["recovery"] else 0)
+    progress = Progress(job.title, settings.iterations * len(batches), done)
     with contextlib.ExitStack() as stack:
-        matchers = [stack.enter_context(matcher) for matcher in _matchers(job, device)]
+        matchers = [stack.enter_context(matcher) for matcher in _matchers(job, device, spared)]
         for batch, finished in [*zip(batches, of_batches, strict=True)][state["batches"] :]:
             recovery = _start(job, batch, matchers, pixels, device)
             moved = _perturbed(recovery, settings)  # from the start, also after a resume
             if state["recovery"] is not None:
                 recovery.restore(state["recovery"])
-                progress.done += recovery.iteration
             snapshot_positions = _first_images(batch, snapshot_labels)
             with moved:
                 while recovery.iteration < settings.iterations:
@@ -99,13 +101,6 @@ def run(job: Job[RecoverSpec]) -> None:
     checkpoint.clear()
 
 
-def _members(batch: list[list[int]]) -> tuple[Tensor, Tensor]:
-    """Label and number of every image of a batch, given as [class, first image, end]."""
-    labels = [torch.full((end - first,), label) for label, first, end in batch]
-    numbers = [torch.arange(first, end) for _, first, end in batch]
-    return torch.cat(labels), torch.cat(numbers)
-
-
 def _rounds(settings: RecoverShard) -> int:
     """In how many rounds images join a batch."""
     return settings.early_late.rounds if settings.early_late else 1
@@ -129,7 +124,7 @@ def _shapes(batches: list[list[list[int]]], settings: RecoverShard) -> set[tuple
 
 
 def _perturbed(recovery: Recovery, settings: RecoverShard) -> contextlib.ExitStack:
-    """Until it is closed, teachers have weights that are moved for the start of a batch, if the settings say so."""
+    """If the settings say so, move the teachers' weights for this batch; closing the stack moves them back."""
     moved = contextlib.ExitStack()
     if perturb := settings.perturb:
         x_BCHW = recovery.x_BCHW.detach()
@@ -140,7 +135,7 @@ def _perturbed(recovery: Recovery, settings: RecoverShard) -> contextlib.ExitSta
 
 def _first_images(batch: list[list[int]], labels: list[int]) -> list[int]:
     """Positions in a batch of the first image of each class among `labels`."""
-    members = zip(*(tensor.tolist() for tensor in _members(batch)), strict=True)
+    members = zip(*(tensor.tolist() for tensor in members_of(batch)), strict=True)
     return [at for at, (label, number) in enumerate(members) if number == 0 and label in labels]
 
 
@@ -156,14 +151,18 @@ def _start_images(job: Job[RecoverSpec], start: str, labels_B: Tensor, numbers_B
     return tensors["images"][[places[place] for place in zip(labels_B.tolist(), numbers_B.tolist(), strict=True)]]
 
 
-def _matchers(job: Job[RecoverSpec], device: torch.device) -> list[StatisticsMatcher]:
-    """One matcher per teacher, with the teacher's targets."""
+def _spared_compiling(job: Job[RecoverSpec], device: torch.device) -> str:
+    """Why teachers are not compiled although the settings ask for it; "" otherwise."""
+    passes = job.spec.settings.iterations * len(job.spec.batches) // len(job.spec.inputs.teachers)
+    if job.spec.settings.compile and kernels_for(device) is not None and passes < _PAYS:
+        return f"{passes:,} iterations take less time than compiling"
+    return ""
+
+
+def _matchers(job: Job[RecoverSpec], device: torch.device, spared: str) -> list[StatisticsMatcher]:
+    """One matcher per teacher, with the teacher's targets; not compiled if something is said in `spared`."""
     settings, inputs = job.spec.settings, job.spec.inputs
     precisions = job.spec.precisions(device.type)
-    passes = settings.iterations * len(job.spec.batches) // len(inputs.teachers)
-    spared = ""
-    if settings.compile and kernels_for(device) is not None and passes < _PAYS:
-        spared = f"{passes:,} iterations take less time than compiling"
     matchers = []
     for i, (teacher_path, precision) in enumerate(zip(inputs.teachers, precisions, strict=True)):
         teacher = load_teacher(*job.tensors(teacher_path), device, precision, outputs=settings.outputs)
@@ -230,7 +229,7 @@ def _start(
     if settings.ema.reset == "batch":
         for matcher in matchers:
             matcher.reset()
-    labels_B, numbers_B = _members(batch)
+    labels_B, numbers_B = members_of(batch)
     size = pixel_form.image_size
     start = job.spec.inputs.start
     if start:

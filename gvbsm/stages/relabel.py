@@ -86,5 +86,5 @@ def _encode_finite(logits_VK: Tensor, coding: Coding) -> Coded:
     if not all(torch.isfinite(tensor).all() for tensor in coded.values()):
         largest = logits_VK.abs().max().item()
         got = f"expected logits that {coding.values} can hold, got up to {largest:.3g}"
-        raise UserError(f"relabel: {got}; set relabel.coding.values: float32")
+        raise UserError(f"relabel: {got}; set relabel.coding.values: float32 and top: null")
     return coded

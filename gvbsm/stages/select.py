@@ -17,6 +17,7 @@ from gvbsm.data.image_set import check_images_per_class
 from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import Split, open_split
 from gvbsm.method.crops import RATIO, crop_and_resize, draw_crops
+from gvbsm.method.parts import members_of
 from gvbsm.method.selection import (
     by_loss,
     cross_entropy,
@@ -71,8 +72,7 @@ def run(job: Job[SelectSpec]) -> None:
         checkpoint.tick(lambda: state)
         progress.step()
     tensors = {name: torch.cat(parts) for name, parts in state.items()}
-    tensors["labels"] = torch.cat([torch.full((end - first,), label) for label, first, end in groups])
-    tensors["numbers"] = torch.cat([torch.arange(first, end) for _, first, end in groups])
+    tensors["labels"], tensors["numbers"] = members_of(groups)
     job.images = sum(end - first for _, first, end in groups) * settings.cells**2 * settings.candidates
     job.write_tensors(tensors, {}, {"images": len(tensors["labels"])})
     checkpoint.clear()
@@ -143,5 +143,5 @@ def _centres(features_NF: Tensor, count: int, settings: Select) -> Tensor:
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(settings.threads):  # the number of threads changes the order of sums
-        clusters = KMeans(count, n_init=1, random_state=settings.seed % 2**32).fit(features_NF.double().numpy())
+        clusters = KMeans(count, n_init=1, random_state=settings.seed).fit(features_NF.double().numpy())
     return torch.from_numpy(clusters.cluster_centers_).to(features_NF.dtype)

@@ -23,12 +23,12 @@ from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import open_split
 from gvbsm.errors import UserError
 from gvbsm.method.parts import split_batches
+from gvbsm.method.ranks import ranks
 from gvbsm.method.transfer import send
 from gvbsm.pipeline.registry import planned_beside
 from gvbsm.pipeline.squeeze import GivenTeacherSpec, SqueezeSpec
 from gvbsm.runtime.checkpoints import Checkpoint
 from gvbsm.runtime.devices import job_device
-from gvbsm.runtime.distributed import ranks
 from gvbsm.store.job import Job
 from gvbsm.store.keys import derive_seed
 from gvbsm.store.locks import lock_file, taken

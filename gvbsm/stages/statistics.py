@@ -46,7 +46,8 @@ def run(job: Job[StatisticsSpec]) -> None:
     device = job_device(job, settings.threads, exact=True)
     train = open_split(job, spec.inputs.data, "train", device, spec.augment)
     own, pixels = _Pass(job, device), Pixels(spec.pixels, device)
-    batches = torch.arange(len(train.labels)).split(settings.batch_size)
+    order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(derive_seed(settings.seed, "order")))
+    batches = order.split(settings.batch_size)  # files lie by class, and a batch of one class has other moments
     todo = [(index, derive_seed(settings.seed, "step", step)) for step, index in enumerate(batches)]
     with _WaitingPasses(own, len(batches), device) as others:
         progress, mark = Progress(job.title, len(batches), own.batches), time.perf_counter()

@@ -24,6 +24,9 @@ def run(job: Job[KeptStudentSpec | KeptHardStudentSpec]) -> None:
     # A second checkpoint: the tested weights may be an average, from which training cannot continue.
     end = checkpoint.named("end")
     trained: State = end.load() or {}
+    of_seed = checkpoint.named(f"seed{seed}")
+    if not trained and of_seed.file and (of_seed.load() or {"epoch": 0})["epoch"] >= settings.epochs:
+        of_seed.file.unlink()  # the kept weights are lost or damaged, and a training at its end would not keep them again
 
     def keep(model: nn.Module, epoch: int) -> Measured:
         if epoch + 1 == settings.epochs:
@@ -32,7 +35,7 @@ def run(job: Job[KeptStudentSpec | KeptHardStudentSpec]) -> None:
             end.save(trained)
         return {}
 
-    history = students.train(seed, checkpoint.named(f"seed{seed}"), keep)
+    history = students.train(seed, of_seed, keep)
     job.images = len(history) * students.images
     summary = {"seed": seed, "loss": history[-1]["loss"], "top1": trained["top1"], "top5": trained["top5"]}
     job.write_tensors(trained["weights"], {"network": job.spec.network.model_dump()}, summary)

@@ -118,13 +118,13 @@ def _shape(node: Any, imports: list[ast.Import | ast.ImportFrom]) -> Any:
         imports.append(node)
     shape: list[Any] = [type(node).__name__]
     for name in node._fields:
-        value = getattr(node, name, None)
-        if name == "body" and isinstance(node, _WITH_DOCSTRINGS) and _is_docstring(value[0] if value else None):
+        value: Any = getattr(node, name, None)
+        if name == "body" and isinstance(node, _WITH_DOCSTRINGS) and value and _is_docstring(value[0]):
             value = value[1:]
         if value is not None and value != [] and name != "type_comment":
             shape.append([name, _shape(value, imports)])
     return shape
 
 
-def _is_docstring(node: ast.stmt | None) -> bool:
+def _is_docstring(node: ast.stmt) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

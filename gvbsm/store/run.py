@@ -22,11 +22,12 @@ ACCURACIES = "acc.json"
 REPORT = "report.html"
 SETTINGS = "settings.yaml"  # the row and the recipe as they were, which can be run again
 PICTURES_LIST = "pictures.txt"
-PUBLISHED_FILES = (ACCURACIES, SETTINGS, "table.csv", "classes.csv", "images.png", "images.pdf")  # what publish writes
+PICTURE_FORMS = ("png", "svg", "pdf")
+# What publish writes.
+PUBLISHED_FILES = (ACCURACIES, SETTINGS, "table.csv", "classes.csv", *(f"images.{form}" for form in PICTURE_FORMS))
 RUN_FILES = (*PUBLISHED_FILES, PICTURES_LIST, REPORT)  # in results/<dataset>/<run>/; further pictures are in pictures/
 Picture = Literal["curves", "evolution", "features", "classes"]  # in pictures/, in the order of pages
 PICTURES: tuple[Picture, ...] = get_args(Picture)
-PICTURE_FORMS = ("png", "svg", "pdf")
 
 
 class Spread(TypedDict):

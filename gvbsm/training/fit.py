@@ -16,8 +16,8 @@ from gvbsm.config.students import HardTraining
 from gvbsm.config.teachers import Squeeze
 from gvbsm.errors import UserError
 from gvbsm.method.draws import seed_torch
+from gvbsm.method.ranks import ranks
 from gvbsm.runtime.checkpoints import Checkpoint, State, to_device
-from gvbsm.runtime.distributed import ranks
 from gvbsm.runtime.progress import Progress
 from gvbsm.store.keys import derive_seed
 from gvbsm.training.graphs import recorded
@@ -184,8 +184,8 @@ def fit(
 
     `after_epoch` gets the model in eval mode, or with `recipe.ema` the moving average of its weights. Afterwards the model is
     in eval mode.
-    `batches(epoch, first)` are the epoch's batches from number `first` on, the same in every process: nested tuples of tensors
-    on the model's device and of constants; without CUDA, where no step is replayed, with iterators in them too.
+    `batches(epoch, first)`: the epoch's batches from number `first` on, equal in every process. A batch is nested tuples of
+    tensors on the model's device and of constants. Without CUDA, where no step is replayed, it may hold iterators too.
     `losses(model, batch)` yields the losses whose gradients one step sums, from the batch and what never changes: on CUDA the
     whole step is recorded and replayed (`gvbsm.training.graphs`). If several processes train together, each rank computes the
     losses of the whole batch and has a share of their gradients.

@@ -14,7 +14,7 @@ from gvbsm.backbones.weights import load_own
 from gvbsm.config.shapes import NetworkShape
 from gvbsm.errors import UserError, first_line
 from gvbsm.method.memory import in_parts
-from gvbsm.runtime.distributed import ranks
+from gvbsm.method.ranks import ranks
 from gvbsm.store.keys import derive_seed
 from gvbsm.store.spec import Json
 from gvbsm.training.precision import autocast, hold_weights

@@ -17,12 +17,12 @@ from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import open_split
 from gvbsm.method.losses import REST, hard_loss, soft_loss
 from gvbsm.method.parts import parts_measured, split_batches, split_parts
+from gvbsm.method.ranks import ranks
 from gvbsm.method.soft_labels import mean_logits, teachers_see_mixed
 from gvbsm.method.transfer import send
 from gvbsm.method.views import Images, grouped, mixed_hard_labels, render
 from gvbsm.pipeline.evaluate import StudentSpec
 from gvbsm.runtime.checkpoints import Checkpoint
-from gvbsm.runtime.distributed import ranks
 from gvbsm.store.job import Job
 from gvbsm.training.fit import EpochRow, Measured, Recipe, fit
 from gvbsm.training.networks import Accuracy, accuracy, build, load_teacher, logits_of

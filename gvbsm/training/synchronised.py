@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from gvbsm.errors import UserError
-from gvbsm.runtime.distributed import ranks
+from gvbsm.method.ranks import ranks
 
 
 def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
@@ -59,7 +59,9 @@ class _SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
                 self.running_var.lerp_(var * total / (total - 1).clamp_min(1), float(weight))
         y = centred * torch.rsqrt(var + self.eps).view(shape)
         if self.affine:
-            y = y * self.weight.view(shape) + self.bias.view(shape)
+            y = y * self.weight.view(shape)
+        if self.bias is not None:
+            y = y + self.bias.view(shape)
         return y.to(x.dtype)
 
 

@@ -42,7 +42,7 @@ def test_a_spec_as_json_text_and_by_hand(workspace):
     assert "gvbsm.stages.prepare" in receipt["spec"]["code"], "the code is in the spec of a job by hand, too"
 
 
-def test_explain_names_modules_and_what_was_never_made(published_run):
+def test_explain_names_modules_and_what_was_never_made(published_run, copied_clone):
     target = "results/tiny/ipc4/acc.json"
     assert gvbsm("explain", target).endswith(f"{len(published_run)} present, 0 stale, damaged or missing\n")
     module = Path("gvbsm/method/densification.py")

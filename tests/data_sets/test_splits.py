@@ -25,8 +25,8 @@ from gvbsm.data import folders, imagefolder
 from gvbsm.data.raw import Form
 from gvbsm.data.splits import Split, open_split
 from gvbsm.errors import UserError
+from gvbsm.method.ranks import Ranks
 from gvbsm.pipeline.prepare import PrepareSpec
-from gvbsm.runtime.distributed import Ranks
 from gvbsm.stages import prepare
 from gvbsm.store.code import PACKAGE
 from gvbsm.store.job import Job, Reader

@@ -173,6 +173,15 @@ def test_the_kernel_gives_what_torch_does(kernels, monkeypatch, shape, programs,
     torch.testing.assert_close(gradient.float(), expected, rtol=tolerance, atol=tolerance)
 
 
+def test_the_kernel_adds_no_bias_where_there_is_none(kernels):
+    layer = nn.BatchNorm2d(3).eval().requires_grad_(False).to(DEVICE)
+    layer.bias = None  # as BatchNorm2d(bias=False) of torch 2.15
+    layer.running_var.fill_(4.0)
+    x_BCHW = torch.randn(2, 3, 4, 4, device=DEVICE)
+    freeze_norms(layer)
+    torch.testing.assert_close(layer(x_BCHW), x_BCHW / (4 + layer.eps) ** 0.5)
+
+
 def test_a_network_in_float64_has_torchs_own_norm(kernels, monkeypatch):
     from gvbsm.method import norm_kernels
 

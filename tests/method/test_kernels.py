@@ -35,7 +35,8 @@ for capability in map(int, sys.argv[1:]):
         build(capability, kernels._gradient_kernel, [value, value, "*fp32"] + ["i32"] * 13, **tile)
     for value in ("*fp32", "*bf16"):
         tile = {"SCALES": True, "SUMS": True, "TILE_P": 16, "TILE_C": 64, "AT_ONCE": 4}
-        build(capability, norm_kernels._norm_kernel, [value, value] + ["*fp32"] * 5 + ["fp32"] + ["i32"] * 13, **tile)
+        types = [value, value] + ["*fp32"] * 5 + ["fp32"] + ["i32"] * 13
+        build(capability, norm_kernels._norm_kernel, types, SHIFTS=True, **tile)
         types = [value] * 3 + ["*fp32"] * 3 + ["fp32"] + ["i32"] * 17
         build(capability, norm_kernels._norm_gradient_kernel, types, **tile)
     build(capability, kernels._add_up_kernel, ["*fp32", "*i64", "*fp32"], TILE_M=128, TILE_K=8)

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 import torch
 
+from gvbsm.method.ranks import Ranks
 from gvbsm.pipeline.graph import plan
 from gvbsm.pipeline.registry import write_plans
-from gvbsm.runtime.distributed import Ranks
 from gvbsm.store.files import load_tensors
 from gvbsm.store.plans import STORE
 from gvbsm.store.receipts import read_receipt
@@ -69,7 +69,8 @@ import sys
 import torch
 from torch.nn import functional as F
 from gvbsm.backbones.build import build
-from gvbsm.runtime.distributed import process_group, ranks
+from gvbsm.method.ranks import ranks
+from gvbsm.runtime.distributed import process_group
 from gvbsm.training.synchronised import synchronised
 
 def step(batch):

@@ -8,6 +8,7 @@ import pytest
 from gvbsm.errors import UserError
 from gvbsm.pipeline.graph import plan
 from gvbsm.store.plans import STORE
+from tests.tiny import ONE_STUDENT
 
 
 def check_of(ipc: int = 4):
@@ -20,6 +21,17 @@ def test_each_network_is_tried_once_as_large_as_the_row_makes_it(published_run):
     assert [row["network"] for row in table] == [trial.network.name for trial in spec.trials]
     assert len({str(trial) for trial in spec.trials}) == len(spec.trials)
     assert all(int(row["parameters"]) > 0 for row in table)
+
+
+@pytest.mark.parametrize(
+    ("ipc", "batch_size", "accumulate", "trained_with"),
+    [(1, 100, 10, 1), (1, 100, 4, 2), (4, 3, 2, 2), (4, 2, 2, 1), (4, 16, 1, 2)],
+)
+def test_a_student_is_tried_with_a_part_of_a_batch(ipc, batch_size, accumulate, trained_with, workspace, edit_row):
+    """Which may be a single image: ten images of ten classes are one batch, whatever the batch size."""
+    edit_row(ONE_STUDENT)
+    edit_row({"evaluate": {"batch_size": batch_size, "accumulate": accumulate}})
+    assert check_of(ipc).spec.trials[-1].trained_with == trained_with
 
 
 def test_schedules_do_not_change_what_is_checked(workspace, edit_row):

@@ -98,6 +98,7 @@ def test_7_statistics_of_the_teacher_itself_and_of_a_retrained_one(published_run
     assert not twins & own
     for artifact in planned("squeeze"):
         assert artifact.spec.settings.seed == (1 if artifact.path in twins else 0)
+    assert twins <= set(planned("publish")[0].spec.input_paths()), "their cost counts, too"
 
 
 def test_9_students_with_the_batches_of_the_labels_or_any_other(published_run, edit_row, make_up_to):

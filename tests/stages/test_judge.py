@@ -49,6 +49,9 @@ def test_a_judge_adds_its_own_jobs_alone(published_run, edit_row):
         "judge",
         "publish",
     ]
+    assert {"judge", "squeeze"} <= {
+        path.partition("/")[0] for path in plan("tiny", 4)[-1].spec.input_paths() if path not in before
+    }
 
 
 @pytest.mark.nightly("workflow")

@@ -15,7 +15,7 @@ from gvbsm.pipeline.registry import STAGES
 from gvbsm.pipeline.specs import read_spec
 from gvbsm.pipeline.stage import part as part_of
 from gvbsm.pipeline.statistics import MoreStatistics
-from gvbsm.stages import recover
+from gvbsm.stages import recover, statistics
 from gvbsm.stages.statistics import _Measures
 from gvbsm.store.files import load_tensors
 from gvbsm.store.plans import STORE
@@ -39,6 +39,20 @@ def test_more_is_measured_only_when_it_is_used(published_run, edit_row, make_up_
         assert {name.rpartition("/")[0] for name in new} == importance.keys()
         values = [value for of in importance.values() for value in of.values()]
         assert all(value > 0 for value in values) and max(values) > 2  # noise is not a training set
+
+
+def test_images_pass_once_each_in_an_order_of_their_own(published_run, make_artifact, monkeypatch):
+    """Files lie by class: in their order, a batch would hold one class, and the mean of batches' variances be too small."""
+    add, seen = statistics._Measures.add, []
+    monkeypatch.setattr(statistics._Measures, "add", lambda self, labels_B: (seen.append(labels_B), add(self, labels_B))[1])
+    artifact = next(artifact for artifact in published_run if artifact.stage == "statistics")
+    stored = load_tensors(STORE / artifact.spec.inputs.data)[0]["train_labels"]
+    (STORE / artifact.path).unlink()
+    make_artifact(artifact)
+    passed = torch.cat(seen)
+    assert not torch.equal(passed, stored) and torch.equal(passed.sort().values, stored.sort().values)
+    first = seen[0].bincount(minlength=10) / len(seen[0])
+    assert first.max() < 0.5, "a batch has many classes"
 
 
 def test_class_moments_are_those_of_the_augmented_training_set(published_run, edit_row, make_up_to):

@@ -13,6 +13,7 @@ from gvbsm import cli
 from gvbsm.config.messages import SettingsError
 from gvbsm.config.project import load_config
 from gvbsm.config.targets import parse_target
+from gvbsm.data.image_set import random_choice
 from gvbsm.data.pixels import Pixels
 from gvbsm.method.diversity import mean_cosine_distance
 from gvbsm.pipeline.graph import plan
@@ -107,6 +108,12 @@ def test_diversity_is_the_mean_over_pairs():
     pairs = [1 - unit[i] @ unit[j] for i in range(3) for j in range(i)]
     assert distances[0] == pytest.approx(float(sum(pairs)) / 3)
     assert distances.isnan().tolist() == [False, True, False, True, True]
+
+
+def test_a_small_class_has_fewer_real_images_and_makes_no_other_smaller():
+    labels = torch.tensor([0] * 9 + [1] * 2 + [2] * 5)
+    chosen = labels[random_choice(labels, 4, 0)]
+    assert torch.bincount(chosen).tolist() == [4, 2, 4]
 
 
 @pytest.mark.nightly("workflow")

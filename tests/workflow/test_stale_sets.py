@@ -103,7 +103,9 @@ def test_changes_of_settings(change, workspace, edit_row):
     assert new(before, planned()) == expected
 
 
-@pytest.mark.parametrize("change", ["a backbone's learning rate", "a student removed"])
+@pytest.mark.parametrize(
+    "change", ["a backbone's learning rate", pytest.param("a student removed", marks=pytest.mark.nightly("workflow"))]
+)
 def test_changes_of_settings_through_snakemake(change, edit_row, stale):
     changes, expected = ROW_CHANGES[change]
     edit_row(changes)
@@ -184,7 +186,9 @@ def test_changes_of_code(change, workspace):
     assert new(before, planned_by_clone()) == expected
 
 
-@pytest.mark.parametrize("change", ["the loss of recover", "a new setting"])
+@pytest.mark.parametrize(
+    "change", ["the loss of recover", pytest.param("a new setting", marks=pytest.mark.nightly("workflow"))]
+)
 def test_changes_of_code_through_snakemake(change, stale):
     expected = edit_code(change)
     assert stale() == expected
@@ -246,6 +250,7 @@ def test_a_deleted_artifact_is_made_again_only_if_something_needs_it(published_r
     assert stale() == {"relabel": 1, "evaluate": S, "publish": 1}
 
 
+@pytest.mark.nightly("workflow")
 def test_a_missing_receipt_of_what_publish_does_not_read_is_noticed(published_run, edit_row, stale):
     """Else statistics would refuse the twin, and only the user could mend it."""
     edit_row({"statistics": {"measured_in": "twin"}})

@@ -58,7 +58,7 @@ def test_a_target_that_no_rule_makes_is_one_line(target, meant, workspace):
     assert (f"did you mean {meant!r}?" in line) if meant else "did you mean" not in line
 
 
-@pytest.mark.parametrize("option", ["--until", "--forcerun"])
+@pytest.mark.parametrize("option", ["--until", pytest.param("--forcerun", marks=NIGHTLY)])
 def test_a_rule_that_there_is_not_is_one_line(option, workspace):
     assert "target 'sqeeze': expected " in (line := refused(option, "sqeeze", "--", "results/tiny/ipc4/acc.json"))
     assert "did you mean 'squeeze'?" in line
@@ -78,7 +78,9 @@ def test_a_folder_of_init_may_have_rules_of_its_own(workspace):
     ("arguments", "message"),
     [
         (["prepare", "squeeze", "--", "results/tiny/ipc4/acc.json"], "--until: squeeze needs prepare; name squeeze alone"),
-        (["evaluate", "statistics", "--"], "--until: evaluate needs statistics; name evaluate alone"),
+        pytest.param(
+            ["evaluate", "statistics", "--"], "--until: evaluate needs statistics; name evaluate alone", marks=NIGHTLY
+        ),
         (["prepare", "results/tiny/ipc4/acc.json"], "expected stages, got results/tiny/ipc4/acc.json; put -- before targets"),
     ],
 )
@@ -101,7 +103,7 @@ TEACHERS = {
 }
 
 
-@pytest.mark.parametrize("case", TEACHERS)
+@pytest.mark.parametrize("case", [name if name.startswith("both") else pytest.param(name, marks=NIGHTLY) for name in TEACHERS])
 def test_until_a_stage_runs_all_of_its_jobs(case, workspace, edit_row):
     """Snakemake starts no job that waits for a job of a rule that --until names."""
     changes, rules, teachers = TEACHERS[case]

@@ -125,7 +125,7 @@ def test_a_mistake_in_the_workflow_and_other_messages_are_shown(start):
     assert finish(start({"first": "touch $1"}))[1] == ["Nothing to be done (all requested files are present and up to date)."]
 
 
-@pytest.mark.parametrize("option", ["-n", "--printshellcmds"])
+@pytest.mark.parametrize("option", ["-n", pytest.param("--printshellcmds", marks=pytest.mark.nightly("workflow"))])
 def test_snakemake_s_own_text_where_it_is_asked_for(start, option):
     status, lines, out = finish(start({"first": "touch $1"}, option))
     text = "\n".join([*lines, out])

@@ -25,6 +25,7 @@ rule publish:
             labels={"what": "The distilled images"},
             caption="../report/images.rst",
         ),
+        scalable="results/{dataset}/{run}/images.svg",
         printed="results/{dataset}/{run}/images.pdf",
     log:
         "results/logs/publish/{dataset}-{run}.log",
