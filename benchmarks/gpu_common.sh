@@ -3,7 +3,7 @@
 # It expects torch and torchvision there, and no network. The scripts have changed to the project's root.
 PYTHON=3.12 # of the borrowed machine
 
-pack() {
+pack() { # [ARCHIVES that an earlier machine sent back]
     local name archive=""
     for name in data/cifar10-jpeg.tar.xz ../shared/data/cifar10-jpeg.tar.xz; do # here, or beside the checkout
         [ ! -e "$name" ] || { archive=$name && break; }
@@ -13,13 +13,14 @@ pack() {
         exit 1
     fi
     grep -qx '/.gpu/' .git/info/exclude || echo '/.gpu/' >> .git/info/exclude
-    rm -rf .gpu/wheels .gpu/done && mkdir -p .gpu/wheels .gpu/data
+    rm -rf .gpu/wheels .gpu/done .gpu/earlier && mkdir -p .gpu/wheels .gpu/data
     for name in $(needed); do # a wheel for the other python, or one for any that is built here
         python3 -m pip download --quiet --no-deps --only-binary=:all: --python-version "$PYTHON" --dest .gpu/wheels "$name" 2> .gpu/pip.txt ||
             python3 -m pip wheel --quiet --no-deps --wheel-dir .gpu/wheels "$name" 2> .gpu/pip.txt ||
             { cat .gpu/pip.txt && exit 1; }
     done
     if [ -n "$archive" ]; then cp "$archive" .gpu/data/; fi
+    if [ $# -gt 0 ]; then mkdir .gpu/earlier && cp -- "$@" .gpu/earlier/; fi
     du -sh .gpu
 }
 

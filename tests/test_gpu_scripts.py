@@ -234,3 +234,23 @@ def test_a_damaged_archive_loses_itself_alone(machine, collect, monkeypatch):
     assert done.returncode == 1 and f"{archives[0]}: not unpacked whole" in done.stderr
     for number in (1, 2):
         assert Path(f"results/store/recover/{number}.safetensors").read_bytes() == expected[number]
+
+
+def test_what_one_machine_made_travels_to_the_next(machine, collect, monkeypatch):
+    monkeypatch.chdir(machine)
+    (machine / ".git" / "info").mkdir(parents=True)
+    (machine / ".git" / "info" / "exclude").touch()
+    (machine / "data").mkdir()
+    (machine / "data" / "cifar10-jpeg.tar.xz").write_text("images")
+    write("results/store/recover/first.safetensors", 4_000)
+    expected = Path("results/store/recover/first.safetensors").read_bytes()
+    collect.main(Path("results"), machine.parent / "out")
+    shutil.rmtree("results")
+    archives = sorted(map(str, (machine.parent / "out").iterdir()))
+    done = shell(machine, "benchmarks/studies/gpu.sh", "pack", *archives)
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("TARGETS", "results/any/acc.json")
+    done = shell(machine, "benchmarks/studies/gpu.sh", "run", "1")
+    assert Path("results/store/recover/first.safetensors").read_bytes() == expected, done.stderr
+    done = shell(machine, "benchmarks/studies/gpu.sh", "pack")
+    assert done.returncode == 0 and not (machine / ".gpu" / "earlier").exists(), "those of another day stay here"

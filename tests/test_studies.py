@@ -1,8 +1,10 @@
 """Recorded studies: their files are there, their runs can be planned, and every measured run is one of them."""
 
 import csv
+import importlib.util
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from gvbsm.config.project import comparison, load_config
@@ -62,3 +64,19 @@ def test_the_index_is_short_and_names_every_study():
     assert len(index.splitlines()) <= 150
     for study in STUDIES:
         assert f"studies/{study}/README.md)" in index and f"({study}/README.md)" in overview, study
+
+
+def test_the_figure_of_steps_has_each_measured_point_and_no_other(tmp_path, monkeypatch):
+    """Of made-up accuracies, one of them missing."""
+    spec = importlib.util.spec_from_file_location("steps_figure", BENCHMARKS / "studies" / "steps_figure.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    table = pd.read_csv(BENCHMARKS / "studies" / "steps-cifar10" / "table.csv")
+    table["distilled"], table["random_soft"] = 50.0 + table.index, 40.0 + table.index
+    table.loc[3, "distilled"] = float("nan")
+    table[["distilled_std", "random_soft_std"]] = 1.0
+    weak, strong = script.figure_of(table).axes
+    assert (weak.get_title(), strong.get_title()) == ("teachers of 80 %", "teachers of 86 %")
+    distilled, random = (container.lines[0] for container in weak.containers)
+    assert distilled.get_xdata().tolist() == [300, 1000, 4000, 20000] and distilled.get_ydata().tolist() == [50, 51, 52, 54]
+    assert random.get_xdata().tolist() == [300, 1000, 4000, 10000, 20000]

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Accuracy studies on a borrowed GPU: what is missing, in order of worth; every result is written at once, and the end comes in time.
 #
-#   benchmarks/studies/gpu.sh pack            here: wheels for the borrowed machine and the data, into .gpu/, which is not tracked
+#   benchmarks/studies/gpu.sh pack [ARCHIVES] here: wheels for the borrowed machine, the data and what came back from an earlier
+#                                             one, into .gpu/, which is not tracked
 #   benchmarks/studies/gpu.sh run SECONDS     there: makes TARGETS; $OUT/results.N.tar.gz hold what there is, anew after every minute
 #   benchmarks/studies/gpu.sh unpack ARCHIVES here: adds what came back to results/
 #
@@ -14,7 +15,8 @@ cd "$(dirname "$0")/../.."
 NEEDS_DATA=yes # for pack
 
 # A line is made at once: what it has in common, and jobs for which one alone leaves no work. What table.csv has is not here.
-# Teachers are made there: one of a ResNet18 has 45 MB, and 64 MiB travel in all.
+# Teachers are made there: one of a ResNet18 has 45 MB, and 64 MiB travel in all. Without them a target that needs labels or
+# images trains its teachers again, and keeps what else an earlier machine made.
 TARGETS=${TARGETS:-$(
     cat << 'TARGETS'
 results/paper-cifar10.convnet/ipc50-published/acc.json results/paper-cifar10.resnet18/ipc50-published/acc.json results/paper-cifar10.paper/ipc10-images1/acc.json
@@ -30,6 +32,7 @@ TARGETS
 run() {
     local end=$((SECONDS + $1 - 30)) out=${OUT:?expected the folder for results in OUT}
     install
+    [ ! -d .gpu/earlier ] || unpack .gpu/earlier/*
     if [ -d .gpu/wheels ]; then
         python3 -m pip install --quiet --no-index --no-deps --no-build-isolation -e . 2> "$out/install.txt" ||
             export PYTHONPATH=$PWD # without setuptools: `python -m gvbsm`

@@ -207,8 +207,7 @@ class Recover(RecoverShard):
         description="`group`: batches of groups; `class_major` (published): the list by class, cut every `batch_size`."
     )
     shard_batches: Count = Field(
-        description="Batches per job. They change no byte of an image, unless `compile` is on and they decide whether it pays on a "
-        "GPU.",
+        description="Batches per job. They change no byte of an image, but where `compile` on a GPU pays only for many.",
         json_schema_extra=unit("batches"),
     )
     views: Literal["relabel"] | None = Field(

@@ -63,7 +63,7 @@ class ImageNet(Files):
         description="Labels of a flat `val`: the development kit (folder, archive or its text file), or LOC_val_solution.csv.",
     )
     classes: Classes | None = Field(
-        default=None, description="WordNet ids of the classes that are read, or the name of a subset; off: all that train has."
+        default=None, description="WordNet ids of the classes that are read, or the name of a subset; off: all."
     )
 
     @model_validator(mode="after")

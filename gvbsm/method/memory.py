@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 # Values of views that are rendered together: a group that fits into a CPU's cache is several times faster; a GPU needs many
-# views to be busy (2**25: a few hundred MB for each copy of them; not measured on one yet).
+# views to be busy (2**25: a few hundred MB for each copy of them; other sizes have not been tried on one).
 RENDERED = {"cpu": 2**20, "cuda": 2**25, "mps": 2**23}
 # Through a network in eval mode: 500 images of 32 px on a CPU, and no more memory at 224 px (EfficientNet-B0: 100 bytes a
 # value). A GPU needs more images to be busy.
