@@ -44,6 +44,7 @@ def small(monkeypatch):
     return Namespace(setting=None, backbone="", precision="", batch=None, repeats=1, compile=False)
 
 
+@pytest.mark.nightly("stages")
 def test_it_times_every_teacher_and_the_cycle(small, capsys):
     step.run(CPU, small)
     printed = capsys.readouterr().out

@@ -35,6 +35,7 @@ def train(seed: int = 0, **changes: str) -> float:
     return float(done.stdout.removesuffix(" %\n"))
 
 
+@pytest.mark.nightly("pages")
 def test_the_program_that_trains_a_student_runs_and_is_short(published_run):
     lines = [line for line in PYTHON.splitlines() if line and not line.startswith(("import", "from"))]
     assert len(lines) <= 15

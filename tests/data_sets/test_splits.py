@@ -364,7 +364,7 @@ def test_a_process_ends_whatever_is_raised_in_it_or_its_workers(end, mine):
     assert "atexit" not in err
 
 
-@pytest.mark.parametrize("count", [2_000, pytest.param(100_000, marks=pytest.mark.nightly("stages"))])
+@pytest.mark.parametrize("count", [500, pytest.param(100_000, marks=pytest.mark.nightly("stages"))])
 def test_a_list_of_many_files_takes_less_than_a_kilobyte_of_memory_for_each(count, tmp_path):
     """ImageNet has 1.28 million: about half a gigabyte."""
     for number in range(-(-count // 10_000)):
@@ -396,6 +396,7 @@ print((peak() - before) / Path("x.safetensors").stat().st_size)
 """
 
 
+@pytest.mark.nightly("stages")
 def test_packed_images_are_in_memory_once(tmp_path, monkeypatch):
     """Ten classes of ImageNet at 224 px are 2 GB. As the stage does it, which also chooses how memory is kept."""
     monkeypatch.chdir(tmp_path)

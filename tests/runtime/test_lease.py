@@ -84,6 +84,7 @@ def test_a_killed_holder_frees_its_device():
     assert out.strip() == "0" and "waiting for 1 of the GPUs" in error
 
 
+@pytest.mark.nightly("processes")
 def test_a_killed_waiter_keeps_nothing():
     first = holder(3)
     waiting = start(2, "true")  # has taken the fourth and waits for another
@@ -94,6 +95,7 @@ def test_a_killed_waiter_keeps_nothing():
     kill(first)
 
 
+@pytest.mark.nightly("processes")
 def test_a_request_for_all_is_not_overtaken_for_ever():
     """Small jobs, one of which is always waiting, do not keep out a large one."""
     holders = [holder(1) for _ in range(4)]
@@ -125,6 +127,7 @@ def test_jobs_that_share_devices(monkeypatch):
     kill(holders[1])
 
 
+@pytest.mark.nightly("processes")
 def test_a_device_that_has_become_free_is_taken_before_half_of_another(monkeypatch):
     monkeypatch.setenv("GVBSM_JOBS_PER_GPU", "2")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")

@@ -405,6 +405,7 @@ def test_no_room_for_a_growing_tensor(tmp_path, monkeypatch):
         Checkpoint(tmp_path, 1e9).tensor("kept", (1000,), torch.float32)
 
 
+@pytest.mark.nightly("processes")
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep freed memory in their own ways")
 def test_freed_memory_is_kept_for_the_next_tensor():
     """Filling 64 MiB again takes few page faults: over 16,000 of 4 KiB if the memory had been handed back.

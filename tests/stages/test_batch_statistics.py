@@ -112,6 +112,7 @@ def stored_logits(path: str) -> torch.Tensor:
     return load_tensors(STORE / path)[0]["values"]
 
 
+@pytest.mark.nightly("stages")
 def test_stored_labels_depend_neither_on_groups_of_views_nor_on_a_stop(workspace, edit_row, make_up_to, monkeypatch):
     edit_row(QUICK)
     planned = make_up_to("relabel")

@@ -74,6 +74,7 @@ def test_5_normalisation_is_the_rows_and_instance_norm_is_named(published_run, e
     assert "BatchNorm2d" not in norms["resnet18_in"] | norms["resnet18_gn"]
 
 
+@pytest.mark.nightly("stages")
 def test_6_the_kept_epoch(published_run, edit_row, make_up_to):
     """Published teachers are those of an early epoch of the full schedule; corrected ones are of the last."""
     edit_row({"squeeze": {"keep_epoch": 1, "epochs": 2}})
@@ -87,6 +88,7 @@ def test_6_the_kept_epoch(published_run, edit_row, make_up_to):
     assert any(not torch.equal(first[name], last[name]) for name in first)
 
 
+@pytest.mark.nightly("stages")
 def test_7_statistics_of_the_teacher_itself_and_of_a_retrained_one(published_run, edit_row, make_up_to):
     own = {artifact.spec.inputs.teacher for artifact in planned("statistics")}
     assert own == {artifact.path for artifact in planned("squeeze")}
@@ -162,6 +164,7 @@ def test_mixup_labels_of_the_mixed_and_the_unmixed_image(published_run, edit_row
     assert not torch.equal(logits["mixed"], logits["unmixed"])
 
 
+@pytest.mark.nightly("stages")
 def test_accuracy_of_teachers_on_unmixed_views_is_that_without_mixing(published_run, edit_row, make_up_to):
     """Views are of the same crops, mixed or not."""
     summaries = {}

@@ -75,7 +75,7 @@ def killed_after_every_iteration(artifact, monkeypatch) -> int:
 
 @pytest.mark.parametrize(
     "change",
-    [name if name in ("residual", "views and early_late") else pytest.param(name, marks=NIGHTLY) for name in CHANGES],
+    [name if name == "views and early_late" else pytest.param(name, marks=NIGHTLY) for name in CHANGES],
 )
 def test_each_makes_other_images_and_the_same_ones_after_kills(change, published_run, edit_row, make_up_to, monkeypatch):
     edit_row({"select": REAL, "recover": {"group": 4, "batch_size": 20}})
@@ -90,6 +90,7 @@ def test_each_makes_other_images_and_the_same_ones_after_kills(change, published
     assert file_hash(STORE / artifact.path) == expected
 
 
+@pytest.mark.nightly("stages")
 def test_together_they_depend_neither_on_shards_nor_on_how_many_images_there_are(published_run, edit_row, make_up_to):
     """As ever: a batch's images follow from the batch alone."""
     edit_row({"select": REAL, "recover": ALL | {"shard_batches": 2}})

@@ -163,6 +163,7 @@ def test_recover_starts_from_selected_images_which_stay_without_iterations(publi
     assert used and all(artifact.spec.inputs.images == [x.path for x in planned if x.stage == "select"] for artifact in used)
 
 
+@pytest.mark.nightly("stages")
 def test_acc_json_has_the_settings_and_the_cost_of_select(published_run, edit_row, make_up_to, make_artifact):
     edit_row({"select": RANDOM, "recover": {"views": "relabel"}, "evaluate": {"baselines": [], "seeds": [0]}})
     accuracies = json.loads(make_artifact(make_up_to("evaluate")[-1]).read_text())

@@ -110,6 +110,7 @@ def test_a_teacher_in_which_nothing_can_be_matched_is_named(published_run, edit_
         make_up_to("recover")
 
 
+@pytest.mark.nightly("stages")
 def test_nothing_is_measured_that_is_not_matched_or_that_teachers_hold(published_run, edit_row, make_up_to):
     _, *with_batchnorm = load_row("tiny").backbones
     edit_row({"backbones": [{"name": backbone.name, "options": backbone.options} for backbone in with_batchnorm]})

@@ -236,6 +236,7 @@ def test_other_settings_are_another_pass(run, change):
     assert not spec.shares_pass(spec.model_copy(update={"inputs": spec.inputs.model_copy(update={"data": "prepare/b"})}))
 
 
+@pytest.mark.nightly("workflow")
 def test_the_rule_asks_for_it(run, run_snakemake):
     paths = [str(STORE / artifact.path) for artifact in run.artifacts]
     done = run_snakemake("-n", "--printshellcmds", "--quiet", "reason", "--", target=paths[0])

@@ -125,6 +125,7 @@ def write_digits(root: Path) -> None:
         Image.fromarray((image * 255 / 16).round().astype(np.uint8)).save(file)
 
 
+@pytest.mark.nightly("stages")
 def test_a_wrong_mapping_is_refused(published_run, edit_row, make_artifact):
     """A teacher of digits among 1,000 outputs, at those of its classes, and at those of the same classes in another order."""
     trained = next(artifact for artifact in published_run if artifact.stage == "squeeze" and "resnet10" in artifact.name)

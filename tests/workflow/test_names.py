@@ -194,6 +194,7 @@ def test_a_data_root_of_any_name_runs_and_nothing_in_it_does(workspace, edit_row
     assert not list(Path().rglob("pwned"))
 
 
+@pytest.mark.nightly("workflow")
 def test_a_target_of_an_odd_name_runs_nothing(workspace):
     """The file of the data set is there, and Snakemake itself is asked."""
     name = "a b'$(touch pwned)"
@@ -224,6 +225,7 @@ def test_a_clone_in_a_folder_of_any_name_runs(name, tmp_path):
     assert len(list(clone.glob("results/store/prepare/*.safetensors"))) == 1
 
 
+@pytest.mark.nightly("workflow")
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -262,6 +262,7 @@ def test_a_missing_receipt_of_what_publish_does_not_read_is_noticed(published_ru
     assert stale()["squeeze"] == len(twins)
 
 
+@pytest.mark.nightly("workflow")
 def test_a_missing_receipt_is_noticed(published_run, stale):
     """Publish asks for all receipts. What was made from the artifact is not made again."""
     labels = next(artifact for artifact in published_run if artifact.stage == "relabel")

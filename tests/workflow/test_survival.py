@@ -16,6 +16,7 @@ from gvbsm.store.plans import STORE
 TARGET = "results/tiny/ipc4/acc.json"
 
 
+@pytest.mark.nightly("workflow")
 def test_a_clock_that_jumps_makes_nothing_stale(stale):
     """Times of ten years to come and ten years gone, in no order."""
     chance = random.Random(0)

@@ -40,8 +40,8 @@ def refused(*arguments: str, snakefile: Path = SNAKEFILE) -> str:
     ("target", "meant"),
     [
         ("results/tiny/ipc4/tabel.csv", "results/tiny/ipc4/table.csv"),
-        ("results/tiny/compare.cvs", "results/tiny/compare.csv"),
-        ("zzz", None),
+        pytest.param("results/tiny/compare.cvs", "results/tiny/compare.csv", marks=NIGHTLY),
+        pytest.param("zzz", None, marks=NIGHTLY),
         pytest.param(
             "results/tiny/ipc4-sre2l/pictures/curve.png", "results/tiny/ipc4-sre2l/pictures/curves.png", marks=NIGHTLY
         ),
@@ -58,12 +58,14 @@ def test_a_target_that_no_rule_makes_is_one_line(target, meant, workspace):
     assert (f"did you mean {meant!r}?" in line) if meant else "did you mean" not in line
 
 
-@pytest.mark.parametrize("option", ["--until", pytest.param("--forcerun", marks=NIGHTLY)])
+@pytest.mark.nightly("workflow")
+@pytest.mark.parametrize("option", ["--until", "--forcerun"])
 def test_a_rule_that_there_is_not_is_one_line(option, workspace):
     assert "target 'sqeeze': expected " in (line := refused(option, "sqeeze", "--", "results/tiny/ipc4/acc.json"))
     assert "did you mean 'squeeze'?" in line
 
 
+@pytest.mark.nightly("workflow")
 def test_a_folder_of_init_may_have_rules_of_its_own(workspace):
     shutil.rmtree("config")
     assert cli.main(["init", "."]) == 0
@@ -81,7 +83,11 @@ def test_a_folder_of_init_may_have_rules_of_its_own(workspace):
         pytest.param(
             ["evaluate", "statistics", "--"], "--until: evaluate needs statistics; name evaluate alone", marks=NIGHTLY
         ),
-        (["prepare", "results/tiny/ipc4/acc.json"], "expected stages, got results/tiny/ipc4/acc.json; put -- before targets"),
+        pytest.param(
+            ["prepare", "results/tiny/ipc4/acc.json"],
+            "expected stages, got results/tiny/ipc4/acc.json; put -- before targets",
+            marks=NIGHTLY,
+        ),
     ],
 )
 def test_what_until_cannot_do_is_one_line(arguments, message, workspace):

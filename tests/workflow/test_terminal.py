@@ -90,6 +90,7 @@ def test_a_failure_is_one_line_with_its_error_and_log(start):
     assert len(lines) == 6
 
 
+@pytest.mark.nightly("workflow")
 def test_a_job_that_is_tried_again_says_so(start):
     """As a job on a cluster that its scheduler has ended."""
     script = "if test -e tried; then touch $1; else touch tried; echo 'gvbsm: the node is gone' >&2; exit 1; fi"
@@ -118,6 +119,7 @@ def test_ctrl_c_ends_with_one_line(start, tmp_path):
     assert len(lines) == 3, lines
 
 
+@pytest.mark.nightly("workflow")
 def test_a_mistake_in_the_workflow_and_other_messages_are_shown(start):
     status, lines, _ = finish(start({"first": "touch $1"}, "results/nothing.txt"))
     assert status == 1 and any("MissingRuleException" in line for line in lines)
@@ -125,6 +127,7 @@ def test_a_mistake_in_the_workflow_and_other_messages_are_shown(start):
     assert finish(start({"first": "touch $1"}))[1] == ["Nothing to be done (all requested files are present and up to date)."]
 
 
+@pytest.mark.nightly("workflow")
 @pytest.mark.parametrize("option", ["-n", pytest.param("--printshellcmds", marks=pytest.mark.nightly("workflow"))])
 def test_snakemake_s_own_text_where_it_is_asked_for(start, option):
     status, lines, out = finish(start({"first": "touch $1"}, option))

@@ -102,7 +102,9 @@ def test_the_picture_shows_every_image(published_run):
     ("changes", "target", "message"),
     [
         ({"squeeze": {"epohcs": 3}}, "results/tiny/ipc4/acc.json", "tiny.yaml: squeeze: unknown setting 'epohcs'"),
-        ({}, "results/tiny/ipc0/acc.json", "run 'ipc0': expected 1 to 100000"),
+        pytest.param(
+            {}, "results/tiny/ipc0/acc.json", "run 'ipc0': expected 1 to 100000", marks=pytest.mark.nightly("workflow")
+        ),
     ],
 )
 def test_snakemake_says_one_line_and_exits_with_one(changes, target, message, edit_row, run_snakemake):
@@ -116,6 +118,7 @@ def test_snakemake_says_one_line_and_exits_with_one(changes, target, message, ed
     assert not list(Path(".snakemake/locks").iterdir()), "the folder is left locked"
 
 
+@pytest.mark.nightly("workflow")
 def test_several_targets_that_were_never_planned(stale):
     """Snakemake lists folders while it plans the first, and must find the plans of the others all the same."""
     shutil.rmtree("results")
@@ -123,6 +126,7 @@ def test_several_targets_that_were_never_planned(stale):
     assert several["publish"] == 3
 
 
+@pytest.mark.nightly("workflow")
 def test_a_mistake_in_config_yaml(run_snakemake):
     Path("config/config.yaml").write_text("targets: [results/tiny/ipc4/acc.json]\ndata_rot: data\n")
     done = run_snakemake("-n", target="")
@@ -198,6 +202,7 @@ def test_a_failing_job_shows_its_line(published_run, run_snakemake):
     assert not (Path("results/store") / teacher.path).exists()
 
 
+@pytest.mark.nightly("workflow")
 def test_lint_from_another_folder(tmp_path):
     """From the clone itself, .ci/run lints."""
     command = [sys.executable, "-m", "snakemake", "--lint", "-s", str(ROOT / "workflow" / "Snakefile")]
