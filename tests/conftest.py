@@ -123,8 +123,7 @@ def write_workspace(folder: Path) -> None:
 def published_clone(shared_folder: Callable[..., Path]) -> Path:
     """A clone of the project in which tiny's run of IPC 4 is published.
 
-    One process makes all artifacts but the last two: twenty processes would spend most of their time on importing torch.
-    Snakemake trains the last student and publishes.
+    One process makes all artifacts: twenty would spend most of their time on importing torch. Snakemake publishes.
     """
 
     def make_it(folder: Path) -> None:
@@ -133,12 +132,12 @@ def published_clone(shared_folder: Callable[..., Path]) -> Path:
         write_workspace(folder)
         threads = torch.get_num_threads()
         with contextlib.chdir(folder):
-            for artifact in plan("tiny", 4)[:-2]:
+            for artifact in plan("tiny", 4)[:-1]:
                 make(artifact)
         torch.set_num_threads(threads)  # stages set it
         done = snakemake(folder, "--cores", "2")
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "\n2 jobs: 1 evaluate, 1 publish. " in done.stderr, done.stderr
+        assert "1 publish" in done.stderr, done.stderr
 
     return shared_folder("published", make_it)
 
