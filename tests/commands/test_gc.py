@@ -21,6 +21,7 @@ from gvbsm.pipeline.stage import Artifact
 from gvbsm.store import keys
 from gvbsm.store.code import PACKAGE
 from gvbsm.store.job import Job
+from gvbsm.store.keys import key
 from gvbsm.store.locks import lock_file
 from gvbsm.store.plans import PLANS, STORE, plan_file, target_file
 from gvbsm.store.progress import progress_file
@@ -119,6 +120,7 @@ def test_needed_by_a_published_run(planned_for, fill_store, edit_row, capsys):
     accuracies = json.loads(file.read_text())
     for twin in accuracies["provenance"]["spec"]["inputs"].pop("twins"):
         del accuracies["provenance"]["artifacts"][twin]
+    accuracies["key"] = key(accuracies["provenance"]["spec"])
     file.write_text(json.dumps(accuracies))
     edit_row({"statistics": {"measured_in": "teacher"}, "recover": {"iterations": 7}})
     if planned_for == "receipts":
