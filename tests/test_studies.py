@@ -4,9 +4,13 @@ import csv
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
+from PIL import Image
 
+import gvbsm
 from gvbsm.config.project import comparison, load_config
 from gvbsm.pipeline.graph import plan_run
 from gvbsm.store.code import PACKAGE
@@ -80,3 +84,16 @@ def test_the_figure_of_steps_has_each_measured_point_and_no_other(tmp_path, monk
     distilled, random = (container.lines[0] for container in weak.containers)
     assert distilled.get_xdata().tolist() == [300, 1000, 4000, 20000] and distilled.get_ydata().tolist() == [50, 51, 52, 54]
     assert random.get_xdata().tolist() == [300, 1000, 4000, 10000, 20000]
+
+
+def test_tiles_are_the_first_images_of_the_classes_asked_for(published_run):
+    spec = importlib.util.spec_from_file_location("tiles", BENCHMARKS / "studies" / "tiles.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    script.main("results/tiny/ipc4", "tiles.png", "3", "0")
+    data = gvbsm.load("results/tiny/ipc4")
+    with Image.open("tiles.png") as picture:
+        drawn = torch.from_numpy(np.array(picture))
+    for place, label in enumerate((3, 0)):
+        expected = data.images[torch.tensor([4 * label])][0, 0]
+        assert data.labels[4 * label] == label and torch.equal(drawn[:, 8 * place : 8 * place + 8, 1], expected)
