@@ -24,13 +24,13 @@ def run(device: torch.device, options: Namespace) -> None:
     batch = options.batch or (setting.gpu_batch if device.type == "cuda" else setting.batch)
     for name in chosen(setting, options):
         print(f"\nmemory of an iteration's tensors: {name}, batch {batch}, 224 px, float32")
-        found = {}
+        peaks = {}
         for how in HOWS if compiled else HOWS[:-1]:
             command = [sys.executable, "-m", "benchmarks.memory", name, how, str(batch), str(device)]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
-            found[how] = float(done.stdout.split()[-1])
-            ratio = f"{found[how] / found['plain hooks']:6.2f} of the plain hooks'" if "plain hooks" in found else ""
-            print(f"  {how:<16} {found[how] / 2**20:7.0f} MiB  {ratio}")
+            peaks[how] = float(done.stdout.split()[-1])
+            ratio = f"{peaks[how] / peaks['plain hooks']:6.2f} of the plain hooks'" if "plain hooks" in peaks else ""
+            print(f"  {how:<16} {peaks[how] / 2**20:7.0f} MiB  {ratio}")
 
 
 def measure(name: str, how: str, batch: int, device: torch.device) -> float:

@@ -35,17 +35,17 @@ def patch_moments(x_BCHW: Tensor, patch: int) -> tuple[Tensor, Tensor]:
 def all_moments(module: nn.Module, x_BCHW: Tensor, patch: int) -> dict[str, Tensor]:
     """What is matched of a layer's input."""
     mean, var = channel_moments(x_BCHW)
-    found = {"channel_mean": mean, "channel_var": var}
+    result = {"channel_mean": mean, "channel_var": var}
     if isinstance(module, nn.Conv2d):
-        found["patch_mean"], found["patch_var"] = patch_moments(x_BCHW, patch)
-    return found
+        result["patch_mean"], result["patch_var"] = patch_moments(x_BCHW, patch)
+    return result
 
 
 def measure(model: nn.Module, x_BCHW: Tensor, patch: int) -> dict[str, dict[str, Tensor]]:
     """Targets: what is matched of every layer's input, of one batch."""
-    found: dict[str, dict[str, Tensor]] = {}
+    result: dict[str, dict[str, Tensor]] = {}
     hooks = [
-        module.register_forward_pre_hook(lambda m, i, name=name: found.update({name: all_moments(m, i[0], patch)}))
+        module.register_forward_pre_hook(lambda m, i, name=name: result.update({name: all_moments(m, i[0], patch)}))
         for name, module in model.named_modules()
         if isinstance(module, (nn.Conv2d, nn.BatchNorm2d))
     ]
@@ -53,7 +53,7 @@ def measure(model: nn.Module, x_BCHW: Tensor, patch: int) -> dict[str, dict[str,
         model(x_BCHW)
     for hook in hooks:
         hook.remove()
-    return found
+    return result
 
 
 class Hooks:

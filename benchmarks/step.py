@@ -304,7 +304,7 @@ def _profile(setting: Setting, problem: Problem, way: Way, device: torch.device)
             seconds = time.perf_counter() - started
     averages = profiled.key_averages()
     # On a GPU calls of the host carry the time of their kernels a second time.
-    kernels = [one for one in averages if one.device_type == DeviceType.CUDA and not one.is_user_annotation]
+    kernels = [average for average in averages if average.device_type == DeviceType.CUDA and not average.is_user_annotation]
     busy = sum(getattr(average, order) for average in (kernels if on_gpu else averages)) / 1e6
     print(f"{1e3 * seconds / count:.3f} ms an iteration under the profiler, {1e3 * busy / count:.3f} busy")
     print(*recovery.passes, sep="\n")

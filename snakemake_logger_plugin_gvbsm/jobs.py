@@ -78,7 +78,7 @@ def without_keys(text: str) -> str:
     return _KEY.sub("", text)
 
 
-def found(receipt: Receipt) -> str:
+def result_of(receipt: Receipt) -> str:
     """What a job found, by the summary in its receipt: accuracy, numbers of what it made, bytes."""
     summary = receipt["summary"]
     parts = [_accuracy(summary["top1"])] if summary.get("top1") is not None else []

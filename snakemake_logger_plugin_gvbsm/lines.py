@@ -9,7 +9,7 @@ from gvbsm.errors import UserError
 from gvbsm.format import readable_seconds
 from gvbsm.pictures.table import accuracy_lines
 from gvbsm.store.run import ACCURACIES, REPORT, read_published
-from snakemake_logger_plugin_gvbsm.jobs import Job, found, without_keys
+from snakemake_logger_plugin_gvbsm.jobs import Job, result_of, without_keys
 
 _TABLES = 5  # runs whose accuracies are shown at the end
 _SHOWN = 3  # running jobs that are shown at a time
@@ -70,7 +70,7 @@ def finished_lines(job: Job, done: int, total: int) -> list[str]:
         return []
     receipt = job.receipt()
     seconds = receipt["seconds"] if receipt else (job.finish or job.start) - job.start
-    what = found(receipt) if receipt else job.output[0]
+    what = result_of(receipt) if receipt else job.output[0]
     line = f"[{done:>{len(str(total))}}/{total}] {job.title:<46} {readable_seconds(seconds):>8}  {what}"
     return [line, *(f"    {note}" for note in _notes(job))]
 

@@ -57,8 +57,8 @@ def _warning(published: list[Published]) -> str:
     protocols: dict[tuple[str, str], list[Protocol]] = {}
     for run in published:
         for student in run.accuracies["students"]:
-            if found := protocol(run, student):
-                protocols.setdefault((run.accuracies["dataset"], student), []).append(found)
+            if shared := protocol(run, student):
+                protocols.setdefault((run.accuracies["dataset"], student), []).append(shared)
     differing: dict[tuple[str, str], list[str]] = {}
     for (dataset, student), several in protocols.items():
         if parts := parts_that_differ(several):

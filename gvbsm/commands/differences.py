@@ -46,7 +46,9 @@ def differences(published: list[Published], everything: bool = False) -> str:
     if len(published) < 2:
         return ""
     nested = [run.accuracies.get("settings", {}) for run in published]
-    runs = [_settings(one, {stage for other in nested for stage in other if _is_by_network(other[stage])}) for one in nested]
+    runs = [
+        _settings(stages, {stage for other in nested for stage in other if _is_by_network(other[stage])}) for stages in nested
+    ]
     differing = [line for setting in sorted(set().union(*runs)) if len(set((line := _line(setting, runs)).values)) > 1]
     if not differing:
         return "\nno setting differs\n"
@@ -70,12 +72,12 @@ def _is_by_network(of_stage: Any) -> bool:
 
 def _settings(nested: Json, by_network: set[str]) -> dict[_Setting, str]:
     """The settings of a run, each with its value as JSON."""
-    found: dict[_Setting, str] = {}
+    settings: dict[_Setting, str] = {}
     for stage, of_stage in nested.items():
         is_by_network = stage in by_network and isinstance(of_stage, Mapping)
         for network, part in of_stage.items() if is_by_network else [("", of_stage)]:
-            found |= {_Setting(stage, network, name): json.dumps(value) for name, value in flat(part).items()}
-    return found
+            settings |= {_Setting(stage, network, name): json.dumps(value) for name, value in flat(part).items()}
+    return settings
 
 
 def _line(setting: _Setting, runs: list[dict[_Setting, str]]) -> _Line:
@@ -105,7 +107,7 @@ def _whole(stage: str, lines: list[_Line]) -> _Line:
     names = [line.setting.name for line in lines]
     per_run = [map(json.loads, column) for column in zip(*(line.values for line in lines), strict=True)]
     given = [{name: value for name, value in zip(names, run, strict=True) if value is not None} for run in per_run]
-    values = tuple(json.dumps(one or None) for one in given)
+    values = tuple(json.dumps(of_run or None) for of_run in given)
     return _Line(stage, _Setting(stage, "", ""), values, frozenset(line.setting for line in lines))
 
 
@@ -120,14 +122,15 @@ def _of_networks(stage: str, lines: list[_Line], runs: list[dict[_Setting, str]]
     labels = [list(dict.fromkeys(setting.network for setting in run if setting.stage == stage)) for run in runs]
     common = set(labels[0]).intersection(*labels[1:])
     result = []
-    if any(set(one) != common for one in labels):
+    if any(set(of_run) != common for of_run in labels):
         of_others = frozenset(line.setting for line in lines if line.setting.network not in common)
-        names = tuple(json.dumps(", ".join(one)) for one in labels)
+        names = tuple(json.dumps(", ".join(of_run)) for of_run in labels)
         result.append(_Line(_WHO.get(stage, stage), _Setting(stage, "", ""), names, of_others))
     for name in dict.fromkeys(line.setting.name for line in lines):
         own = [line for line in lines if line.setting.name == name]
         values = [
-            {run.get(_Setting(stage, label, name), "null") for label in one} for run, one in zip(runs, labels, strict=True)
+            {run.get(_Setting(stage, label, name), "null") for label in of_run}
+            for run, of_run in zip(runs, labels, strict=True)
         ]
         if name.startswith("network.") or any(len(of_run) != 1 for of_run in values):
             result += [line for line in own if line.setting.network in common]

@@ -158,8 +158,8 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _sections(kind: str, study: str) -> dict[str, Json]:
-    found = read_study(study) if study else None
-    return found.sections(kind) if found else {}
+    content = read_study(study) if study else None
+    return content.sections(kind) if content else {}
 
 
 def _source(kind: str, study: str, section: str) -> Source:

@@ -36,11 +36,11 @@ def one_line(error: ValidationError, model: type[BaseModel], origin: dict[Place,
     """The first mistake of a validation, with the file it stands in; `origin` has the latest settings last."""
     text, at = describe(error, model), place(error)
     if at:
-        found = [at[:n] for n in range(len(at), 0, -1) if at[:n] in origin]
+        places = [at[:n] for n in range(len(at), 0, -1) if at[:n] in origin]
     else:  # a check of the whole row names settings that do not fit each other: who gave the last of them may not know the rest
         named = {tuple(name.split(".")) for name in re.findall(r"\w+(?:\.\w+)*", text)}
-        found = [place for place in reversed(origin) if place in named]
-    return f"{origin[found[0]] if found else next(reversed(origin.values()))}: {text}"
+        places = [place for place in reversed(origin) if place in named]
+    return f"{origin[places[0]] if places else next(reversed(origin.values()))}: {text}"
 
 
 def dotted(place: Place) -> str:

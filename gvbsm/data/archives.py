@@ -51,11 +51,11 @@ def read_members(root: Path, left_out: LeftOut | None = None) -> Iterator[Member
 
 def _check_kind(root: Path) -> None:
     """Raise UserError if the file is another one than its name says."""
-    found, is_zip = what_file(root), root.suffix.lower() == ".zip"
-    if found and found.what not in ((ZIP,) if is_zip else (TAR, *PACKED)):
-        rename = "give it the ending of what it is" if found.what in (ZIP, TAR, *PACKED) else "put the right file there"
+    file_kind, is_zip = what_file(root), root.suffix.lower() == ".zip"
+    if file_kind and file_kind.what not in ((ZIP,) if is_zip else (TAR, *PACKED)):
+        rename = "give it the ending of what it is" if file_kind.what in (ZIP, TAR, *PACKED) else "put the right file there"
         kind = ZIP if is_zip else TAR
-        raise UserError(f"{root}: expected {kind}, as its name says, got {found.what}; {found.remedy or rename}")
+        raise UserError(f"{root}: expected {kind}, as its name says, got {file_kind.what}; {file_kind.remedy or rename}")
 
 
 class _Header(tarfile.TarInfo):

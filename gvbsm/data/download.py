@@ -38,8 +38,8 @@ def ensure(what: str, path: Path, url: str, md5: str, hint: str = "") -> None:
     except OSError as error:
         raise UserError(f"{what}: {path}: cannot be read: {error.strerror}; put the file from {url} there") from None
     if digest != md5:
-        found = what_file(path)
-        got = f"{digest} ({found.what})" if found and found.what not in (ZIP, TAR, *PACKED) else digest
+        file_kind = what_file(path)
+        got = f"{digest} ({file_kind.what})" if file_kind and file_kind.what not in (ZIP, TAR, *PACKED) else digest
         raise UserError(f"{what}: {path}: expected MD5 {md5}, got {got}; delete it, or put the file from {url} there")
 
 

@@ -119,10 +119,10 @@ def decoding(where: str, content: bytes | None = None) -> Iterator[None]:
 
 
 def _other_content(content: bytes) -> tuple[str, str]:
-    found = what_it_is(content[:HEAD])
-    if found is None:
+    file_kind = what_it_is(content[:HEAD])
+    if file_kind is None:
         return "no format that is known", ""
-    return (f"{found.what} that is damaged", "") if found.what in IMAGES else found
+    return (f"{file_kind.what} that is damaged", "") if file_kind.what in IMAGES else file_kind
 
 
 def open_image(where: str, content: bytes, mode: str) -> Image.Image:

@@ -109,8 +109,8 @@ def check_folders_above(path: Path) -> None:
     """Raise UserError if something above a path is a file, such as an archive that was not unpacked."""
     for above in path.parents:
         if above.is_file():
-            found = what_file(above)
-            what, remedy = found or Found("a file")
+            file_kind = what_file(above)
+            what, remedy = file_kind or Found("a file")
             unpack = "unpack it" if what in (ZIP, TAR, *PACKED) else "correct the path"
             raise UserError(f"{above}: expected a folder, got {what}; {remedy or unpack}")
 

@@ -108,7 +108,7 @@ def walk(root: Path, left_out: LeftOut | None = None) -> Iterator[tuple[Path, bo
                     files.append(path)
                     continue
                 real = Path(os.path.realpath(path)) if entry.is_symlink() else above[-1] / entry.name
-                if any(one.is_relative_to(real) for one in above):
+                if any(folder.is_relative_to(real) for folder in above):
                     left_out.add_link(path.relative_to(root))
                 else:
                     inner.append((path, [*above, real]))

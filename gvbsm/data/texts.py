@@ -65,12 +65,14 @@ def _cells(line: Line, delimiter: str) -> list[str]:
 
 
 def _decode(where: str, content: bytes) -> str:
-    found = what_it_is(content[:HEAD])
-    if found and any(kind in found.what for kind in _NO_TEXTS):
-        raise UserError(f"{where}: expected a text, got {found.what}; {found.remedy}")
+    file_kind = what_it_is(content[:HEAD])
+    if file_kind and any(kind in file_kind.what for kind in _NO_TEXTS):
+        raise UserError(f"{where}: expected a text, got {file_kind.what}; {file_kind.remedy}")
     text = _decoded(content)
     if "\0" in text:
-        raise UserError(f"{where}: expected a text, got {found.what if found else 'other bytes'}; put the right file there")
+        raise UserError(
+            f"{where}: expected a text, got {file_kind.what if file_kind else 'other bytes'}; put the right file there"
+        )
     if not text.strip():
         raise UserError(f"{where}: expected a text, got blanks alone; fetch it again")
     return text

@@ -74,11 +74,11 @@ def _read_safetensors(path: Path, where: str) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     _check_file(path, where)
-    found = what_file(path)
-    if found and found.what != SAFETENSORS:
-        saved_by_torch = found.what in (ZIP, PICKLE)
+    file_kind = what_file(path)
+    if file_kind and file_kind.what != SAFETENSORS:
+        saved_by_torch = file_kind.what in (ZIP, PICKLE)
         remedy = "if torch saved it, call it .pth" if saved_by_torch else "put the right file there"
-        raise UserError(f"{where}: expected a safetensors file, got {found.what}; {found.remedy or remedy}")
+        raise UserError(f"{where}: expected a safetensors file, got {file_kind.what}; {file_kind.remedy or remedy}")
     try:
         return dict(load_file(path))
     except Exception as error:  # damaged bytes make the reader raise almost anything
@@ -96,19 +96,19 @@ def _check_file(path: Path, where: str) -> None:
 
 def _other_kind(path: Path) -> tuple[str, str] | None:
     """What a file is, and what to do, if torch.save did not write it."""
-    found = what_file(path)
-    if found is None:
+    file_kind = what_file(path)
+    if file_kind is None:
         return None
-    if found.what == PICKLE:
+    if file_kind.what == PICKLE:
         with path.open("rb") as file:
             return None if _MAGIC in file.read(HEAD) else ("a pickle that torch did not write", "")
-    if found.what == ZIP:
+    if file_kind.what == ZIP:
         return _other_zip(path)
-    if found.what == SAFETENSORS:
-        return found.what, "give it the ending .safetensors"
-    if found.what == TAR:
+    if file_kind.what == SAFETENSORS:
+        return file_kind.what, "give it the ending .safetensors"
+    if file_kind.what == TAR:
         return _other_tar(path)
-    return found.what, found.remedy
+    return file_kind.what, file_kind.remedy
 
 
 def _other_zip(path: Path) -> tuple[str, str] | None:

@@ -179,8 +179,8 @@ class Tiling(NamedTuple):
     def parts(self, shape: Sequence[int], kinds: int) -> list[tuple[int, int]]:
         """Of the sums of channels, and of those of positions: how many there are, and of how many parts each."""
         _, channels, height, width = shape
-        found = (2 * channels, self.tiles * self.shares), (kinds * height * width, self.blocks * self.shares)
-        return [(length, count) for length, count in found if length]
+        sums = (2 * channels, self.tiles * self.shares), (kinds * height * width, self.blocks * self.shares)
+        return [(length, count) for length, count in sums if length]
 
 
 def places(shapes: Sequence[Sequence[int]], kinds: Sequence[int], device: torch.device) -> Tensor:

@@ -99,8 +99,8 @@ class Measuring:
         kinds = {id(x): self._sums_of([layer for layer in inputs if inputs[layer] is x], x, kernels) for x in maps}
         # First the maps that are read, then those whose layers have summed them.
         maps.sort(key=lambda x: kinds[id(x)] == kernels.CHANNELS and id(x) in parts)
-        found = [parts[id(x)] for x in maps if kinds[id(x)] == kernels.CHANNELS and id(x) in parts]
-        read = maps[: len(maps) - len(found)]
+        summed = [parts[id(x)] for x in maps if kinds[id(x)] == kernels.CHANNELS and id(x) in parts]
+        read = maps[: len(maps) - len(summed)]
         places = {id(x): at for at, x in enumerate(maps)}
         place_of = {layer: places[id(x_BCHW)] for layer, x_BCHW in inputs.items()}
         shapes, sums_of = [tuple(x.shape) for x in maps], [kinds[id(x)] for x in maps]
@@ -110,13 +110,13 @@ class Measuring:
             device = maps[0].device
             self._matrices[key] = (
                 kernels.places(shapes[: len(read)], sums_of[: len(read)], device),
-                kernels.AddedUp.table([part.shape for part in found], device),
+                kernels.AddedUp.table([part.shape for part in summed], device),
                 kernels.Matrix.of(rows, columns, weights, 2 * self.size, device),
                 kernels.Matrix.of(columns, rows, weights, width, device),
             )
         places_T5, table_T5, matrix, transposed = self._matrices[key]
         sums = [kernels.map_sums(read, sums_of[: len(read)], places_T5)] if read else []
-        sums += [kernels.AddedUp.apply(table_T5, *found)] if found else []
+        sums += [kernels.AddedUp.apply(table_T5, *summed)] if summed else []
         mean, square = kernels.linear(torch.cat(sums), matrix, transposed).chunk(2)
         return torch.cat([mean, square - mean.square()])
 
@@ -140,9 +140,9 @@ class Measuring:
         for layer, kind, size in self.segments:
             if layer in places:
                 shape, start = shapes[places[layer]], starts[places[layer]]
-                found = _channel_entries(shape) if kind == "channel" else _patch_entries(shape, self.patch)
-                self._check(layer, kind, int(found[0][0].max()) + 1, size)
-                for half, (row_E, column_E, weight_E) in zip((0, self.size), found, strict=True):
+                entries_of = _channel_entries(shape) if kind == "channel" else _patch_entries(shape, self.patch)
+                self._check(layer, kind, int(entries_of[0][0].max()) + 1, size)
+                for half, (row_E, column_E, weight_E) in zip((0, self.size), entries_of, strict=True):
                     entries.append((row_E + first + half, column_E + start, weight_E))
             first += size
         row_E, column_E, weight_E = (torch.cat(parts) for parts in zip(*entries, strict=True))
@@ -185,6 +185,6 @@ def _patch_entries(shape: Sequence[int], patch: int) -> tuple[_Entries, _Entries
         columns = 2 * channels + number * height * width + i.unsqueeze(1) * width + j
         return rows.flatten(), columns.flatten(), weights.flatten()
 
-    found = [entries(*part) for part in squares]
-    rows, columns, weights = (torch.cat(parts) for parts in zip(*found, strict=True))
+    of_squares = [entries(*part) for part in squares]
+    rows, columns, weights = (torch.cat(parts) for parts in zip(*of_squares, strict=True))
     return entries(0, down[0], across[0], 1.0), (rows, columns, weights)

@@ -177,7 +177,7 @@ class Recovery:
         }
         for matcher, average_N, started in zip(self.matchers, state["averages"], state["started"], strict=True):
             matcher.average_N.copy_(average_N)
-            matcher.started = [bool(one) for one in started]
+            matcher.started = [bool(has_started) for has_started in started]
 
     def _rounds_of(self, joins: list[int]) -> list[Round]:
         """Who takes part in each round; one object for rounds of the same images."""

@@ -54,7 +54,7 @@ def _line(axes: Axes, rows: pd.DataFrame, value: str, marker: str, look: dict[st
     known = rows.dropna(subset=[value])
     if known.empty:
         return
-    found = known.groupby("epoch")[value].agg(["mean", "std"])
-    axes.plot(found.index, found["mean"], marker=marker if len(found) <= _MANY else None, markersize=5, **look)
-    std = found["std"].fillna(0)
-    axes.fill_between(found.index, found["mean"] - std, found["mean"] + std, color=look["color"], alpha=0.2, linewidth=0)
+    spread = known.groupby("epoch")[value].agg(["mean", "std"])
+    axes.plot(spread.index, spread["mean"], marker=marker if len(spread) <= _MANY else None, markersize=5, **look)
+    std = spread["std"].fillna(0)
+    axes.fill_between(spread.index, spread["mean"] - std, spread["mean"] + std, color=look["color"], alpha=0.2, linewidth=0)

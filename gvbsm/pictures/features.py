@@ -54,8 +54,10 @@ def embed(features_NF: np.ndarray, perplexity: float, seed: int) -> np.ndarray:
 
     most = max(1.0, (len(features_NF) - 1) / 3)
     with threadpool_limits(1):  # more change the order of sums
-        found = TSNE(perplexity=min(perplexity, most), init="pca", learning_rate="auto", random_state=seed % 2**32, n_jobs=1)
-        return np.asarray(found.fit_transform(features_NF.astype(np.float64)))
+        embedding = TSNE(
+            perplexity=min(perplexity, most), init="pca", learning_rate="auto", random_state=seed % 2**32, n_jobs=1
+        )
+        return np.asarray(embedding.fit_transform(features_NF.astype(np.float64)))
 
 
 def _panel(axes: Axes, real_N2: np.ndarray, distilled_N2: np.ndarray, seen: Seen, names: dict[int, str]) -> None:

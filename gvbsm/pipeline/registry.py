@@ -89,7 +89,7 @@ def planned_beside(path: str) -> list[Artifact]:
             if file.suffix == ".json" and path in file.read_text(encoding="utf-8"):
                 _, raw = read_plan_file(file)
                 lists = [value for value in (raw.get("inputs") or {}).values() if isinstance(value, list) and path in value]
-                paths |= dict.fromkeys(other for one in lists for other in one if other != path)
+                paths |= dict.fromkeys(other for paths_of_list in lists for other in paths_of_list if other != path)
     artifacts = []
     for other in paths:
         with contextlib.suppress(UserError):

@@ -63,10 +63,10 @@ def export(run: Path, form: str, out: Path, licence: str | None = None) -> str:
         written = _write_images(published, form, classes, folder)
         manifest = _manifest(published, form, *written, _copy_labels(published, folder))
         source = source_of(data.source.kind, licence)
-        _write(folder / CLASSES, [one.model_dump() for one in classes])
+        _write(folder / CLASSES, [exported.model_dump() for exported in classes])
         (folder / "README.md").write_text(card(published, manifest, classes, source), encoding="utf-8")
         _write(folder / MANIFEST, manifest.model_dump())
-    labels = sum((out / one.file).stat().st_size for one in manifest.labels)
+    labels = sum((out / labels.file).stat().st_size for labels in manifest.labels)
     with_labels = f"{labels:,} bytes of soft labels" if manifest.labels else "no soft labels, since none were stored"
     return (
         f"{out}: {manifest.images:,} images in {len(classes)} classes, {with_labels}; read them by gvbsm.load({str(out)!r})\n"
@@ -95,7 +95,7 @@ def _write(file: Path, content: Any) -> None:
 
 def _manifest(run: PublishedRun, form: str, shape: torch.Size, digest: str, labels: list[LabelFile]) -> Manifest:
     published, pixels = run.accuracies, run.pixels
-    told = {name: spec.model_dump(include={"network", "settings", "seeds"}) for name, spec in run.students.items()}
+    students = {name: spec.model_dump(include={"network", "settings", "seeds"}) for name, spec in run.students.items()}
     return Manifest.model_validate(
         {
             "format": FORMAT,
@@ -115,7 +115,7 @@ def _manifest(run: PublishedRun, form: str, shape: torch.Size, digest: str, labe
                 "baselines": published["baselines"],
                 "teachers": published["teachers"],
             },
-            "training": told,
+            "training": students,
             "provenance": {"key": published["key"], **{name: published["provenance"].get(name) for name in _PROVENANCE}},
         }
     )

@@ -102,11 +102,14 @@ def _suffix(name: str) -> str:
 
 def unique_names(classes: list[ExportedClass]) -> list[str]:
     """Names of classes by label, with what identifies a class, then its label, where two have the same (ImageNet's cranes)."""
-    names = [one.name for one in classes]
+    names = [exported.name for exported in classes]
     if len(set(names)) < len(names):
-        names = [one.name if names.count(one.name) == 1 else f"{one.name} ({one.identity})" for one in classes]
+        names = [
+            exported.name if names.count(exported.name) == 1 else f"{exported.name} ({exported.identity})"
+            for exported in classes
+        ]
     if len(set(names)) < len(names):
-        names = [f"{one.label}: {name}" for one, name in zip(classes, names, strict=True)]
+        names = [f"{exported.label}: {name}" for exported, name in zip(classes, names, strict=True)]
     return names
 
 
@@ -139,20 +142,20 @@ def read_folder(root: Path) -> Exported:
     if not len(manifest.mean) == len(manifest.std) == manifest.channels:
         got = f"{len(manifest.mean)} and {len(manifest.std)}"
         raise UserError(f"{root / MANIFEST}: expected {manifest.channels} values in mean and std, got {got}; export it again")
-    if [one.label for one in classes] != list(range(len(classes))):
+    if [exported.label for exported in classes] != list(range(len(classes))):
         raise UserError(f"{root / CLASSES}: expected labels from 0 on, got others; export it again")
     images, labels = _decoded(root, manifest, _encoded(root, manifest, classes), len(classes))
-    paths = {one.file: one.sha256 for one in manifest.labels}
+    paths = {labels.file: labels.sha256 for labels in manifest.labels}
     for file, expected in paths.items():
         try:
-            found = file_hash(root / file)
+            digest = file_hash(root / file)
         except OSError as error:
             raise UserError(f"{root / file}: cannot be read: {error.strerror}; fetch the folder again") from None
-        if found != expected:
+        if digest != expected:
             raise UserError(f"{root / file}: damaged: its content is not what {MANIFEST} says; fetch the folder again")
     # Checked here, and known to be: these files have no receipts.
-    receipts = {file: cast(Receipt, {"sha256": found, "inputs": {}}) for file, found in paths.items()}
-    reader = Reader(store=root, receipts=receipts, classes=[one.identity for one in classes])
+    receipts = {file: cast(Receipt, {"sha256": digest, "inputs": {}}) for file, digest in paths.items()}
+    reader = Reader(store=root, receipts=receipts, classes=[exported.identity for exported in classes])
     return Exported(manifest, classes, images, labels, reader)
 
 
@@ -168,11 +171,11 @@ def _parse(file: Path, adapter: TypeAdapter[Any]) -> Any:
 def _encoded(root: Path, manifest: Manifest, classes: list[ExportedClass]) -> Iterator[_Encoded]:
     """Every image's label, where it stands and its bytes, in the order of class and number."""
     if manifest.form != "webdataset":
-        for one in classes:
-            folder = root / "train" / one.folder
+        for exported in classes:
+            folder = root / "train" / exported.folder
             for file in sorted(folder.iterdir()) if folder.is_dir() else []:
                 if is_image(file):
-                    yield one.label, str(file), read_file(file)
+                    yield exported.label, str(file), read_file(file)
         return
     for archive in sorted(root.glob("train-*.tar")):
         members: dict[str, dict[str, bytes]] = {}
@@ -210,7 +213,7 @@ def _decoded(root: Path, manifest: Manifest, encoded: Iterable[_Encoded], classe
             if end > len(images):
                 raise _count(root, len(images), "more")
             images[at:end] = torch.stack(list(pool.map(decode, batch)))
-            labels[at:end] = torch.tensor([one[0] for one in batch])
+            labels[at:end] = torch.tensor([label for label, *_ in batch])
             digest.add(images[at:end], labels[at:end])
             at = end
     if at < len(images):

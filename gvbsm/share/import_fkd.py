@@ -34,14 +34,14 @@ def import_fkd(labels: Path, images: Path, out: Path, seed: int) -> str:
     for first in range(0, epochs, _EPOCHS):
         end, digests, right = min(first + _EPOCHS, epochs), [], 0
         tensors = {
-            name: nameless_tensor(out, (end - first, count, *one.shape[1:]), one.dtype)
-            for name, one in one_view(classes, coding).items()
+            name: nameless_tensor(out, (end - first, count, *values.shape[1:]), values.dtype)
+            for name, values in one_view(classes, coding).items()
         }
         for epoch in range(first, end):
             into = {name: tensor[epoch - first] for name, tensor in tensors.items()}
-            known, found = published.convert(epoch, next(orders), coding, into)
-            digests.append(known)
-            right += found
+            digest, right_in_epoch = published.convert(epoch, next(orders), coding, into)
+            digests.append(digest)
+            right += right_in_epoch
             progress.step()
         published.check_agreement(right, (end - first) * count)
         written.append(out / f"labels-{first:05d}.safetensors")

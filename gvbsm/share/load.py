@@ -144,7 +144,7 @@ class LabelledViews(_Distilled[View]):
         epochs, positions = [self._epoch(number) for number in numbers], [position_B[at] for at in where]
         views, at_B = (epochs[0].views, positions[0]) if len(epochs) == 1 else _together(epochs, positions)
         x_BCHW = render(self.images, views, at_B, finish=self.pixels.from_levels, augment=epochs[0].augment)
-        soft_BK = torch.cat([one.logits(at, classes, self._rest) for one, at in zip(epochs, positions, strict=True)])
+        soft_BK = torch.cat([epoch.logits(at, classes, self._rest) for epoch, at in zip(epochs, positions, strict=True)])
         hard_BK = mixed_hard_labels(self.labels, views, at_B, classes, mixed=True)
         back_B = torch.cat(where).argsort().tolist()
         return [(x_BCHW[at], soft_BK[at], hard_BK[at]) for at in back_B]
@@ -212,13 +212,13 @@ def _exported(root: Path) -> _Content:
     pixels = Pixels(PixelForm(image_size=manifest.image_size, mean=manifest.mean, std=manifest.std), _CPU)
     return _Content(
         reader=reader,
-        labels_files=[one.file for one in manifest.labels],
+        labels_files=[labels.file for labels in manifest.labels],
         data=None,
         images=images,
         labels=labels,
         pixels=pixels,
-        classes=[one.identity for one in classes],
-        class_names=[one.name for one in classes],
+        classes=[exported.identity for exported in classes],
+        class_names=[exported.name for exported in classes],
         title=run_title(manifest.dataset, manifest.ipc, manifest.recipe),
         students=_accuracies(manifest.accuracies.get("students")),
     )
@@ -249,7 +249,7 @@ def _accuracies(students: Any) -> str:
     """The accuracies of students for people; "" if a folder by others does not hold them as acc.json does."""
     try:
         top1 = {name: result["top1"] for name, result in students.items()}
-        return ", ".join(f"{name} {readable_spread(one['mean'], one['std'])} %" for name, one in top1.items())
+        return ", ".join(f"{name} {readable_spread(spread['mean'], spread['std'])} %" for name, spread in top1.items())
     except (AttributeError, KeyError, TypeError, ValueError):
         return ""
 
@@ -265,9 +265,9 @@ def _coding(coding: Coding) -> str:
 def _together(epochs: list[Epoch], positions: list[Tensor]) -> tuple[Views, Tensor]:
     """Views (B,) of several epochs as those of one, each followed by its partner; their positions in it."""
     count = sum(len(at) for at in positions)
-    own: list[dict[str, Tensor]] = [_rows(one.views, at) for one, at in zip(epochs, positions, strict=True)]
-    partners = [one.views.partner_V[at].long() for one, at in zip(epochs, positions, strict=True)]
-    mixed_in = [_rows(one.views, at) for one, at in zip(epochs, partners, strict=True)]
+    own: list[dict[str, Tensor]] = [_rows(epoch.views, at) for epoch, at in zip(epochs, positions, strict=True)]
+    partners = [epoch.views.partner_V[at].long() for epoch, at in zip(epochs, positions, strict=True)]
+    mixed_in = [_rows(epoch.views, at) for epoch, at in zip(epochs, partners, strict=True)]
     rows = {name: torch.cat([part[name] for part in (*own, *mixed_in)]) for name in own[0]}
     at_B = torch.arange(count)
     is_alone_B = torch.cat(partners) == torch.cat(positions)

@@ -57,7 +57,9 @@ def _png(images_BCHW: Tensor) -> bytes:
     side = min(images_BCHW.shape[-1], _MOST_PIXELS)
     channels = slice(3) if images_BCHW.shape[1] >= 3 else slice(1)
     pixels_BHWC = images_BCHW[:, channels].movedim(1, -1).numpy()
-    pictures = [Image.fromarray(one.squeeze(-1) if one.shape[-1] == 1 else one) for one in np.ascontiguousarray(pixels_BHWC)]
+    pictures = [
+        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in np.ascontiguousarray(pixels_BHWC)
+    ]
     step = side + max(1, side // 16)
     strip = Image.new(pictures[0].mode, (step * (len(pictures) - 1) + side, side), "white")
     for number, picture in enumerate(pictures):
