@@ -163,7 +163,8 @@ class _RecordedRates:
 def _kind(stage: str, name: str, raw: Json, exactly: bool) -> _Kind:
     """The kind of a job among those of a store, with `exactly` by the smaller factors too. `raw` is the spec's JSON."""
     settings, is_sharded = raw.get("settings") or {}, STAGES[stage].sharded
-    factors = {name: settings.get(name) for name in ("precision", "threads", "compile")} | {"own": raw.get("cpu_precisions")}
+    factors = {name: settings.get(name) for name in ("precision", "cpu_precision", "threads", "compile")}
+    factors["own"] = raw.get("cpu_precisions")
     match = KEYED.fullmatch(name)
     more: dict[str, Any] = {
         "source": raw.get("source"),

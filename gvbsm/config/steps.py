@@ -27,9 +27,17 @@ class Compute(Strict):
         description="Precision of convolutions and matrix products; a CPU without bfloat16 instructions takes float32 instead."
     )
 
+    def precision_for(self, device: str) -> Precision:
+        """The precision on a type of device: "cpu", "cuda", "mps"."""
+        return self.precision
+
 
 class Optimised(Compute):
     """Steps of a training."""
+
+    cpu_precision: Precision | None = Field(
+        default=None, description="Precision on a CPU, for networks that are faster there in another one; off: `precision`."
+    )
 
     optimizer: Literal["sgd", "adamw"] = Field(description="Optimizer of the weights.")
     lr: Rate = Field(description="Step size at the start.")
@@ -45,6 +53,10 @@ class Optimised(Compute):
     gamma: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         default=None, description="Factor of `step` at each of the milestones (EDC's script: .5)."
     )
+
+    def precision_for(self, device: str) -> Precision:
+        """The precision on a type of device."""
+        return self.cpu_precision if device == "cpu" and self.cpu_precision else self.precision
 
     @model_validator(mode="after")
     def _momentum_belongs_to_sgd(self) -> Optimised:

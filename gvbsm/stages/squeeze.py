@@ -55,7 +55,7 @@ def run(job: Job[SqueezeSpec | GivenTeacherSpec]) -> None:
         model = build(spec.network, spec.settings.seed, device)
         history = _train(job, spec, model, pixels, checkpoint, device)
         summary, whole = {"loss": history[-1]["loss"], "epochs": len(history)}, {}
-    result = accuracy(model, test.whole_images, test.labels, pixels.from_bytes, settings.precision)
+    result = accuracy(model, test.whole_images, test.labels, pixels.from_bytes, settings.precision_for(device.type))
     if isinstance(spec, GivenTeacherSpec):
         given.check_result(spec.weights, result, test.labels, classes, bool(spec.trust_weights))
     summary |= {"top1": result.top1, "top5": result.top5}
@@ -80,7 +80,7 @@ def _train(
     def losses(model: nn.Module, batch: Batch) -> Iterator[Tensor]:
         levels_PCHW, labels_B = batch
         x_PCHW = pixels.from_levels(levels_PCHW.float()).contiguous(memory_format=torch.channels_last)
-        with autocast(device, settings.precision):
+        with autocast(device, settings.precision_for(device.type)):
             logits_PK = model(x_PCHW)
         yield F.cross_entropy(together.gather_rows(logits_PK.float(), len(labels_B)), labels_B)
 

@@ -75,7 +75,7 @@ class Students:
 
     def test(self, model: nn.Module) -> Accuracy:
         """Accuracy of a student on the test images."""
-        test, precision = self._test, self._settings.precision
+        test, precision = self._test, self._settings.precision_for(self._device.type)
         return accuracy(model, test.whole_images, test.labels, self._pixels.from_bytes, precision)
 
     def _batches(self, epoch: int, first: int) -> Iterator[Batch]:
@@ -94,7 +94,7 @@ class Students:
     def _loss(self, model: nn.Module, part: Part) -> Tensor:
         """L = soft loss + gamma CE; with hard labels alone, CE. Processes that train together share the views."""
         settings = self._settings
-        with autocast(self._device, settings.precision):
+        with autocast(self._device, settings.precision_for(self._device.type)):
             logits_PK = model(part.x_PCHW)
         logits_VK = ranks().gather_rows(logits_PK.float(), len(part.hard_VK))
         hard = hard_loss(logits_VK, part.hard_VK)

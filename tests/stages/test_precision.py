@@ -20,6 +20,7 @@ from gvbsm.store.files import file_hash, load_tensors
 from gvbsm.store.plans import STORE
 from gvbsm.store.receipts import read_receipt
 from gvbsm.training.precision import autocast, hold_weights
+from tests.tiny import ONE_STUDENT
 
 
 @pytest.fixture
@@ -55,6 +56,29 @@ def test_a_teachers_own_precision_on_a_cpu_changes_the_images_alone(backbones):
         assert artifact.spec.precisions("cuda") == ["float32", "float32"]
     changed = {artifact.stage for artifact in after if artifact.path not in before}
     assert {"prepare", "squeeze", "statistics"}.isdisjoint(changed) and "recover" in changed
+
+
+def test_networks_are_trained_on_a_cpu_in_a_precision_of_their_own(published_run, edit_row, make_up_to, bfloat16_on_this_cpu):
+    """To the byte as with that precision everywhere; on another device the row's holds."""
+    edit_row(ONE_STUDENT | {"backbones": [{"name": "convnet", "options": {"width": 4}}]})
+    made = {}
+    for way, settings in (
+        ("float32", {"precision": "float32"}),
+        ("own", {"precision": "bfloat16", "cpu_precision": "float32"}),
+        ("bfloat16", {"precision": "bfloat16", "cpu_precision": None}),
+    ):
+        edit_row({"squeeze": settings, "evaluate": settings})
+        planned = make_up_to("evaluate")
+        (teacher,), (student,) = (
+            [artifact for artifact in planned if artifact.stage == stage] for stage in ("squeeze", "evaluate")
+        )
+        tensors, _ = load_tensors(STORE / teacher.path)
+        made[way] = [*tensors.values()], (STORE / student.path).read_text()
+        for artifact in (teacher, student):
+            assert artifact.spec.settings.precision_for("cuda") == settings["precision"]
+    assert all(torch.equal(a, b) for a, b in zip(made["own"][0], made["float32"][0], strict=True))
+    assert made["own"][1] == made["float32"][1]
+    assert any(not torch.equal(a, b) for a, b in zip(made["bfloat16"][0], made["float32"][0], strict=True))
 
 
 def test_images_are_computed_in_the_precisions_of_the_spec(published_run, make_artifact, bfloat16_on_this_cpu):
