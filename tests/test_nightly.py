@@ -59,3 +59,8 @@ def test_a_group_that_is_asked_for_is_run_alone(asked, remaining, hooks):
     hooks.pytest_configure(settings)
     hooks.pytest_collection_modifyitems(settings, items)
     assert [item.nodeid for item in items] == remaining and settings.option.markexpr == "nightly"
+
+
+def test_no_group_is_called_as_a_file_beside_the_tests(hooks, request):
+    """pytest would take `--nightly-group workflow` for a path, and would not know the option."""
+    assert not [group for group in hooks.nightly_groups(request.config) if (HERE.parent / group).exists()]

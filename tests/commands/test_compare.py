@@ -63,7 +63,7 @@ def test_one_seed_has_no_deviation_anywhere(published_run, edit_row, make_up_to,
     assert "%: one seed of the student" in page and "±" not in page.partition("Accuracies</h2>")[2].partition("<h2")[0]
 
 
-@pytest.mark.nightly("workflow")
+@pytest.mark.nightly("snakemake")
 def test_settings_that_differ_are_named(published_run, edit_row, run_snakemake, capsys):
     Path("config/recipes/longer.yaml").write_text(
         "recover: {iterations: 7}\nrelabel: {epochs: 2}\nevaluate: {baselines: [distilled_hard], ema: .5}\n"
@@ -83,7 +83,7 @@ def test_settings_that_differ_are_named(published_run, edit_row, run_snakemake, 
     assert "EMA 0.5" in Path("results/tiny/ipc4-longer/table.csv").read_text()
 
 
-@pytest.mark.nightly("workflow")
+@pytest.mark.nightly("snakemake")
 def test_the_workflow_compares_the_runs_of_the_configuration(published_run, run_snakemake, stale):
     path = Path("config/config.yaml")
     path.write_text(path.read_text().replace("comparisons:", "comparisons:\n  both: [tiny/ipc4]\n  tiny: [ipc4]"))

@@ -66,7 +66,7 @@ def test_commands_when_the_run_is_made(name, published_run, capsys):
     assert cli.main(["export", RUN + name, "--to", "imagefolder", "--out", exported]) == 0
 
 
-@pytest.mark.nightly("workflow")
+@pytest.mark.nightly("snakemake")
 def test_snakemake_says_which_file_to_ask_for(run_snakemake):
     done: subprocess.CompletedProcess[str] = run_snakemake("-n", target=f"{RUN}/")
     output = done.stdout + done.stderr

@@ -192,7 +192,7 @@ def test_further_pictures_are_taken_in(published_run):
     assert not page.all("img") and "images.png is not beside acc.json" in page.text and "classes.csv is not" in page.text
 
 
-@pytest.mark.nightly("workflow")
+@pytest.mark.nightly("snakemake")
 def test_the_workflow_makes_the_page_and_makes_it_anew_after_a_picture(published_run, edit_row, run_snakemake, stale):
     target = str(PAGE)
     assert stale(target) == {"report": 1}

@@ -64,7 +64,7 @@ def test_too_few_images_are_known_before_the_teachers(changes, ipc, message, pub
         make_artifact(check_of(ipc))
 
 
-@pytest.mark.nightly("workflow")
+@pytest.mark.nightly("snakemake")
 def test_a_student_that_cannot_run_stops_a_run_before_its_teachers(published_run, edit_row, run_snakemake):
     edit_row(
         {
@@ -80,7 +80,7 @@ def test_a_student_that_cannot_run_stops_a_run_before_its_teachers(published_run
     assert not list((STORE / "squeeze").glob("*late*")) and "0 of " in text, text
 
 
-@pytest.mark.nightly("workflow")
+@pytest.mark.nightly("snakemake")
 def test_a_lost_check_makes_nothing_else_anew(published_run, edit_row, stale):
     (STORE / check_of().path).unlink()
     assert stale() == {}

@@ -176,7 +176,7 @@ def test_an_interrupted_conversion_goes_on(workspace, edit_row, make_artifact):
     assert make_artifact(first["convert"]).read_bytes() == expected
 
 
-@pytest.mark.nightly("workflow")
+@pytest.mark.nightly("snakemake")
 def test_under_snakemake(run_snakemake, stale, monkeypatch):
     save_images()
     save_labels("cutmix")

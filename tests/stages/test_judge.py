@@ -54,7 +54,7 @@ def test_a_judge_adds_its_own_jobs_alone(published_run, edit_row):
     }
 
 
-@pytest.mark.nightly("workflow")
+@pytest.mark.nightly("snakemake")
 def test_its_verdict_is_in_what_a_run_leaves(published_run, edit_row, run_snakemake, stale, capsys):
     edit_row({"judge": JUDGE})
     assert stale() == {"check": 1, "squeeze": 1, "judge": 1, "publish": 1}

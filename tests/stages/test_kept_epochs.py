@@ -153,7 +153,7 @@ def test_a_judge_and_given_weights_are_one_network_each(workspace, edit_row):
     assert row.judge.label == "judge" and row.judge.squeeze.keep_epochs is None and row.judge.squeeze.trained_epochs == 4
 
 
-@pytest.mark.nightly("workflow")
+@pytest.mark.nightly("snakemake")
 def test_the_workflow_makes_them_one_after_the_other(published_run, edit_row, run_snakemake):
     select = {"choose": "random", "candidates": 1, "crops": 1, "scale": [1.0, 1.0], "cells": 1, "seed": 0}
     images = {"select": select | {"threads": 1, "precision": "float32"}, "recover": {"iterations": 0}}

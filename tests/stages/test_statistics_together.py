@@ -236,14 +236,14 @@ def test_other_settings_are_another_pass(run, change):
     assert not spec.shares_pass(spec.model_copy(update={"inputs": spec.inputs.model_copy(update={"data": "prepare/b"})}))
 
 
-@pytest.mark.nightly("workflow")
+@pytest.mark.nightly("snakemake")
 def test_the_rule_asks_for_it(run, run_snakemake):
     paths = [str(STORE / artifact.path) for artifact in run.artifacts]
     done = run_snakemake("-n", "--printshellcmds", "--quiet", "reason", "--", target=paths[0])
     assert f"--out {paths[0]} --ahead " in done.stdout + done.stderr, done.stdout + done.stderr
 
 
-@pytest.mark.nightly("workflow")
+@pytest.mark.nightly("snakemake")
 def test_snakemake_runs_one_pass_with_teachers_made_before(run, run_snakemake):
     for artifact in run.artifacts[1:]:
         teacher = STORE / artifact.spec.inputs.teacher

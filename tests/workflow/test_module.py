@@ -56,7 +56,7 @@ def test_its_jobs_are_planned_for_a_rule_of_another(named, study):
     assert f"{sum(jobs.values())} jobs of ours" in PAGE
 
 
-@pytest.mark.nightly("workflow")
+@pytest.mark.nightly("snakemake")
 def test_rows_of_the_other_workflow_and_settings_without_config(study):
     """Its own data sets with the clone's recipes; the settings from config/config.yaml, that are ours alone."""
     settings = yaml.safe_load(FILES["config/config.yaml"])["gvbsm"] | {"targets": ["results/own/ipc10-sre2l/acc.json"]}
@@ -69,7 +69,7 @@ def test_rows_of_the_other_workflow_and_settings_without_config(study):
     assert planned(snakemake("-n", "all"))["publish"] == 1
 
 
-@pytest.mark.nightly("workflow")
+@pytest.mark.nightly("snakemake")
 def test_its_jobs_run_in_the_others_folder_and_change_nothing_of_the_others_commands(study):
     with Path("Snakefile").open("a") as file:
         file.write('\n\nrule echo:\n    output: "{name} of mine.txt"\n    shell: "echo made > {output:q}"\n')

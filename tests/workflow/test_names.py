@@ -179,7 +179,7 @@ def test_the_command_that_rebuilds_an_artifact_is_quoted(tmp_path, capsys):
     assert "$(touch pwned)" in done.stdout and not (tmp_path / "pwned").exists()
 
 
-@pytest.mark.nightly("workflow")
+@pytest.mark.nightly("snakemake")
 def test_a_data_root_of_any_name_runs_and_nothing_in_it_does(workspace, edit_row):
     """Through Snakemake and its shell: quotes, a command, a line break, and braces, which Snakemake evaluates."""
     root = "da ta'\"$(touch pwned)`touch pwned`\n{config} {{x}}; touch pwned #"
@@ -194,7 +194,7 @@ def test_a_data_root_of_any_name_runs_and_nothing_in_it_does(workspace, edit_row
     assert not list(Path().rglob("pwned"))
 
 
-@pytest.mark.nightly("workflow")
+@pytest.mark.nightly("snakemake")
 def test_a_target_of_an_odd_name_runs_nothing(workspace):
     """The file of the data set is there, and Snakemake itself is asked."""
     name = "a b'$(touch pwned)"
@@ -225,7 +225,7 @@ def test_a_clone_in_a_folder_of_any_name_runs(name, tmp_path):
     assert len(list(clone.glob("results/store/prepare/*.safetensors"))) == 1
 
 
-@pytest.mark.nightly("workflow")
+@pytest.mark.nightly("snakemake")
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -116,7 +116,7 @@ def test_a_small_class_has_fewer_real_images_and_makes_no_other_smaller():
     assert torch.bincount(chosen).tolist() == [4, 2, 4]
 
 
-@pytest.mark.nightly("workflow")
+@pytest.mark.nightly("snakemake")
 def test_the_workflow_makes_all_and_draws_again_what_changed(published_run, run_snakemake, stale, capsys):
     target = "results/tiny/ipc4/pictures.txt"
     assert stale(target) == {"features": 4, "student": 1, "draw": 4, "pictures": 1}

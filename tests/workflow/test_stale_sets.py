@@ -104,7 +104,7 @@ def test_changes_of_settings(change, workspace, edit_row):
 
 
 @pytest.mark.parametrize(
-    "change", ["a backbone's learning rate", pytest.param("a student removed", marks=pytest.mark.nightly("workflow"))]
+    "change", ["a backbone's learning rate", pytest.param("a student removed", marks=pytest.mark.nightly("snakemake"))]
 )
 def test_changes_of_settings_through_snakemake(change, edit_row, stale):
     changes, expected = ROW_CHANGES[change]
@@ -187,7 +187,7 @@ def test_changes_of_code(change, workspace):
 
 
 @pytest.mark.parametrize(
-    "change", ["the loss of recover", pytest.param("a new setting", marks=pytest.mark.nightly("workflow"))]
+    "change", ["the loss of recover", pytest.param("a new setting", marks=pytest.mark.nightly("snakemake"))]
 )
 def test_changes_of_code_through_snakemake(change, stale):
     expected = edit_code(change)
@@ -200,7 +200,7 @@ def test_more_images_per_class_make_only_the_new_shards(workspace):
     assert new(before, after) == {"check": 1, "recover": 2, "relabel": 2 * L, "evaluate": 3 * S, "publish": 1}
 
 
-@pytest.mark.nightly("workflow")
+@pytest.mark.nightly("snakemake")
 def test_a_change_and_its_revert(edit_row, stale, run_snakemake, capsys):
     """After a change is run and reverted, publish alone is stale, also when Snakemake's memory is lost; explain agrees."""
     path = Path("config/datasets/tiny.yaml")
@@ -231,7 +231,7 @@ def test_a_change_and_its_revert(edit_row, stale, run_snakemake, capsys):
     assert stale() == {}
 
 
-@pytest.mark.nightly("workflow")
+@pytest.mark.nightly("snakemake")
 def test_lost_metadata_and_lost_plans(edit_row, stale):
     shutil.rmtree(".snakemake")
     assert stale() == {}
@@ -250,7 +250,7 @@ def test_a_deleted_artifact_is_made_again_only_if_something_needs_it(published_r
     assert stale() == {"relabel": 1, "evaluate": S, "publish": 1}
 
 
-@pytest.mark.nightly("workflow")
+@pytest.mark.nightly("snakemake")
 def test_a_missing_receipt_of_what_publish_does_not_read_is_noticed(published_run, edit_row, stale):
     """Else statistics would refuse the twin, and only the user could mend it."""
     edit_row({"statistics": {"measured_in": "twin"}})
@@ -262,7 +262,7 @@ def test_a_missing_receipt_of_what_publish_does_not_read_is_noticed(published_ru
     assert stale()["squeeze"] == len(twins)
 
 
-@pytest.mark.nightly("workflow")
+@pytest.mark.nightly("snakemake")
 def test_a_missing_receipt_is_noticed(published_run, stale):
     """Publish asks for all receipts. What was made from the artifact is not made again."""
     labels = next(artifact for artifact in published_run if artifact.stage == "relabel")

@@ -16,7 +16,7 @@ from gvbsm.store.plans import STORE
 TARGET = "results/tiny/ipc4/acc.json"
 
 
-@pytest.mark.nightly("workflow")
+@pytest.mark.nightly("snakemake")
 def test_a_clock_that_jumps_makes_nothing_stale(stale):
     """Times of ten years to come and ten years gone, in no order."""
     chance = random.Random(0)
@@ -26,7 +26,7 @@ def test_a_clock_that_jumps_makes_nothing_stale(stale):
     assert stale() == {}
 
 
-@pytest.mark.nightly("workflow")
+@pytest.mark.nightly("snakemake")
 def test_a_killed_controller(published_run, run_snakemake):
     """A second snakemake is refused while one runs; after kill -9 of that, --unlock and the same command go on."""
     expected = {artifact.path: file_hash(STORE / artifact.path) for artifact in published_run if artifact.stage != "publish"}

@@ -12,7 +12,7 @@ import pytest
 from gvbsm import cli
 from gvbsm.store.code import PACKAGE
 
-NIGHTLY = pytest.mark.nightly("workflow")
+NIGHTLY = pytest.mark.nightly("snakemake")
 SNAKEFILE = PACKAGE.parent / "workflow" / "Snakefile"
 OWN_RULE = """
 rule mine:
@@ -58,14 +58,14 @@ def test_a_target_that_no_rule_makes_is_one_line(target, meant, workspace):
     assert (f"did you mean {meant!r}?" in line) if meant else "did you mean" not in line
 
 
-@pytest.mark.nightly("workflow")
+@pytest.mark.nightly("snakemake")
 @pytest.mark.parametrize("option", ["--until", "--forcerun"])
 def test_a_rule_that_there_is_not_is_one_line(option, workspace):
     assert "target 'sqeeze': expected " in (line := refused(option, "sqeeze", "--", "results/tiny/ipc4/acc.json"))
     assert "did you mean 'squeeze'?" in line
 
 
-@pytest.mark.nightly("workflow")
+@pytest.mark.nightly("snakemake")
 def test_a_folder_of_init_may_have_rules_of_its_own(workspace):
     shutil.rmtree("config")
     assert cli.main(["init", "."]) == 0

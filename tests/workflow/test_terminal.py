@@ -16,7 +16,7 @@ import yaml
 from gvbsm.pictures.table import accuracy_lines
 from gvbsm.store.code import PACKAGE
 from gvbsm.store.receipts import write_receipt
-from snakemake_logger_plugin_gvbsm.jobs import Job, found, without_keys
+from snakemake_logger_plugin_gvbsm.jobs import Job, result_of, without_keys
 from snakemake_logger_plugin_gvbsm.lines import failure_line, finished_lines, is_bookkeeping, running_lines
 
 KEY = "0123456789"
@@ -90,7 +90,7 @@ def test_a_failure_is_one_line_with_its_error_and_log(start):
     assert len(lines) == 6
 
 
-@pytest.mark.nightly("workflow")
+@pytest.mark.nightly("snakemake")
 def test_a_job_that_is_tried_again_says_so(start):
     """As a job on a cluster that its scheduler has ended."""
     script = "if test -e tried; then touch $1; else touch tried; echo 'gvbsm: the node is gone' >&2; exit 1; fi"
@@ -119,7 +119,7 @@ def test_ctrl_c_ends_with_one_line(start, tmp_path):
     assert len(lines) == 3, lines
 
 
-@pytest.mark.nightly("workflow")
+@pytest.mark.nightly("snakemake")
 def test_a_mistake_in_the_workflow_and_other_messages_are_shown(start):
     status, lines, _ = finish(start({"first": "touch $1"}, "results/nothing.txt"))
     assert status == 1 and any("MissingRuleException" in line for line in lines)
@@ -127,8 +127,8 @@ def test_a_mistake_in_the_workflow_and_other_messages_are_shown(start):
     assert finish(start({"first": "touch $1"}))[1] == ["Nothing to be done (all requested files are present and up to date)."]
 
 
-@pytest.mark.nightly("workflow")
-@pytest.mark.parametrize("option", ["-n", pytest.param("--printshellcmds", marks=pytest.mark.nightly("workflow"))])
+@pytest.mark.nightly("snakemake")
+@pytest.mark.parametrize("option", ["-n", pytest.param("--printshellcmds", marks=pytest.mark.nightly("snakemake"))])
 def test_snakemake_s_own_text_where_it_is_asked_for(start, option):
     status, lines, out = finish(start({"first": "touch $1"}, option))
     text = "\n".join([*lines, out])
@@ -163,7 +163,7 @@ def stored(folder: Path, summary: dict[str, object]) -> Job:
 def test_what_a_job_found(summary, expected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     job = stored(tmp_path, summary)
-    assert found(job.receipt()) == expected
+    assert result_of(job.receipt()) == expected
     (line,) = finished_lines(job, 7, 120)
     assert line.startswith("[  7/120] recover digits-convnet ") and "3.33 min" in line and line.endswith(expected)
     assert KEY not in line
@@ -222,7 +222,7 @@ def test_the_table_has_margins_and_no_none(stds, baselines, ending):
     assert "93.00" in best[2] and "best epoch" in best[0]
 
 
-@pytest.mark.nightly("workflow")
+@pytest.mark.nightly("snakemake")
 def test_a_whole_run_is_short(published_run, run_snakemake):
     """What people read of a run, beginning without results."""
     done = run_snakemake("--cores", "2", "--forceall", target="results/tiny/ipc4/report.html")

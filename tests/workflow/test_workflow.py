@@ -63,7 +63,7 @@ def test_last_epoch_is_reported_and_the_best_stands_beside_it(published_run):
     assert student["best_top1"]["runs"] == pytest.approx([max(tested) for tested in by_seed.values()])
 
 
-@pytest.mark.nightly("workflow")
+@pytest.mark.nightly("snakemake")
 def test_headline_best_changes_the_table_and_not_acc_json(published_run, edit_row, run_snakemake):
     before = json.loads(Path("results/tiny/ipc4/acc.json").read_text())
     edit_row({"evaluate": {"headline": "best"}})
@@ -103,7 +103,7 @@ def test_the_picture_shows_every_image(published_run):
     [
         ({"squeeze": {"epohcs": 3}}, "results/tiny/ipc4/acc.json", "tiny.yaml: squeeze: unknown setting 'epohcs'"),
         pytest.param(
-            {}, "results/tiny/ipc0/acc.json", "run 'ipc0': expected 1 to 100000", marks=pytest.mark.nightly("workflow")
+            {}, "results/tiny/ipc0/acc.json", "run 'ipc0': expected 1 to 100000", marks=pytest.mark.nightly("snakemake")
         ),
     ],
 )
@@ -118,7 +118,7 @@ def test_snakemake_says_one_line_and_exits_with_one(changes, target, message, ed
     assert not list(Path(".snakemake/locks").iterdir()), "the folder is left locked"
 
 
-@pytest.mark.nightly("workflow")
+@pytest.mark.nightly("snakemake")
 def test_several_targets_that_were_never_planned(stale):
     """Snakemake lists folders while it plans the first, and must find the plans of the others all the same."""
     shutil.rmtree("results")
@@ -126,7 +126,7 @@ def test_several_targets_that_were_never_planned(stale):
     assert several["publish"] == 3
 
 
-@pytest.mark.nightly("workflow")
+@pytest.mark.nightly("snakemake")
 def test_a_mistake_in_config_yaml(run_snakemake):
     Path("config/config.yaml").write_text("targets: [results/tiny/ipc4/acc.json]\ndata_rot: data\n")
     done = run_snakemake("-n", target="")
@@ -138,7 +138,7 @@ def test_a_mistake_in_config_yaml(run_snakemake):
     assert done.returncode == 1 and "config.yaml:2: not valid YAML: 'targets' appears twice" in done.stderr
 
 
-@pytest.mark.nightly("workflow")
+@pytest.mark.nightly("snakemake")
 def test_a_run_without_its_data_keeps_no_other_from_running(published_run, run_snakemake):
     Path("config/datasets/other.yaml").write_text("{extends: tiny, source: {kind: imagefolder, path: nowhere}}")
     teachers = [Path("results/store") / artifact.path for artifact in published_run if artifact.stage == "squeeze"]
@@ -172,7 +172,7 @@ def test_jobs_on_the_longest_way_come_first():
         assert all(priority[first] > priority[then] for first, then in itertools.pairwise(way))
 
 
-@pytest.mark.nightly("workflow")
+@pytest.mark.nightly("snakemake")
 def test_tracking_reaches_jobs_and_makes_nothing_stale(published_run, stale, run_snakemake):
     with Path("config/config.yaml").open("a") as file:
         file.write("tracking: tensorboard\n")
@@ -188,7 +188,7 @@ def test_tracking_reaches_jobs_and_makes_nothing_stale(published_run, stale, run
     assert stale() == {}
 
 
-@pytest.mark.nightly("workflow")
+@pytest.mark.nightly("snakemake")
 def test_a_failing_job_shows_its_line(published_run, run_snakemake):
     data = Path("results/store") / published_run[0].path
     data.write_bytes(data.read_bytes()[:-1])
@@ -202,7 +202,7 @@ def test_a_failing_job_shows_its_line(published_run, run_snakemake):
     assert not (Path("results/store") / teacher.path).exists()
 
 
-@pytest.mark.nightly("workflow")
+@pytest.mark.nightly("snakemake")
 def test_lint_from_another_folder(tmp_path):
     """From the clone itself, .ci/run lints."""
     command = [sys.executable, "-m", "snakemake", "--lint", "-s", str(ROOT / "workflow" / "Snakefile")]
