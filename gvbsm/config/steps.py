@@ -35,10 +35,6 @@ class Compute(Strict):
 class Optimised(Compute):
     """Steps of a training."""
 
-    cpu_precision: Precision | None = Field(
-        default=None, description="Precision on a CPU, for networks that are faster there in another one; off: `precision`."
-    )
-
     optimizer: Literal["sgd", "adamw"] = Field(description="Optimizer of the weights.")
     lr: Rate = Field(description="Step size at the start.")
     momentum: Fraction | None = Field(default=None, description="Momentum of `sgd`; off with `adamw`.")
@@ -52,6 +48,9 @@ class Optimised(Compute):
     )
     gamma: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         default=None, description="Factor of `step` at each of the milestones (EDC's script: .5)."
+    )
+    cpu_precision: Precision | None = Field(
+        default=None, description="Precision on a CPU, for networks that are faster there in another one; off: `precision`."
     )
 
     def precision_for(self, device: str) -> Precision:
