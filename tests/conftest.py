@@ -137,7 +137,7 @@ def published_clone(shared_folder: Callable[..., Path]) -> Path:
         torch.set_num_threads(threads)  # stages set it
         done = snakemake(folder, "--cores", "2")
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "1 publish" in done.stderr, done.stderr
+        assert "\n1 job: 1 publish. " in done.stderr, done.stderr
 
     return shared_folder("published", make_it)
 
