@@ -56,7 +56,7 @@ def resnet18(*, classes: int, image_size: int, channels: int = 3, width: int = 6
 
 
 def resnet18_in(*, classes: int, image_size: int, channels: int = 3) -> nn.Module:
-    """ResNet18 with affine instance norm: what the published CIFAR-100 student "ResNet18" is (METHOD 6.5).
+    """ResNet18 with affine instance norm: what the published CIFAR-100 student "ResNet18" is (docs/deviations.md).
 
     Raises:
         ValueError: for an image_size below 9, whose last stage is one pixel: instance norm makes it constant.

@@ -34,7 +34,7 @@ def add_stage_arguments(command: argparse.ArgumentParser, stage: Stage) -> None:
     root = Path(environment.get("GVBSM_DATA_ROOT", "data"))
     command.add_argument("--data-root", type=Path, default=root, help="folder of data sets (default: GVBSM_DATA_ROOT, or data)")
     if stage.shared:
-        together = "that train together, each on a GPU (default: 1)"
+        together = "processes that train together, each on a GPU (default: 1)"
         command.add_argument("--processes", type=count, default=1, metavar="N", help=together)
     if stage.ahead:
         about = "also do the work of planned jobs that wait and read the same images: it goes into their checkpoints"

@@ -63,7 +63,7 @@ def _bytes(spec: ConvertSpec, scale: Scale) -> int | None:
 
 STAGE = Stage(
     name="convert",
-    about="take their published soft labels of a range of epochs",
+    about="convert published soft labels of a range of epochs",
     spec=ConvertSpec,
     sharded=True,
     images=_images,
