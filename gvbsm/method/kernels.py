@@ -9,7 +9,9 @@ Letters: B images, C channels, H x W positions, P = H W. N rows, M columns; M is
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +25,21 @@ CHANNELS, POSITIONS, NEIGHBOURS = 0, 2, 5  # their number at each position
 _TILE = 1024  # values of an image that a program holds at once
 _PROGRAMS = 2048  # at least, where there is work for so many: a dozen for each processor of a large GPU
 _SUMS, _PARTS = 128, 32  # sums that a program adds up, and parts of each at once: a load waits for the one before
+
+
+@cache
+def can_be_launched() -> bool:
+    """Whether Triton has what it needs to launch a kernel on this machine's GPU; warns if not.
+
+    It builds its driver with a C compiler at the first launch: inside an iteration, where plain operations cannot step in.
+    """
+    try:
+        triton.runtime.driver.active.get_current_target()
+    except Exception as error:  # Triton's, the compiler's or the loader's
+        first_line = (str(error).strip() or repr(error)).splitlines()[0]
+        warnings.warn(f"without Triton's kernels, so slower: {first_line}", stacklevel=2)
+        return False
+    return True
 
 
 # Numbers on which no kernel is built anew; on others loads of several values at once depend.

@@ -29,12 +29,12 @@ class Segment(NamedTuple):
 
 
 def kernels_for(device: torch.device) -> ModuleType | None:
-    """`gvbsm.method.kernels`, if they run on this device: CUDA, where Triton is installed (Linux)."""
+    """`gvbsm.method.kernels`, if they run on this device: CUDA, where Triton is installed (Linux) and finds a C compiler."""
     if device.type != "cuda" or importlib.util.find_spec("triton") is None:
         return None
     from gvbsm.method import kernels
 
-    return kernels
+    return kernels if kernels.can_be_launched() else None
 
 
 class Measuring:

@@ -15,10 +15,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from gvbsm.method.crops import crop_and_resize, draw_crops
-from gvbsm.method.draws import derive, permutation, uniform
+from gvbsm.method.draws import derive, permutation, uniform, uniform_at
 from gvbsm.method.memory import RENDERED, images_at_once
 from gvbsm.method.transfer import send
 
@@ -83,8 +82,8 @@ def draw_views(images: int, size: int, settings: ViewSettings, key: int) -> View
             partner_V[batch] = start + permutation(derive(key, _PARTNER, number), batch.stop - start)
             share = _draw_beta(settings.mix_alpha, derive(key, _SHARE, number))
             if settings.mix == "cutmix":
-                top, left, bottom, right = _draw_box(size, share, derive(key, _BOX, number))
-                box_V4[batch] = torch.tensor([top, left, bottom, right])
+                top, left, bottom, right = box = _draw_box(size, share, derive(key, _BOX, number))
+                box_V4[batch] = torch.tensor(box)
                 share = 1 - (bottom - top) * (right - left) / size**2
             keep_V[batch] = share
     keep_V[partner_V == torch.arange(images)] = 1.0
@@ -188,18 +187,21 @@ def mixed_hard_labels(labels_N: Tensor, views: Views, positions: Tensor, classes
     own = labels_N[views.image_V[positions].long()]
     other = labels_N[views.image_V[views.partner_V[positions].long()].long()]
     keep_V1 = (views.keep_V[positions] if mixed else torch.ones(len(positions))).unsqueeze(1)
-    return keep_V1 * F.one_hot(own.cpu(), classes) + (1 - keep_V1) * F.one_hot(other.cpu(), classes)
+    probabilities_VK = torch.zeros(len(positions), classes)
+    for label_V, share_V1 in ((own, keep_V1), (other, 1 - keep_V1)):
+        probabilities_VK.scatter_add_(1, label_V.cpu().unsqueeze(1), share_V1)
+    return probabilities_VK
 
 
 def _draw_beta(alpha: float, key: int) -> float:
     """A draw of Beta(alpha, alpha), which is uniform for alpha = 1, the usual value."""
-    return float(uniform(key, 1)) if alpha == 1 else random.Random(key).betavariate(alpha, alpha)
+    return uniform_at(key, 0) if alpha == 1 else random.Random(key).betavariate(alpha, alpha)
 
 
 def _draw_box(size: int, share: float, key: int) -> tuple[int, int, int, int]:
     """A CutMix box: sides sqrt(1 - share) of the image around a uniform centre, clipped to the image."""
     side = int(size * math.sqrt(1 - share))
-    row, column = (uniform(key, 2) * size).long().tolist()
+    row, column = (int(uniform_at(key, place) * size) for place in range(2))
     return (
         max(row - side // 2, 0),
         max(column - side // 2, 0),

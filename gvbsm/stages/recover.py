@@ -79,10 +79,11 @@ def run(job: Job[RecoverSpec]) -> None:
                     following = [number for number in snapshot_iterations if number > recovery.iteration]
                     before = recovery.iteration
                     state["last"] = recovery.run(min([*following, settings.iterations]))
+                    if not torch.isfinite(recovery.x_BCHW).all():  # before a checkpoint of them replaces that of finite ones
+                        loss = state["last"]["loss"]
+                        raise UserError(f"recover: expected finite images, got a loss of {loss}; lower recover.lr")
                     checkpoint.tick(lambda: state | {"recovery": recovery.state()})  # noqa: B023 (called at once)
                     progress.step(recovery.iteration - before, **state["last"])
-            if not torch.isfinite(recovery.x_BCHW).all():
-                raise UserError(f"recover: expected finite images, got a loss of {state['last']['loss']}; lower recover.lr")
             stored = pixels.to_bytes(recovery.x_BCHW.detach(), settings.quantise)
             finished.copy_(jpeg_round_trip(stored) if settings.encoding == "jpeg" else stored)
             state["batches"] += 1

@@ -89,7 +89,10 @@ def test_bad_options_get_one_line(name: str, image_size: int, options: dict[str,
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(("image_size", "channels", "classes"), [(16, 1, 10), (32, 3, 100), (64, 3, 200)])
+@pytest.mark.parametrize(
+    ("image_size", "channels", "classes"),
+    [(16, 1, 10), *(pytest.param(*other, marks=pytest.mark.nightly("stages")) for other in ((32, 3, 100), (64, 3, 200)))],
+)
 def test_logits_have_the_asked_shape(name: str, image_size: int, channels: int, classes: int) -> None:
     net = on_meta(name, classes, image_size, channels)
     x_BCHW = torch.empty(2, channels, image_size, image_size, device="meta")

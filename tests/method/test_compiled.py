@@ -103,7 +103,7 @@ def test_targets_of_another_size_are_refused_compiled_too(monkeypatch):
 
 @pytest.mark.parametrize("name", ["resnet18", "convnet", "mobilenet_v2", "wrn16_2", "shufflenet_v2"])
 def test_every_backbone_gives_the_plain_gradient(name):
-    setting = recover.SETTINGS["cifar"]._replace(batch=4)
+    setting = recover.SETTINGS["cifar"]._replace(batch=2)
     assert recover.check(setting, name, compiled=False) < 1e-8
 
 

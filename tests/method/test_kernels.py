@@ -98,15 +98,15 @@ def measured(x_BCHW: torch.Tensor, patch: int, kinds=("channel", "patch")) -> tu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(
-    ("shape", "patch"),
+    ("shape", "patch", "programs"),
     [
-        pytest.param((3, 5, 8, 8), 4, id="patches divide the map"),
-        pytest.param((2, 3, 7, 9), 4, id="patches do not divide it"),
-        pytest.param((2, 70, 3, 3), 4, id="more channels than a program holds, a map smaller than a patch"),
-        pytest.param((9, 2, 1, 1), 1, id="one pixel"),
+        pytest.param((3, 5, 8, 8), 4, 1, id="patches divide the map, all images by one program"),
+        pytest.param((3, 5, 8, 8), 4, 2048, id="one image by each program"),
+        pytest.param((2, 3, 7, 9), 4, 2048, id="patches do not divide the map"),
+        pytest.param((1, 66, 2, 3), 4, 1, id="more channels than a program holds, a map smaller than a patch"),
+        pytest.param((5, 2, 1, 1), 1, 1, id="one pixel"),
     ],
 )
-@pytest.mark.parametrize("programs", [1, 2048], ids=["all images by one program", "one image by each"])
 def test_moments_and_gradients_are_those_of_the_plain_maths(kernels, monkeypatch, programs, shape, patch, layout, dtype):
     monkeypatch.setattr(kernels, "_PROGRAMS", programs)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) + 0.5
@@ -202,6 +202,23 @@ def test_a_teacher_is_matched_as_without_kernels(kernels, monkeypatch):
             results.append((loss.detach(), x.grad, matcher.average_N))
     for got, expected in zip(*results, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_without_a_c_compiler_plain_operations_sum(monkeypatch):
+    """Triton builds its driver at the first launch."""
+    kernels = pytest.importorskip("gvbsm.method.kernels", reason="Triton is not installed", exc_type=ImportError)
+
+    class Driver:
+        @property
+        def active(self):
+            raise RuntimeError("Failed to find C compiler\nat great length")
+
+    monkeypatch.setattr(kernels.triton.runtime, "driver", Driver())
+    kernels.can_be_launched.cache_clear()
+    with pytest.warns(UserWarning, match=r"^without Triton's kernels, so slower: Failed to find C compiler$"):
+        assert measuring.kernels_for(torch.device("cuda")) is None
+    assert measuring.kernels_for(torch.device("cuda")) is None  # and says it once
+    kernels.can_be_launched.cache_clear()
 
 
 def script_run(program: str, folder: Path, *arguments: str) -> str:

@@ -95,9 +95,11 @@ def test_every_published_file_of_weights_is_named_by_its_hash():
 RESCALED = {"transform_input": True, "init_weights": False}
 
 
-@pytest.mark.parametrize(("name", "size"), [("googlenet", 64), ("inception_v3", 96)])
-@pytest.mark.parametrize("classes", [WNIDS, WNIDS[5:8]], ids=len)
-@pytest.mark.parametrize("weights", ["IMAGENET1K_V1", "mine.pth"])
+@pytest.mark.parametrize(
+    ("name", "size"), [("googlenet", 64), pytest.param("inception_v3", 96, marks=pytest.mark.nightly("stages"))]
+)
+@pytest.mark.parametrize("classes", [pytest.param(WNIDS, marks=pytest.mark.nightly("stages")), WNIDS[5:8]], ids=len)
+@pytest.mark.parametrize("weights", [pytest.param("IMAGENET1K_V1", marks=pytest.mark.nightly("stages")), "mine.pth"])
 def test_weights_with_outputs_for_training_alone(name, size, classes, weights, hub, monkeypatch):
     """torchvision's file has the auxiliary outputs, and its network brings images into the range that it was trained on."""
     torch.manual_seed(5)

@@ -48,7 +48,7 @@ sys.exit(main())
 
 
 def test_killed_at_its_second_checkpoint(published_run, edit_row, make_artifact):
-    job = Job("recover", edit_row, make_artifact)
+    job = Job("recover", edit_row, make_artifact, {"iterations": 12})
     assert job.killed_at_write("before", 2) and any(job.checkpoints.glob("*.safetensors"))
     job.finish()
 
@@ -83,8 +83,8 @@ def test_killed_at_forty_more(stage, published_run, edit_row, make_artifact):
 class Job:
     """One job of a stage, whose inputs are made, and the hash of what it makes undisturbed."""
 
-    def __init__(self, stage, edit_row, make_artifact) -> None:
-        edit_row({stage: LONGER[stage]})
+    def __init__(self, stage, edit_row, make_artifact, settings=None) -> None:
+        edit_row({stage: settings or LONGER[stage]})
         planned = plan("tiny", 4)
         write_plans(planned, Path("results/tiny/ipc4/acc.json"))
         *_, artifact = (artifact for artifact in planned if artifact.stage == stage)  # squeeze: a network with BatchNorm

@@ -9,6 +9,8 @@ import torch
 
 from gvbsm.config.load import load_row
 from gvbsm.config.messages import SettingsError
+from gvbsm.errors import UserError
+from gvbsm.method.recovery import Recovery
 from gvbsm.method.rounds import join_rounds
 from gvbsm.pipeline.graph import plan
 from gvbsm.pipeline.registry import STAGES
@@ -220,3 +222,22 @@ def test_noise_is_not_mixed_in_again(workspace, edit_row):
     assert load_row("tiny").recover.residual.share == 0.5
     edit_row({"select": None, "distilled": {"images": "theirs"}})
     load_row("tiny")  # recover does not run
+
+
+def test_images_that_are_not_finite_end_the_job_before_a_checkpoint(workspace, edit_row, make_up_to, monkeypatch):
+    """At the second iteration of fifty; the state of the first is still there."""
+    edit_row({"recover": {"iterations": 50}})
+    planned = make_up_to("statistics")
+    run = Recovery.run
+
+    def broken(recovery, until):
+        last = run(recovery, until)
+        if recovery.iteration == 2:
+            recovery.x_BCHW.data.fill_(torch.nan)
+        return last
+
+    monkeypatch.setattr(Recovery, "run", broken)
+    job = job_of(recovered(planned)[0])
+    with pytest.raises(UserError, match="expected finite images, got a loss of .*; lower recover.lr"):
+        recover.run(job)
+    assert Checkpoint.of(job).load()["recovery"]["iteration"] == 1

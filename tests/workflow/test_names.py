@@ -208,9 +208,10 @@ def test_a_target_of_an_odd_name_runs_nothing(workspace):
     assert not list(Path().rglob("pwned")) and not plan_file("x").parent.exists()
 
 
+@pytest.mark.nightly("snakemake")
 @pytest.mark.parametrize("name", ["it's (a) $HOME & more; ü %s"])
 def test_a_clone_in_a_folder_of_any_name_runs(name, tmp_path):
-    """From the clone and from another folder, where its path is named."""
+    """From the clone, as `published_clone` does in every run of the tests, and from another folder, where its path is named."""
     clone, other = tmp_path / name / "clone", tmp_path / "other"
     other.mkdir()
     for part in ("gvbsm", "workflow", "config"):

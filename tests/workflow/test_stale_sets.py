@@ -37,6 +37,7 @@ def with_teacher(index: int, changes: dict) -> dict:
     return {"backbones": [teacher | changes if i == index else teacher for i, teacher in enumerate(TEACHERS)]}
 
 
+NIGHTLY = pytest.mark.nightly("snakemake")
 Planned = set[tuple[str, str]]  # the stage and path of every artifact of a run
 
 
@@ -103,9 +104,7 @@ def test_changes_of_settings(change, workspace, edit_row):
     assert new(before, planned()) == expected
 
 
-@pytest.mark.parametrize(
-    "change", ["a backbone's learning rate", pytest.param("a student removed", marks=pytest.mark.nightly("snakemake"))]
-)
+@pytest.mark.parametrize("change", ["a backbone's learning rate", pytest.param("a student removed", marks=NIGHTLY)])
 def test_changes_of_settings_through_snakemake(change, edit_row, stale):
     changes, expected = ROW_CHANGES[change]
     edit_row(changes)
@@ -178,7 +177,13 @@ def planned_by_clone() -> Planned:
     return {(stage, path) for stage, path in artifacts}
 
 
-@pytest.mark.parametrize("change", CODE_CHANGES)
+# Fingerprints after an edit are also in test_keys.py, in one process.
+IN_PLAIN_RUN = ("comment", "one teacher's network", "a new network", "a new setting")
+
+
+@pytest.mark.parametrize(
+    "change", [name if name in IN_PLAIN_RUN else pytest.param(name, marks=NIGHTLY) for name in CODE_CHANGES]
+)
 def test_changes_of_code(change, workspace):
     shutil.copytree(PACKAGE, "gvbsm", ignore=shutil.ignore_patterns("__pycache__"))
     before = planned()  # by the package that the clone is a copy of
@@ -186,9 +191,7 @@ def test_changes_of_code(change, workspace):
     assert new(before, planned_by_clone()) == expected
 
 
-@pytest.mark.parametrize(
-    "change", ["the loss of recover", pytest.param("a new setting", marks=pytest.mark.nightly("snakemake"))]
-)
+@pytest.mark.parametrize("change", ["the loss of recover", pytest.param("a new setting", marks=NIGHTLY)])
 def test_changes_of_code_through_snakemake(change, stale):
     expected = edit_code(change)
     assert stale() == expected
@@ -200,7 +203,7 @@ def test_more_images_per_class_make_only_the_new_shards(workspace):
     assert new(before, after) == {"check": 1, "recover": 2, "relabel": 2 * L, "evaluate": 3 * S, "publish": 1}
 
 
-@pytest.mark.nightly("snakemake")
+@NIGHTLY
 def test_a_change_and_its_revert(edit_row, stale, run_snakemake, capsys):
     """After a change is run and reverted, publish alone is stale, also when Snakemake's memory is lost; explain agrees."""
     path = Path("config/datasets/tiny.yaml")
@@ -231,7 +234,7 @@ def test_a_change_and_its_revert(edit_row, stale, run_snakemake, capsys):
     assert stale() == {}
 
 
-@pytest.mark.nightly("snakemake")
+@NIGHTLY
 def test_lost_metadata_and_lost_plans(edit_row, stale):
     shutil.rmtree(".snakemake")
     assert stale() == {}
@@ -250,7 +253,7 @@ def test_a_deleted_artifact_is_made_again_only_if_something_needs_it(published_r
     assert stale() == {"relabel": 1, "evaluate": S, "publish": 1}
 
 
-@pytest.mark.nightly("snakemake")
+@NIGHTLY
 def test_a_missing_receipt_of_what_publish_does_not_read_is_noticed(published_run, edit_row, stale):
     """Else statistics would refuse the twin, and only the user could mend it."""
     edit_row({"statistics": {"measured_in": "twin"}})
@@ -262,7 +265,7 @@ def test_a_missing_receipt_of_what_publish_does_not_read_is_noticed(published_ru
     assert stale()["squeeze"] == len(twins)
 
 
-@pytest.mark.nightly("snakemake")
+@NIGHTLY
 def test_a_missing_receipt_is_noticed(published_run, stale):
     """Publish asks for all receipts. What was made from the artifact is not made again."""
     labels = next(artifact for artifact in published_run if artifact.stage == "relabel")
