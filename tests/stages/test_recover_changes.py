@@ -238,6 +238,6 @@ def test_images_that_are_not_finite_end_the_job_before_a_checkpoint(workspace, e
 
     monkeypatch.setattr(Recovery, "run", broken)
     job = job_of(recovered(planned)[0])
-    with pytest.raises(UserError, match="expected finite images, got a loss of .*; lower recover.lr"):
+    with pytest.raises(UserError, match=r"expected finite images, got a loss of .*; lower recover\.lr"):
         recover.run(job)
     assert Checkpoint.of(job).load()["recovery"]["iteration"] == 1
