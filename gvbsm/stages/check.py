@@ -1,21 +1,29 @@
-"""check: try every network of a run once, and count the training images of every class, before anything is trained.
+"""check: try every network of a run once, load given weights, and count the training images, before anything is trained.
 
-Input: the data set. Output: CSV with a line per network: its name, options (JSON) and number of parameters.
+Inputs: the data set, the files that a row names. Output: CSV with a line per network: its name, options (JSON) and number of
+parameters.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
+from collections.abc import Iterator
 
 import torch
 
+from gvbsm.data.folders import is_there
 from gvbsm.data.image_set import check_images_per_class
 from gvbsm.data.splits import open_split
-from gvbsm.pipeline.check import CheckSpec
+from gvbsm.errors import UserError
+from gvbsm.method.layers import hooked_layers
+from gvbsm.pipeline.check import CheckSpec, Given, Matched
 from gvbsm.runtime.devices import job_device
 from gvbsm.store.job import Job
+from gvbsm.training.networks import build
+from gvbsm.training.pretrained import check_weights
 from gvbsm.training.trial import try_network
 
 
@@ -32,10 +40,49 @@ def run(job: Job[CheckSpec]) -> None:
     if spec.random_images:
         remedy = "ask for fewer images per class, or set evaluate.baselines to []"
         check_images_per_class(labels, classes, spec.random_images, "random baselines", remedy)
+    for files in spec.files:
+        path = job.data_root / files.path
+        if _is_read(job, files) and not is_there(path):
+            raise UserError(
+                f"{files.written}: expected a folder or an archive, got nothing at {path}; put it there, or correct the path"
+            )
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["network", "options", "parameters"])
     for trial in spec.trials:
-        parameters = try_network(trial.network, trial.trained_with, device)
+        with _naming(trial.written):
+            parameters = try_network(trial.network, trial.trained_with, device)
         writer.writerow([trial.network.name, json.dumps(trial.network.options, sort_keys=True), parameters])
+    for given in spec.weights:
+        if _is_read(job, given):
+            with _naming(given.written):
+                check_weights(given.network, given.weights, job.data_root, classes, given.pixels)
+    for matched in spec.matched:
+        _check_layers(matched, device)
     job.write_table(table.getvalue(), {"networks": len(spec.trials)})
+
+
+def _is_read(job: Job[CheckSpec], given: Given) -> bool:
+    """Whether an artifact is still to be made from what is given."""
+    return not all((job.store / artifact).exists() for artifact in given.artifacts)
+
+
+@contextlib.contextmanager
+def _naming(written: str) -> Iterator[None]:
+    """Errors name the file and the entry at which something was written."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{written}: {error}") from None
+
+
+def _check_layers(matched: Matched, device: torch.device) -> None:
+    model = build(matched.network, 0, device)
+    if hooked_layers(model, tuple(matched.layers)):
+        return
+    others = [kind for kind in ("batchnorm", "conv") if hooked_layers(model, (kind,))]
+    remedy = f"add {others[0]}" if others else "set recover.statistics_weight to 0"
+    raise UserError(
+        f"{matched.written}: expected layers of {', '.join(matched.layers)} in {matched.teacher}, got none; {remedy}, or leave "
+        "this teacher out"
+    )
