@@ -89,7 +89,7 @@ def _train(
     recipe = Recipe.from_settings(settings, settings.seed, settings.keep_epoch)
     _take_over(job)
     by_another_job = checkpoint.handed_over()
-    history = fit(model, recipe, batches, losses, checkpoint, job.title)
+    history = fit(model, recipe, batches, losses, checkpoint, job.title, passes=job.passes_of())
     job.images = (len(history) - by_another_job) * len(train.labels)
     _hand_over(job, checkpoint, len(history))
     return history
