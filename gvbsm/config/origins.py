@@ -69,7 +69,7 @@ def written_at(origin: Mapping[Place, Source], *place: str | int) -> str:
 
 
 def _source_of(place: Place, origin: Mapping[Place, Source]) -> Source:
-    return next(origin[place[:length]] for length in range(len(place), 0, -1) if place[:length] in origin)
+    return next(origin[place[:length]] for length in range(len(place), -1, -1) if place[:length] in origin)
 
 
 def in_config(file: Path) -> str:
