@@ -502,7 +502,7 @@ def test_several_files_that_are_no_images_are_named_and_counted(workspace, capsy
     spec = PREPARE | {"source": {"kind": "imagefolder", "path": "mine"}, "classes": 2, "channels": 3}
     done = run(capsys, "prepare", "--spec", json.dumps(spec), "--out", "results/x.safetensors")
     rest = r"\(7 files in all: then \S+train/dog/x1\.jpg, \S+x2\.jpg, \S+x3\.jpg, \S+x4\.jpg, \.\.\.\)$"
-    assert_one_line(*done, rf"gvbsm: \S+mine/test/dog/x0\.jpg: expected an image, got .* {rest}")
+    assert_one_line(*done, rf"^gvbsm: source: \S+mine/test/dog/x0\.jpg: expected an image, got .* {rest}")
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from gvbsm.config.bounds import Count
 from gvbsm.config.images import LayerKinds
-from gvbsm.config.messages import Place, Source
-from gvbsm.config.origins import written_at
 from gvbsm.config.row import Backbone, Network, Row, Weights
 from gvbsm.config.shapes import NetworkShape, PixelForm
 from gvbsm.config.sources import DataPath
@@ -18,6 +16,7 @@ from gvbsm.pipeline.stage import Artifact, Stage, builders_of, network_shape, pa
 from gvbsm.store.spec import Inputs, Spec, Strict
 
 _ENOUGH = 2  # images of a trial: what fails with more of them fails with two
+Section = Literal["backbones", "judge", "evaluate.students"]  # of a row, where a network is named
 
 
 class CheckInputs(Inputs):
@@ -31,22 +30,19 @@ class Trial(Strict):
 
     network: NetworkShape
     trained_with: Annotated[Count, Field(le=_ENOUGH)] | None
-    written: str  # the file and the entry that name it first
+    section: Section  # the first that names it
 
 
 class Matched(Strict):
-    """A teacher, and the kinds of layers that recover matches in it."""
+    """Teachers, and the kinds of layers that recover matches in them."""
 
-    network: NetworkShape
+    teachers: list[NetworkShape]
     layers: LayerKinds
-    written: str  # the file and the setting of the kinds
-    teacher: str  # its label
 
 
 class Given(Strict):
     """A file or folder that others made, and the artifacts made from it: once they are there, it may be gone."""
 
-    written: str
     artifacts: Annotated[list[str], Field(min_length=1)]  # relative to the store
 
 
@@ -56,12 +52,14 @@ class GivenWeights(Given):
     network: NetworkShape
     weights: Weights
     pixels: PixelForm
+    section: Section
 
 
 class GivenFiles(Given):
     """Distilled images or labels, below the data root."""
 
     path: DataPath
+    setting: Literal["distilled.images", "distilled.labels"]
 
 
 class CheckSpec(Spec):
@@ -72,9 +70,9 @@ class CheckSpec(Spec):
     stage: Literal["check"] = "check"
     inputs: CheckInputs
     trials: list[Trial]
-    matched: list[Matched]
-    weights: list[GivenWeights]
-    files: list[GivenFiles]
+    matched: Matched | None
+    weights: list[GivenWeights] | None
+    files: list[GivenFiles] | None
     candidates: Count | None  # images of a class from which select chooses
     random_images: Count | None  # images of a class for the random baselines
 
@@ -83,39 +81,27 @@ def plan_check(
     row: Row,
     ipc: int,
     data: Artifact,
-    origin: Mapping[Place, Source],
     networks: Sequence[tuple[Backbone, Artifact]],
     images: list[Artifact],
     labels: list[Artifact],
 ) -> Artifact:
-    """What is checked before a run: `networks` are its teachers and its judge, each with its artifact; `origin` are the
-    sources of the row's settings, for messages."""
+    """What is checked before a run: `networks` are its teachers and its judge, each with its artifact."""
     selects = row.select if not row.distilled else None
     return planned(
         CheckSpec,
         prefix(row),
         builders_of([*(network for network, _ in networks), *row.evaluate.students]),
         inputs=CheckInputs(data=data.path),
-        trials=_trials(row, ipc, origin),
-        matched=_matched(row, origin),
-        weights=[
-            GivenWeights(
-                written=_written(row, network, origin),
-                artifacts=[artifact.path],
-                network=network_shape(row, network),
-                weights=network.weights,
-                pixels=pixel_form(row),
-            )
-            for network, artifact in networks
-            if network.weights
-        ],
-        files=_files(row, origin, images, labels),
+        trials=_trials(row, ipc),
+        matched=_matched(row),
+        weights=[*_weights(row, networks)] or None,
+        files=[*_files(row, images, labels)] or None,
         candidates=ipc * selects.cells**2 * selects.candidates if selects else None,
         random_images=ipc if any(kind.startswith("random") for kind in row.evaluate.baselines) else None,
     )
 
 
-def _trials(row: Row, ipc: int, origin: Mapping[Place, Source]) -> list[Trial]:
+def _trials(row: Row, ipc: int) -> list[Trial]:
     """Every network once, as large as the row makes it."""
     batches: list[tuple[Network, int | None]] = [
         (teacher, None if teacher.weights else teacher.squeeze.batch_size)
@@ -127,38 +113,40 @@ def _trials(row: Row, ipc: int, origin: Mapping[Place, Source]) -> list[Trial]:
     trials: dict[str, Trial] = {}
     for network, size in batches:
         shape, trained_with = network_shape(row, network), size and min(size, _ENOUGH)
-        trial = Trial(network=shape, trained_with=trained_with, written=_written(row, network, origin))
+        trial = Trial(network=shape, trained_with=trained_with, section=_section(row, network))
         trials.setdefault(f"{shape} {trained_with}", trial)
     return list(trials.values())
 
 
-def _matched(row: Row, origin: Mapping[Place, Source]) -> list[Matched]:
-    if row.distilled or not (row.recover.iterations and row.recover.statistics_weight):
-        return []
-    written = written_at(origin, "recover", "layers")
-    return [
-        Matched(network=network_shape(row, teacher), layers=row.recover.layers, written=written, teacher=teacher.label)
-        for teacher in row.backbones
-    ]
-
-
-def _files(row: Row, origin: Mapping[Place, Source], images: list[Artifact], labels: list[Artifact]) -> list[GivenFiles]:
-    if not row.distilled:
-        return []
-    paths = {"images": (row.distilled.images, images), "labels": (row.distilled.labels, labels)}
-    return [
-        GivenFiles(written=written_at(origin, "distilled", name), artifacts=paths_of(artifacts), path=path)
-        for name, (path, artifacts) in paths.items()
-        if path
-    ]
-
-
-def _written(row: Row, network: Network, origin: Mapping[Place, Source]) -> str:
-    """The file and the entry of a network."""
+def _section(row: Row, network: Network) -> Section:
     if network is row.judge:
-        return written_at(origin, "judge")
-    place = ("backbones",) if isinstance(network, Backbone) else ("evaluate", "students")
-    return f"{written_at(origin, *place)}: {network.label}"
+        return "judge"
+    return "backbones" if isinstance(network, Backbone) else "evaluate.students"
+
+
+def _matched(row: Row) -> Matched | None:
+    if row.distilled or not (row.recover.iterations and row.recover.statistics_weight):
+        return None
+    return Matched(teachers=[network_shape(row, teacher) for teacher in row.backbones], layers=row.recover.layers)
+
+
+def _weights(row: Row, networks: Sequence[tuple[Backbone, Artifact]]) -> Iterable[GivenWeights]:
+    for network, artifact in networks:
+        if network.weights:
+            yield GivenWeights(
+                artifacts=[artifact.path],
+                network=network_shape(row, network),
+                weights=network.weights,
+                pixels=pixel_form(row),
+                section=_section(row, network),
+            )
+
+
+def _files(row: Row, images: list[Artifact], labels: list[Artifact]) -> Iterable[GivenFiles]:
+    if row.distilled:
+        yield GivenFiles(artifacts=paths_of(images), path=row.distilled.images, setting="distilled.images")
+    if row.distilled and row.distilled.labels:
+        yield GivenFiles(artifacts=paths_of(labels), path=row.distilled.labels, setting="distilled.labels")
 
 
 STAGE = Stage(

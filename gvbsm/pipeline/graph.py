@@ -65,7 +65,7 @@ def plan(dataset: str, ipc: int, recipe: str | None = None) -> list[Artifact]:
     _add_judge(graph)
     _add_labels(graph, random)
     networks = [*zip(row.backbones, graph.teachers, strict=True), *([(row.judge, graph.judges[0])] if row.judge else [])]
-    graph.check = plan_check(row, ipc, data, sources, networks, graph.images, graph.labels)
+    graph.check = plan_check(row, ipc, data, networks, graph.images, graph.labels)
     _add_students(graph, random)
     artifacts = [*graph.in_order(), _publish(graph, Target(dataset, ipc, recipe), merged)]
     return list({artifact.path: artifact for artifact in artifacts}.values())

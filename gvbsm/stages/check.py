@@ -6,20 +6,21 @@ parameters.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
-from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
+from gvbsm.config.shapes import NetworkShape
 from gvbsm.data.folders import is_there
 from gvbsm.data.image_set import check_images_per_class
 from gvbsm.data.splits import open_split
 from gvbsm.errors import UserError
 from gvbsm.method.layers import hooked_layers
-from gvbsm.pipeline.check import CheckSpec, Given, Matched
+from gvbsm.pipeline.check import CheckSpec, Given
+from gvbsm.pipeline.rows import naming
 from gvbsm.runtime.devices import job_device
 from gvbsm.store.job import Job
 from gvbsm.training.networks import build
@@ -36,29 +37,31 @@ def run(job: Job[CheckSpec]) -> None:
     classes = job.classes or []
     if spec.candidates:
         remedy = "lower select.candidates or select.cells, or ask for fewer images per class"
-        check_images_per_class(labels, classes, spec.candidates, "select", remedy)
+        with naming(spec, "select"):
+            check_images_per_class(labels, classes, spec.candidates, "select", remedy)
     if spec.random_images:
         remedy = "ask for fewer images per class, or set evaluate.baselines to []"
-        check_images_per_class(labels, classes, spec.random_images, "random baselines", remedy)
-    for files in spec.files:
-        path = job.data_root / files.path
-        if _is_read(job, files) and not is_there(path):
-            raise UserError(
-                f"{files.written}: expected a folder or an archive, got nothing at {path}; put it there, or correct the path"
-            )
+        with naming(spec, "evaluate", "baselines"):
+            check_images_per_class(labels, classes, spec.random_images, "random baselines", remedy)
+    for files in spec.files or []:
+        if _is_read(job, files):
+            with naming(spec, *files.setting.split(".")):
+                _check_there(job.data_root / files.path)
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["network", "options", "parameters"])
     for trial in spec.trials:
-        with _naming(trial.written):
+        with naming(spec, *trial.section.split(".")):
             parameters = try_network(trial.network, trial.trained_with, device)
         writer.writerow([trial.network.name, json.dumps(trial.network.options, sort_keys=True), parameters])
-    for given in spec.weights:
+    for given in spec.weights or []:
         if _is_read(job, given):
-            with _naming(given.written):
+            with naming(spec, given.section):
                 check_weights(given.network, given.weights, job.data_root, classes, given.pixels)
-    for matched in spec.matched:
-        _check_layers(matched, device)
+    if spec.matched:
+        with naming(spec, "recover", "layers"):
+            for teacher in spec.matched.teachers:
+                _check_layers(teacher, tuple(spec.matched.layers), device)
     job.write_table(table.getvalue(), {"networks": len(spec.trials)})
 
 
@@ -67,22 +70,15 @@ def _is_read(job: Job[CheckSpec], given: Given) -> bool:
     return not all((job.store / artifact).exists() for artifact in given.artifacts)
 
 
-@contextlib.contextmanager
-def _naming(written: str) -> Iterator[None]:
-    """Errors name the file and the entry at which something was written."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{written}: {error}") from None
+def _check_there(path: Path) -> None:
+    if not is_there(path):
+        raise UserError(f"{path}: expected a folder or an archive, got nothing there; put it there, or correct the path")
 
 
-def _check_layers(matched: Matched, device: torch.device) -> None:
-    model = build(matched.network, 0, device)
-    if hooked_layers(model, tuple(matched.layers)):
-        return
-    others = [kind for kind in ("batchnorm", "conv") if hooked_layers(model, (kind,))]
-    remedy = f"add {others[0]}" if others else "set recover.statistics_weight to 0"
-    raise UserError(
-        f"{matched.written}: expected layers of {', '.join(matched.layers)} in {matched.teacher}, got none; {remedy}, or leave "
-        "this teacher out"
-    )
+def _check_layers(teacher: NetworkShape, layers: tuple[str, ...], device: torch.device) -> None:
+    model = build(teacher, 0, device)
+    if not hooked_layers(model, layers):
+        others = [kind for kind in ("batchnorm", "conv") if hooked_layers(model, (kind,))]
+        remedy = f"add {others[0]}" if others else "set recover.statistics_weight to 0"
+        got = f"expected layers of {', '.join(layers)} to match in {teacher.name}, got none"
+        raise UserError(f"{got}; {remedy}, or leave this teacher out")

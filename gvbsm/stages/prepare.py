@@ -7,10 +7,8 @@ identifiers and names of the classes, and the form of the images.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -22,7 +20,7 @@ from gvbsm.data.folders import Stamp, content, is_image, is_visible, sample, sta
 from gvbsm.data.raw import Files, Form
 from gvbsm.errors import UserError
 from gvbsm.pipeline.prepare import PrepareSpec
-from gvbsm.pipeline.rows import written_for
+from gvbsm.pipeline.rows import naming
 from gvbsm.runtime.devices import data_device
 from gvbsm.store.job import Job
 from gvbsm.store.spec import Json
@@ -39,12 +37,12 @@ def run(job: Job[PrepareSpec]) -> None:
     roots = {"train": source.get("train", source.get("path")), "test": source.get("val", source.get("path"))}
     watched = roots | {"ground_truth": source.get("ground_truth")}
     before = _stamps(job, watched)
-    with _naming(spec, "source"):
+    with naming(spec, "source"):
         raw = getattr(import_module(module), function)(spec.source, form, job.data_root)
     if raw.left_out:
         endings = ", ".join(raw.left_out[:_ENDINGS])
         sys.stderr.write(f"prepare: {job.data_root / str(roots['train'])}: left out, by their endings no images: {endings}\n")
-    with _naming(spec, "classes"):
+    with naming(spec, "classes"):
         raw.check(", ".join(dict.fromkeys(filter(None, roots.values()))) or spec.source.kind, spec.classes)
     tensors = {
         "train_labels": raw.train_labels,
@@ -62,15 +60,6 @@ def run(job: Job[PrepareSpec]) -> None:
         _add_contents(job, watched, summary["source"], spec.storage)
     job.classes = raw.classes
     job.write_tensors(tensors, {"class_names": raw.class_names, "roots": roots, **form.as_json()}, summary)
-
-
-@contextlib.contextmanager
-def _naming(spec: PrepareSpec, setting: str) -> Iterator[None]:
-    """Errors name the file of the row that has the setting."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{written_for(spec, setting)}{error}") from None
 
 
 def _stamps(job: Job[PrepareSpec], watched: dict[str, str | None]) -> dict[str, Stamp]:

@@ -8,6 +8,7 @@ import pytest
 
 from gvbsm.errors import UserError
 from gvbsm.pipeline.graph import plan
+from gvbsm.pipeline.registry import write_plans
 from gvbsm.store.plans import STORE
 from tests.tiny import ONE_STUDENT
 
@@ -74,7 +75,7 @@ WRN = {"name": "wrn16_2", "options": {"widen": 1, "depth": 10}}
     [
         (
             {"backbones": [CONVNET, WRN | {"weights": "mine.pth"}]},
-            r"^config/datasets/tiny\.yaml: backbones: wrn16_2: network wrn16_2: weights data/mine\.pth: expected a file, got "
+            r"^config/datasets/tiny\.yaml: backbones: network wrn16_2: weights data/mine\.pth: expected a file, got "
             "nothing there; put it there",
         ),
         (
@@ -83,15 +84,15 @@ WRN = {"name": "wrn16_2", "options": {"widen": 1, "depth": 10}}
         ),
         (
             {"backbones": [WRN | {"weights": "text.pth"}]},
-            r"tiny\.yaml: backbones: wrn16_2: network wrn16_2: weights data/text\.pth: expected tensors alone, got a text",
+            r"tiny\.yaml: backbones: network wrn16_2: weights data/text\.pth: expected tensors alone, got a text",
         ),
         (
             {"backbones": [WRN, CONVNET], "recover": {"layers": ["batchnorm"]}},
-            r"^config/datasets/tiny\.yaml: recover\.layers: expected layers of batchnorm in convnet, got none; add conv",
+            r"^config/datasets/tiny\.yaml: recover\.layers: expected layers of batchnorm to match in convnet, got none; add ",
         ),
         (
             {"distilled": {"images": "theirs"}},
-            r"tiny\.yaml: distilled\.images: expected a folder or an archive, got nothing at data/theirs; put it there, or",
+            r"tiny\.yaml: distilled\.images: data/theirs: expected a folder or an archive, got nothing there; put it there, or",
         ),
     ],
 )
@@ -99,6 +100,7 @@ def test_what_a_later_stage_would_miss_is_known_before_the_teachers(changes, mes
     edit_row(ONE_STUDENT | changes)
     Path("data").mkdir()
     Path("data/text.pth").write_text("no weights")
+    write_plans(plan("tiny", 4), Path("results/tiny/ipc4/acc.json"))
     with pytest.raises(UserError, match=message):
         make_up_to("check")
 
@@ -107,7 +109,8 @@ def test_labels_by_others_are_looked_for_too_and_a_recipes_file_is_named(workspa
     edit_row(ONE_STUDENT)
     Path("data/images").mkdir(parents=True)
     Path("config/recipes/theirs.yaml").write_text("distilled: {images: images, labels: labels, seed: 42}\n")
-    message = r"^config/recipes/theirs\.yaml: distilled\.labels: expected a folder .* at data/labels;"
+    message = r"^config/recipes/theirs\.yaml: distilled\.labels: data/labels: expected a folder "
+    write_plans(plan("tiny", 4, "theirs"), Path("results/tiny/ipc4-theirs/acc.json"))
     with pytest.raises(UserError, match=message):
         make_up_to("check", recipe="theirs")
 
@@ -136,7 +139,7 @@ def test_a_student_that_cannot_run_stops_a_run_before_its_teachers(published_run
     done = run_snakemake("--cores", "2")
     text = done.stdout + done.stderr
     expected = (
-        r"^gvbsm: check digits failed: config/datasets/tiny\.yaml: evaluate\.students: late: network timm:levit_128s at 8 x"
+        r"^gvbsm: check digits failed: config/datasets/tiny\.yaml: evaluate\.students: network timm:levit_128s at 8 x 8 px"
     )
     assert done.returncode and re.search(expected, text, re.MULTILINE), text
     assert not list((STORE / "squeeze").glob("*late*")) and "0 of " in text, text
