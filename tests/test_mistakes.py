@@ -106,6 +106,23 @@ ROW_MISTAKES = {
         {"resize": 8, "image_size": 16},
         r"resize: expected at least image_size \(16\), got 8",
     ),
+    "patches above the image": (
+        {"statistics": {"patch_size": 9}, "image_size": 8},
+        r"tiny\.yaml: statistics\.patch_size: expected at most image_size \(8\), got 9; lower it",
+    ),
+    "padding above the image": ({"augment": {"pad": 9}}, r"tiny\.yaml: augment\.pad: expected at most image_size \(8\), got 9"),
+    "more logits than classes": (
+        {"relabel": {"coding": {"top": 11}}},
+        r"tiny\.yaml: relabel\.coding\.top: expected at most classes \(10\), got 11; lower it, or set it to null",
+    ),
+    "more parts than views in a batch": (
+        {"evaluate": {"accumulate": 17}},
+        r"tiny\.yaml: evaluate\.accumulate: expected at most 16, the views of a batch of 'convnet', got 17; lower it, or raise",
+    ),
+    "more parts than views in a batch of one student": (
+        {"evaluate": {"students": ["convnet", {"name": "wrn16_2", "evaluate": {"batch_size": 3, "accumulate": 4}}]}},
+        r"evaluate\.accumulate: expected at most 3, the views of a batch of 'wrn16_2', got 4; lower it",
+    ),
     "unknown student": ({"evaluate": {"students": ["lenet5"]}}, r"evaluate\.students\[0\]: unknown network 'lenet5'"),
     "unknown option": (
         {"backbones": [{"name": "convnet", "options": {"widht": 3}}]},

@@ -114,3 +114,15 @@ def test_comparisons_can_be_planned(monkeypatch):
     assert {"digits", "cifar10"} <= config.comparisons.keys()
     for target in (target for name in config.comparisons for target in comparison(config, name)):
         assert plan_run(target)[-1].stage == "publish"
+
+
+def test_sizes_that_nothing_depends_on_are_not_compared(workspace, edit_row):
+    """Online labels are not coded, and the batches of labels by others are those of their files."""
+    edit_row({"relabel": {"online": True, "coding": {"top": 11}}})
+    load_row("tiny")
+    edit_row(
+        {"relabel": {"online": False, "coding": {"top": 10}}, "evaluate": {"accumulate": 16}, "statistics": {"patch_size": 8}}
+    )
+    load_row("tiny")
+    edit_row({"distilled": {"images": "a", "labels": "b", "seed": 42}, "evaluate": {"accumulate": 17}})
+    load_row("tiny")

@@ -32,6 +32,7 @@ ROW = {
     "extends": "imagenet",
     "source": {"train": "few/train", "val": "few/val", "ground_truth": "few/LOC_val_solution.csv"},
     "classes": 2,
+    "relabel": {"coding": {"top": None}},
     "backbones": [{"name": f"torchvision:{name}", "weights": f"few/{name}.pth", "trust_weights": True} for name in TEACHERS],
 }
 RECIPE = {
