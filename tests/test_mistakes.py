@@ -106,6 +106,19 @@ ROW_MISTAKES = {
         {"resize": 8, "image_size": 16},
         r"resize: expected at least image_size \(16\), got 8",
     ),
+    "patches above the image": (
+        {"statistics": {"patch_size": 9}, "image_size": 8},
+        r"tiny\.yaml: statistics\.patch_size: expected at most image_size \(8\), got 9; lower it",
+    ),
+    "padding above the image": ({"augment": {"pad": 9}}, r"tiny\.yaml: augment\.pad: expected at most image_size \(8\), got 9"),
+    "more parts than views in a batch": (
+        {"evaluate": {"accumulate": 17}},
+        r"tiny\.yaml: evaluate\.accumulate: expected at most 16, the views of a batch of 'convnet', got 17; lower it, or raise",
+    ),
+    "more parts than views in a batch of one student": (
+        {"evaluate": {"students": ["convnet", {"name": "wrn16_2", "evaluate": {"batch_size": 3, "accumulate": 4}}]}},
+        r"evaluate\.accumulate: expected at most 3, the views of a batch of 'wrn16_2', got 4; lower it",
+    ),
     "unknown student": ({"evaluate": {"students": ["lenet5"]}}, r"evaluate\.students\[0\]: unknown network 'lenet5'"),
     "unknown option": (
         {"backbones": [{"name": "convnet", "options": {"widht": 3}}]},
@@ -492,6 +505,38 @@ FOLDER_MISTAKES = {
     ),
     "another number of classes": (lambda root: image_folder(root, {"cat": 2}), r"mine: expected 2 classes, got 1"),
 }
+
+
+def test_several_files_that_are_no_images_are_named_and_counted(workspace, capsys):
+    root = Path("data/mine")
+    image_folder(root, {"cat": 2, "dog": 2})
+    for number in range(7):
+        (root / ("train" if number else "test") / "dog" / f"x{number}.jpg").write_text("no")
+    spec = PREPARE | {"source": {"kind": "imagefolder", "path": "mine"}, "classes": 2, "channels": 3}
+    done = run(capsys, "prepare", "--spec", json.dumps(spec), "--out", "results/x.safetensors")
+    rest = r"\(7 files in all: then \S+train/dog/x1\.jpg, \S+x2\.jpg, \S+x3\.jpg, \S+x4\.jpg, \.\.\.\)$"
+    assert_one_line(*done, rf"^gvbsm: source: \S+mine/test/dog/x0\.jpg: expected an image, got .* {rest}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"classes": 9}, r"^gvbsm: config/datasets/tiny\.yaml: classes: digits: expected 9 classes, got 10; correct"),
+        (
+            {"source": {"kind": "imagefolder", "path": "mine"}},
+            r"^gvbsm: config/datasets/tiny\.yaml: source: data/mine: expected a folder or an archive \(.*\), got nothing there",
+        ),
+        ({"mean": [0.5] * 3, "std": [0.5] * 3}, r"^gvbsm: config/datasets/digits\.yaml: source: digits: expected one channel"),
+    ],
+)
+def test_what_a_data_set_lacks_names_the_file_of_the_row(changes, expected, workspace, edit_row, capsys):
+    edit_row({"classes": 9, "source": {"kind": "imagefolder", "path": "elsewhere"}})  # a row that is no longer so is not named
+    write_plans(plan("tiny", 4), Path(TARGET))
+    Path("config/datasets/tiny.yaml").write_text("extends: digits\n")
+    edit_row(changes)
+    artifacts = plan("tiny", 4)
+    write_plans(artifacts, Path(TARGET))
+    assert_one_line(*run(capsys, *stage_command(artifacts[0])), expected)
 
 
 @pytest.mark.parametrize("mistake", FOLDER_MISTAKES)

@@ -114,3 +114,11 @@ def test_comparisons_can_be_planned(monkeypatch):
     assert {"digits", "cifar10"} <= config.comparisons.keys()
     for target in (target for name in config.comparisons for target in comparison(config, name)):
         assert plan_run(target)[-1].stage == "publish"
+
+
+def test_sizes_that_nothing_depends_on_are_not_compared(workspace, edit_row):
+    """More logits than classes are all of them, and the batches of labels by others are those of their files."""
+    edit_row({"relabel": {"coding": {"top": 11}}, "evaluate": {"accumulate": 16}, "statistics": {"patch_size": 8}})
+    load_row("tiny")
+    edit_row({"distilled": {"images": "a", "labels": "b", "seed": 42}, "evaluate": {"accumulate": 17}})
+    load_row("tiny")

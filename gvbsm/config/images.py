@@ -10,6 +10,8 @@ from gvbsm.config.bounds import ONCE, Batch, Cells, Count, Fraction, Parts, Pixe
 from gvbsm.config.sources import Seed, Strict
 from gvbsm.config.steps import Compute
 
+LayerKinds = Annotated[list[Literal["batchnorm", "conv"]], Field(min_length=1, max_length=2), ONCE]
+
 
 class Ema(Strict):
     """Exponential moving average of the synthetic batch's statistics."""
@@ -120,9 +122,7 @@ class RecoverShard(Compute):
     variance_weight: Weight | None = Field(
         default=None, description="Weight of the terms of variances; those of means have 1 (DWA: 11; for ImageNet 2); off: 1."
     )
-    layers: Annotated[list[Literal["batchnorm", "conv"]], Field(min_length=1, max_length=2), ONCE] = Field(
-        description="Which layers are matched."
-    )
+    layers: LayerKinds = Field(description="Which layers are matched.")
     conv_statistics: Annotated[list[Literal["channel", "patch"]], Field(min_length=1), ONCE] = Field(
         description="Which moments of Conv inputs are matched."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import yaml
 
 from gvbsm.config.load import read_row
-from gvbsm.config.messages import Place, dotted
+from gvbsm.config.messages import Place, Source, dotted
 from gvbsm.config.yaml_files import read_text
 
 _COMMENT = re.compile(r"(\s*)#\s?(.*?)\s*")
@@ -52,13 +53,23 @@ def sourced_settings(dataset: str, recipe: str | None = None) -> list[Setting]:
     notes = {file: _notes(file.read_text(encoding="utf-8")) for file in files}
     settings = []
     for place, value in _leaves(raw) if raw else []:
-        source = next(origin[place[:length]] for length in range(len(place), 0, -1) if place[:length] in origin)
+        source = _source_of(place, origin)
         in_file = (*source.section, *place)
         note = notes[source.file].get(in_file) or _Note(0, "")
         if not note.comment and isinstance(place[-1], int):  # a list's comment counts for its entries
             note = _Note(note.line, notes[source.file].get(in_file[:-1], note).comment)
         settings.append(Setting(dotted(place), value, source.file, note.line, note.comment))
     return settings
+
+
+def written_at(origin: Mapping[Place, Source], *place: str | int) -> str:
+    """Where a setting that a row has was written: config/<folder>/<name>.yaml: recover.layers."""
+    source = _source_of(place, origin)
+    return f"{in_config(source.file)}: {dotted((*source.section, *place))}"
+
+
+def _source_of(place: Place, origin: Mapping[Place, Source]) -> Source:
+    return next(origin[place[:length]] for length in range(len(place), -1, -1) if place[:length] in origin)
 
 
 def in_config(file: Path) -> str:

@@ -209,6 +209,21 @@ class Row(Strict):
         return self
 
     @model_validator(mode="after")
+    def _parts_are_no_larger_than_the_whole(self) -> Row:
+        for name, value in (("statistics.patch_size", self.statistics.patch_size), ("augment.pad", self.augment.pad)):
+            if value and value > self.image_size:
+                raise ValueError(f"{name}: expected at most image_size ({self.image_size}), got {value}; lower it")
+        of_others = self.distilled and self.distilled.labels  # whose batches only their files tell
+        for student in self.evaluate.students:
+            batch = student.evaluate.batch_size or (None if of_others else self.relabel.batch_size)
+            if batch and student.evaluate.accumulate > batch:
+                raise ValueError(
+                    f"evaluate.accumulate: expected at most {batch}, the views of a batch of {student.label!r}, got "
+                    f"{student.evaluate.accumulate}; lower it, or raise the batch_size of evaluate or relabel"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _noise_is_not_mixed_in_again(self) -> Row:
         if self.recover.residual and self.recover.iterations and not (self.select or self.distilled):
             raise ValueError(

@@ -11,7 +11,17 @@ import torch
 from torch import Tensor
 
 from gvbsm.data.class_names import look_alike
-from gvbsm.data.files import check_one_folder, colour_mode, decoding, open_image, or_archives, read_entries, square, to_tensor
+from gvbsm.data.files import (
+    Unreadable,
+    check_one_folder,
+    colour_mode,
+    decoding,
+    open_image,
+    or_archives,
+    read_entries,
+    square,
+    to_tensor,
+)
 from gvbsm.data.folders import is_image
 from gvbsm.errors import UserError
 
@@ -83,18 +93,19 @@ def pack(listing: Listing, images_NCHW: Tensor) -> int:
     """Decode the images into a uint8 tensor; return the number of images that were resized and cut to its S x S px.
 
     Raises:
-        UserError: for a file that is no image.
+        UserError: for files that are no images.
     """
     channels, size = images_NCHW.shape[1], images_NCHW.shape[-1]
-    mode, resized = colour_mode(str(listing.root), channels), 0
+    mode, resized, unreadable = colour_mode(str(listing.root), channels), 0, Unreadable()
     for entry in read_entries(listing.root, quiet=True):  # `list_images` has said what is left out
         place = listing.places.get(entry.path)
         if entry.read and place is not None:
             where = f"{listing.root}/{entry.path}"
-            with decoding(where):
+            with unreadable.noting(where), decoding(where):
                 image = open_image(where, entry.read(), mode)
                 resized += image.size != (size, size)
                 images_NCHW[place] = to_tensor(square(image, size, size))
+    unreadable.check()
     return resized
 
 

@@ -20,6 +20,7 @@ from gvbsm.data.first_bytes import HEAD, IMAGES, PACKED, TAR, ZIP, check_folders
 from gvbsm.data.folders import LeftOut, is_there, walk
 from gvbsm.errors import UserError, first_line, unreadable
 
+_NAMED = 5  # files in a message
 _LONGEST = 100  # longest ratio of sides: resizing the shorter side enlarges the longer side with it
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF", "GIF")  # for other formats PIL may start programs
 
@@ -99,6 +100,32 @@ def read_file(file: Path) -> bytes:
         if file.is_dir():
             raise UserError(f"{file}: expected a file, got a folder; name the file in it") from None
         raise unreadable(file, error) from None
+
+
+class Unreadable:
+    """The images that cannot be read, so that an error names more than the first of them."""
+
+    def __init__(self) -> None:
+        self._first = ""
+        self._names: list[str] = []
+
+    @contextlib.contextmanager
+    def noting(self, where: str) -> Iterator[None]:
+        """Note a UserError of the block, and go on after it."""
+        try:
+            yield
+        except UserError as error:
+            self._first = self._first or str(error)
+            self._names.append(where)
+
+    def check(self) -> None:
+        """Raise UserError with the first error, the names of a few more files, and their number, if there was any."""
+        (first, self._first), (names, self._names) = (self._first, ""), (self._names, [])  # none, of the images that follow
+        if len(names) == 1:
+            raise UserError(first)
+        if names:
+            others = ", ".join(names[1:_NAMED]) + ", ..." * (len(names) > _NAMED)
+            raise UserError(f"{first} ({len(names)} files in all: then {others})")
 
 
 @contextlib.contextmanager

@@ -59,7 +59,7 @@ def _validation(source: ImageNet, form: Form, data_root: Path, wanted: Wanted) -
             f"{root}: expected a folder per class, got {len(images)} images without one; set source.ground_truth to "
             f"the development kit (or its {_TRUTH}), or to LOC_val_solution.csv"
         )
-    return _by_truth(root, images, _truth(data_root / source.ground_truth), form, data_root, wanted)
+    return _by_truth(root, images, data_root / source.ground_truth, form, data_root, wanted)
 
 
 def _images(root: Path) -> list[Entry]:
@@ -77,26 +77,24 @@ def _by_class(root: Path, images: Iterable[Entry], form: Form, data_root: Path, 
     return labelled
 
 
-def _by_truth(
-    root: Path, images: list[Entry], truth: dict[str, str] | list[str], form: Form, data_root: Path, wanted: Wanted
-) -> Labelled:
-    """Images of one flat folder; `truth` maps names without suffix to classes, or lists classes in the order of the names."""
-    stems = [entry.path.stem for entry in images]
+def _by_truth(root: Path, images: list[Entry], truth_path: Path, form: Form, data_root: Path, wanted: Wanted) -> Labelled:
+    """Images of one flat folder."""
+    truth, stems = _truth(truth_path), [entry.path.stem for entry in images]
     if isinstance(truth, list):
         if len(truth) != len(stems):
-            raise UserError(f"{root}: expected {len(truth)} images, as the ground truth has, got {len(stems)}; complete them")
+            raise UserError(f"{root}: expected {len(truth)} images, as {truth_path} has, got {len(stems)}; complete them")
         truth = dict(zip(sorted(stems), truth, strict=True))
     labelled: Labelled = {}
     for entry, stem in zip(images, stems, strict=True):
         if stem not in truth:
-            raise UserError(f"{root}/{entry.path}: expected a class in the ground truth, got none; remove the file")
+            raise UserError(f"{root}/{entry.path}: expected a class in {truth_path}, got none; remove the file")
         if wanted is None or truth[stem] in wanted:
             labelled.setdefault(truth[stem], []).append((str(entry.path), form.read_image(root, entry, data_root)))
     return labelled
 
 
 def _truth(path: Path) -> dict[str, str] | list[str]:
-    """WordNet ids of the validation images: by name (Kaggle's CSV), or in order (the development kit)."""
+    """WordNet ids of the validation images: by name without suffix (Kaggle's CSV), or in the order of the names (the kit)."""
     if path.suffix.lower() == ".csv":
         return _solution(path)
     texts = {entry.path.name: entry.read() for entry in _kit(path) if entry.read and entry.path.name in (_TRUTH, _META)}

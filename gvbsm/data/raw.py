@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gvbsm.data.files import Entry, colour_mode, decoding, open_image, square, to_tensor
+from gvbsm.data.files import Entry, Unreadable, colour_mode, decoding, open_image, square, to_tensor
 from gvbsm.errors import UserError, unreadable
 from gvbsm.store.spec import Json
 
@@ -51,6 +51,7 @@ class Form:
     resize: int  # px of the shorter side before the centre of image_size is cut out
     storage: str  # "packed" or "files"
     _blocks: _Blocks = field(default_factory=_Blocks, init=False, repr=False, compare=False)
+    _unreadable: Unreadable = field(default_factory=Unreadable, init=False, repr=False, compare=False)
 
     def as_json(self) -> Json:
         """The form as metadata."""
@@ -59,15 +60,19 @@ class Form:
     def read_image(self, root: Path, entry: Entry, data_root: Path) -> Tensor | tuple[str, int, int]:
         """An image below `root`: uint8 (C,S,S), or with storage "files" its path, size and time.
 
+        For a file that cannot be read as an image it is empty, and `join` raises the error, which names several such files.
+
         Raises:
-            UserError: if it is no image, or with storage "files" a member of an archive.
+            UserError: with storage "files", for a member of an archive.
         """
         where = f"{root}/{entry.path}"
         if self.storage == "packed":
             assert entry.read
-            with decoding(where):
-                image = open_image(where, entry.read(), colour_mode(str(root), self.channels))
+            mode = colour_mode(str(root), self.channels)
+            with self._unreadable.noting(where), decoding(where):
+                image = open_image(where, entry.read(), mode)
                 return self._blocks.keep(to_tensor(square(image, self.image_size, self.resize)))
+            return torch.empty(0)
         if entry.file is None:
             raise UserError(f"{root}: storage: files: expected a folder, got an archive; unpack it, or set storage: packed")
         try:
@@ -78,7 +83,12 @@ class Form:
         return path.as_posix(), status.st_size, status.st_mtime_ns
 
     def join(self, images: list[Any]) -> Tensor | Files:
-        """The images of a split, as `read_image` gives them, together. Empties the list, so that no image is held twice."""
+        """The images of a split, as `read_image` gives them, together. Empties the list, so that no image is held twice.
+
+        Raises:
+            UserError: if some could not be read, of this split or another.
+        """
+        self._unreadable.check()
         if self.storage == "packed":
             joined = torch.empty(len(images), *images[0].shape, dtype=torch.uint8)
             images.reverse()

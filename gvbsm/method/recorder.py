@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gvbsm.method.densification import TangentLoss, gram_matrices
-from gvbsm.method.replays import Replays
+from gvbsm.method.replays import Replays, because
 
 if TYPE_CHECKING:
     from gvbsm.method.recovery import Recovery
@@ -113,8 +113,3 @@ class Recorder:
         losses_P = recovery.iterate(teacher, numbers, dropped, self._tangent)
         self._losses_TP.index_copy_(0, self._at, losses_P.unsqueeze(0))
         self._at.add_(1)
-
-
-def because(state: str, reason: str) -> str:
-    """A state, and why, if there is a reason."""
-    return f"{state} ({reason})" if reason else state

@@ -16,7 +16,8 @@ from gvbsm.method.batch_views import view
 from gvbsm.method.densification import TangentLoss, class_groups, gram_matrices, spectrum_loss
 from gvbsm.method.draws import derive, uniform
 from gvbsm.method.matching import BatchClasses, StatisticsMatcher
-from gvbsm.method.recorder import Numbers, Recorder, because
+from gvbsm.method.recorder import Numbers, Recorder
+from gvbsm.method.replays import because
 from gvbsm.method.rounds import first_iterations
 
 PARTS = ("loss", "ce", "statistics", "densification")  # of the loss, in the order in which they are fetched

@@ -69,3 +69,8 @@ def _no_garbage() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def because(state: str, reason: str) -> str:
+    """A state such as "not recorded", and why, if there is a reason: what receipts say of passes."""
+    return f"{state} ({reason})" if reason else state

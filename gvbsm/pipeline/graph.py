@@ -30,7 +30,7 @@ class _Graph:
 
     row: Row
     data: Artifact
-    check: Artifact
+    check: Artifact = field(init=False)
     twins: list[Artifact] = field(default_factory=list)  # teachers that only serve to measure statistics
     teachers: list[Artifact] = field(default_factory=list)
     statistics: list[Artifact] = field(default_factory=list)
@@ -58,12 +58,14 @@ def plan(dataset: str, ipc: int, recipe: str | None = None) -> list[Artifact]:
     merged, sources = read_row(dataset, recipe)
     row = check_row(merged, sources)
     data = plan_prepare(row)
-    graph = _Graph(row, data, plan_check(row, ipc, data))
+    graph = _Graph(row, data)
     _add_teachers(graph)
     random = RandomImages(ipc=ipc, seed=row.evaluate.random_seed)
     _add_images(graph, ipc)
     _add_judge(graph)
     _add_labels(graph, random)
+    networks = [*zip(row.backbones, graph.teachers, strict=True), *([(row.judge, graph.judges[0])] if row.judge else [])]
+    graph.check = plan_check(row, ipc, data, networks, graph.images, graph.labels)
     _add_students(graph, random)
     artifacts = [*graph.in_order(), _publish(graph, Target(dataset, ipc, recipe), merged)]
     return list({artifact.path: artifact for artifact in artifacts}.values())

@@ -20,6 +20,7 @@ from gvbsm.data.folders import Stamp, content, is_image, is_visible, sample, sta
 from gvbsm.data.raw import Files, Form
 from gvbsm.errors import UserError
 from gvbsm.pipeline.prepare import PrepareSpec
+from gvbsm.pipeline.rows import naming
 from gvbsm.runtime.devices import data_device
 from gvbsm.store.job import Job
 from gvbsm.store.spec import Json
@@ -36,11 +37,13 @@ def run(job: Job[PrepareSpec]) -> None:
     roots = {"train": source.get("train", source.get("path")), "test": source.get("val", source.get("path"))}
     watched = roots | {"ground_truth": source.get("ground_truth")}
     before = _stamps(job, watched)
-    raw = getattr(import_module(module), function)(spec.source, form, job.data_root)
+    with naming(spec, "source"):
+        raw = getattr(import_module(module), function)(spec.source, form, job.data_root)
     if raw.left_out:
         endings = ", ".join(raw.left_out[:_ENDINGS])
         sys.stderr.write(f"prepare: {job.data_root / str(roots['train'])}: left out, by their endings no images: {endings}\n")
-    raw.check(", ".join(dict.fromkeys(filter(None, roots.values()))) or spec.source.kind, spec.classes)
+    with naming(spec, "classes"):
+        raw.check(", ".join(dict.fromkeys(filter(None, roots.values()))) or spec.source.kind, spec.classes)
     tensors = {
         "train_labels": raw.train_labels,
         "test_labels": raw.test_labels,

@@ -95,7 +95,7 @@ def run(job: Job[RecoverSpec]) -> None:
     tensors = {"images": images, "labels": labels, "numbers": numbers}
     job.images = count_steps(batches, settings)
     summary = {"images": len(labels), "last_iteration": state["last"]}
-    summary["passes"] = {teacher: "; ".join(hows) for teacher, hows in state["passes"].items()}
+    job.passes = state["passes"]
     if state["snapshots"]:
         tensors["snapshots"] = _by_image(state["snapshots"], len(snapshot_iterations))
     job.write_tensors(tensors, {"snapshots": snapshots.model_dump() if snapshots else None}, summary)

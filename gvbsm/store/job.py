@@ -95,6 +95,8 @@ class Job(Reader, Generic[S]):
     ahead: bool = False  # whether to do the work of waiting jobs that read the same images, too
     writes: bool = True  # whether this process writes; if several train together, only rank 0 does
     precisions: list[str] = field(default_factory=list)  # computed in, of each teacher or of all, if not the settings'
+    # By name of the artifact of a network: each way in which passes through it ran, for the receipt.
+    passes: dict[str, list[str]] = field(default_factory=dict)
     images: int = 0  # images that the stage processed, with repetitions
     started: float = field(default_factory=time.perf_counter)
     seconds_before: float = 0.0  # of the earlier processes whose checkpoint this one continues
@@ -127,12 +129,16 @@ class Job(Reader, Generic[S]):
         except UserError:
             return False
 
+    def passes_of(self) -> list[str]:
+        """The list of the ways in which passes through the network that the job trains ran."""
+        return self.passes.setdefault(self.out.stem, [])
+
     def _write_receipt(self, summary: Json) -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         receipt = {
             "spec": self.spec.json_object,
             "inputs": {path: receipt["sha256"] for path, receipt in self.receipts.items()},
-            "summary": summary | ({"precision": ", ".join(self.precisions)} if self.precisions else {}),
+            "summary": summary | self._ran(),
             "seconds": round(self.seconds(), 3),
             "images": self.images,
             "peak_memory_bytes": peak if sys.platform == "darwin" else peak * 1024,
@@ -142,6 +148,12 @@ class Job(Reader, Generic[S]):
             **provenance(),
         }
         write_receipt(self.out, receipt)
+
+    def _ran(self) -> Json:
+        """How the job computed, where the settings alone do not say it."""
+        passes = {name: "; ".join(hows) for name, hows in self.passes.items()}
+        precision = ", ".join(self.precisions)
+        return ({"precision": precision} if precision else {}) | ({"passes": passes} if passes else {})
 
 
 def provenance() -> Json:

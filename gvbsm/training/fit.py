@@ -20,7 +20,7 @@ from gvbsm.method.ranks import ranks
 from gvbsm.runtime.checkpoints import Checkpoint, State, to_device
 from gvbsm.runtime.progress import Progress
 from gvbsm.store.keys import derive_seed
-from gvbsm.training.graphs import recorded
+from gvbsm.training.graphs import how_steps_ran, recorded
 from gvbsm.training.synchronised import synchronised
 
 Batch = TypeVar("Batch")
@@ -179,6 +179,7 @@ def fit(
     checkpoint: Checkpoint,
     title: str,
     after_epoch: Callable[[nn.Module, int], Measured] = lambda model, epoch: {},
+    passes: list[str] | None = None,
 ) -> list[EpochRow]:
     """Train `model` in place and return one row per epoch: epoch, loss, and the results of `after_epoch`.
 
@@ -190,12 +191,17 @@ def fit(
     whole step is recorded and replayed (`gvbsm.training.graphs`). If several processes train together, each rank computes the
     losses of the whole batch and has a share of their gradients.
     torch's global generator is seeded for every step, so a resumed training draws the same random numbers.
+    `passes` receives how steps ran here and in earlier processes, as recover says it: "not compiled, recorded".
 
     Raises:
         Interrupted: after a signal, the state saved.
         UserError: if the loss of an epoch is not finite.
     """
-    return _Training(model, recipe, losses, checkpoint, title).run(batches, after_epoch)
+    training = _Training(model, recipe, losses, checkpoint, title)
+    history = training.run(batches, after_epoch)
+    if passes is not None:
+        passes[:] = dict.fromkeys([*passes, *training.passes()])
+    return history
 
 
 class _Training(Generic[Batch]):
@@ -215,10 +221,12 @@ class _Training(Generic[Batch]):
         self._model = synchronised(model, device)
         self._optimizer = make_optimizer(self._model, recipe)
         self._averaged = MovingAverage(self._model, recipe.ema) if recipe.ema else None
-        state = to_device(checkpoint.load(), device) or {"epoch": 0, "step": 0, "history": []}
+        state = to_device(checkpoint.load(), device) or {"epoch": 0, "step": 0, "history": [], "passes": []}
         if "model" in state:
             self._restore(state)
         self._history: list[EpochRow] = state["history"]
+        self._passes: list[str] = state["passes"]  # of earlier processes
+        self._has_stepped = False
         self._loss = torch.as_tensor(state.get("loss", 0.0), dtype=torch.float32, device=device)  # summed over an epoch
         self._update: Callable[[Batch], None] = self._change
         if self._ranks.size == 1:
@@ -269,6 +277,12 @@ class _Training(Generic[Batch]):
         if self._averaged:
             self._averaged.advance()
         self._update(batch)
+        self._has_stepped = True
+
+    def passes(self) -> list[str]:
+        """How steps ran in this process and in earlier ones; each way once."""
+        now = how_steps_ran(self._update, self._loss.device) if self._has_stepped else []
+        return list(dict.fromkeys([*self._passes, *now]))
 
     def _change(self, batch: Batch) -> None:
         """A step: nothing in it depends on a value in Python that changes from step to step."""
@@ -289,7 +303,7 @@ class _Training(Generic[Batch]):
         return [*self._model.state_dict().values(), *averages, *averaged, self._loss]
 
     def _state(self, epoch: int, step: int) -> State:
-        state = {"epoch": epoch, "step": step, "history": self._history, "loss": self._loss}
+        state = {"epoch": epoch, "step": step, "history": self._history, "passes": self.passes(), "loss": self._loss}
         state |= {"model": self._model.state_dict(), "optimizer": self._optimizer.state_dict()}
         return state | ({"averaged": self._averaged.state()} if self._averaged else {})
 

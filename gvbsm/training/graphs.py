@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gvbsm.errors import first_line
-from gvbsm.method.replays import Replay, Replays
+from gvbsm.method.replays import Replay, Replays, because
 
 Batch = TypeVar("Batch")
 
@@ -39,11 +39,14 @@ class Recorded(Generic[Batch]):
         self._step, self._state, self._record, self._once = step, state, record, once
         self._forms: set[Any] = set()  # of earlier batches
         self.graphs: dict[Any, tuple[Replay, list[Tensor]]] = {}  # and the tensors that they read the batch from
-        self._fails = False
+        self._fails = ""  # why it cannot be recorded
+        self._are_large = False  # some batches
 
     def __call__(self, batch: Batch) -> None:
         """One step on a batch."""
-        if self._fails or max(tensor.numel() for tensor in tensors_of(batch)) > _MOST:
+        is_large = max(tensor.numel() for tensor in tensors_of(batch)) > _MOST
+        self._are_large |= is_large
+        if self._fails or is_large:
             return self._step(batch)
         form = form_of(batch)
         if form not in self._forms:
@@ -55,13 +58,20 @@ class Recorded(Generic[Batch]):
             try:
                 self.graphs[form] = self._record(lambda: self._step(fixed_batch), self._state()), fixed
             except RuntimeError as error:
-                warnings.warn(f"trained without CUDA graphs: {first_line(error)}", stacklevel=2)
-                self._fails = True
+                self._fails = first_line(error)
+                warnings.warn(f"trained without CUDA graphs: {self._fails}", stacklevel=2)
                 return self._step(batch)
         replay, fixed = self.graphs[form]
         for place, tensor in zip(fixed, tensors_of(batch), strict=True):
             place.copy_(tensor)
         return replay()
+
+    def states(self) -> list[str]:
+        """Whether steps were recorded, and why not; two entries if some were."""
+        if self._fails:
+            return [because("not recorded", self._fails)]
+        states = [*(["recorded"] if self.graphs else []), *(["not recorded (large batches)"] if self._are_large else [])]
+        return states or ["not recorded (few steps)"]
 
 
 class CudaGraphs:
@@ -104,6 +114,14 @@ def recorded(
         return step
     graphs = CudaGraphs(optimizer, device)
     return Recorded(step, state, graphs.record, graphs.once)
+
+
+def how_steps_ran(step: Callable[[Batch], None], device: torch.device) -> list[str]:
+    """What receipts say of a training's steps, in recover's words; `step` may be `recorded`."""
+    states = ["not recorded (several processes)"] if device.type == "cuda" else [""]
+    if isinstance(step, Recorded):
+        states = step.states()
+    return [", ".join(filter(None, ("not compiled", state))) for state in states]
 
 
 def tensors_of(batch: Any) -> Iterator[Tensor]:

@@ -57,9 +57,7 @@ def load_pretrained(
                 _check_names(weights, model, state)
             rows = _rows(weights, classes) if _has_more_outputs(state, model) else None
         else:
-            published = _published(network.name, weights)
-            rows = _rows(weights, classes)
-            facts = _check_pixels(network.name, weights, published, pixels)
+            published, rows, facts = _published_for(network, weights, classes, pixels)
             state = without_auxiliary(model, read_state(published.file()))
         if rows is None or len(rows) == _IMAGENET:
             load_by_order(model, _adapted(network.name, model, state))
@@ -69,6 +67,30 @@ def load_pretrained(
     except (ValueError, UserError) as error:
         raise UserError(f"network {network.name}: {error}") from None
     return Given(model.eval(), facts, whole)
+
+
+def check_weights(network: NetworkShape, weights: str, data_root: Path, classes: Sequence[str], pixels: PixelForm) -> None:
+    """Check what `load_pretrained` will load. Of published weights, which it may download, only the name and what they are for.
+
+    Raises:
+        UserError: as `load_pretrained` does.
+    """
+    if Path(weights).suffix:
+        load_pretrained(network, weights, data_root, torch.device("cpu"), classes, pixels)
+        return
+    try:
+        _published_for(network, weights, classes, pixels)
+    except ValueError as error:
+        raise UserError(f"network {network.name}: {error}") from None
+
+
+def _published_for(
+    network: NetworkShape, weights: str, classes: Sequence[str], pixels: PixelForm
+) -> tuple[Published, list[int], Json]:
+    """Published weights, their outputs that are the classes, and facts for the receipt."""
+    published = _published(network.name, weights)
+    rows = _rows(weights, classes)
+    return published, rows, _check_pixels(network.name, weights, published, pixels)
 
 
 def _published(network: str, weights: str) -> Published:

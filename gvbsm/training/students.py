@@ -71,7 +71,7 @@ class Students:
         model = build(self._job.spec.network, seed, self._device)
         recipe = Recipe.from_settings(self._settings, seed)
         title = f"{self._job.title} seed {seed}"
-        return fit(model, recipe, self._batches, self._losses, checkpoint, title, after_epoch)
+        return fit(model, recipe, self._batches, self._losses, checkpoint, title, after_epoch, self._job.passes_of())
 
     def test(self, model: nn.Module) -> Accuracy:
         """Accuracy of a student on the test images."""

@@ -66,7 +66,12 @@ def losses_in(precision: str, device: torch.device) -> Callable[[nn.Module, Batc
 
 
 def trained(
-    model: nn.Module, recipe: Recipe, precision: str = "float32", parts: int = 1, checkpoint: Checkpoint | None = None
+    model: nn.Module,
+    recipe: Recipe,
+    precision: str = "float32",
+    parts: int = 1,
+    checkpoint: Checkpoint | None = None,
+    passes: list[str] | None = None,
 ) -> dict[str, Tensor]:
     """Weights, buffers, losses, and what the tested network says after each epoch."""
     device = next(model.parameters()).device
@@ -80,7 +85,7 @@ def trained(
 
     checkpoint = checkpoint or Checkpoint(None, float("inf"))
     losses = losses_in(precision, device)
-    history = fit(model, recipe, lambda epoch, first: iter(batches[first:]), losses, checkpoint, "test", after_epoch)
+    history = fit(model, recipe, lambda epoch, first: iter(batches[first:]), losses, checkpoint, "test", after_epoch, passes)
     return {**model.state_dict(), **seen, "losses": torch.tensor([row["loss"] for row in history])}
 
 
@@ -187,14 +192,45 @@ def test_a_training_over_fixed_tensors_resumes_to_the_same_bytes(recipe, recorde
         assert torch.equal(got[name], expected[name]), name
 
 
+@pytest.mark.parametrize(
+    ("epochs", "most", "expected"),
+    [
+        (3, graphs._MOST, ["not compiled, recorded"]),
+        (1, 0, ["not compiled, not recorded (large batches)"]),
+        (1, graphs._MOST, ["not compiled, recorded"]),  # two batches of 8
+        (3, 5 * 16 * 16, ["not compiled, recorded", "not compiled, not recorded (large batches)"]),  # those of 5 are not large
+    ],
+)
+def test_how_steps_ran_is_said(epochs, most, expected, recorders, monkeypatch):
+    monkeypatch.setattr(graphs, "_MOST", most)
+    ran = []
+    trained(network(), dataclasses.replace(SGD, epochs=epochs), passes=ran)
+    assert ran == expected
+
+
+def test_how_steps_ran_without_graphs_and_in_earlier_processes_is_said(tmp_path, monkeypatch):
+    checkpoint, ran = Checkpoint(tmp_path / "c", 0), []
+    trained(network(), dataclasses.replace(SGD, stop_after=1), checkpoint=checkpoint, passes=ran)
+    assert ran == ["not compiled"]
+    monkeypatch.setattr(training, "how_steps_ran", lambda step, device: ["not compiled, recorded"])
+    trained(network(), SGD, checkpoint=checkpoint, passes=ran)
+    assert ran == ["not compiled", "not compiled, recorded"]
+    again = []
+    trained(network(), SGD, checkpoint=checkpoint, passes=again)  # no step is left
+    assert again == ran
+    assert graphs.how_steps_ran(Recorded(print, list, tried), CUDA) == ["not compiled, not recorded (few steps)"]
+    assert graphs.how_steps_ran(print, CUDA) == ["not compiled, not recorded (several processes)"]
+
+
 def test_a_step_that_cannot_be_recorded_is_made_as_it_is(monkeypatch):
     def fails(run: Callable[[], None], state: list[Tensor]) -> Callable[[], None]:
         raise RuntimeError("called a synchronizing CUDA operation\nand more")
 
-    expected = trained(network(), SGD)
+    expected, ran = trained(network(), SGD), []
     monkeypatch.setattr(training, "recorded", lambda step, state, optimizer, device: Recorded(step, state, fails))
     with pytest.warns(UserWarning, match="trained without CUDA graphs: called a synchronizing CUDA operation$") as warned:
-        got = trained(network(), SGD)
+        got = trained(network(), SGD, passes=ran)
+    assert ran == ["not compiled, not recorded (called a synchronizing CUDA operation)"]
     assert len(warned) == 1 and all(torch.equal(got[name], expected[name]) for name in expected)
 
 

@@ -193,6 +193,20 @@ def test_unknown_weights_are_refused_with_the_known_ones():
         load_pretrained(SMALL, "IMAGENET1K_V1", Path("data"), ["a", "b", "c"])
 
 
+def test_weights_are_checked_without_a_download(hub):
+    pixels = PixelForm(image_size=224, mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
+    pretrained.check_weights(NETWORK, "IMAGENET1K_V1", Path("data"), WNIDS, pixels)
+    assert not [*hub.iterdir()]
+    grey = pixels.model_copy(update={"mean": [0.5] * 3})
+    for weights, form, message in (
+        ("IMAGENET1K_V9", pixels, "^network torchvision:shufflenet_v2_x0_5: .* unknown; choose from IMAGENET1K_V1"),
+        ("IMAGENET1K_V1", grey, "^network torchvision:shufflenet_v2_x0_5: .*expected images with mean"),
+        ("mine.pth", pixels, "expected a file, got nothing there"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pretrained.check_weights(NETWORK, weights, Path("data"), WNIDS, form)
+
+
 @pytest.mark.parametrize("wrapped", [None, "state_dict", "model"])
 @pytest.mark.parametrize("name", ["squeeze_wrn.pth", "teacher.safetensors"])
 def test_a_local_file(name, wrapped, tmp_path):

@@ -275,7 +275,7 @@ def test_planning_reads_no_file_and_another_version_makes_all_anew(workspace, ed
     assert sum(path.startswith("squeeze/") for path in before) == 3, "no twins: nothing is measured in them"
     edit_row({"distilled": {"version": 2}})
     new = {path.split("/")[0] for path in {artifact.path for artifact in plan("tiny", IPC)} - before}
-    assert new == {"adopt", "convert", "evaluate", "publish"}
+    assert new == {"adopt", "check", "convert", "evaluate", "publish"}
 
 
 def test_images_of_another_size(workspace, edit_row, make_artifact, capsys):

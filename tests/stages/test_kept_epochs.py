@@ -64,23 +64,59 @@ def test_each_teacher_is_that_of_a_training_alone_whatever_order_they_are_made_i
         assert [receipt["images"] / images for receipt in receipts] == [1, 2, 1]
 
 
-def test_a_job_that_runs_already_or_has_begun_is_left_alone(kept, capsys):
+def test_a_job_that_runs_already_is_left_alone_and_one_that_waits_gets_the_later_state(kept, capsys):
     first, second, third = kept
     with taken(lock_file(second.key, CHECKPOINTS)):
         train(first)
-    assert not (CHECKPOINTS / second.key).exists() and (CHECKPOINTS / third.key).exists()
+    assert not (CHECKPOINTS / second.key).exists() and epochs_in(third) == 1
     assert f"{Path(third.path).stem} goes on from epoch 1" in capsys.readouterr().err
-    before = (CHECKPOINTS / third.key / "state.safetensors").read_bytes()
     train(second)
-    assert (CHECKPOINTS / third.key / "state.safetensors").read_bytes() == before
+    assert epochs_in(third) == 3
+
+
+def epochs_in(artifact) -> int:
+    return Checkpoint(CHECKPOINTS / artifact.key, 0).load()["epoch"]
 
 
 def test_a_job_that_was_handed_a_state_before_is_the_one_that_hands_on(kept):
     """A job may be killed after it has handed its state on, and run again."""
     first, second, third = kept
-    (CHECKPOINTS / second.key).mkdir(parents=True)
     train(first)
-    assert not (CHECKPOINTS / third.key).exists()
+    (STORE / first.path).unlink()
+    train(first)
+    assert epochs_in(second) == 1 and not (CHECKPOINTS / third.key).exists()
+
+
+@pytest.mark.parametrize(("left_for", "kept_now"), [(3, 4), (4, 3)])
+def test_a_wanted_epoch_goes_on_from_a_state_that_was_left_for_a_stale_plan(
+    left_for, kept_now, workspace, edit_row, make_up_to, capsys
+):
+    """The row asked for other epochs, and was changed: nobody makes the teacher any more that got the state."""
+    edit_row(ONE | {"squeeze": {"epochs": 4, "keep_epochs": [1, left_for]}})
+    make_up_to("prepare")
+    first, stale = teachers()
+    train(first)
+    assert epochs_in(stale) == 1
+    edit_row({"squeeze": {"keep_epochs": [1, kept_now]}})
+    *_, wanted = teachers()
+    capsys.readouterr()
+    train(wanted)
+    assert f"goes on from epoch 1, which {CHECKPOINTS / stale.key} holds" in capsys.readouterr().err
+    receipts = [read_receipt(STORE / artifact.path) for artifact in (first, wanted)]
+    assert receipts[1]["images"] == (kept_now - 1) * receipts[0]["images"] and epochs_in(stale) == 1
+
+
+def test_a_state_after_the_epoch_that_is_kept_or_of_another_training_is_of_no_use(kept, edit_row, capsys):
+    first, second, third = kept
+    train(second)
+    assert epochs_in(third) == 3
+    edit_row({"squeeze": {"seed": 9}})
+    others = teachers()
+    capsys.readouterr()
+    for artifact in (first, others[1]):
+        train(artifact)
+    assert "which" not in capsys.readouterr().err
+    assert read_receipt(STORE / others[1].path)["images"] == 3 * read_receipt(STORE / first.path)["images"]
 
 
 def test_a_state_that_cannot_be_handed_on_fails_no_training(kept, monkeypatch, capsys):

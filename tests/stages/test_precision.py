@@ -185,3 +185,10 @@ def test_the_receipt_says_how_each_teachers_passes_ran(has_kernels, expected, pu
     artifact = recovered(make_up_to("recover"))[0]
     passes = read_receipt(STORE / artifact.path)["summary"]["passes"]
     assert passes == {Path(path).stem: expected for path in artifact.spec.inputs.teachers}
+
+
+def test_the_receipt_says_how_the_steps_of_a_training_ran(published_run):
+    """As recover's does: on the CPU no training is compiled, and nothing is recorded."""
+    for artifact in published_run:
+        if artifact.stage in ("squeeze", "evaluate"):
+            assert read_receipt(STORE / artifact.path)["summary"]["passes"] == {Path(artifact.path).stem: "not compiled"}
