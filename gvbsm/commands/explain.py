@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from gvbsm.config.messages import as_in_a_row
 from gvbsm.config.targets import parse_target
 from gvbsm.errors import UserError
 from gvbsm.pipeline.graph import plan_run
@@ -123,7 +123,7 @@ def _differences(before: Any, now: Any, at: str) -> Iterator[str]:
     elif at.startswith("inputs"):
         yield from _changed_inputs(before, now)
     else:
-        yield f"setting {at.removeprefix('settings.')} changed from {json.dumps(before)} to {json.dumps(now)}"
+        yield f"setting {at.removeprefix('settings.')} changed from {as_in_a_row(before)} to {as_in_a_row(now)}"
 
 
 def _changed_inputs(before: Any, now: Any) -> Iterator[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 
 from gvbsm.backbones import BACKBONES, LIBRARIES
+from gvbsm.config.messages import as_in_a_row
 from gvbsm.config.networks import GIVEN
 from gvbsm.config.origins import legend
 from gvbsm.config.yaml_files import row_files
@@ -15,7 +17,8 @@ def networks() -> str:
     """The networks of this package with their options and default values, and the prefixes of libraries' networks."""
     lines = {}
     for name, builder in sorted(BACKBONES.items()):
-        options = [f"{option} ({value})" for option, value in builder_options(builder).items() if option not in GIVEN]
+        defaults = {option: value for option, value in builder_options(builder).items() if option not in GIVEN}
+        options = [f"{option} ({as_in_a_row(ast.literal_eval(value or 'None'))})" for option, value in defaults.items()]
         lines[name] = _sentence(builder_about(builder)) + (f" Options: {', '.join(options)}." if options else "")
     for prefix, builder in LIBRARIES.items():
         lines[f"{prefix}:<name>"] = f"{_sentence(builder_about(builder))} Options: those that {prefix} has for it."

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from gvbsm.config.load import load_row
-from gvbsm.config.origins import as_in_a_row, sourced_settings
+from gvbsm.config.messages import as_in_a_row
+from gvbsm.config.origins import sourced_settings
 from gvbsm.config.targets import parse_target
 
 _MOST = 40  # characters to which short values are filled up

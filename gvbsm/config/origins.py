@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,15 +63,6 @@ def sourced_settings(dataset: str, recipe: str | None = None) -> list[Setting]:
 def in_config(file: Path) -> str:
     """config/<folder>/<name>.yaml, wherever that folder is."""
     return "/".join(file.parts[-3:])
-
-
-def as_in_a_row(value: Any) -> str:
-    """A value as a row would have it, in one line."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, (dict, list)):
-        return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True).strip()
-    return "off" if value is None else json.dumps(value)
 
 
 def legend(file: Path) -> str:

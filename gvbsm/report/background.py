@@ -7,8 +7,8 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from gvbsm.config.messages import SettingsError
-from gvbsm.config.origins import Setting, as_in_a_row, in_config, legend, sourced_settings
+from gvbsm.config.messages import SettingsError, as_in_a_row
+from gvbsm.config.origins import Setting, in_config, legend, sourced_settings
 from gvbsm.pictures.run_settings import flat, row_text, settings_of
 from gvbsm.pipeline.graph import plan
 from gvbsm.pipeline.publish import PublishSpec
