@@ -18,6 +18,7 @@ from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_logger_plugin_gvbsm.jobs import Job
 from snakemake_logger_plugin_gvbsm.lines import (
     failure_line,
+    file_error_line,
     final_lines,
     finished_lines,
     interrupted_line,
@@ -79,11 +80,13 @@ class LogHandler(LogHandlerBase):  # type: ignore[misc]
     def emit(self, record: logging.LogRecord) -> None:
         """Show what a person reads of an event."""
         try:
-            if self._plain:
+            event = str(getattr(record, "event", None) or "message")
+            if event == "error" and (line := file_error_line(record.getMessage())):
+                self._show([line])
+            elif self._plain:
                 text = self.format(record)
                 self._show([] if text in ("", "None") else [text])
             else:
-                event = str(getattr(record, "event", None) or "message")
                 getattr(self, f"_on_{event}", self._on_message)(record)
         except Exception:  # a line that cannot be made must not end the run
             self.handleError(record)

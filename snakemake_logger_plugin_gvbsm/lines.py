@@ -49,6 +49,19 @@ _BOOKKEEPING = re.compile(
     )
 )
 
+_OF_A_FILE = re.compile(r"\w+: \[Errno \d+\] (?P<reason>[^:\n]+)(: '(?P<file>.*)')?")
+
+
+def file_error_line(text: str) -> str | None:
+    """What ends Snakemake for a file or folder, instead of the traceback with which it says so; None for other texts."""
+    last = _OF_A_FILE.fullmatch(text.rstrip().rpartition("\n")[2].strip())
+    if not last or "Traceback (most recent call last)" not in text:
+        return None
+    file, reason = last["file"] or "a file", last["reason"]
+    if "load_configfile" in text:
+        return f"gvbsm: --configfile: expected a file with settings, got {file}: {reason}; correct the path"
+    return f"gvbsm: {file}: cannot be read or written: {reason}; free space, make it readable and writable, or move it away"
+
 
 def is_bookkeeping(text: str) -> bool:
     """Whether a message tells a reader nothing."""
