@@ -26,6 +26,7 @@ from snakemake_logger_plugin_gvbsm.lines import (
     plan_line,
     restarted_line,
     running_lines,
+    unknown_stage_line,
 )
 
 _RESTARTED = re.compile(r"Trying to restart job (\d+)\.")
@@ -81,7 +82,8 @@ class LogHandler(LogHandlerBase):  # type: ignore[misc]
         """Show what a person reads of an event."""
         try:
             event = str(getattr(record, "event", None) or "message")
-            if event == "error" and (line := file_error_line(record.getMessage())):
+            text = record.getMessage() if event == "error" else ""
+            if line := file_error_line(text) or unknown_stage_line(text):
                 self._show([line])
             elif self._plain:
                 text = self.format(record)
