@@ -9,7 +9,7 @@ from gvbsm.backbones import BACKBONES, LIBRARIES
 from gvbsm.config.messages import as_in_a_row
 from gvbsm.config.networks import GIVEN
 from gvbsm.config.origins import legend
-from gvbsm.config.yaml_files import row_files
+from gvbsm.config.yaml_files import read_text, row_files
 from gvbsm.store.code import builder_about, builder_options
 
 
@@ -27,7 +27,7 @@ def networks() -> str:
 
 def rows(folder: str) -> str:
     """The files of `config/<folder>/`, here or beside the package, with the first sentence of its leading comment."""
-    return _columns({name: _sentence(legend(files[0])) for name, files in sorted(row_files(folder).items())})
+    return _columns({name: _sentence(legend(read_text(files[0]))) for name, files in sorted(row_files(folder).items())})
 
 
 def _sentence(text: str) -> str:

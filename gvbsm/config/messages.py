@@ -6,7 +6,7 @@ import difflib
 import re
 import typing
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ class Source:
 
     file: Path
     section: Place = ()
+    text: str = field(default="", compare=False, repr=False)  # of the file, as it was read; "" of one that is no row's
 
     def __str__(self) -> str:
         return f"{self.file}: {dotted(self.section)}" if self.section else str(self.file)
