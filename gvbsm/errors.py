@@ -1,5 +1,6 @@
 """Errors the user can fix: shown as one line, exit status 2, never a traceback."""
 
+import os
 import re
 from pathlib import Path
 
@@ -29,3 +30,18 @@ def unreadable(path: Path, error: OSError) -> UserError:
     return UserError(
         f"{error.filename or path}: cannot be read: {error.strerror}; restore it, remove it or give read permission"
     )
+
+
+def unwritable(path: Path, error: OSError) -> UserError:
+    """The error to raise for a file or folder that cannot be written."""
+    reason = error.strerror or str(error)
+    text = f"{path}: cannot be written: {reason}; free space or make the folder writable"
+    return file_in_the_way(path.parent) or UserError(text)
+
+
+def file_in_the_way(folder: Path) -> UserError | None:
+    """The error to raise if a folder, or one above it, is a file; None if it is a folder or can be made."""
+    for path in (folder, *folder.parents):
+        if os.path.lexists(path) and not path.is_dir():
+            return UserError(f"{path}: expected a folder, got a file; move it away")
+    return None

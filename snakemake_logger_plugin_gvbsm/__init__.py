@@ -18,6 +18,7 @@ from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_logger_plugin_gvbsm.jobs import Job
 from snakemake_logger_plugin_gvbsm.lines import (
     failure_line,
+    file_error_line,
     final_lines,
     finished_lines,
     interrupted_line,
@@ -25,6 +26,7 @@ from snakemake_logger_plugin_gvbsm.lines import (
     plan_line,
     restarted_line,
     running_lines,
+    unknown_stage_line,
 )
 
 _RESTARTED = re.compile(r"Trying to restart job (\d+)\.")
@@ -79,11 +81,14 @@ class LogHandler(LogHandlerBase):  # type: ignore[misc]
     def emit(self, record: logging.LogRecord) -> None:
         """Show what a person reads of an event."""
         try:
-            if self._plain:
+            event = str(getattr(record, "event", None) or "message")
+            text = record.getMessage() if event == "error" else ""
+            if line := file_error_line(text) or unknown_stage_line(text):
+                self._show([line])
+            elif self._plain:
                 text = self.format(record)
                 self._show([] if text in ("", "None") else [text])
             else:
-                event = str(getattr(record, "event", None) or "message")
                 getattr(self, f"_on_{event}", self._on_message)(record)
         except Exception:  # a line that cannot be made must not end the run
             self.handleError(record)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from gvbsm.config.messages import did_you_mean
 from gvbsm.errors import UserError
 from gvbsm.format import readable_seconds
 from gvbsm.pictures.table import accuracy_lines
+from gvbsm.pipeline.registry import STAGES
 from gvbsm.store.run import ACCURACIES, REPORT, read_published
 from snakemake_logger_plugin_gvbsm.jobs import Job, result_of, without_keys
 
@@ -48,6 +50,31 @@ _BOOKKEEPING = re.compile(
         )
     )
 )
+
+_OF_A_FILE = re.compile(r"\w+: \[Errno \d+\] (?P<reason>[^:\n]+)(: '(?P<file>.*)')?")
+
+
+def file_error_line(text: str) -> str | None:
+    """What ends Snakemake for a file or folder, instead of the traceback with which it says so; None for other texts."""
+    last = _OF_A_FILE.fullmatch(text.rstrip().rpartition("\n")[2].strip())
+    if not last or "Traceback (most recent call last)" not in text:
+        return None
+    file, reason = last["file"] or "a file", last["reason"]
+    if "load_configfile" in text:
+        return f"gvbsm: --configfile: expected a file with settings, got {file}: {reason}; correct the path"
+    return f"gvbsm: {file}: cannot be read or written: {reason}; free space, make it readable and writable, or move it away"
+
+
+def unknown_stage_line(text: str) -> str | None:
+    """What ends Snakemake for a name that it takes for a file, since it is no rule; None for other texts.
+
+    The workflow refuses such a name itself, but not before Snakemake does where it is included in another one.
+    """
+    missing = re.search(r"No rule to produce ([^\s/]+) \(", text)
+    if not missing:
+        return None
+    hint = did_you_mean(missing[1], STAGES)
+    return f"gvbsm: expected a target or a stage, got {missing[1]!r}; {hint}the stages are {', '.join(STAGES)}"
 
 
 def is_bookkeeping(text: str) -> bool:

@@ -1,12 +1,16 @@
 """Where settings come from: files, lines and comments."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from gvbsm import cli
 from gvbsm.config.load import read_row
 from gvbsm.config.origins import legend, sourced_settings
+from gvbsm.report.background import read_settings
 from gvbsm.store.code import PACKAGE
+from gvbsm.store.run import Published
 
 CONFIG = PACKAGE.parent / "config"
 
@@ -48,7 +52,7 @@ def files(workspace):
 
 def sources_of(dataset, recipe=None):
     """Value, file, line and comment of every setting."""
-    settings = sourced_settings(dataset, recipe)
+    settings = sourced_settings(*read_row(dataset, recipe))
     return {setting.name: (setting.value, setting.file.name, setting.line, setting.comment) for setting in settings}
 
 
@@ -67,11 +71,11 @@ def test_values_have_lines_and_comments(files):
         "evaluate.plain": ("a#b", "base.yaml", 23, ""),
         "squeeze.epochs": (5, "base.yaml", 25, ""),
     }
-    assert legend(Path("config/datasets/base.yaml")) == "First line, second line."
+    assert legend(Path("config/datasets/base.yaml").read_text()) == "First line, second line."
 
 
 def test_a_legend_leaves_out_the_line_for_editors():
-    text = legend(CONFIG / "datasets" / "cifar10.yaml")
+    text = legend((CONFIG / "datasets" / "cifar10.yaml").read_text())
     assert text.startswith("CIFAR-10: 50,000") and text.endswith('"ours": chosen here.')
 
 
@@ -113,8 +117,28 @@ def test_a_row_that_has_lost_its_backbones(files, text):
 @pytest.mark.parametrize("dataset", ["digits", "cifar10", "cifar100", "tiny_imagenet", "imagenet", "imagenette", "imagewoof"])
 @pytest.mark.parametrize("recipe", [None, "published", "sre2l", "edc", "short"])
 def test_every_setting_stands_in_the_line_that_is_named(workspace, dataset, recipe):
-    for setting in sourced_settings(dataset, recipe):
+    for setting in sourced_settings(*read_row(dataset, recipe)):
         line = setting.file.read_text().splitlines()[setting.line - 1]
         last = setting.name.rpartition(".")[2]
         assert "[" in last or f"{last}:" in line, setting
         assert not setting.comment or setting.comment.split(" ")[0] in setting.file.read_text()
+
+
+@pytest.mark.parametrize("act", ["row", "report"])
+def test_the_files_of_a_row_are_read_once(act, files, monkeypatch, capsys):
+    """A file that is saved meanwhile would give lines that its values are not from."""
+    Path("config/datasets/mine.yaml").write_text("extends: tiny\nsqueeze: {epochs: 3}\n")
+    real, seen = Path.read_text, Counter()
+
+    def counting(path, *arguments, **named):
+        seen[path.name] += path.suffix == ".yaml" and "config" in path.parts
+        return real(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "read_text", counting)
+    if act == "row":
+        assert cli.main(["row", "results/mine/ipc4"]) == 0 and "config/datasets/mine.yaml:2" in capsys.readouterr().out
+    else:
+        accuracies = {"dataset": "mine", "ipc": 4, "recipe": None, "settings": {}, "provenance": {"spec": {}}}
+        settings = read_settings(Published(Path("results/mine/ipc4/acc.json"), accuracies))
+        assert not settings.error and len(settings.files) == 3
+    assert seen["mine.yaml"] == seen["tiny.yaml"] == seen["digits.yaml"] == 1

@@ -52,7 +52,7 @@ def test_backbones_of_a_recipe_that_is_extended_are_the_rows_by_label(recipe):
     [
         ("extends: shrt\n", r"a\.yaml: extends: unknown recipe 'shrt'; did you mean 'short'\?"),
         ("extends: a\n", r"a\.yaml: extends itself by way of a -> a; remove one extends"),
-        ("extends: [short]\n", r"a\.yaml: extends: expected the name of a recipe, got \['short'\]; write a name"),
+        ("extends: [short]\n", r"a\.yaml: extends: expected the name of a recipe, got \[short\]; write a name"),
         ("extends: digits\n", r"a\.yaml: extends: unknown recipe 'digits'"),
     ],
 )

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gvbsm.config.load import load_row
+from gvbsm.config.load import load_row, read_row
 from gvbsm.config.messages import SettingsError
 from gvbsm.config.origins import sourced_settings
 from gvbsm.config.project import comparison, load_config
@@ -83,7 +83,7 @@ def test_a_study_is_a_comparison_whose_runs_can_be_planned(study):
 
 def test_a_setting_of_a_study_has_its_line(study):
     file = study("question: Q\nrows:\n  few:\n    extends: tiny\n    recover: {iterations: 3}  # so few\nruns: [few/ipc4]\n")
-    (setting,) = [setting for setting in sourced_settings("steps.few") if setting.name == "recover.iterations"]
+    (setting,) = [setting for setting in sourced_settings(*read_row("steps.few")) if setting.name == "recover.iterations"]
     assert (setting.value, setting.file.resolve(), setting.line, setting.comment) == (3, file.resolve(), 5, "so few")
 
 

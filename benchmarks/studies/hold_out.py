@@ -4,31 +4,34 @@ Choices are made on these, and so have not seen the test images. Run it from the
 `python benchmarks/studies/hold_out.py`.
 """
 
+import lzma
 import random
 import sys
 import tarfile
 from io import BytesIO
 from pathlib import Path
 
+from gvbsm.errors import first_line
+
+COPIES, HELD = Path("data/cifar10-jpeg.tar.xz"), Path("data/cifar10-val.tar")
 HELD_OUT = 500  # of each class
 
 
 def main() -> None:
     """Read the one archive, write the other."""
     by_class: dict[str, dict[str, bytes]] = {}
-    copies = Path("data/cifar10-jpeg.tar.xz")
-    if not copies.exists():
+    if not COPIES.exists():
         sys.exit(
-            f"{copies}: expected the JPEG copies of CIFAR-10, got no file; run python benchmarks/studies/jpeg_copies.py first"
+            f"{COPIES}: expected the JPEG copies of CIFAR-10, got no file; run python benchmarks/studies/jpeg_copies.py first"
         )
-    with tarfile.open(copies) as source:
+    with tarfile.open(COPIES) as source:
         for member in source:
             if member.isfile() and member.name.startswith("train/"):
                 _, name, file = member.name.split("/")
                 content = source.extractfile(member)
                 assert content is not None
                 by_class.setdefault(name, {})[file] = content.read()
-    with tarfile.open(Path("data/cifar10-val.tar"), "w") as target:
+    with tarfile.open(HELD, "w") as target:
         for name in sorted(by_class):
             files = sorted(by_class[name])
             random.Random(0).shuffle(files)  # the same places of every class, whose order in the archive means nothing
@@ -39,4 +42,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (OSError, tarfile.TarError, EOFError, lzma.LZMAError) as error:
+        sys.exit(f"hold_out: expected to read {COPIES} and write {HELD}: {first_line(error)}; make {COPIES} anew")

@@ -39,3 +39,5 @@ if __name__ == "__main__":
         main()
     except UserError as error:
         sys.exit(str(error))
+    except OSError as error:
+        sys.exit(f"jpeg_copies: expected to write data/cifar10-jpeg.tar.xz: {error}; make its folder writable")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gvbsm.cli.arguments import count
-from gvbsm.errors import Interrupted, UserError
+from gvbsm.errors import Interrupted, UserError, unwritable
 from gvbsm.pipeline.registry import STAGES
 from gvbsm.pipeline.scale import images_per_step
 from gvbsm.pipeline.stage import Stage
@@ -148,7 +148,7 @@ def _locked(job: Job[Any], file: Path) -> Iterator[bool]:
                 waited = True
                 lock.acquire()
         except OSError as error:
-            raise UserError(f"{file}: cannot be written: {error.strerror}; make the folder writable") from None
+            raise unwritable(file, error) from None
     try:
         yield ranks().any(waited and job.is_made())[0]
     finally:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from gvbsm.config.messages import short
+from gvbsm.config.messages import as_in_a_row, shortened
 from gvbsm.pictures.run_settings import flat
 from gvbsm.store.run import Published
 from gvbsm.store.spec import Json
@@ -19,6 +19,8 @@ _WHO = {"squeeze": "teachers", "evaluate": "students"}
 _OF_DATA = ("pixels.", "network.classes", "network.channels", "network.image_size")
 _OF_MACHINE = ("threads", "compile", "cpu_precision", "test_every")  # how it is computed or watched: these come last
 
+_NONE = ""  # the value of a setting of a section, or of a network, that a run does not have
+
 
 class _Setting(NamedTuple):
     """A setting of a stage, or of a teacher or student in it; "" for `network` if the stage has none of these."""
@@ -29,7 +31,7 @@ class _Setting(NamedTuple):
 
 
 class _Line(NamedTuple):
-    """A line of the list: values as JSON, one per run, and the settings that it stands for."""
+    """A line of the list: values as JSON or `_NONE`, one per run, and the settings that it stands for."""
 
     title: str
     setting: _Setting
@@ -57,11 +59,15 @@ def differences(published: list[Published], everything: bool = False) -> str:
         several = len({run.accuracies["dataset"] for run in published}) > 1
         lines = _that_matter(differing, runs, several)[:LINES]
         hidden = {line.setting for line in differing}.difference(*(line.covers for line in lines))
-    shown = [f"  {line.title}: {' | '.join(short(json.loads(value)) for value in line.values)}" for line in lines]
+    shown = [f"  {line.title}: {' | '.join(map(_text, line.values))}" for line in lines]
     if not everything and hidden:
         shown.append(f"  ... and {len(hidden)} more, see --all")
     head = "settings that differ (" + " | ".join(run.name for run in published) + "):"
     return "\n".join(["", head, *shown]) + "\n"
+
+
+def _text(value: str) -> str:
+    return "-" if value == _NONE else shortened(as_in_a_row(json.loads(value)))
 
 
 def _is_by_network(of_stage: Any) -> bool:
@@ -82,7 +88,13 @@ def _settings(nested: Json, by_network: set[str]) -> dict[_Setting, str]:
 
 def _line(setting: _Setting, runs: list[dict[_Setting, str]]) -> _Line:
     title = ".".join(part for part in setting if part)
-    return _Line(title, setting, tuple(run.get(setting, "null") for run in runs), frozenset([setting]))
+    return _Line(title, setting, tuple(_value(setting, run) for run in runs), frozenset([setting]))
+
+
+def _value(setting: _Setting, run: dict[_Setting, str]) -> str:
+    """A run's value as JSON, or `_NONE`."""
+    has_section = any((other.stage, other.network) == (setting.stage, setting.network) for other in run)
+    return run.get(setting, "null") if has_section else _NONE  # null: it is off
 
 
 def _that_matter(differing: list[_Line], runs: list[dict[_Setting, str]], several_data_sets: bool) -> list[_Line]:
@@ -95,20 +107,12 @@ def _that_matter(differing: list[_Line], runs: list[dict[_Setting, str]], severa
         of_stage = [line for line in kept if line.setting.stage == stage]
         if any(line.setting.network for line in of_stage):
             lines += _of_networks(stage, of_stage, runs)
-        elif all(any(setting.stage == stage for setting in run) for run in runs):
-            lines += of_stage
         else:
-            lines.append(_whole(stage, of_stage))
-    return sorted(_merged(lines), key=lambda line: (line.setting.name in _OF_MACHINE, _rank(line.setting)))
-
-
-def _whole(stage: str, lines: list[_Line]) -> _Line:
-    """One line for a stage that not all runs have."""
-    names = [line.setting.name for line in lines]
-    per_run = [map(json.loads, column) for column in zip(*(line.values for line in lines), strict=True)]
-    given = [{name: value for name, value in zip(names, run, strict=True) if value is not None} for run in per_run]
-    values = tuple(json.dumps(of_run or None) for of_run in given)
-    return _Line(stage, _Setting(stage, "", ""), values, frozenset(line.setting for line in lines))
+            lines += of_stage
+    # The settings of a section that not all have are many, and would leave no room for those that all have.
+    return sorted(
+        _merged(lines), key=lambda line: (line.setting.name in _OF_MACHINE, _NONE in line.values, _rank(line.setting))
+    )
 
 
 def _rank(setting: _Setting) -> int:
@@ -124,7 +128,7 @@ def _of_networks(stage: str, lines: list[_Line], runs: list[dict[_Setting, str]]
     result = []
     if any(set(of_run) != common for of_run in labels):
         of_others = frozenset(line.setting for line in lines if line.setting.network not in common)
-        names = tuple(json.dumps(", ".join(of_run)) for of_run in labels)
+        names = tuple(json.dumps(", ".join(of_run)) if of_run else _NONE for of_run in labels)
         result.append(_Line(_WHO.get(stage, stage), _Setting(stage, "", ""), names, of_others))
     for name in dict.fromkeys(line.setting.name for line in lines):
         own = [line for line in lines if line.setting.name == name]

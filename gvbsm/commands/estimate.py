@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gvbsm.commands.rates import Rate, nearest, network_text, recorded_rates, this_device
+from gvbsm.commands.rates import JobRate, Rate, job_rate, network_text, this_device
 from gvbsm.config.project import load_config
 from gvbsm.config.targets import parse_target
 from gvbsm.errors import UserError
@@ -54,7 +54,7 @@ class _Stage:
     to_run: int = 0
     bytes: _Sum = field(default_factory=_Sum)
     seconds: _Sum = field(default_factory=_Sum)
-    others: frozenset[str] = frozenset()  # other devices, on which the rates were recorded
+    rates: frozenset[tuple[str, Rate]] = frozenset()  # of other devices, or each of the network for which it was taken
 
 
 def estimate(target: str) -> str:
@@ -109,7 +109,7 @@ def _add(
     rate = similar["images"] / similar["seconds"] if similar and similar["images"] and similar["seconds"] else None
     if images and not rate and (other := recorded.similar(artifact)):
         rate = other.images_per_second
-        stage.others |= {other.where} if other.device != this_device() else set()
+        stage.rates |= {(name, taken) for name, taken in other.of.items() if name or taken.device != this_device()}
     stage.bytes.add(size)
     stage.seconds.add(0 if images == 0 else images / rate if images and rate else None)
 
@@ -142,22 +142,23 @@ class _EarlierJobs:
 
 
 class _RecordedRates:
-    """The rates in the package by the kind of their jobs: the networks themselves, whatever they are called and trained on."""
+    """The rates in the package for jobs with the same networks, whatever they are called and trained on."""
 
     def __init__(self, artifacts: list[Artifact]) -> None:
         networks = {artifact.path: getattr(artifact.spec, "network", None) for artifact in artifacts}
         self._networks = {path: network_text(shape.name, shape.options) for path, shape in networks.items() if shape}
-        self._by_kind: dict[_Kind, list[Rate]] = {}
-        for rate in recorded_rates():
-            self._by_kind.setdefault(_Kind(rate.stage, rate.networks, rate.image_size), []).append(rate)
+        self._known: dict[_Kind, JobRate | None] = {}
 
-    def similar(self, artifact: Artifact) -> Rate | None:
-        """The rate of such a job, on the device most like this one."""
+    def similar(self, artifact: Artifact) -> JobRate | None:
+        """The rate of such a job, or of its networks or those like them, on the device most like this one."""
         raw = artifact.spec.json_object
         source = [raw["source"]["kind"]] if raw.get("source") else []
         used = [self._networks[path] for path in (artifact.path, *_teachers(raw)) if path in self._networks]
-        rates = self._by_kind.get(_Kind(artifact.stage, tuple(sorted(source + used)), _size(raw)), [])
-        return nearest(rates, (raw.get("settings") or {}).get("precision"))
+        precision = (raw.get("settings") or {}).get("precision")
+        kind = _Kind(artifact.stage, tuple(sorted(source + used)), _size(raw), str(precision))
+        if kind not in self._known:
+            self._known[kind] = job_rate(STAGES[kind.stage], kind.networks, kind.size, precision)
+        return self._known[kind]
 
 
 def _kind(stage: str, name: str, raw: Json, exactly: bool) -> _Kind:
@@ -214,13 +215,25 @@ def _table(stages: dict[str, _Stage]) -> str:
     total = _Stage()
     for stage in stages.values():
         sums = {name: getattr(total, name) + getattr(stage, name) for name in ("jobs", "to_run", "bytes", "seconds")}
-        total = _Stage(**sums, others=total.others | stage.others)
+        total = _Stage(**sums, rates=total.rates | stage.rates)
     lines = [f"{'stage':<11}{'jobs':>6}{'to run':>8}{'size':>12}{'hours to run':>14}"]
     for name, stage in [*stages.items(), ("all", total)]:
-        hours = ("~ " if stage.others else "") + stage.seconds.text(lambda seconds: f"{seconds / 3600:.2f}")
+        hours = ("~ " if stage.rates else "") + stage.seconds.text(lambda seconds: f"{seconds / 3600:.2f}")
         lines.append(f"{name:<11}{stage.jobs:>6}{stage.to_run:>8}{stage.bytes.text(readable_bytes):>12}{hours:>14}")
     if total.seconds.unknown:
         lines.append("unknown: no such job has run here, nor is its speed recorded; run a recipe with few epochs to measure it")
-    if total.others:
-        lines.append(f"~ at rates recorded on another device: {'; '.join(sorted(total.others))}")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines + _rates_text(total.rates)) + "\n"
+
+
+def _rates_text(rates: frozenset[tuple[str, Rate]]) -> list[str]:
+    """Where the rates of other devices are from, and which rate was taken for which network."""
+    others = sorted({rate.where for network, rate in rates if not network})
+    lines = [f"~ at rates recorded on another device: {'; '.join(others)}"] if others else []
+    taken: dict[str, dict[str, list[str]]] = {}
+    for network, rate in sorted(rates, key=lambda pair: (list(STAGES).index(pair[1].stage), pair[0], pair[1].networks)):
+        if network:
+            by_rate = taken.setdefault(f"{rate.stage} at rates on {rate.where}", {})
+            by_rate.setdefault(f"{' '.join(rate.networks)} at {rate.image_size} px", []).append(network)
+    for stage, by_rate in taken.items():
+        lines.append(f"~ {stage}: " + "; ".join(f"{rate} for {', '.join(networks)}" for rate, networks in by_rate.items()))
+    return lines

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gvbsm.config.targets import parse_target
+from gvbsm.config.messages import as_in_a_row
+from gvbsm.config.targets import Target, parse_target
 from gvbsm.errors import UserError
 from gvbsm.pipeline.graph import plan_run
 from gvbsm.pipeline.stage import Artifact
 from gvbsm.store.files import parse_json
 from gvbsm.store.plans import STORE
-from gvbsm.store.receipts import read_receipt, receipt_path
+from gvbsm.store.receipts import KEYED, read_receipt, receipt_path
+from gvbsm.store.run import ACCURACIES
 from gvbsm.store.spec import Json
+from gvbsm.store.working_folder import RESULTS
 
 _SHOWN_REASONS = 4
 _COMPARED = 20  # newest artifacts of the same name that are compared
@@ -23,23 +25,29 @@ _COMPARED = 20  # newest artifacts of the same name that are compared
 def explain(target: str) -> str:
     """One line per artifact of the target, in the order of the chain, and a last line with counts.
 
-    A stale artifact is compared with the one that the published acc.json was made from, or else with the artifact of the same
-    name that differs least. Its line names the settings that differ, the inputs that are stale, and the modules that changed.
+    A stale artifact is compared with the one that the published acc.json was made from. If that had none of this name, the
+    artifact is missing: it is compared with the one of this name in the store that differs least, those of the row's own runs
+    first, and the line says with which. A line names the settings that differ, the inputs that are stale, and the modules
+    that changed.
     """
     run = parse_target(target)
     planned = plan_run(run)
     published = _published(run.accuracies)
-    lines, stale = [], 0
+    lines, stale, users = [], 0, _Users(run)
     for artifact in planned:
         is_publish = artifact.stage == "publish"
-        before = _published_spec(published) if is_publish else _previous_spec(artifact, published)
+        before = _published_spec(published) if is_publish else _own_spec(artifact, published)
         damage = None if is_publish else _damage(STORE / artifact.path)
         if published.get("key") == artifact.key if is_publish else damage == "":
             lines.append(_line("present", artifact))
             continue
         stale += 1
         lines.append(_line("damaged" if damage else "missing" if before is None else "stale", artifact))
-        lines.append(" " * 9 + (damage or _reasons(before, artifact.spec.json_object)))
+        if before is None and not is_publish and not damage:
+            reason = _unlike_nearest(artifact, users)
+        else:
+            reason = damage or _reasons(before, artifact.spec.json_object)
+        lines.append(" " * 9 + reason)
     return "\n".join([*lines, f"{len(planned) - stale} present, {stale} stale, damaged or missing"]) + "\n"
 
 
@@ -80,16 +88,51 @@ def _published_spec(published: Json) -> Json | None:
     return published.get("provenance", {}).get("spec")
 
 
-def _previous_spec(artifact: Artifact, published: Json) -> Json | None:
-    """The spec of the published artifact of this stage and name, or else of the one in the store that differs least."""
+def _own_spec(artifact: Artifact, published: Json) -> Json | None:
+    """The spec of the artifact of this stage and name that the run was published from."""
     start = f"{artifact.stage}/{artifact.name}-"
     used = [STORE / path for path in published.get("provenance", {}).get("artifacts", {}) if path.startswith(start)]
-    before = next((spec for path in used if (spec := _spec_of(path.with_suffix(".json")))), None)
-    if before is not None:
-        return before
+    return next((spec for path in used if (spec := _spec_of(path.with_suffix(".json")))), None)
+
+
+class _Users:
+    """The published runs that artifacts were made for, those of one row first; read when first asked for."""
+
+    def __init__(self, run: Target) -> None:
+        self._row = run.dataset
+        self._runs: dict[str, set[str]] | None = None  # by name the artifacts that it was made from
+
+    def of(self, path: str) -> list[str]:
+        """The runs that read an artifact, by its path in the store, as <row>/<run>."""
+        if self._runs is None:
+            files = sorted(Path(RESULTS).glob(f"[!.]*/*/{ACCURACIES}"), key=lambda file: file.parts[1] != self._row)
+            self._runs = {
+                "/".join(file.parts[1:3]): {*_published(file).get("provenance", {}).get("artifacts", ())} for file in files
+            }
+        return [name for name, paths in self._runs.items() if path in paths]
+
+    def in_row(self, path: str) -> bool:
+        """Whether a run of the row read it."""
+        return any(name.startswith(f"{self._row}/") for name in self.of(path))
+
+
+def _unlike_nearest(artifact: Artifact, users: _Users) -> str:
+    """That an artifact was never made for this run, and in what it differs from the nearest one of the same name."""
     receipts = sorted((STORE / artifact.stage).glob(f"{artifact.name}-*.json"), key=lambda path: path.stat().st_mtime)
-    newest = [spec for path in receipts[: -_COMPARED - 1 : -1] if (spec := _spec_of(path))]
-    return min(newest, key=lambda spec: len(list(_differences(spec, artifact.spec.json_object, ""))), default=None)
+    nearest: tuple[bool, int, str, Json] | None = None
+    for receipt in receipts[: -_COMPARED - 1 : -1]:
+        if (spec := _spec_of(receipt)) and KEYED.fullmatch(receipt.stem):
+            path = f"{artifact.stage}/{receipt.stem}{artifact.spec.suffix}"
+            differences = len(list(_differences(spec, artifact.spec.json_object, "")))
+            distance = (not users.in_row(path), differences, path, spec)
+            nearest = min(nearest or distance, distance, key=lambda distance: distance[:2])  # of equal ones the newest
+    if nearest is None:
+        return "never made"
+    _, _, path, spec = nearest
+    runs = users.of(path)
+    of = f" of {runs[0]}" if runs else ""
+    reasons = _reasons(spec, artifact.spec.json_object).removeprefix("because ")
+    return f"never made for this run; against {Path(path).stem}{of}: {reasons}"
 
 
 def _spec_of(receipt: Path) -> Json | None:
@@ -123,7 +166,7 @@ def _differences(before: Any, now: Any, at: str) -> Iterator[str]:
     elif at.startswith("inputs"):
         yield from _changed_inputs(before, now)
     else:
-        yield f"setting {at.removeprefix('settings.')} changed from {json.dumps(before)} to {json.dumps(now)}"
+        yield f"setting {at.removeprefix('settings.')} changed from {as_in_a_row(before)} to {as_in_a_row(now)}"
 
 
 def _changed_inputs(before: Any, now: Any) -> Iterator[str]:

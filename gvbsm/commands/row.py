@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from gvbsm.config.load import load_row
-from gvbsm.config.origins import as_in_a_row, sourced_settings
+from gvbsm.config.load import check_row, read_row
+from gvbsm.config.messages import as_in_a_row
+from gvbsm.config.origins import sourced_settings
 from gvbsm.config.targets import parse_target
 
 _MOST = 40  # characters to which short values are filled up
@@ -18,7 +19,8 @@ def row(target: str) -> str:
         SettingsError: if the target names no run, or any of its settings is wrong.
     """
     run = parse_target(target)
-    load_row(run.dataset, run.recipe)
-    lines = [(setting.name, as_in_a_row(setting.value), setting.place) for setting in sourced_settings(run.dataset, run.recipe)]
+    read = read_row(run.dataset, run.recipe)
+    check_row(*read)
+    lines = [(setting.name, as_in_a_row(setting.value), setting.place) for setting in sourced_settings(*read)]
     name_width, value_width = (max(len(line[column]) for line in lines) for column in range(2))
     return "".join(f"{name:<{name_width}}  {value:<{min(value_width, _MOST)}}  {place}\n" for name, value, place in lines)

@@ -14,7 +14,7 @@ from gvbsm.config.row import Evaluate, Row
 from gvbsm.config.students import Training
 from gvbsm.config.studies import read_study, study_file
 from gvbsm.config.targets import check_name
-from gvbsm.config.yaml_files import read_yaml, row_files
+from gvbsm.config.yaml_files import parse_yaml, read_text, row_files
 from gvbsm.store.spec import Json
 
 
@@ -140,7 +140,8 @@ def _read_section(kind: str, name: str, study: str, above: Source | None) -> _Se
     files = [file for file in known.get(name, []) if above is None or file != above.file]
     if files or name in known:
         file = (files or known[name])[0]
-        return _Section(read_yaml(file), Source(file), "")
+        text = read_text(file)
+        return _Section(parse_yaml(file, text), Source(file, text=text), "")
     other, inner = _split(name)
     if inner in _sections(kind, other):
         return _Section(_sections(kind, other)[inner], _source(kind, other, inner), other)
@@ -163,7 +164,8 @@ def _sections(kind: str, study: str) -> dict[str, Json]:
 
 
 def _source(kind: str, study: str, section: str) -> Source:
-    return Source(study_file(study), ("rows" if kind == "datasets" else "variants", section))
+    content = read_study(study)
+    return Source(study_file(study), ("rows" if kind == "datasets" else "variants", section), content.text if content else "")
 
 
 def _name(source: Source) -> str:

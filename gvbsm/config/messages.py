@@ -6,10 +6,11 @@ import difflib
 import re
 import typing
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from gvbsm.errors import UserError
@@ -23,6 +24,7 @@ class Source:
 
     file: Path
     section: Place = ()
+    text: str = field(default="", compare=False, repr=False)  # of the file, as it was read; "" of one that is no row's
 
     def __str__(self) -> str:
         return f"{self.file}: {dotted(self.section)}" if self.section else str(self.file)
@@ -56,10 +58,10 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] == "extra_forbidden":
         where, _, name = where.rpartition(".")
         fields = _fields_at(model, first["loc"][:-1])
-        text = f"unknown setting {name!r}; {did_you_mean(name, fields)}choose from {', '.join(fields)}"
+        text = f"unknown setting {short(name)}; {did_you_mean(name, fields)}choose from {', '.join(fields)}"
     elif first["type"] == "union_tag_invalid":
         kind, kinds = first["ctx"]["tag"], [tag.strip(" '") for tag in first["ctx"]["expected_tags"].split(",")]
-        text = f"unknown kind {kind!r}; {did_you_mean(kind, kinds)}choose from {', '.join(kinds)}"
+        text = f"unknown kind {short(kind)}; {did_you_mean(kind, kinds)}choose from {', '.join(kinds)}"
     elif first["type"] == "missing":
         missing = dict.fromkeys(str(name) for *section, name in _missing(error) if (*section,) == first["loc"][:-1])
         if len(missing) > 1:
@@ -124,7 +126,24 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}? " if near else ""
 
 
+def as_in_a_row(value: Any) -> str:
+    """A value as a row would have it, in one line; no value is "off"."""
+    return "off" if value is None else value if isinstance(value, str) else _yaml(value)
+
+
 def short(value: Any) -> str:
-    """A value as messages show it, in at most 60 characters."""
-    text = "null" if value is None else repr(value)  # as YAML has it
+    """A value as messages show it, in at most 60 characters: as a row would have it, but a text in quotes."""
+    return shortened(repr(value) if isinstance(value, str) else _yaml(value))
+
+
+def shortened(text: str) -> str:
+    """A text, cut to 60 characters."""
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _yaml(value: Any) -> str:
+    try:
+        text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=float("inf"), allow_unicode=True)
+    except yaml.YAMLError:  # nothing that a file can hold
+        return repr(value)
+    return text.removesuffix("\n").removesuffix("\n...")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +10,8 @@ from typing import Any
 
 import yaml
 
-from gvbsm.config.load import read_row
 from gvbsm.config.messages import Place, Source, dotted
-from gvbsm.config.yaml_files import read_text
+from gvbsm.store.spec import Json
 
 _COMMENT = re.compile(r"(\s*)#\s?(.*?)\s*")
 _FOR_EDITORS = "# yaml-language-server:"  # the line that names a file's schema
@@ -25,9 +23,14 @@ class Setting:
 
     name: str  # dotted, entries of lists as in backbones[0]
     value: Any
-    file: Path
+    source: Source
     line: int  # from 1; 0 if it is not known
     comment: str  # at the end of its line; for a network without one, the comment where its list begins
+
+    @property
+    def file(self) -> Path:
+        """The file that gives it."""
+        return self.source.file
 
     @property
     def place(self) -> str:
@@ -42,23 +45,18 @@ class _Note:
     comment: str
 
 
-def sourced_settings(dataset: str, recipe: str | None = None) -> list[Setting]:
-    """Every setting that the files of a row give, in their order; an optional setting that they do not give is off.
-
-    Raises:
-        SettingsError: if a file is missing or is not YAML.
-    """
-    raw, origin = read_row(dataset, recipe)
-    files = {source.file for source in origin.values()}
-    notes = {file: _notes(file.read_text(encoding="utf-8")) for file in files}
+def sourced_settings(merged: Json, origin: dict[Place, Source]) -> list[Setting]:
+    """Every setting that the files of a row give, in their order, from what `read_row` gives; an optional setting that they do
+    not give is off."""
+    notes = {file: _notes(text) for file, text in {source.file: source.text for source in origin.values()}.items()}
     settings = []
-    for place, value in _leaves(raw) if raw else []:
+    for place, value in _leaves(merged) if merged else []:
         source = _source_of(place, origin)
         in_file = (*source.section, *place)
         note = notes[source.file].get(in_file) or _Note(0, "")
         if not note.comment and isinstance(place[-1], int):  # a list's comment counts for its entries
             note = _Note(note.line, notes[source.file].get(in_file[:-1], note).comment)
-        settings.append(Setting(dotted(place), value, source.file, note.line, note.comment))
+        settings.append(Setting(dotted(place), value, source, note.line, note.comment))
     return settings
 
 
@@ -77,23 +75,10 @@ def in_config(file: Path) -> str:
     return "/".join(file.parts[-3:])
 
 
-def as_in_a_row(value: Any) -> str:
-    """A value as a row would have it, in one line."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, (dict, list)):
-        return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True).strip()
-    return "off" if value is None else json.dumps(value)
-
-
-def legend(file: Path) -> str:
-    """The comment at the top of a file, which explains the terms of its other comments; without the line for editors.
-
-    Raises:
-        SettingsError: if the file cannot be read.
-    """
+def legend(text: str) -> str:
+    """The comment at the top of a file's text, which explains the terms of its other comments; without the line for editors."""
     lines = []
-    for line in read_text(file).splitlines():
+    for line in text.splitlines():
         if not line.startswith("#"):
             break
         if not line.startswith(_FOR_EDITORS):

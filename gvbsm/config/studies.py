@@ -9,10 +9,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError
 
 from gvbsm.config.messages import SettingsError, Source, one_line
-from gvbsm.config.yaml_files import beside_package, read_yaml
+from gvbsm.config.yaml_files import beside_package, parse_yaml, read_text
 from gvbsm.store.spec import Json, Strict
 
 
@@ -25,6 +25,13 @@ class Study(Strict):
     runs: Annotated[list[str], Field(min_length=1)] = Field(
         description="Runs that `results/<study>/compare.csv` puts side by side: `<row>/ipc<N>[-<recipe>]`."
     )
+
+    _text: str = PrivateAttr("")
+
+    @property
+    def text(self) -> str:
+        """The file's text."""
+        return self._text
 
     def sections(self, kind: str) -> dict[str, Json]:
         """Its rows ("datasets") or its variants ("recipes")."""
@@ -61,7 +68,10 @@ def read_study(name: str) -> Study | None:
 @lru_cache(maxsize=64)
 def _read(file: Path, _changed: int, _size: int) -> Study:
     """A large study is asked for its rows once per run, and would be parsed as often."""
+    text = read_text(file)
     try:
-        return Study.model_validate(read_yaml(file))
+        study = Study.model_validate(parse_yaml(file, text))
     except ValidationError as error:
         raise SettingsError(one_line(error, Study, {(): Source(file)})) from None
+    study._text = text
+    return study

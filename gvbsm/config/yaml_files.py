@@ -99,8 +99,17 @@ def read_yaml(path: Path) -> Json:
     Raises:
         SettingsError: if it cannot be read, is not YAML, or is no mapping.
     """
+    return parse_yaml(path, read_text(path))
+
+
+def parse_yaml(path: Path, text: str) -> Json:
+    """The settings in the text of a file.
+
+    Raises:
+        SettingsError: if it is not YAML, or is no mapping.
+    """
     try:
-        raw = yaml.load(read_text(path), Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        raw = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise SettingsError(f"{path}{line}: not valid YAML: {error.problem}; correct this line") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple
@@ -17,7 +17,6 @@ from gvbsm.method.frozen_norms import freeze_norms, thaw_norms
 from gvbsm.method.layers import hooked_layers
 from gvbsm.method.measuring import Measuring, Segment
 from gvbsm.method.moments import KINDS, Moments, class_moments
-from gvbsm.method.transfer import send
 
 
 @dataclass(frozen=True)
@@ -166,21 +165,6 @@ class StatisticsMatcher:
         thaw_norms(self._frozen)
         self._frozen = []
 
-    def __call__(
-        self, x_BCHW: Tensor, dropped: Collection[str] = frozenset(), labels_B: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Logits (B,K) and the weighted statistics loss, a scalar, of this batch; the EMAs advance by one step.
-        `class_statistics` needs the labels."""
-        shares = send(torch.tensor(self.advance(dropped), dtype=self._weight_L.dtype), x_BCHW.device)
-        return self.passes(x_BCHW, shares[0], shares[1], self.classes_of(labels_B), frozenset(dropped))
-
-    def advance(self, dropped: Collection[str]) -> tuple[list[float], list[float]]:
-        """The `schedule` of one pass that drops these layers; it counts as made."""
-        dropped_1L = torch.tensor([[name in dropped for name in self.layers]], dtype=torch.bool)
-        momenta_1L, active_1L = self.schedule(dropped_1L)
-        self.count(dropped_1L)
-        return momenta_1L[0].tolist(), active_1L[0].tolist()
-
     def schedule(self, dropped_NL: Tensor) -> tuple[Tensor, Tensor]:
         """What the next N passes do to each layer, if they drop those that are marked: the momentum of its average, and its
         share of the loss (0 or 1), each (N,L) in float64 on the CPU. A layer that is not measured keeps its average, whose
@@ -207,7 +191,8 @@ class StatisticsMatcher:
         classes: BatchClasses | None = None,
         dropped: frozenset[str] = frozenset(),
     ) -> tuple[Tensor, Tensor]:
-        """Logits and loss as in a call, by the numbers of a `schedule` on the device; the averages are changed in place.
+        """Logits (B,K) and the weighted statistics loss, a scalar, by the numbers of a `schedule` on the device; the averages
+        are changed in place. `class_statistics` needs the `classes_of` the labels.
 
         `dropped` only saves time: these layers are measured without gradient or not at all. Empty, the operations do not
         depend on what is dropped.

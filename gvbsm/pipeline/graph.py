@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gvbsm.config.load import check_row, read_row
+from gvbsm.config.messages import Place, Source
 from gvbsm.config.row import Backbone, Row
 from gvbsm.config.shapes import RandomImages
 from gvbsm.config.targets import Target
@@ -55,8 +56,16 @@ def plan(dataset: str, ipc: int, recipe: str | None = None) -> list[Artifact]:
     Raises:
         SettingsError: if the row or the recipe is wrong.
     """
-    merged, sources = read_row(dataset, recipe)
-    row = check_row(merged, sources)
+    return plan_read(Target(dataset, ipc, recipe), *read_row(dataset, recipe))
+
+
+def plan_read(target: Target, merged: Json, sources: dict[Place, Source]) -> list[Artifact]:
+    """The `plan` of a run whose row `read_row` has read.
+
+    Raises:
+        SettingsError: if the row or the recipe is wrong.
+    """
+    row, ipc = check_row(merged, sources), target.ipc
     data = plan_prepare(row)
     graph = _Graph(row, data)
     _add_teachers(graph)
@@ -67,7 +76,7 @@ def plan(dataset: str, ipc: int, recipe: str | None = None) -> list[Artifact]:
     networks = [*zip(row.backbones, graph.teachers, strict=True), *([(row.judge, graph.judges[0])] if row.judge else [])]
     graph.check = plan_check(row, ipc, data, networks, graph.images, graph.labels)
     _add_students(graph, random)
-    artifacts = [*graph.in_order(), _publish(graph, Target(dataset, ipc, recipe), merged)]
+    artifacts = [*graph.in_order(), _publish(graph, target, merged)]
     return list({artifact.path: artifact for artifact in artifacts}.values())
 
 

@@ -125,6 +125,7 @@ STAGE = Stage(
     name="recover",
     about="optimise a shard of synthetic images",
     spec=RecoverSpec,
+    in_turn=True,
     sharded=True,
     images=_images,
     bytes=_bytes,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from gvbsm.config.messages import describe
+from gvbsm.config.messages import describe, short
 from gvbsm.errors import UserError
 from gvbsm.pipeline.stage import Stage
 from gvbsm.store.code import fingerprint, module_digest
@@ -25,7 +25,9 @@ def read_spec(stage: Stage, text: str) -> Spec:
     if isinstance(raw.get("spec"), dict):  # a plan file
         raw = raw["spec"]
     if raw.get("stage") != stage.name:
-        raise UserError(f"{where}: stage: expected {stage.name!r}, got {raw.get('stage')!r}; run the command of that stage")
+        raise UserError(
+            f"{where}: stage: expected {stage.name!r}, got {short(raw.get('stage'))}; run the command of that stage"
+        )
     spec_type = stage.spec_type(raw)
     try:
         spec = spec_type.model_validate(raw)

@@ -57,6 +57,7 @@ class Stage:
     checkpoints: Callable[[Spec], bool] = lambda spec: True  # whether a signal makes the job save its state and stop
     shared: bool = False  # several processes, each on a GPU, may train together
     ahead: bool = False  # a job can do the work of waiting jobs that read the same images, into their checkpoints
+    in_turn: bool = False  # each step of a job takes one of its teachers; otherwise every image passes through all
     sharded: bool = False  # a run has several jobs of it, each named after its part
     images: Callable[[Any, Scale], int | None] = lambda spec, scale: None  # processed by a job, as its receipt counts
     bytes: Callable[[Any, Scale], int | None] = lambda spec, scale: None  # of its tensors, without the 1 kB header

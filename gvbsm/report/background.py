@@ -7,12 +7,15 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from gvbsm.config.messages import SettingsError
-from gvbsm.config.origins import Setting, as_in_a_row, in_config, legend, sourced_settings
+from gvbsm.config.load import read_row
+from gvbsm.config.messages import SettingsError, as_in_a_row
+from gvbsm.config.origins import Setting, in_config, legend, sourced_settings
+from gvbsm.config.targets import Target
 from gvbsm.pictures.run_settings import flat, row_text, settings_of
-from gvbsm.pipeline.graph import plan
+from gvbsm.pipeline.graph import plan_read
 from gvbsm.pipeline.publish import PublishSpec
 from gvbsm.pipeline.registry import STAGES
+from gvbsm.pipeline.stage import Artifact
 from gvbsm.store.run import ACCURACIES, SETTINGS, Cost, Published
 
 
@@ -69,16 +72,17 @@ def read_settings(published: Published) -> Settings:
     accuracies = published.accuracies
     recorded = tuple((name, as_in_a_row(value)) for name, value in flat(accuracies.get("settings", {})).items())
     try:
-        settings = sourced_settings(accuracies["dataset"], accuracies["recipe"])
-        differences = _differences(published)
+        target = Target(accuracies["dataset"], accuracies["ipc"], accuracies["recipe"])
+        read = read_row(target.dataset, target.recipe)
+        settings, differences = sourced_settings(*read), _differences(published, plan_read(target, *read))
     except SettingsError as error:
         return Settings(accuracies["ipc"], published.target, recorded, error=str(error))
-    files = dict.fromkeys(setting.file for setting in settings)
+    texts = {setting.file: setting.source.text for setting in settings}
     return Settings(
         ipc=accuracies["ipc"],
         target=published.target,
         published=recorded,
-        files=tuple(SettingsFile(in_config(file), legend(file)) for file in files),
+        files=tuple(SettingsFile(in_config(file), legend(text)) for file, text in texts.items()),
         groups=_groups(settings),
         differences=differences,
     )
@@ -94,10 +98,9 @@ def _groups(settings: list[Setting]) -> tuple[SettingGroup, ...]:
     return tuple(SettingGroup(name, tuple(rows)) for name, rows in groups.items())
 
 
-def _differences(published: Published) -> tuple[Difference, ...]:
+def _differences(published: Published, planned: list[Artifact]) -> tuple[Difference, ...]:
     """What the files in config/ say otherwise than was published."""
     accuracies = published.accuracies
-    planned = plan(accuracies["dataset"], accuracies["ipc"], accuracies["recipe"])
     specs = {artifact.path: artifact.spec for artifact in planned}
     target = next(artifact.spec for artifact in planned if isinstance(artifact.spec, PublishSpec))
     needed = {path: specs[path] for path in target.input_paths()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from gvbsm.config.messages import as_in_a_row
 from gvbsm.format import readable_seeds, readable_spread
 from gvbsm.pictures.names import kind_name
 from gvbsm.pictures.table import student_rows
@@ -106,15 +107,15 @@ class Student:
     name: str
     network: tuple[str, ...]  # its name, then its options
     settings: tuple[str, ...]
-    seeds: list[int]
+    seeds: str
 
 
 def _student(name: str, training: Json) -> Student:
     network = training["network"]
-    options = [f"{option} {value}" for option, value in network["options"].items()]
+    options = [f"{option} {as_in_a_row(value)}" for option, value in network["options"].items()]
     given = {setting: value for setting, value in training["settings"].items() if value is not None}
-    settings = [f"{setting} {value}" for setting, value in given.items() if setting not in _UNSAID]
-    return Student(name, (network["name"], *options), tuple(settings), training["seeds"])
+    settings = [f"{setting} {as_in_a_row(value)}" for setting, value in given.items() if setting not in _UNSAID]
+    return Student(name, (network["name"], *options), tuple(settings), ", ".join(map(str, training["seeds"])))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gvbsm.errors import UserError
+from gvbsm.errors import unwritable
 from gvbsm.store.keys import canonical
 
 if TYPE_CHECKING:
@@ -36,8 +36,7 @@ def _replacing(out: Path, durable: bool = True) -> Iterator[Path]:
                 os.fsync(file.fileno())
         temporary.replace(out)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(f"{out}: cannot be written: {reason}; free space or make the folder writable") from None
+        raise unwritable(out, error) from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -105,10 +104,7 @@ def mapped_tensor(file: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Ten
                 os.posix_fallocate(opened.fileno(), 0, size)  # or else a full disk would crash the process later
         return torch.from_file(str(file), shared=True, size=count, dtype=dtype).view(shape)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(
-            f"{file}: {size} bytes cannot be kept there: {reason}; free space or make the folder writable"
-        ) from None
+        raise unwritable(file, error) from None
 
 
 def nameless_tensor(folder: Path | None, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -123,7 +119,7 @@ def nameless_tensor(folder: Path | None, shape: tuple[int, ...], dtype: torch.dt
         descriptor, name = tempfile.mkstemp(suffix=".raw", dir=folder)
         os.close(descriptor)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written: {error.strerror}; free space or make the folder writable") from None
+        raise unwritable(Path(folder or tempfile.gettempdir()) / "any", error) from None
     try:
         return mapped_tensor(Path(name), shape, dtype)
     finally:

@@ -8,7 +8,7 @@ import os
 import time
 from pathlib import Path
 
-from gvbsm.errors import UserError
+from gvbsm.errors import file_in_the_way, unreadable, unwritable
 from gvbsm.store.files import parse_json, write_text
 from gvbsm.store.spec import Json, Spec
 from gvbsm.store.working_folder import RESULTS
@@ -52,7 +52,7 @@ def date_target(key: str, published: Path) -> None:
         if file.stat().st_mtime != timestamp:
             os.utime(file, (timestamp, timestamp))
     except OSError as error:
-        raise UserError(f"{file}: cannot be written: {error.strerror}; make the folder writable") from None
+        raise unwritable(file, error) from None
 
 
 def read_plan_file(file: Path) -> tuple[str, Json]:
@@ -88,4 +88,4 @@ def files_in(folder: Path) -> list[Path]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise UserError(f"{folder}: expected a folder, got an error: {error.strerror}; make it readable") from None
+        raise file_in_the_way(folder) or unreadable(folder, error) from None

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gvbsm.backbones.build import build as build_network
 from gvbsm.backbones.weights import load_own
+from gvbsm.config.messages import as_in_a_row
 from gvbsm.config.shapes import NetworkShape
 from gvbsm.errors import UserError, first_line
 from gvbsm.method.memory import in_parts
@@ -45,7 +46,7 @@ def build(network: NetworkShape, seed: int, device: torch.device) -> nn.Module:
         model = build_network(network.name, **arguments, **options)
     except Exception as error:  # of code by others, which may raise anything
         raise UserError(
-            f"network {network.name} with options {network.options}: {first_line(error)}; correct the row"
+            f"network {network.name} with options {as_in_a_row(network.options)}: {first_line(error)}; correct the row"
         ) from None
     return model.to(device).to(memory_format=torch.channels_last)
 

@@ -78,7 +78,25 @@ def test_explain_compares_with_what_differs_least(published_run, edit_row, make_
     edit_row({"recover": {"lr": 0.25, "roll": 1, "conv_drop": 0.4, "statistics_weight": 0.1, "iterations": 8}})
     assert cli.main(["explain", "results/tiny/ipc6/acc.json"]) == 0
     output = capsys.readouterr().out
-    assert re.search(r"because setting iterations changed from \d to 8\n", output) and "lr changed" not in output
+    assert (
+        re.search(r"made for this run; against digits-class\S+: setting iterations changed from \d to 8\n", output)
+        and "lr changed" not in output
+    )
+
+
+def test_what_was_never_made_for_a_run_is_compared_with_the_rows_own_runs_first(published_run, edit_row, make_up_to, capsys):
+    """A recipe that never ran is unlike the row's run in what it changes, and the line says which run that is."""
+    recover = next(artifact for artifact in published_run if artifact.stage == "recover")
+    edit_row({"recover": {"iterations": 7}})
+    make_up_to("recover")  # nearer, but of no run of this row
+    Path("config/recipes").mkdir(exist_ok=True)
+    Path("config/recipes/mine.yaml").write_text("recover: {lr: 0.1, iterations: 7}\n")
+    assert cli.main(["explain", "results/tiny/ipc4-mine"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("missing  recover"))
+    assert lines[at + 1].startswith(f"{' ' * 9}never made for this run; against {Path(recover.path).stem} of tiny/ipc4: ")
+    assert "setting iterations changed from 6 to 7; setting lr changed from 0.25 to 0.1" in lines[at + 1]
+    assert not any(line.startswith("stale") for line in lines) and lines[0].startswith("present  prepare")
 
 
 def test_a_second_process_waits_and_does_not_make_the_artifact_again(published_run, edit_row):

@@ -1,6 +1,7 @@
 """Runs side by side, by the command and by the workflow."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,8 @@ def test_settings_that_differ_are_named(published_run, edit_row, run_snakemake, 
     table, _, differ = capsys.readouterr().out.partition("settings that differ (tiny/ipc4 | tiny/ipc4-longer):\n")
     names = {line.split(":")[0].strip(): line.partition(": ")[2] for line in differ.splitlines()}
     assert names.pop("recover.iterations") == "6 | 7" and names.pop("relabel.epochs") == "4 | 2"
-    assert names.pop("evaluate.ema") == "null | 0.5"
-    assert names.pop("baselines") == "{'random_seed': 0} | null"
+    assert names.pop("evaluate.ema") == "off | 0.5"
+    assert names.pop("baselines.random_seed") == "0 | -"
     assert [*names] == ["... and 1 more, see --all"]  # what check counts
     assert "EMA 0.5" in table and "distilled_hard" in table
     longer = json.loads(Path("results/tiny/ipc4-longer/acc.json").read_text())
@@ -158,8 +159,18 @@ def test_a_few_differences_are_all_listed(workspace, edit_row):
     text = differences([before, run_of("tiny")])
     lines = lines_of(text)
     assert lines["squeeze.epochs"] == "2 | 3" and lines["recover.iterations"] == "6 | 7"
-    assert lines["select"].startswith("null | {'candidates': 10, ") and lines["prepare.image_size"] == "8 | 16"
+    assert lines["select.candidates"] == "- | 10" and lines["prepare.image_size"] == "8 | 16"
     assert differences([before, before]) == "\nno setting differs\n"
+
+
+def test_what_a_run_has_no_section_or_no_network_for_is_a_dash(workspace, edit_row):
+    before = run_of("tiny")
+    edit_row({"evaluate": {"baselines": []}, "relabel": {"online": True}, "backbones": [{"name": "convnet_bn"}]})
+    text = differences([before, run_of("tiny")], everything=True)
+    lines = lines_of(text)
+    assert lines["baselines.random_seed"] == "0 | -" and lines["relabel.online"] == "off | true"
+    assert lines["squeeze.convnet_bn.lr"].startswith("- | ") and lines["squeeze.resnet10.lr"].endswith(" | -")
+    assert not re.search(r"None|True|False|null|\['|\{'", text)
 
 
 def test_teachers_whose_settings_differ_are_named_one_by_one(workspace, edit_row):
@@ -173,7 +184,7 @@ def test_teachers_whose_settings_differ_are_named_one_by_one(workspace, edit_row
         }
     )
     lines = lines_of(differences([before, run_of("tiny")]))
-    assert lines.pop("teachers") == "'convnet, wrn16_2, resnet10' | 'convnet, wrn16_2'"
+    assert lines.pop("teachers") == "convnet, wrn16_2, resnet10 | convnet, wrn16_2"
     assert lines.pop("squeeze.convnet.network.options.width") == "4 | 8"
     assert lines.pop("squeeze.wrn16_2.lr").endswith(" | 0.5")
     assert not lines

@@ -87,17 +87,22 @@ def test_seconds_are_those_of_the_same_work(published_run, edit_row, monkeypatch
     assert float(table()["recover"][3]) == pytest.approx(2 * 3 * seconds * 1800 / 3600, rel=0.02)
 
 
-def test_nothing_made_yet(workspace):
+def be_on(monkeypatch, device: str) -> None:
+    for module in (estimating, rates):
+        monkeypatch.setattr(module, "this_device", lambda: device)
+
+
+def test_nothing_made_yet(workspace, monkeypatch):
+    be_on(monkeypatch, "mps: none recorded")
     rows = table()
     assert rows["recover"] == ["2", "2", "5.12 kB", "unknown"]  # 40 images of 64 bytes, label and number; ten at 3 iterations
     assert rows["squeeze"] == ["3", "3", "unknown", "unknown"]
-    assert rows["all"][2].startswith("> ") and rows["all"][3] == "> 0.00"  # prepare's rate is recorded
+    assert rows["all"][2].startswith("> ") and rows["all"][3] == "~ > 0.00"  # prepare's rate is recorded
 
 
 def on(monkeypatch, device: str) -> list[str]:
     """The last lines of digits' estimate on a machine with this device."""
-    monkeypatch.setattr(estimating, "this_device", lambda: device)
-    monkeypatch.setattr(rates, "this_device", lambda: device)
+    be_on(monkeypatch, device)
     return estimating.estimate("results/digits/ipc10/acc.json").splitlines()[-2:]
 
 
@@ -108,7 +113,7 @@ def test_hours_on_a_machine_on_which_nothing_has_run(workspace, monkeypatch):
     assert not any("unknown" in row[3] or ">" in row[3] for row in rows.values())
     *_, total = on(monkeypatch, "cpu: AMD EPYC")
     assert total.startswith("all") and "~" not in total
-    for device in ("cpu: another", "cuda: NVIDIA H100"):
+    for device in ("cpu: another", "mps: Apple M9"):
         total, note = on(monkeypatch, device)
         assert re.search(r" ~ 0\.\d\d$", total) and note == "~ at rates recorded on another device: cpu: AMD EPYC, one thread"
 
@@ -117,7 +122,7 @@ def test_the_jobs_of_this_store_come_first(published_run, edit_row, monkeypatch)
     recorded = [rate for rate in rates.recorded_rates() if rate.stage == "relabel" and rate.image_size == 16]
     tiny = ("convnet(width=4)", "resnet10(width=8)", "wrn16_2(depth=10,widen=1)")
     line = {**vars(recorded[0]), "image_size": 8, "networks": tiny, "images_per_second": 1e-3}
-    monkeypatch.setattr(estimating, "recorded_rates", lambda: [rates.Rate(**line)])
+    monkeypatch.setattr(rates, "recorded_rates", lambda: [rates.Rate(**line)])
     edit_row({"relabel": {"seed": 5}})
     assert float(table()["relabel"][3]) < 1
     for receipt in (STORE / "relabel").glob("*.json"):
@@ -130,7 +135,7 @@ def test_a_training_that_several_teachers_share_counts_once(measured_in, workspa
     """Kept epochs go on from one another."""
     line = {"stage": "squeeze", "image_size": 8, "networks": ("convnet(width=4)",), "images_per_second": 1.0}
     recorded = next(rate for rate in rates.recorded_rates() if rate.stage == "squeeze")
-    monkeypatch.setattr(estimating, "recorded_rates", lambda: [rates.Rate(**{**vars(recorded), **line})])
+    monkeypatch.setattr(rates, "recorded_rates", lambda: [rates.Rate(**{**vars(recorded), **line})])
     edit_row({"backbones": [{"name": "convnet", "options": {"width": 4}}], "statistics": {"measured_in": measured_in}})
     edit_row({"squeeze": {"epochs": 50}})
     trainings = 2 if measured_in == "twin" else 1
@@ -142,20 +147,67 @@ def test_a_training_that_several_teachers_share_counts_once(measured_in, workspa
     assert float(rows["squeeze"][3].removeprefix("~ ")) == hours
 
 
+def job_rate(monkeypatch, device: str, stage: str, networks: str, size: int, precision: str = "float32") -> rates.JobRate:
+    be_on(monkeypatch, device)
+    return rates.job_rate(STAGES[stage], tuple(networks.split()), size, precision)
+
+
 def test_of_several_rates_that_of_the_device_most_like_this_one(monkeypatch):
-    resnet18 = [rate for rate in rates.recorded_rates() if rate.networks == ("resnet18",) and rate.image_size == 32]
+    def rate(stage: str, device: str, precision: str) -> float:
+        return job_rate(monkeypatch, device, stage, "resnet18", 32, precision).images_per_second
 
-    def nearest(stage: str, device: str, precision: str) -> float | None:
-        monkeypatch.setattr(rates, "this_device", lambda: device)
-        rate = rates.nearest([rate for rate in resnet18 if rate.stage == stage], precision)
-        return rate and rate.images_per_second
+    assert rate("evaluate", "cuda: another", "float32") == 6011
+    assert rate("evaluate", "cuda: another", "bfloat16") == 6870
+    assert rate("evaluate", "cpu: another", "bfloat16") == 51
+    assert rate("squeeze", "cpu: AMD EPYC", "bfloat16") == 6.1
+    assert rate("statistics", "cuda: another", "float32") == 1640
+    assert rate("statistics", "cpu: another", "float32") < 1640  # a GPU's would be far too fast
 
-    assert nearest("evaluate", "cuda: another", "float32") == 6011
-    assert nearest("evaluate", "cuda: another", "bfloat16") == 6870
-    assert nearest("evaluate", "cpu: another", "bfloat16") == 51
-    assert nearest("squeeze", "cpu: AMD EPYC", "bfloat16") == 6.1
-    assert nearest("statistics", "cuda: another", "float32") == 1640
-    assert nearest("statistics", "cpu: another", "float32") is None  # a GPU's would be far too fast
+
+GPU, CPU = "cuda: one", "cpu: one"
+
+
+def record(monkeypatch, *lines: tuple[str, str, int, str, float]) -> None:
+    """Take these rates alone: stage, networks, image size, device, images per second."""
+    table = [
+        rates.Rate(stage, tuple(networks.split()), size, "float32", device, "alone", speed, "a page")
+        for stage, networks, size, device, speed in lines
+    ]
+    monkeypatch.setattr(rates, "recorded_rates", lambda: table)
+
+
+@pytest.mark.parametrize(
+    ("stage", "networks", "size", "expected"),
+    [
+        ("recover", "a1 b1", 32, 1 / ((1 / 100 + 1 / 300) / 2)),  # one network a step
+        ("relabel", "a1 b1", 32, 1 / (1 / 100 + 1 / 300)),  # each image passes through both
+        ("relabel", "a1 timm:a2(width=9)", 32, 50),  # the nearest network
+        ("relabel", "b1 torchvision:b1", 64, 300 / 2 / 4),  # by the pixels
+        ("relabel", "b1", 8, 300),  # on a GPU small images take hardly less
+        ("select", "a1 b1", 32, 7),  # on the GPU no rate of the stage is known
+        ("evaluate", "a1", 32, 2 * 40),  # a share of a job with two networks
+    ],
+)
+def test_rates_of_single_networks_come_before_those_of_another_device(stage, networks, size, expected, monkeypatch):
+    jobs = [(name, "a1 b1", 32, CPU, 7) for name in ("recover", "relabel", "select")]
+    singles = [
+        (name, network, 32, GPU, speed) for name in ("recover", "relabel") for network, speed in (("a1", 100), ("b1", 300))
+    ]
+    record(monkeypatch, *jobs, *singles, ("evaluate", "a1 b1", 32, GPU, 40))
+    for device in (GPU, "cuda: another"):
+        assert job_rate(monkeypatch, device, stage, networks, size).images_per_second == pytest.approx(expected)
+    assert job_rate(monkeypatch, "cpu: another", "recover", "a1 b1", 32).images_per_second == 7
+
+
+def test_an_estimate_says_which_networks_rates_it_took(workspace, monkeypatch):
+    """ImageNet's teachers have not run on an H200, but one of them has been timed there."""
+    be_on(monkeypatch, "cuda: NVIDIA H200")
+    text = estimating.estimate("results/imagenet/ipc10/acc.json")
+    hours = next(line for line in text.splitlines() if line.startswith("recover")).split()[-1]
+    assert float(hours) == pytest.approx(40e6 / 6110 / 3600, abs=0.01)
+    (note,) = [line for line in text.splitlines() if line.startswith("~ recover")]
+    others = ", ".join(f"torchvision:{name}" for name in ("efficientnet_b0", "mobilenet_v2", "resnet18", "shufflenet_v2_x0_5"))
+    assert note == (f"~ recover at rates on cuda: NVIDIA H200, iterations alone: torchvision:resnet18 at 224 px for {others}")
 
 
 def test_this_device_is_named_as_in_receipts(monkeypatch):

@@ -130,7 +130,7 @@ def test_mistakes_of_a_page(mistake, workspace, capsys):
 def test_networks(capsys):
     lines = output(capsys, "networks").splitlines()
     assert [line.split()[0] for line in lines] == [*sorted(BACKBONES), "timm:<name>", "torchvision:<name>"]
-    assert lines[0].endswith("ConvNet teacher and student. Options: width (128), depth (3), norm ('instance').")
+    assert lines[0].endswith("ConvNet teacher and student. Options: width (128), depth (3), norm (instance).")
     assert "Options" not in next(line for line in lines if line.startswith("resnet50"))
 
 

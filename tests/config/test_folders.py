@@ -36,7 +36,7 @@ def test_an_own_row_of_the_same_name_comes_first_and_may_extend_the_package_s(ow
     (own / "datasets" / "digits.yaml").write_text("extends: digits\nsqueeze: {epochs: 78}\n")
     (own / "datasets" / "further.yaml").write_text("extends: digits\n")
     assert load_row("digits").squeeze.epochs == load_row("further").squeeze.epochs == 78
-    files = {setting.name: setting.file for setting in sourced_settings("digits")}
+    files = {setting.name: setting.file for setting in sourced_settings(*read_row("digits"))}
     assert files["squeeze.epochs"] == Path("config/datasets/digits.yaml")
     assert files["classes"] == PACKAGE.parent / "config" / "datasets" / "digits.yaml"
 

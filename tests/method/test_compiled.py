@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from benchmarks import plain, recover
+from benchmarks.one_pass import one_pass
 from gvbsm.method.matching import Matching, StatisticsMatcher
 from gvbsm.runtime.compiler import set_up_compiler
 
@@ -26,7 +27,7 @@ def steps(matcher: StatisticsMatcher) -> list[torch.Tensor]:
     values = []
     for number, dropped in enumerate([(), ("3",), ("0", "3"), ()]):
         x = torch.randn(4, 1, 7, 7, generator=torch.Generator().manual_seed(number)).requires_grad_()
-        logits, loss = matcher(x, frozenset(dropped))
+        logits, loss = one_pass(matcher, x, frozenset(dropped))
         (loss + logits.square().sum()).backward()
         values += [loss.detach(), x.grad]
     return values
@@ -83,9 +84,9 @@ def test_more_graphs_than_allowed_are_an_error(monkeypatch, tmp_path):
         StatisticsMatcher(model, targets(model), matching, compiled=True) as matcher,
     ):
         set_up_compiler(tmp_path, 1)
-        matcher(torch.randn(4, 1, 7, 7).requires_grad_())
+        one_pass(matcher, torch.randn(4, 1, 7, 7).requires_grad_())
         with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
-            matcher(torch.randn(5, 1, 7, 7).requires_grad_())
+            one_pass(matcher, torch.randn(5, 1, 7, 7).requires_grad_())
     torch._dynamo.reset()
 
 
@@ -98,7 +99,7 @@ def test_targets_of_another_size_are_refused_compiled_too(monkeypatch):
         StatisticsMatcher(model, wanted, Matching(4, 0.8, 1.0, "first", "update"), compiled=True) as matcher,
         pytest.raises(ValueError, match=r"expected 9 as in the statistics, got 4; make the statistics at this"),
     ):
-        matcher(torch.randn(4, 1, 7, 7).requires_grad_())
+        one_pass(matcher, torch.randn(4, 1, 7, 7).requires_grad_())
 
 
 @pytest.mark.parametrize("name", ["resnet18", "convnet", "mobilenet_v2", "wrn16_2", "shufflenet_v2"])

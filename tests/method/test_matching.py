@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.one_pass import next_shares, one_pass
 from gvbsm.method.layers import hooked_layers, most_important
 from gvbsm.method.matching import Matching, StatisticsMatcher, matching_terms
 from gvbsm.method.moments import class_moments, moments
@@ -39,8 +40,8 @@ def test_ema_start_zero_and_first():
     """Fault 2: the published average starts at 0, so the first batch counts a fifth; corrected, at the batch itself."""
     value = moments(X, ("channel",), 4)["channel_mean"]
     with matcher_of(network(), start="zero") as published, matcher_of(network(), start="first") as corrected:
-        published(X)
-        corrected(X)
+        one_pass(published, X)
+        one_pass(corrected, X)
         torch.testing.assert_close(published.averages["0"]["channel_mean"], 0.2 * value)
         torch.testing.assert_close(corrected.averages["0"]["channel_mean"], value)
 
@@ -49,8 +50,8 @@ def test_ema_of_a_dropped_layer_skipped_and_updated():
     """Fault 2: the published average of a dropped layer stands still; corrected, it moves."""
     with matcher_of(network(), dropped="skip") as published, matcher_of(network(), dropped="update") as corrected:
         for averaging in (published, corrected):
-            averaging(X)
-            averaging(2 * X, dropped=frozenset({"3"}))
+            one_pass(averaging, X)
+            one_pass(averaging, 2 * X, dropped=frozenset({"3"}))
         first = moments(network()[:3](X), ("channel",), 4)["channel_mean"]
         second = moments(network()[:3](2 * X), ("channel",), 4)["channel_mean"]
         torch.testing.assert_close(published.averages["3"]["channel_mean"], first)
@@ -75,13 +76,13 @@ def test_a_layer_that_is_called_again_leaves_dropped_ones_alone(recorded):
     model = Twice().double().eval()
     for dropped, others in (("first", "again"), ("again", "first")):
         with matcher_of(model, dropped="skip") as matcher:
-            matcher(X)
+            one_pass(matcher, X)
             before = {name: kinds["channel_mean"].clone() for name, kinds in matcher.averages.items()}
             if recorded:  # without knowing what is dropped, but for the momenta
-                shares = torch.tensor(matcher.advance({dropped}), dtype=torch.float64)
+                shares = next_shares(matcher, {dropped}, torch.device("cpu"))
                 matcher.passes(2 * X, shares[0], shares[1])
             else:
-                matcher(2 * X, dropped={dropped})
+                one_pass(matcher, 2 * X, dropped={dropped})
             after = {name: kinds["channel_mean"] for name, kinds in matcher.averages.items()}
         torch.testing.assert_close(after[dropped], before[dropped])
         assert not torch.allclose(after[others], before[others])
@@ -118,8 +119,8 @@ def test_a_pass_as_on_cuda_takes_nothing_from_the_host(kind):
     targets = targets_of(model, X)
     targets |= {name: targets["first"] for name in ("never",) if kind is Uncalled}
     with StatisticsMatcher(model, targets, Matching(4, 0.8, 10.0, "first", "update")) as matcher:
-        matcher(X)
-        shares = torch.tensor(matcher.advance(set()), dtype=torch.float64)
+        one_pass(matcher, X)
+        shares = next_shares(matcher, set(), torch.device("cpu"))
         with FromTheHost() as host:
             matcher.passes(2 * X, shares[0], shares[1])
         assert host.made == []
@@ -131,11 +132,11 @@ def test_a_pass_as_on_cuda_takes_nothing_from_the_host(kind):
 
 def test_dropped_layers_add_nothing_and_the_first_keeps_its_weight():
     with matcher_of(network()) as matcher:
-        _, full = matcher(X)
+        _, full = one_pass(matcher, X)
     with matcher_of(network()) as matcher:
-        _, without_first = matcher(X, dropped=frozenset({"0"}))
+        _, without_first = one_pass(matcher, X, dropped=frozenset({"0"}))
     with matcher_of(network(), first_layer_weight=1.0) as matcher:
-        _, plain = matcher(X)
+        _, plain = one_pass(matcher, X)
     first = (full - plain) / 9
     torch.testing.assert_close(without_first, plain - first)
 
@@ -145,9 +146,9 @@ def test_layers_and_statistics_are_chosen():
     with matcher_of(network(), layers=("batchnorm",)) as matcher:
         assert list(matcher.layers) == ["1"]
         assert matcher.conv_layers == []
-        assert matcher(X)[1] > 0
+        assert one_pass(matcher, X)[1] > 0
     with matcher_of(network(), conv_statistics=("channel",)) as matcher:
-        matcher(X)
+        one_pass(matcher, X)
         assert set(matcher.averages["0"]) == {"channel_var", "channel_mean"}
 
 
@@ -174,7 +175,7 @@ def test_missing_and_misshapen_statistics_are_refused():
         matcher_of(network()) as matcher,
         pytest.raises(ValueError, match=r"patch moments of layer '0': expected 4 .*got 9;"),
     ):
-        matcher(torch.randn(2, 1, 12, 12, dtype=torch.float64))
+        one_pass(matcher, torch.randn(2, 1, 12, 12, dtype=torch.float64))
 
 
 def test_a_share_is_matched_class_by_class():
@@ -190,11 +191,11 @@ def test_a_share_is_matched_class_by_class():
     share = Matching(4, 0.0, 1.0, "first", "update", class_statistics=0.25)
     plain = Matching(4, 0.0, 1.0, "first", "update")
     with StatisticsMatcher(model, targets, plain) as matcher:
-        global_terms = matcher(X)[1]
+        global_terms = one_pass(matcher, X)[1]
     with StatisticsMatcher(model, targets, share) as matcher:
-        got = matcher(X, labels_B=labels)[1]
+        got = one_pass(matcher, X, labels_B=labels)[1]
         with pytest.raises(ValueError, match="labels: expected those of the batch"):
-            matcher(X)
+            one_pass(matcher, X)
     members = torch.stack([labels == 0, labels == 2]).double()
     inputs = {"0": X, "1": model[:1](X), "3": model[:3](X)}
     by_class = 0.0
@@ -222,9 +223,9 @@ def test_variances_have_a_weight_of_their_own(share):
     for weight in (1.0, 11.0):
         matching = Matching(4, 0.0, 10.0, "first", "update", class_statistics=share, variance_weight=weight)
         with StatisticsMatcher(model, targets, matching) as matcher:
-            got[weight] = matcher(X, labels_B=labels)[1]
+            got[weight] = one_pass(matcher, X, labels_B=labels)[1]
             if not share:  # the path that is recorded as a CUDA graph
-                shares = torch.tensor(matcher.advance(()), dtype=torch.float64)
+                shares = next_shares(matcher, (), torch.device("cpu"))
                 torch.testing.assert_close(matcher.passes(X, shares[0], shares[1])[1], got[weight])
     norm, means, variances = torch.linalg.vector_norm, 0.0, 0.0
     for name, x in {"0": X, "1": model[:1](X), "3": model[:3](X)}.items():
@@ -255,13 +256,13 @@ def test_only_the_statistics_that_are_kept_are_matched():
     alone = {}
     for layer, kind in (("0", "patch"), ("1", "channel"), ("3", "channel")):
         with matcher_of(network(), selected_statistics=frozenset({(layer, kind)})) as matcher:
-            alone[layer] = matcher(X)[1]
+            alone[layer] = one_pass(matcher, X)[1]
             assert list(matcher.layers) == [layer] and set(matcher.averages[layer]) == {f"{kind}_var", f"{kind}_mean"}
     with matcher_of(network(), selected_statistics=frozenset({("0", "patch"), ("1", "channel"), ("3", "channel")})) as matcher:
-        torch.testing.assert_close(matcher(X)[1], sum(alone.values()))
+        torch.testing.assert_close(one_pass(matcher, X)[1], sum(alone.values()))
         assert matcher.conv_layers == ["0", "3"]
     with matcher_of(network(), selected_statistics=frozenset({("0", "patch")}), first_layer_weight=1.0) as matcher:
-        torch.testing.assert_close(matcher(X)[1] * 10, alone["0"])
+        torch.testing.assert_close(one_pass(matcher, X)[1] * 10, alone["0"])
 
 
 def test_the_most_important_statistics_of_a_share():

@@ -11,6 +11,7 @@ import pytest
 
 from gvbsm import cli
 from gvbsm.store.code import PACKAGE
+from snakemake_logger_plugin_gvbsm.lines import unknown_stage_line
 
 NIGHTLY = pytest.mark.nightly("snakemake")
 SNAKEFILE = PACKAGE.parent / "workflow" / "Snakefile"
@@ -58,11 +59,35 @@ def test_a_target_that_no_rule_makes_is_one_line(target, meant, workspace):
     assert (f"did you mean {meant!r}?" in line) if meant else "did you mean" not in line
 
 
-@pytest.mark.nightly("snakemake")
-@pytest.mark.parametrize("option", ["--until", "--forcerun"])
-def test_a_rule_that_there_is_not_is_one_line(option, workspace):
-    assert "target 'sqeeze': expected " in (line := refused(option, "sqeeze", "--", "results/tiny/ipc4/acc.json"))
-    assert "did you mean 'squeeze'?" in line
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        ("--until", "zzz"),
+        pytest.param("--until", "sqeeze", marks=NIGHTLY),
+        pytest.param("--forcerun", "sqeeze", marks=NIGHTLY),
+        pytest.param("--omit-from", "sqeeze", marks=NIGHTLY),
+    ],
+)
+def test_a_stage_that_there_is_not_is_one_line_with_the_stages(option, name, workspace):
+    line = refused(option, name, "--", "results/tiny/ipc4/acc.json")
+    hint = "did you mean 'squeeze'? " if name == "sqeeze" else ""
+    assert line.startswith(f"gvbsm: {option}: unknown stage {name!r}; {hint}choose from prepare, check, squeeze, statistics, ")
+
+
+def test_where_another_workflow_includes_ours_the_terminal_lists_the_stages():
+    text = "MissingRuleException:\nNo rule to produce {} (if you use input functions make sure ...)."
+    line = unknown_stage_line(text.format("sqeeze"))
+    assert line.startswith(
+        "gvbsm: expected a target or a stage, got 'sqeeze'; did you mean 'squeeze'? the stages are prepare, "
+    )
+    assert unknown_stage_line(text.format("results/x")) is None
+
+
+@pytest.mark.parametrize("name", ["results/logs", pytest.param(".snakemake", marks=NIGHTLY)])
+def test_a_file_in_the_place_of_a_folder_is_one_line(name, workspace):
+    Path(name).parent.mkdir(exist_ok=True)
+    Path(name).write_text("")
+    assert refused("results/tiny/ipc4/acc.json") == f"gvbsm: {name}: expected a folder, got a file; move it away"
 
 
 @pytest.mark.nightly("snakemake")

@@ -1,6 +1,7 @@
 # What the command line asks for: targets that no rule makes, stages that --until names, and what comes first.
 import re
 
+from gvbsm.config.messages import did_you_mean
 from gvbsm.config.targets import no_such_target
 from gvbsm.pipeline.squeeze import teachers_before
 from gvbsm.store.run import PICTURE_FORMS, RUN_FILES
@@ -21,6 +22,7 @@ KNOWN = (
 def check_until(artifacts):
     """Refuse --until with a file, or with a stage that another one needs: Snakemake then starts nothing, and calls that a bug
     of its own."""
+    refuse_unknown_rules()
     if paths := [name for name in workflow.dag_settings.until if "/" in name]:
         sys.stderr.write(f"gvbsm: --until: expected stages, got {paths[0]}; put -- before targets\n")
         raise SystemExit(1)
@@ -34,12 +36,21 @@ def check_until(artifacts):
             raise SystemExit(1)
 
 
+def refuse_unknown_rules():
+    """Refuse a name that is no stage where an option takes stages, and list them: Snakemake takes it for a file."""
+    asked, known = workflow.dag_settings, [rule.name for rule in workflow.rules]
+    rules = [name for name in known if name.rpartition("_")[2] not in ("all", "folder", "unknown")]
+    for option, names in (("--until", asked.until), ("--forcerun", asked.forcerun), ("--omit-from", asked.omit_from)):
+        for name in (name for name in map(str, names) if "/" not in name and name not in known):
+            hint = did_you_mean(name, rules)
+            sys.stderr.write(f"gvbsm: {option}: unknown stage {name!r}; {hint}choose from {', '.join(rules)}\n")
+            raise SystemExit(1)
+
+
 def refused_target(wildcards):
     """Refuse a target that no other rule makes, in our words."""
-    asked = workflow.dag_settings
-    is_rule = wildcards.target in {*asked.until, *asked.forcerun}  # where Snakemake takes any rule, and not only `all`
-    rules = [rule.name for rule in workflow.rules] if is_rule else ["all"]
-    sys.stderr.write(f"gvbsm: {no_such_target(wildcards.target, rules)}\n")
+    refuse_unknown_rules()
+    sys.stderr.write(f"gvbsm: {no_such_target(wildcards.target, ['all'])}\n")
     raise SystemExit(1)
 
 

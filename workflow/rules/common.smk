@@ -7,11 +7,12 @@ from pathlib import Path
 from gvbsm.config.project import job_environment, load_config
 from gvbsm.config.yaml_files import config_file, read_yaml
 from gvbsm.errors import UserError
-from gvbsm.pipeline.registry import read_plan
+from gvbsm.pipeline.registry import STAGES, read_plan
 from gvbsm.store.code import PROJECT
 from gvbsm.store.plans import STORE
 from gvbsm.store.run import PICTURES
 from gvbsm.store.spec import flat_paths
+from gvbsm.store.working_folder import OWN, check_folders
 
 # Planning makes many objects and frees few: at the default thresholds, garbage collection takes a tenth of its time.
 gc.set_threshold(200_000, 50, 50)
@@ -51,6 +52,11 @@ def checked(function, *arguments):
         sys.stderr.write(f"gvbsm: {error}\n")
         sys.stderr.flush()
         raise SystemExit(1) from None
+
+
+# A file in the place of a folder, which Snakemake answers with a traceback.
+NEEDED = [Path(".snakemake"), *(Path(own) / stage for own in OWN for stage in STAGES)]
+checked(check_folders, NEEDED, not workflow.dryrun)
 
 
 CONFIG_FILE = str(checked(config_file))

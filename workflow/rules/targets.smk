@@ -26,6 +26,7 @@ def accuracies_of_folder(wildcards):
 def target_inputs(artifacts, published):
     """Inputs of publish or draw, by their names in its spec. Only its own plan file is compared by time."""
     check_until(artifacts)
+    checked(check_folders, [published.parent], not workflow.dryrun)
     checked(check_adopted, artifacts, Path(job_environment(settings)["GVBSM_DATA_ROOT"]))
     target = checked(write_plans, artifacts, published)
     SPECS.update((artifact.key, artifact.spec) for artifact in artifacts)
