@@ -15,6 +15,7 @@ from gvbsm.data.augmentation import crop_and_mirror
 from gvbsm.data.folders import Stamp, change, change_if_there, count_images, difference, is_there, is_visible
 from gvbsm.data.listed import ListedImages, changed
 from gvbsm.errors import UserError
+from gvbsm.method.memory import PASSED, images_at_once
 from gvbsm.method.transfer import send
 from gvbsm.store.job import Reader
 from gvbsm.store.spec import Json
@@ -32,6 +33,7 @@ class Split(ABC):
     """N labelled images."""
 
     labels: Tensor  # int64 (N,)
+    at_once = 500  # whole images to read together
 
     @abstractmethod
     def whole_images(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -53,6 +55,8 @@ class PackedImages(Split):
         self.labels = labels
         self._images = images.to(device) if fits(images.nbytes, device) else images
         self._augment, self._device = augment, device
+        if device.type == "cuda":  # nothing is decoded: as many as pass through a network together
+            self.at_once = images_at_once(images.shape[1:].numel(), device, PASSED)
 
     def whole_images(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         for index in batches:

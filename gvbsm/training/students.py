@@ -75,8 +75,7 @@ class Students:
 
     def test(self, model: nn.Module) -> Accuracy:
         """Accuracy of a student on the test images."""
-        test, precision = self._test, self._settings.precision_for(self._device.type)
-        return accuracy(model, test.whole_images, test.labels, self._pixels.from_bytes, precision)
+        return accuracy(model, self._test, self._pixels.from_bytes, self._settings.precision_for(self._device.type))
 
     def _batches(self, epoch: int, first: int) -> Iterator[Batch]:
         """The batches of an epoch from number `first` on, each in `accumulate` parts."""
