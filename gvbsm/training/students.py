@@ -66,12 +66,14 @@ class Students:
         resident = image_set.resident(device)
         self._parts = _Parts(spec, resident, image_set.labels, self._labels, teachers, self._pixels)
 
-    def train(self, seed: int, checkpoint: Checkpoint, after_epoch: Callable[[nn.Module, int], Measured]) -> list[EpochRow]:
-        """Train the student of a seed; one row per epoch, as `fit` gives them."""
+    def train(
+        self, seed: int, checkpoint: Checkpoint, test: Callable[[nn.Module, int], Measured], test_every: int
+    ) -> list[EpochRow]:
+        """Train the student of a seed, and test it every `test_every` epochs; one row per epoch, as `fit` gives them."""
         model = build(self._job.spec.network, seed, self._device)
         recipe = Recipe.from_settings(self._settings, seed)
         title = f"{self._job.title} seed {seed}"
-        return fit(model, recipe, self._batches, self._losses, checkpoint, title, after_epoch)
+        return fit(model, recipe, self._batches, self._losses, checkpoint, title, test, test_every)
 
     def test(self, model: nn.Module) -> Accuracy:
         """Accuracy of a student on the test images."""
