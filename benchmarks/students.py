@@ -21,7 +21,8 @@ from gvbsm.data.rand_augment import RandAugment
 from gvbsm.method.losses import hard_loss, soft_loss
 from gvbsm.method.transfer import send
 from gvbsm.method.views import grouped, mixed_hard_labels, render
-from gvbsm.training.fit import MovingAverage, Recipe, make_optimizer, set_step_size
+from gvbsm.training.averages import MovingAverage
+from gvbsm.training.fit import Recipe, make_optimizer, set_step_size
 from gvbsm.training.graphs import recorded
 from gvbsm.training.precision import autocast
 

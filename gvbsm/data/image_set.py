@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gvbsm.config.shapes import RandomImages
-from gvbsm.data.splits import RESIDENT, Split, open_split
+from gvbsm.data.splits import Split, fits, open_split
 from gvbsm.errors import UserError
 from gvbsm.store.files import nameless_tensor
 from gvbsm.store.job import Reader
@@ -42,7 +42,13 @@ class ImageSet:
 
     def resident(self, device: torch.device) -> Tensor | ImageSet:
         """All images on the device, or this image set itself if they are too many."""
-        return self[torch.arange(self.shape[0])].to(device) if self.shape.numel() <= RESIDENT else self
+        if not fits(self.shape.numel(), device):
+            return self
+        images = torch.empty(self.shape, dtype=torch.uint8, device=device)
+        for at in range(0, len(images), _READ_BATCH):  # all at once might be more than the host's memory
+            part = images[at : at + _READ_BATCH]
+            part.copy_(self[torch.arange(at, at + len(part))])
+        return images
 
 
 def open_image_set(reader: Reader, shards: Sequence[str] | None, data: str | None, random: RandomImages | None) -> ImageSet:
@@ -90,14 +96,15 @@ def _joined(batches: Iterator[Tensor], count: int, folder: Path | None) -> Tenso
     images, at = torch.empty(0), 0
     for batch in batches:
         if not at:
-            images = _allocate(torch.Size((count, *batch.shape[1:])), folder)
+            images = allocated(torch.Size((count, *batch.shape[1:])), folder)
         images[at : at + len(batch)] = batch
         at += len(batch)
     return images
 
 
-def _allocate(shape: torch.Size, folder: Path | None) -> Tensor:
-    if shape.numel() <= RESIDENT:
+def allocated(shape: torch.Size, folder: Path | None) -> Tensor:
+    """uint8 memory for images, in a nameless file in a folder (None: of temporary files) if they are too large."""
+    if fits(shape.numel(), torch.device("cpu")):
         return torch.empty(shape, dtype=torch.uint8)
     return nameless_tensor(folder, shape, torch.uint8)
 

@@ -15,17 +15,25 @@ from gvbsm.data.augmentation import crop_and_mirror
 from gvbsm.data.folders import Stamp, change, change_if_there, count_images, difference, is_there, is_visible
 from gvbsm.data.listed import ListedImages, changed
 from gvbsm.errors import UserError
+from gvbsm.method.memory import PASSED, images_at_once
 from gvbsm.method.transfer import send
 from gvbsm.store.job import Reader
 from gvbsm.store.spec import Json
 
-RESIDENT = 4 * 2**30  # largest bytes of images that are held in memory, or on the device, as a whole
+_RESIDENT = 4 * 2**30  # largest bytes of images that are held in memory as a whole
+
+
+def fits(size: int, device: torch.device) -> bool:
+    """Whether images of so many bytes are held on a device, or on the CPU in memory, as a whole. On CUDA they are if they take
+    a quarter of its free memory at most: networks and further images need the rest."""
+    return size <= (torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else _RESIDENT)
 
 
 class Split(ABC):
     """N labelled images."""
 
     labels: Tensor  # int64 (N,)
+    at_once = 500  # whole images to read together
 
     @abstractmethod
     def whole_images(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -45,8 +53,10 @@ class PackedImages(Split):
 
     def __init__(self, images: Tensor, labels: Tensor, augment: Augment | None, device: torch.device) -> None:
         self.labels = labels
-        self._images = images.to(device) if images.nbytes <= RESIDENT else images
+        self._images = images.to(device) if fits(images.nbytes, device) else images
         self._augment, self._device = augment, device
+        if device.type == "cuda":  # nothing is decoded: as many as pass through a network together
+            self.at_once = images_at_once(images.shape[1:].numel(), device, PASSED)
 
     def whole_images(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         for index in batches:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of pageable memory, copied to a device. On CUDA the call need not wait: it copies pageable memory before it
-    returns. MPS might read the memory later."""
+    """A tensor of pageable memory, copied to a device. On CUDA the memory is read before the call returns, but the device may
+    not have it yet; the driver may wait for earlier work on the stream first. MPS might read the memory later, so there the
+    call waits."""
     return tensor.to(device, non_blocking=device.type == "cuda")

@@ -21,7 +21,7 @@ from datetime import timedelta
 import torch
 from torch import distributed
 
-from gvbsm.errors import UserError
+from gvbsm.errors import Interrupted, UserError
 
 _PATIENCE = timedelta(days=1)  # timeout for the slowest rank, which may be decoding images
 _STORE, _PARENT = "GVBSM_STORE", "GVBSM_PARENT"  # for ranks 1 and up: the port of the store, and the process of rank 0
@@ -30,6 +30,9 @@ _STORE, _PARENT = "GVBSM_STORE", "GVBSM_PARENT"  # for ranks 1 and up: the port 
 @contextlib.contextmanager
 def process_group(processes: int) -> Iterator[None]:
     """Join the process group for the block. Rank 0 starts the other ranks, unless torchrun did, and ends them afterwards.
+
+    NCCL's group ends only when all ranks end it. So all do after the block, and after an interruption, which stops all at the
+    same step. After another error the other ranks may wait elsewhere: this rank leaves its group to the end of the process.
 
     Raises:
         UserError: if torch was built without torch.distributed.
@@ -51,9 +54,13 @@ def process_group(processes: int) -> Iterator[None]:
         distributed.init_process_group(backend, store=store, rank=0, world_size=processes, timeout=_PATIENCE)
     try:
         yield
-    finally:
-        children.end()  # they have nothing left to do, or rank 0 failed
+    except Interrupted:
         distributed.destroy_process_group()
+        raise
+    else:
+        distributed.destroy_process_group()
+    finally:
+        children.end()
 
 
 class _Children:

@@ -20,10 +20,10 @@ from gvbsm.config.sources import Strict
 from gvbsm.data.archives import read_members
 from gvbsm.data.files import colour_mode, open_image, read_file, to_tensor
 from gvbsm.data.folders import is_image
-from gvbsm.data.splits import RESIDENT
+from gvbsm.data.image_set import allocated
 from gvbsm.errors import UserError
 from gvbsm.share.forms import Form
-from gvbsm.store.files import file_hash, nameless_tensor, parse_json
+from gvbsm.store.files import file_hash, parse_json
 from gvbsm.store.job import Reader
 from gvbsm.store.receipts import Receipt
 from gvbsm.store.spec import Json
@@ -197,7 +197,7 @@ def _decoded(root: Path, manifest: Manifest, encoded: Iterable[_Encoded], classe
     """Images (N,C,S,S) and labels (N,), which must be those that were written."""
     size, mode = manifest.image_size, colour_mode(str(root), manifest.channels)
     shape = torch.Size((manifest.images, manifest.channels, size, size))
-    images = torch.empty(shape, dtype=torch.uint8) if shape.numel() <= RESIDENT else nameless_tensor(None, shape, torch.uint8)
+    images = allocated(shape, None)
     labels, at, digest, source = torch.zeros(len(images), dtype=torch.int64), 0, Digest(), iter(encoded)
 
     def decode(one: _Encoded) -> Tensor:

@@ -27,18 +27,15 @@ def run(job: Job[EvaluateSpec | HardEvaluateSpec]) -> None:
     students = Students(job, job_device(job, settings.threads))
 
     def test_now(model: nn.Module, epoch: int) -> Measured:
-        is_last = epoch + 1 == settings.epochs
-        if (epoch + 1) % settings.test_every and not is_last:
-            return {}
         accuracy = students.test(model)
         tested: Measured = {"top1": accuracy.top1, "top5": accuracy.top5}
-        return {**tested, "by_class": accuracy.by_class} if is_last else tested
+        return {**tested, "by_class": accuracy.by_class} if epoch + 1 == settings.epochs else tested
 
     checkpoint = Checkpoint.of(job)
     histories: list[list[EpochRow]] = []
     by_class: list[list[float]] = []
     for seed in job.spec.seeds:
-        histories.append(students.train(seed, checkpoint.named(f"seed{seed}"), test_now))
+        histories.append(students.train(seed, checkpoint.named(f"seed{seed}"), test_now, settings.test_every))
         by_class.append(histories[-1][-1].pop("by_class"))
     rows = [{"seed": seed, **row} for seed, history in zip(job.spec.seeds, histories, strict=True) for row in history]
     job.images = len(rows) * students.images

@@ -39,6 +39,7 @@ from gvbsm.store.keys import derive_seed
 from gvbsm.training.networks import features_of, load_teacher
 
 _AT_ONCE = 100  # real images
+_BY_FEATURES = ("clusters", "margin")  # choices that read the teachers' features
 
 
 class _Crops(NamedTuple):
@@ -47,7 +48,7 @@ class _Crops(NamedTuple):
     small_NCss: Tensor  # uint8
     loss_N: Tensor  # cross-entropy
     entropy_N: Tensor
-    features: list[Tensor]  # (N,F) of each teacher
+    features: list[Tensor]  # (N,F) of each teacher, for choices that read them
 
 
 @torch.inference_mode()
@@ -104,7 +105,7 @@ def _choose(
     small_NCss = torch.cat([part.small_NCss for part in parts])
     if settings.choose == "random":
         chosen = torch.arange(count)
-    elif settings.choose in ("clusters", "margin"):
+    elif settings.choose in _BY_FEATURES:
         by_teacher = zip(*(part.features for part in parts), strict=True)
         features_NF = joined_features([torch.cat(features) for features in by_teacher])
         centres_kF = _centres(features_NF, count if settings.choose == "clusters" else -(-count // 2), settings)
@@ -125,16 +126,15 @@ def _best_crops(
     drawn = send(draw_crops(len(whole), size, (smallest, largest), (narrowest, widest), seed), pixels.device)
     mirrored = torch.zeros(len(whole), dtype=torch.bool, device=pixels.device)
     small = shrink(crop_and_resize(whole, drawn, mirrored), settings.cells)
-    small_on_cpu = small.cpu()
     if not teachers:
-        return _Crops(small_on_cpu, torch.zeros(count), torch.zeros(count), [])
+        return _Crops(small.cpu(), torch.zeros(count), torch.zeros(count), [])
     x_BCHW = pixels.from_levels(enlarge(small, size)).contiguous(memory_format=torch.channels_last)
     outputs = [features_of(teacher, x_BCHW, settings.precision) for teacher in teachers]
     logits_TBK = torch.stack([logits_BK for logits_BK, _ in outputs])
     loss_NR = cross_entropy(logits_TBK, label).view(count, crops).cpu()
-    best = torch.arange(count) * crops + loss_NR.argmin(1)
-    features = [features_BF.cpu()[best] for _, features_BF in outputs]
-    return _Crops(small_on_cpu[best], loss_NR.amin(1), entropy(logits_TBK).cpu()[best], features)
+    best = send(torch.arange(count) * crops + loss_NR.argmin(1), pixels.device)
+    features = [features_BF[best].cpu() for _, features_BF in outputs] if settings.choose in _BY_FEATURES else []
+    return _Crops(small[best].cpu(), loss_NR.amin(1), entropy(logits_TBK)[best].cpu(), features)
 
 
 def _centres(features_NF: Tensor, count: int, settings: Select) -> Tensor:

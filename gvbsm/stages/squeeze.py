@@ -57,7 +57,7 @@ def run(job: Job[SqueezeSpec | GivenTeacherSpec]) -> None:
         model = build(spec.network, spec.settings.seed, device)
         history = _train(job, spec, model, pixels, checkpoint, device)
         summary, whole = {"loss": history[-1]["loss"], "epochs": len(history)}, {}
-    result = accuracy(model, test.whole_images, test.labels, pixels.from_bytes, settings.precision_for(device.type))
+    result = accuracy(model, test, pixels.from_bytes, settings.precision_for(device.type))
     if isinstance(spec, GivenTeacherSpec):
         given.check_result(spec.weights, result, test.labels, classes, bool(spec.trust_weights))
     summary |= {"top1": result.top1, "top5": result.top5}

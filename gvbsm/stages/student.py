@@ -29,13 +29,12 @@ def run(job: Job[KeptStudentSpec | KeptHardStudentSpec]) -> None:
         of_seed.file.unlink()  # the kept weights are lost or damaged, and a training at its end would not keep them again
 
     def keep(model: nn.Module, epoch: int) -> Measured:
-        if epoch + 1 == settings.epochs:
-            accuracy = students.test(model)
-            trained.update(weights=model.state_dict(), top1=accuracy.top1, top5=accuracy.top5)
-            end.save(trained)
+        accuracy = students.test(model)
+        trained.update(weights=model.state_dict(), top1=accuracy.top1, top5=accuracy.top5)
+        end.save(trained)
         return {}
 
-    history = students.train(seed, of_seed, keep)
+    history = students.train(seed, of_seed, keep, settings.epochs)
     job.images = len(history) * students.images
     summary = {"seed": seed, "loss": history[-1]["loss"], "top1": trained["top1"], "top5": trained["top5"]}
     job.write_tensors(trained["weights"], {"network": job.spec.network.model_dump()}, summary)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Generic, NotRequired, TypedDict, TypeVar
 
@@ -20,10 +20,13 @@ from gvbsm.method.ranks import ranks
 from gvbsm.runtime.checkpoints import Checkpoint, State, to_device
 from gvbsm.runtime.progress import Progress
 from gvbsm.store.keys import derive_seed
+from gvbsm.training.averages import MovingAverage
 from gvbsm.training.graphs import how_steps_ran, recorded
 from gvbsm.training.synchronised import synchronised
 
 Batch = TypeVar("Batch")
+
+_FETCH_SECONDS = 1.0  # between two fetches of losses, each of which waits for the device
 
 
 class Measured(TypedDict, total=False):
@@ -117,60 +120,6 @@ def _restore(optimizer: torch.optim.Optimizer, state: State) -> None:
                 averages[name] = torch.empty_like(weight).copy_(value)
 
 
-class MovingAverage:
-    """m <- d m + (1 - d) w of a network's weights w, d = min(largest, (1 + t) / (10 + t)) after t steps; at first m <- w.
-
-    So a short training forgets its first weights too: until d reaches `largest`, the last tenth of the steps has more than
-    half of the weight (the schedule of tf.train.ExponentialMovingAverage). torch's AveragedModel could follow this schedule,
-    but it keeps the number of steps on the device and waits for it at every step.
-    """
-
-    def __init__(self, model: nn.Module, largest: float) -> None:
-        self._largest = largest
-        self._model, self._module = model, deepcopy(model)
-        self._weights: tuple[list[Tensor], list[Tensor]] = list(model.parameters()), list(self._module.parameters())
-        self._steps = 0
-        self._share = torch.ones((), device=self._weights[0][0].device)  # 1 - d
-
-    def advance(self) -> None:
-        """Write the decay of the next step into its tensor."""
-        decay = min(self._largest, (1 + self._steps) / (10 + self._steps)) if self._steps else 0.0
-        self._share.fill_(1 - decay)
-        self._steps += 1
-
-    @torch.no_grad()
-    def add(self) -> None:
-        """Add the weights after a step, on the device alone."""
-        weights, averaged = self._weights
-        if self._share.is_cuda:  # three launches in all
-            changes = torch._foreach_sub(weights, averaged)
-            torch._foreach_mul_(changes, self._share)
-            torch._foreach_add_(averaged, changes)
-        else:  # one pass over the memory
-            torch._foreach_lerp_(averaged, weights, [self._share] * len(weights))  # type: ignore[list-item]
-
-    def tensors(self) -> list[Tensor]:
-        """What `add` changes."""
-        return self._weights[1]
-
-    def module(self) -> nn.Module:
-        """The network with averaged weights and the buffers of the trained network: BatchNorm's statistics are averages
-        already; averaged again, they lag behind the weights (measured at a9cdd2d)."""
-        with torch.no_grad():
-            for averaged, trained in zip(self._module.buffers(), self._model.buffers(), strict=True):
-                averaged.copy_(trained)
-        return self._module
-
-    def state(self) -> State:
-        """The state from which another process continues."""
-        return {"steps": self._steps, "module": self._module.state_dict()}
-
-    def restore(self, state: State) -> None:
-        """Continue from a `state()`."""
-        self._steps = state["steps"]
-        load_own(self._module, state["module"])
-
-
 def fit(
     model: nn.Module,
     recipe: Recipe,
@@ -178,13 +127,14 @@ def fit(
     losses: Callable[[nn.Module, Batch], Iterable[Tensor]],
     checkpoint: Checkpoint,
     title: str,
-    after_epoch: Callable[[nn.Module, int], Measured] = lambda model, epoch: {},
+    test: Callable[[nn.Module, int], Measured] | None = None,
+    test_every: int = 1,
     passes: list[str] | None = None,
 ) -> list[EpochRow]:
-    """Train `model` in place and return one row per epoch: epoch, loss, and the results of `after_epoch`.
+    """Train `model` in place and return one row per epoch: epoch, loss, and in tested epochs the results of `test`.
 
-    `after_epoch` gets the model in eval mode, or with `recipe.ema` the moving average of its weights. Afterwards the model is
-    in eval mode.
+    `test(model, epoch)` follows every `test_every`-th epoch and the last one. It gets the model in eval mode, or with
+    `recipe.ema` the moving average of its weights. Afterwards the model is in eval mode.
     `batches(epoch, first)`: the epoch's batches from number `first` on, equal in every process. A batch is nested tuples of
     tensors on the model's device and of constants. Without CUDA, where no step is replayed, it may hold iterators too.
     `losses(model, batch)` yields the losses whose gradients one step sums, from the batch and what never changes: on CUDA the
@@ -195,10 +145,10 @@ def fit(
 
     Raises:
         Interrupted: after a signal, the state saved.
-        UserError: if the loss of an epoch is not finite.
+        UserError: if the loss of an epoch is not finite; losses are looked at about once a second, and before each test.
     """
     training = _Training(model, recipe, losses, checkpoint, title)
-    history = training.run(batches, after_epoch)
+    history = training.run(batches, test, test_every)
     if passes is not None:
         passes[:] = dict.fromkeys([*passes, *training.passes()])
     return history
@@ -228,47 +178,74 @@ class _Training(Generic[Batch]):
         self._passes: list[str] = state["passes"]  # of earlier processes
         self._has_stepped = False
         self._loss = torch.as_tensor(state.get("loss", 0.0), dtype=torch.float32, device=device)  # summed over an epoch
+        self._pending: list[tuple[Tensor, int]] = []  # of epochs without a row: sum of the losses on the device, and steps
         self._update: Callable[[Batch], None] = self._change
         if self._ranks.size == 1:
             self._update = recorded(self._change, self._changed, self._optimizer, device)
         self._begin = state["epoch"], state["step"]
+        self._epochs = recipe.stop_after or recipe.epochs
+        self._progress = Progress(title, self._epochs, state["epoch"])
+        self._fetched = time.monotonic()
 
     def run(
         self,
         batches: Callable[[int, int], Iterable[Batch]],
-        after_epoch: Callable[[nn.Module, int], Measured],
+        test: Callable[[nn.Module, int], Measured] | None,
+        test_every: int,
     ) -> list[EpochRow]:
         """Train from the checkpoint to the end; one row per epoch."""
         first_epoch, first_step = self._begin
-        epochs = self._recipe.stop_after or self._recipe.epochs
-        progress = Progress(self._title, epochs, first_epoch)
-        for epoch in range(first_epoch, epochs):
-            loss = self._train_epoch(epoch, first_step, batches(epoch, first_step))
-            tested = self._averaged.module().eval() if self._averaged else self._model
-            self._history.append({"epoch": epoch + 1, "loss": loss, **after_epoch(tested, epoch)})
-            self._loss.zero_()
+        self._model.train()
+        for epoch in range(first_epoch, self._epochs):
+            self._train_epoch(epoch, first_step, batches(epoch, first_step))
             first_step = 0
-            progress.step(**{name: value for name, value in self._history[-1].items() if isinstance(value, float)})
-        if first_epoch < epochs:
-            self._checkpoint.save(self._state(epochs, 0))  # a resumed job with several trainings does not repeat this one
+            if test and ((epoch + 1) % test_every == 0 or epoch + 1 == self._epochs):
+                self._complete_rows()  # first, so that weights after a loss that is not finite are not tested
+                self._history[-1] = {**self._history[-1], **self._measure(test, epoch)}
+            elif self._ranks.size > 1 or time.monotonic() - self._fetched >= _FETCH_SECONDS:  # ranks fail at the same epoch
+                self._complete_rows()
+            self._show()
+        if first_epoch < self._epochs:
+            self._checkpoint.save(self._state(self._epochs, 0))  # a resumed job with several trainings does not repeat this one
+            self._show()
         # Also where no epoch was left to train: in training mode, a test would change BatchNorm's statistics.
         self._model.eval()
         return self._history
 
-    def _train_epoch(self, epoch: int, first_step: int, batches: Iterable[Batch]) -> float:
-        """The mean loss of an epoch's steps."""
+    def _train_epoch(self, epoch: int, first_step: int, batches: Iterable[Batch]) -> None:
+        """An epoch's steps; their losses stay on the device."""
         set_step_size(self._optimizer, learning_rate(self._recipe, epoch))
-        self._model.train()
         steps = first_step
         for steps, batch in enumerate(batches, first_step + 1):
             self._step(batch, epoch, steps - 1)
             self._checkpoint.tick(lambda steps=steps: self._state(epoch, steps))  # type: ignore[misc]
+        self._pending.append((self._loss.clone(), steps))
+        self._loss.zero_()
+
+    def _complete_rows(self) -> None:
+        """Give every epoch so far its row, with the mean loss of its steps. Waits for the device."""
+        sums = torch.stack([loss for loss, _ in self._pending]).tolist() if self._pending else []
+        for loss, (_, steps) in zip(sums, self._pending, strict=True):
+            row: EpochRow = {"epoch": len(self._history) + 1, "loss": loss / steps}
+            if not math.isfinite(row["loss"]):
+                remedy = f"lower lr ({self._recipe.lr})"
+                raise UserError(f"{self._title}: epoch {row['epoch']}: expected a finite loss, got {row['loss']}; {remedy}")
+            self._history.append(row)
+        self._pending.clear()
+        self._fetched = time.monotonic()
+
+    def _measure(self, test: Callable[[nn.Module, int], Measured], epoch: int) -> Measured:
+        if self._averaged:
+            return test(self._averaged.module().eval(), epoch)
         self._model.eval()
-        mean = self._loss.item() / steps
-        if not math.isfinite(mean):
-            remedy = f"lower lr ({self._recipe.lr})"
-            raise UserError(f"{self._title}: epoch {epoch + 1}: expected a finite loss, got {mean}; {remedy}")
-        return mean
+        measured = test(self._model, epoch)
+        self._model.train()
+        return measured
+
+    def _show(self) -> None:
+        """Show the progress of epochs that have rows."""
+        for row in self._history[self._progress.done :]:
+            self._progress.step(**{name: value for name, value in row.items() if isinstance(value, float)})
 
     def _step(self, batch: Batch, epoch: int, number: int) -> None:
         rank = self._ranks.rank
@@ -303,6 +280,7 @@ class _Training(Generic[Batch]):
         return [*self._model.state_dict().values(), *averages, *averaged, self._loss]
 
     def _state(self, epoch: int, step: int) -> State:
+        self._complete_rows()
         state = {"epoch": epoch, "step": step, "history": self._history, "passes": self.passes(), "loss": self._loss}
         state |= {"model": self._model.state_dict(), "optimizer": self._optimizer.state_dict()}
         return state | ({"averaged": self._averaged.state()} if self._averaged else {})

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,6 @@ from gvbsm.store.spec import Json
 from gvbsm.training.precision import autocast, hold_weights
 
 ALL_OUTPUTS = "all_outputs/"  # before a name in squeeze's artifact: of the entry with a row for every output of given weights
-_TEST_BATCH = 500  # images that are read together
 
 
 class Accuracy(NamedTuple):
@@ -31,6 +30,17 @@ class Accuracy(NamedTuple):
     top5: float  # right within five guesses
     by_class: list[float]  # top-1 of the images of every class
     guess_N: Tensor  # int64: the class that each image is called first; -1 for NaN or infinite logits
+
+
+class LabelledImages(Protocol):
+    """What `accuracy` needs of a split. Stages that load networks alone should not depend on the reading of images."""
+
+    labels: Tensor  # int64 (N,)
+    at_once: int  # images to read together
+
+    def whole_images(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """uint8 images (B,C,S,S) for each batch of indices."""
+        ...
 
 
 def build(network: NetworkShape, seed: int, device: torch.device) -> nn.Module:
@@ -124,19 +134,13 @@ def features_of(model: nn.Module, x_BCHW: Tensor, precision: str) -> tuple[Tenso
 
 
 @torch.inference_mode()
-def accuracy(
-    model: nn.Module,
-    read: Callable[[Iterable[Tensor]], Iterable[Tensor]],
-    labels_N: Tensor,
-    prepare: Callable[[Tensor], Tensor],
-    precision: str,
-) -> Accuracy:
-    """Accuracy of a model in eval mode on N images. `read` gives uint8 images (B,C,S,S) for batches of indices, and `prepare`
-    turns them into network inputs. Processes that train together share the batches."""
-    device, together = next(model.parameters()).device, ranks()
-    batches = torch.arange(len(labels_N)).split(_TEST_BATCH)[together.rank :: together.size]
-    guess_N, in_five_N = torch.zeros(2, len(labels_N), dtype=torch.int64)
-    for index, images_BCHW in zip(batches, read(batches), strict=True):
+def accuracy(model: nn.Module, test: LabelledImages, prepare: Callable[[Tensor], Tensor], precision: str) -> Accuracy:
+    """Accuracy of a model in eval mode on N test images. `prepare` turns uint8 images (B,C,S,S) into network inputs. Processes
+    that train together share the images. Guesses leave the device once, at the end."""
+    device, together, labels_N = next(model.parameters()).device, ranks(), test.labels
+    own_P = torch.arange(len(labels_N))[together.part(len(labels_N))]
+    guesses: list[Tensor] = []  # (B,5), on the device
+    for images_BCHW in test.whole_images(own_P.split(test.at_once) if len(own_P) else []):
         logits = []
         for part_PCHW in in_parts(images_BCHW, device):
             x_PCHW = prepare(part_PCHW.to(device)).contiguous(memory_format=torch.channels_last)
@@ -144,9 +148,12 @@ def accuracy(
                 logits.append(model(x_PCHW).float())
         logits_BK = torch.cat(logits)
         guesses_B5 = logits_BK.topk(min(5, logits_BK.shape[1])).indices
-        guesses_B5 = guesses_B5.masked_fill(~logits_BK.isfinite().all(1, True), -1).cpu()
-        guess_N[index] = guesses_B5[:, 0]
-        in_five_N[index] = (guesses_B5 == labels_N[index].unsqueeze(1)).any(1).long()
+        guesses.append(guesses_B5.masked_fill(~logits_BK.isfinite().all(1, True), -1))
+    guess_N, in_five_N = torch.zeros(2, len(labels_N), dtype=torch.int64)
+    if guesses:
+        guesses_P5 = torch.cat(guesses).cpu()
+        guess_N[own_P] = guesses_P5[:, 0]
+        in_five_N[own_P] = (guesses_P5 == labels_N[own_P].unsqueeze(1)).any(1).long()
     together.add([guess_N, in_five_N])
     images_K = torch.bincount(labels_N)
     right_K = torch.bincount(labels_N[guess_N == labels_N], minlength=len(images_K))

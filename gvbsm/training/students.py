@@ -66,17 +66,18 @@ class Students:
         resident = image_set.resident(device)
         self._parts = _Parts(spec, resident, image_set.labels, self._labels, teachers, self._pixels)
 
-    def train(self, seed: int, checkpoint: Checkpoint, after_epoch: Callable[[nn.Module, int], Measured]) -> list[EpochRow]:
-        """Train the student of a seed; one row per epoch, as `fit` gives them."""
+    def train(
+        self, seed: int, checkpoint: Checkpoint, test: Callable[[nn.Module, int], Measured], test_every: int
+    ) -> list[EpochRow]:
+        """Train the student of a seed, and test it every `test_every` epochs; one row per epoch, as `fit` gives them."""
         model = build(self._job.spec.network, seed, self._device)
         recipe = Recipe.from_settings(self._settings, seed)
         title = f"{self._job.title} seed {seed}"
-        return fit(model, recipe, self._batches, self._losses, checkpoint, title, after_epoch, self._job.passes_of())
+        return fit(model, recipe, self._batches, self._losses, checkpoint, title, test, test_every, self._job.passes_of())
 
     def test(self, model: nn.Module) -> Accuracy:
         """Accuracy of a student on the test images."""
-        test, precision = self._test, self._settings.precision_for(self._device.type)
-        return accuracy(model, test.whole_images, test.labels, self._pixels.from_bytes, precision)
+        return accuracy(model, self._test, self._pixels.from_bytes, self._settings.precision_for(self._device.type))
 
     def _batches(self, epoch: int, first: int) -> Iterator[Batch]:
         """The batches of an epoch from number `first` on, each in `accumulate` parts."""

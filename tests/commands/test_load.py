@@ -18,6 +18,7 @@ from gvbsm import cli
 from gvbsm.data.image_set import load_image_set
 from gvbsm.data.labels import load_labels
 from gvbsm.data.pixels import Pixels
+from gvbsm.data.splits import PackedImages
 from gvbsm.errors import UserError
 from gvbsm.method.views import mixed_hard_labels, render
 from gvbsm.pipeline.registry import parse_spec
@@ -136,7 +137,7 @@ def test_a_student_trained_on_loaded_items_is_that_of_evaluate(published_run):
     assert mean_losses == pytest.approx(rows["loss"].tolist(), rel=1e-4)
     student.eval()
     images, labels = read_all(DataLoader(test, batch_size=100))
-    right = accuracy(student, lambda batches: (images[index] for index in batches), labels, lambda x: x, "float32")
+    right = accuracy(student, PackedImages(images, labels, None, CPU), lambda x: x, "float32")
     assert right.top1 == pytest.approx(rows["top1"].iloc[-1], abs=100 / 360)
 
 

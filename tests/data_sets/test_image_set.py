@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gvbsm.data import image_set
+from gvbsm.data import image_set, splits
 from gvbsm.data.image_set import ImageSet, load_image_set
 from gvbsm.method.views import ViewSettings, draw_views, render
 
@@ -43,16 +43,27 @@ def test_images_too_many_to_be_resident_are_read_when_needed(shards, monkeypatch
     images = load(shards)
     cpu = torch.device("cpu")
     all_at_once = images.resident(cpu)
-    assert isinstance(all_at_once, torch.Tensor)
-    monkeypatch.setattr(image_set, "RESIDENT", 50)
+    assert isinstance(all_at_once, torch.Tensor) and torch.equal(all_at_once, images[torch.arange(6)])
+    monkeypatch.setattr(image_set, "_READ_BATCH", 4)
+    assert torch.equal(images.resident(cpu), all_at_once)
+    monkeypatch.setattr(splits, "_RESIDENT", 50)
     assert images.resident(cpu) is images
     views = draw_views(6, 4, SETTINGS, 0)
     assert torch.equal(render(images, views, torch.arange(6)), render(all_at_once, views, torch.arange(6)))
 
 
 def test_random_images_too_many_for_memory_lie_in_a_nameless_file(monkeypatch, tmp_path):
-    monkeypatch.setattr(image_set, "RESIDENT", 50)
+    monkeypatch.setattr(splits, "_RESIDENT", 50)
     batches = [torch.randint(256, (count, 3, 4, 4), dtype=torch.uint8) for count in (3, 3, 1)]
     together = image_set._joined(iter(batches), 7, tmp_path / "checks")
     assert torch.equal(together, torch.cat(batches))
     assert list((tmp_path / "checks").iterdir()) == []
+
+
+@pytest.mark.parametrize(("size", "there"), [(0, True), (2**34, True), (2**34 + 1, False)])
+def test_images_stay_on_a_gpu_if_they_take_a_quarter_of_its_free_memory(size, there, monkeypatch):
+    """As much as it has: more than on the CPU on a large one, less on a small or a busy one."""
+    asked: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (asked.append(device), (2**36, 2**37))[1])
+    assert splits.fits(size, torch.device("cuda:1")) is there and asked == [torch.device("cuda:1")]
+    assert splits.fits(2**32, torch.device("cpu")) and not splits.fits(2**32 + 1, torch.device("cpu"))

@@ -1,5 +1,6 @@
 """Several processes train what one does: the same batches, BatchNorm and loss over the whole of each."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -11,10 +12,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from torch import distributed
 
-from gvbsm.method.ranks import Ranks
+from gvbsm.errors import Interrupted, UserError
+from gvbsm.method.ranks import Ranks, ranks
 from gvbsm.pipeline.graph import plan
 from gvbsm.pipeline.registry import write_plans
+from gvbsm.runtime.distributed import _Children, process_group
 from gvbsm.store.files import load_tensors
 from gvbsm.store.plans import STORE
 from gvbsm.store.receipts import read_receipt
@@ -62,6 +66,35 @@ def test_alone_nothing_changes():
     assert Ranks().gather_rows(x, 3) is x
     assert Ranks().any(True, False) == [True, False]
     Ranks().add([x])
+
+
+@pytest.mark.parametrize("error", [None, Interrupted("SIGTERM"), UserError("of one rank"), KeyboardInterrupt()])
+def test_a_group_ends_before_the_other_ranks_unless_one_rank_fails(error, monkeypatch):
+    """NCCL waits until all ranks end their group. Those whose first rank has failed may wait for it elsewhere."""
+    ended: list[str] = []
+    end_group = distributed.destroy_process_group
+    monkeypatch.setattr(distributed, "destroy_process_group", lambda: (ended.append("group"), end_group()))
+    monkeypatch.setattr(_Children, "end", lambda self: ended.append("ranks"))
+    try:
+        with pytest.raises(type(error)) if error else contextlib.nullcontext(), process_group(1):
+            assert distributed.is_initialized() and ranks() == Ranks(0, 1)
+            if error:
+                raise error
+        together = error is None or isinstance(error, Interrupted)
+        assert ended == (["group", "ranks"] if together else ["ranks"])
+    finally:
+        if distributed.is_initialized():
+            end_group()
+
+
+def test_other_ranks_end_even_if_the_group_cannot(monkeypatch):
+    ended: list[str] = []
+    end_group = distributed.destroy_process_group
+    monkeypatch.setattr(distributed, "destroy_process_group", lambda: (end_group(), 1 / 0))
+    monkeypatch.setattr(_Children, "end", lambda self: ended.append("ranks"))
+    with pytest.raises(ZeroDivisionError), process_group(1):
+        pass
+    assert ended == ["ranks"]
 
 
 STEP = """

@@ -26,6 +26,7 @@ from gvbsm.runtime.progress import Progress
 from gvbsm.store.files import save_tensors
 from gvbsm.store.job import Job
 from gvbsm.store.spec import Spec
+from gvbsm.training import fit as training
 from gvbsm.training.fit import Recipe, fit, learning_rate, make_optimizer
 from gvbsm.training.precision import autocast
 
@@ -311,6 +312,78 @@ def test_a_loss_that_is_not_finite_is_refused():
     infinite = lambda model, batch: [model(torch.ones(1, 1)).sum() * float("inf")]  # noqa: E731
     with pytest.raises(UserError, match=r"test: epoch 1: expected a finite loss, got (nan|inf|-inf); lower lr"):
         fit(model, RECIPE, lambda epoch, first: [0], infinite, Checkpoint(None, 1e9), "test")
+
+
+class Moody(nn.Linear):
+    """Notes each change of its mode."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1)
+        self.modes: list[bool] = []
+
+    def train(self, mode: bool = True) -> nn.Module:
+        self.modes.append(mode)
+        return super().train(mode)
+
+
+def moody_fit(losses_of_epochs: list[float], test_every: int, checkpoint: Checkpoint, tested: list[int]) -> tuple[Moody, list]:
+    """Epochs of one step with these losses, of a single weight that stays."""
+    recipe = dataclasses.replace(RECIPE, epochs=len(losses_of_epochs), lr=0.0)
+    torch.manual_seed(0)
+    model = Moody()
+
+    def test(model: nn.Module, epoch: int) -> dict[str, float]:
+        assert not model.training
+        tested.append(epoch + 1)
+        return {"top1": float(epoch)}
+
+    def losses(model: nn.Module, loss: float) -> list[torch.Tensor]:
+        assert model.training
+        return [model(torch.ones(1, 1)).sum() * 0 + loss]
+
+    batches = lambda epoch, first: losses_of_epochs[epoch : epoch + 1][first:]  # noqa: E731
+    return model, fit(model, recipe, batches, losses, checkpoint, "test", test, test_every)
+
+
+@pytest.mark.parametrize("seconds", [0.0, math.inf])  # between two fetches of losses
+def test_rows_are_the_same_however_often_losses_are_fetched(seconds, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "_FETCH_SECONDS", seconds)
+    epochs, tested = [1.0, 2.0, 0.5, 3.0, 4.0, 0.25, 8.0], []
+    expected = [{"epoch": at + 1, "loss": loss} | ({"top1": at} if at in (2, 5, 6) else {}) for at, loss in enumerate(epochs)]
+    model, history = moody_fit(epochs, 3, Checkpoint(None, 1e9), tested)
+    assert history == expected and [list(row) for row in history] == [list(row) for row in expected]
+    assert tested == [3, 6, 7] and model.modes == [True, *3 * [False, True], False]
+    saved: list[Checkpoint] = []
+
+    def save(state) -> None:
+        saved.append(Checkpoint(tmp_path / f"{len(saved)}", 1e9))
+        saved[-1].save(state())
+
+    checkpoint = Checkpoint(None, 1e9)
+    monkeypatch.setattr(checkpoint, "tick", save)
+    moody_fit(epochs, 3, checkpoint, [])
+    for at, checkpoint in enumerate(saved):
+        assert checkpoint.load()["history"] == expected[:at] and checkpoint.load()["epoch"] == at
+        assert moody_fit(epochs, 3, checkpoint, [])[1] == expected
+    assert len(saved) == len(epochs)
+
+
+def test_progress_tells_of_every_epoch(monkeypatch):
+    monkeypatch.setattr(training, "_FETCH_SECONDS", math.inf)
+    shown: list[dict[str, float]] = []
+    monkeypatch.setattr(Progress, "_log", lambda progress, step: shown.append({"done": step.done, **step.values}))
+    monkeypatch.setattr("gvbsm.runtime.progress._LOG_SECONDS", 0.0)
+    moody_fit([1.0, 2.0, 3.0], 2, Checkpoint(None, 1e9), [])
+    assert shown == [{"done": 1, "loss": 1.0}, {"done": 2, "loss": 2.0, "top1": 1.0}, {"done": 3, "loss": 3.0, "top1": 2.0}]
+
+
+@pytest.mark.parametrize("seconds", [0.0, math.inf])
+def test_the_first_loss_that_is_not_finite_is_named_before_a_test(seconds, monkeypatch):
+    monkeypatch.setattr(training, "_FETCH_SECONDS", seconds)
+    tested: list[int] = []
+    with pytest.raises(UserError, match=r"test: epoch 4: expected a finite loss, got inf; lower lr"):
+        moody_fit([1.0, 1.0, 1.0, math.inf, math.nan, 1.0], 3, Checkpoint(None, 1e9), tested)
+    assert tested == [3]
 
 
 @pytest.mark.parametrize(

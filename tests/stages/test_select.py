@@ -123,6 +123,27 @@ def test_teachers_choose_among_the_candidates_of_a_place(choose, published_run, 
     assert {sources[0] for _, sources in chosen.values()} != first_candidates
 
 
+@pytest.mark.parametrize("choose", ["clusters", "margin", "confidence", "random"])
+def test_features_are_those_of_the_best_crops_and_kept_for_choices_that_read_them(choose):
+    from gvbsm.config.images import Select
+    from gvbsm.config.shapes import PixelForm
+    from gvbsm.data.pixels import Pixels
+    from gvbsm.training.networks import features_of
+
+    torch.manual_seed(0)
+    teachers = [torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8**2, 5), torch.nn.Linear(5, 4)).eval()]
+    pixels = Pixels(PixelForm(image_size=8, mean=[0.5] * 3, std=[0.5] * 3), torch.device("cpu"))
+    settings = Select.model_validate(RANDOM | {"choose": choose, "crops": 4, "scale": [0.3, 0.9]})
+    images = torch.randint(256, (3, 3, 8, 8), dtype=torch.uint8)
+    with torch.inference_mode():
+        crops = select._best_crops(images, 7, 2, teachers, pixels, settings)
+        logits, features = features_of(teachers[0], pixels.from_bytes(crops.small_NCss), "float32")
+    torch.testing.assert_close(crops.loss_N, F.cross_entropy(logits, torch.full((3,), 2), reduction="none"))
+    assert len(crops.features) == (choose in ("clusters", "margin"))
+    for kept in crops.features:
+        torch.testing.assert_close(kept, features)
+
+
 @pytest.mark.parametrize("choose", ["confidence", "medium", "hard"])
 def test_images_are_chosen_by_the_teachers_cross_entropy_and_numbered_in_that_order(
     choose, published_run, edit_row, make_up_to

@@ -70,10 +70,11 @@ def test_logits_that_are_not_finite_are_refused_even_if_trusted(value):
         def forward(self, x: Tensor) -> Tensor:
             return logits_NK[x.flatten(1)[:, 0].long()]
 
+    from gvbsm.data.splits import PackedImages
     from gvbsm.training.networks import accuracy
 
     images = torch.arange(24, dtype=torch.uint8).view(24, 1, 1, 1)
-    result = accuracy(Given(1, 1), lambda batches: (images[index] for index in batches), labels_N, lambda x: x, "float32")
+    result = accuracy(Given(1, 1), PackedImages(images, labels_N, None, CPU), lambda x: x, "float32")
     assert result.guess_N.tolist() == [-1 if i == 3 else int(label) for i, label in enumerate(labels_N)]
     assert result.top1 == pytest.approx(100 * 23 / 24) and result.by_class[1] == 50
     with pytest.raises(UserError, match="expected finite logits, got NaN or infinite ones for 1 of 24 test images"):

@@ -6,7 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gvbsm.data import splits
+from gvbsm.data.splits import FileImages, PackedImages
 from gvbsm.method import memory
+from gvbsm.method.ranks import Ranks
+from gvbsm.training import networks
 from gvbsm.training.networks import Accuracy, accuracy, features_of, logits_of
 
 CPU = torch.device("cpu")
@@ -32,7 +36,7 @@ def pictures(count: int, size: int) -> Tensor:
 
 
 def measured(model: nn.Module, images: Tensor, labels: Tensor) -> Accuracy:
-    return accuracy(model, lambda batches: (images[index] for index in batches), labels, lambda x: x / 255, "float32")
+    return accuracy(model, PackedImages(images, labels, None, CPU), lambda x: x / 255, "float32")
 
 
 @pytest.mark.parametrize(("size", "largest"), [(32, 500), (64, 125), (224, 10)])
@@ -55,6 +59,32 @@ def test_logits_features_and_accuracy_are_those_of_the_whole_batch(monkeypatch):
     for ours, theirs in zip(got[:3], expected[:3], strict=True):
         torch.testing.assert_close(ours, theirs)
     assert got[3][:3] == expected[3][:3] and torch.equal(got[3].guess_N, expected[3].guess_N)
+
+
+@pytest.mark.parametrize(("count", "processes"), [(23, 3), (2, 3)])
+def test_each_image_is_tested_by_one_of_the_processes(count, processes, monkeypatch):
+    images, labels, model = pictures(count, 16), torch.arange(count) % 10, Watched()
+    expected, summed = measured(model, images, labels), [torch.zeros(count, dtype=torch.int64) for _ in range(2)]
+
+    class Summing(Ranks):
+        def add(self, tensors):
+            for tensor, whole in zip(tensors, summed, strict=True):
+                tensor.copy_(whole.add_(tensor))
+
+    for rank in range(processes):
+        monkeypatch.setattr(networks, "ranks", lambda rank=rank: Summing(rank, processes))
+        got = measured(model, images, labels)
+    assert sum(model.sizes) == 2 * count and got[:3] == expected[:3] and torch.equal(got.guess_N, expected.guess_N)
+
+
+def test_images_are_read_together_as_they_pass_on_a_gpu_where_nothing_is_decoded(monkeypatch):
+    monkeypatch.setattr(splits, "fits", lambda size, device: False)  # so that this needs no GPU
+    labels, cuda = torch.zeros(7, dtype=torch.int64), torch.device("cuda")
+    on_cpu, small, large = (
+        PackedImages(pictures(7, size), labels, None, device) for size, device in ((32, CPU), (32, cuda), (224, cuda))
+    )
+    assert (on_cpu.at_once, small.at_once, large.at_once) == (500, 2**24 // (3 * 32**2), 2**24 // (3 * 224**2))
+    assert FileImages(None, labels, None, cuda).at_once == 500
 
 
 def test_features_of_a_network_without_a_linear_layer_are_its_logits(monkeypatch):
