@@ -207,7 +207,6 @@ class _Training(Generic[Batch]):
             self._show()
         if first_epoch < self._epochs:
             self._checkpoint.save(self._state(self._epochs, 0))  # a resumed job with several trainings does not repeat this one
-            self._show()
         # Also where no epoch was left to train: in training mode, a test would change BatchNorm's statistics.
         self._model.eval()
         return self._history
@@ -281,6 +280,7 @@ class _Training(Generic[Batch]):
 
     def _state(self, epoch: int, step: int) -> State:
         self._complete_rows()
+        self._show()  # a process that goes on from here shows later epochs alone
         state = {"epoch": epoch, "step": step, "history": self._history, "passes": self.passes(), "loss": self._loss}
         state |= {"model": self._model.state_dict(), "optimizer": self._optimizer.state_dict()}
         return state | ({"averaged": self._averaged.state()} if self._averaged else {})

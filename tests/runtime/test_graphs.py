@@ -85,7 +85,9 @@ def trained(
 
     checkpoint = checkpoint or Checkpoint(None, float("inf"))
     losses = losses_in(precision, device)
-    history = fit(model, recipe, lambda epoch, first: iter(batches[first:]), losses, checkpoint, "test", after_epoch, passes=passes)
+    history = fit(
+        model, recipe, lambda epoch, first: iter(batches[first:]), losses, checkpoint, "test", after_epoch, passes=passes
+    )
     return {**model.state_dict(), **seen, "losses": torch.tensor([row["loss"] for row in history])}
 
 

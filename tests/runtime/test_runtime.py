@@ -373,8 +373,13 @@ def test_progress_tells_of_every_epoch(monkeypatch):
     shown: list[dict[str, float]] = []
     monkeypatch.setattr(Progress, "_log", lambda progress, step: shown.append({"done": step.done, **step.values}))
     monkeypatch.setattr("gvbsm.runtime.progress._LOG_SECONDS", 0.0)
-    moody_fit([1.0, 2.0, 3.0], 2, Checkpoint(None, 1e9), [])
+    checkpoint, before = Checkpoint(None, 1e9), []
+    moody_fit([1.0, 2.0, 3.0], 2, checkpoint, [])
     assert shown == [{"done": 1, "loss": 1.0}, {"done": 2, "loss": 2.0, "top1": 1.0}, {"done": 3, "loss": 3.0, "top1": 2.0}]
+    shown.clear()
+    monkeypatch.setattr(checkpoint, "tick", lambda state: (state(), before.append(len(shown))))
+    moody_fit([1.0, 2.0, 3.0], 3, checkpoint, [])
+    assert before == [0, 1, 2], "a saved state tells of all before it: another process may go on from there"
 
 
 @pytest.mark.parametrize("seconds", [0.0, math.inf])
