@@ -50,6 +50,7 @@ for capability in map(int, sys.argv[1:]):
 BUILT = """
 import torch
 from triton.runtime.jit import JITFunction
+from benchmarks.one_pass import one_pass
 from benchmarks.recover import SETTINGS, Problem
 from gvbsm.method import kernels, measuring
 
