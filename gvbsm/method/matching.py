@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from gvbsm.method.frozen_norms import freeze_norms, thaw_norms
 from gvbsm.method.layers import hooked_layers
-from gvbsm.method.measuring import Measuring, Segment
+from gvbsm.method.measuring import Measuring, Segment, calls_of
 from gvbsm.method.moments import KINDS, Moments, class_moments
 
 
@@ -213,13 +213,8 @@ class StatisticsMatcher:
     @property
     def averages(self) -> dict[str, Moments]:
         """layer -> its EMA, of the layers measured so far."""
-        result: dict[str, Moments] = {name: {} for name, started in zip(self.layers, self.started, strict=True) if started}
-        parts = iter(self.average_N.split(self._sizes))
-        for moment in ("mean", "var"):
-            for (name, kind, _), part in zip(self._measuring.segments, parts, strict=False):
-                if name in result:
-                    result[name][f"{kind}_{moment}"] = part
-        return result
+        averages = self._measuring.by_layer(self.average_N)
+        return {name: averages[name] for name, started in zip(self.layers, self.started, strict=True) if started}
 
     @property
     def conv_layers(self) -> list[str]:
@@ -305,7 +300,7 @@ class StatisticsMatcher:
         (inputs, self._inputs), (parts, self._parts) = (self._inputs, []), (self._parts, {})
         skipped = dropped if self.matching.dropped == "skip" else frozenset()
         loss = logits_BK.new_zeros((), dtype=average_N.dtype)
-        for number, calls in enumerate(_calls([(name, x) for name, x in inputs if name not in skipped])):
+        for number, calls in enumerate(calls_of([(name, x) for name, x in inputs if name not in skipped])):
             present = [*calls] if number else [*calls, *skipped]  # no union of sets, which torch 2.11 does not compile
             if number or len(present) < len(self.layers):  # others keep their averages and add nothing
                 there = torch.stack([self._bits[name in present] for name in self.layers])  # nothing comes from the host
@@ -325,17 +320,6 @@ class StatisticsMatcher:
                 variance_weight = self.matching.variance_weight
                 loss = loss + sum(by_layer[name] * _class_terms(x, classes, name, variance_weight) for name, x in calls.items())
         return logits_BK, loss, average_N
-
-
-def _calls(inputs: list[tuple[str, Tensor]]) -> list[dict[str, Tensor]]:
-    """The inputs of each layer's first call in a pass, those of its second, and so on; few networks have a second."""
-    calls: list[dict[str, Tensor]] = []
-    for name, x_BCHW in inputs:
-        number = next((number for number, call in enumerate(calls) if name not in call), len(calls))
-        if number == len(calls):
-            calls.append({})
-        calls[number][name] = x_BCHW
-    return calls
 
 
 def _class_terms(x_BCHW: Tensor, classes: BatchClasses, layer: str, variance_weight: float) -> Tensor:
