@@ -17,6 +17,7 @@ from gvbsm.method.frozen_norms import freeze_norms, thaw_norms
 from gvbsm.method.layers import hooked_layers
 from gvbsm.method.measuring import Measuring, Segment, calls_of
 from gvbsm.method.moments import KINDS, Moments, class_moments
+from gvbsm.method.reasons import first_line
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ class StatisticsMatcher:
     def _measured(self, dropped_NL: Tensor) -> Tensor:
         return torch.ones_like(dropped_NL) if self.matching.dropped == "update" else ~dropped_NL
 
-    def passes(
+    def pass_through(
         self,
         x_BCHW: Tensor,
         momenta_L: Tensor,
@@ -278,7 +279,7 @@ class StatisticsMatcher:
             except Exception as error:  # torch raises many kinds without a working compiler
                 if isinstance(error, torch._dynamo.exc.FailOnRecompileLimitHit):
                     raise
-                self.not_compiled = (str(error).strip() or type(error).__name__).splitlines()[0]
+                self.not_compiled = first_line(error)
                 warnings.warn(f"not compiled: {self.not_compiled}", stacklevel=2)
                 self.compiled, self._graph, self._frozen = False, None, self._freeze()
                 return None

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import functools
 import gc
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
 import torch
+
+from gvbsm.method.reasons import because, first_line
 
 Replay = Callable[[], None]
 
@@ -51,6 +55,46 @@ class Replays:
         return graph.replay
 
 
+class Recorded:
+    """Steps by number, each made as it is the first time, recorded at the second, and replayed from then on.
+
+    A step that cannot be recorded is made as it is; a warning and `state` give the reason.
+    """
+
+    def __init__(self, device: torch.device, refused: Mapping[int, str] = MappingProxyType({})) -> None:
+        """`refused`: why steps are not to be recorded."""
+        self._device, self._refused = device, dict(refused)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the recordings, and free their memory: what comes next are other steps."""
+        self._replays = Replays(self._device)
+        self._recordings: dict[int, Replay] = {}
+        self._has_run: set[int] = set()
+
+    def run(self, number: int, step: Replay, unrecorded: Replay) -> None:
+        """Make a step; `unrecorded` does the same, and may do what cannot be recorded."""
+        if number in self._has_run and number not in self._refused and number not in self._recordings:
+            try:
+                self._recordings[number] = self._replays.record(step)
+            except RuntimeError as error:
+                self._refused[number] = first_line(error)
+                warnings.warn(f"recover runs without CUDA graphs: {self._refused[number]}", stacklevel=2)
+        if number in self._recordings:
+            self._recordings[number]()
+        elif number in self._refused:
+            unrecorded()
+        else:
+            self._replays.run(step)
+        self._has_run.add(number)
+
+    def state(self, number: int) -> str:
+        """Whether a step is recorded, and why not."""
+        if number in self._recordings:
+            return "recorded"
+        return because("not recorded", self._refused.get(number, "few iterations"))
+
+
 @functools.cache
 def _stream_of(index: int) -> torch.cuda.Stream:
     """One for all recordings on a GPU, of whatever batch: cuBLAS keeps a workspace for every stream it has worked on, 32 MiB on
@@ -69,8 +113,3 @@ def _no_garbage() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def because(state: str, reason: str) -> str:
-    """A state such as "not recorded", and why, if there is a reason: what receipts say of passes."""
-    return f"{state} ({reason})" if reason else state

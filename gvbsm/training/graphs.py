@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from gvbsm.errors import first_line
-from gvbsm.method.replays import Replay, Replays, because
+from gvbsm.method.reasons import because
+from gvbsm.method.replays import Replay, Replays
 
 Batch = TypeVar("Batch")
 
