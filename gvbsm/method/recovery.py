@@ -18,7 +18,7 @@ from gvbsm.method.densification import TangentLoss, class_groups, gram_matrices,
 from gvbsm.method.draws import derive, uniform
 from gvbsm.method.matching import BatchClasses, StatisticsMatcher
 from gvbsm.method.reasons import because
-from gvbsm.method.replays import Recorded
+from gvbsm.method.replays import RecordedIterations
 from gvbsm.method.rounds import first_iterations
 
 PARTS = ("loss", "ce", "statistics", "densification")  # of the loss, in the order in which they are fetched
@@ -139,7 +139,7 @@ class Recovery:
         self._losses_TP = torch.zeros(count, len(PARTS), dtype=self.x_BCHW.dtype, device=self.device)
         self._at = torch.zeros(1, dtype=torch.int64, device=self.device)  # the iteration, for the device
         self._pace = 1  # iterations between two fetches of losses
-        self._recorded: Recorded | None = None
+        self._recorded: RecordedIterations | None = None
         self._tangent: TangentLoss | None = None
         self._round = self._rounds[0]
         if self.device.type == "cuda":
@@ -147,9 +147,9 @@ class Recovery:
 
     def _record(self) -> None:
         """Record iterations from now on, unless every image has a view of its own, and fetch losses about once a second."""
-        reason = "" if isinstance(self._views, SharedViews) else "every image has a view of its own"
-        self._recorded = Recorded(self.device, dict.fromkeys(range(len(self.matchers)), reason) if reason else {})
-        self._pace = 2 * len(self.matchers)
+        count, is_shared = len(self.matchers), isinstance(self._views, SharedViews)
+        refused = {} if is_shared else dict.fromkeys(range(count), "every image has a view of its own")
+        self._recorded, self._pace = RecordedIterations(self.device, refused), 2 * count
         self._enter(self._round)
 
     def run(self, until: int) -> dict[str, float]:
@@ -253,12 +253,15 @@ class Recovery:
         teacher = int(self._teacher_T[self.iteration])
         if self._tangent is not None:
             self._move(self._tangent)
-        drops = zip(self.matchers[teacher].layers, self._drops[teacher][self.iteration].tolist(), strict=True)
-        dropped = frozenset(name for name, is_dropped in drops if is_dropped)
         if self._recorded:
-            self._recorded.run(teacher, lambda: self._iterate(teacher), lambda: self._iterate(teacher, dropped))
+            self._recorded.run(teacher, lambda: self._iterate(teacher), lambda: self._iterate(teacher, self._dropped(teacher)))
         else:
-            self._iterate(teacher, dropped)
+            self._iterate(teacher, self._dropped(teacher))
+
+    def _dropped(self, teacher: int) -> frozenset[str]:
+        """Those layers of its teacher that the next iteration drops."""
+        drops = zip(self.matchers[teacher].layers, self._drops[teacher][self.iteration].tolist(), strict=True)
+        return frozenset(name for name, is_dropped in drops if is_dropped)
 
     @torch.no_grad()
     def _move(self, tangent: TangentLoss) -> None:

@@ -55,44 +55,44 @@ class Replays:
         return graph.replay
 
 
-class Recorded:
-    """Steps by number, each made as it is the first time, recorded at the second, and replayed from then on.
+class RecordedIterations:
+    """Iterations of teachers: the first of each is made as it is, the second is recorded, and it and later ones are replayed.
 
-    A step that cannot be recorded is made as it is; a warning and `state` give the reason.
+    Those that cannot be recorded are made as they are; a warning and `state` give the reason.
     """
 
     def __init__(self, device: torch.device, refused: Mapping[int, str] = MappingProxyType({})) -> None:
-        """`refused`: why steps are not to be recorded."""
+        """`refused`: why iterations of a teacher, whose number it is by, are not to be recorded."""
         self._device, self._refused = device, dict(refused)
         self.clear()
 
     def clear(self) -> None:
-        """Forget the recordings, and free their memory: what comes next are other steps."""
+        """Forget the recordings, and free their memory: the next iterations are of other tensors."""
         self._replays = Replays(self._device)
         self._recordings: dict[int, Replay] = {}
         self._has_run: set[int] = set()
 
-    def run(self, number: int, step: Replay, unrecorded: Replay) -> None:
-        """Make a step; `unrecorded` does the same, and may do what cannot be recorded."""
-        if number in self._has_run and number not in self._refused and number not in self._recordings:
+    def run(self, teacher: int, step: Replay, unrecorded: Replay) -> None:
+        """Make an iteration; `unrecorded` makes the same, and may do what cannot be recorded."""
+        if teacher in self._has_run and teacher not in self._refused and teacher not in self._recordings:
             try:
-                self._recordings[number] = self._replays.record(step)
+                self._recordings[teacher] = self._replays.record(step)
             except RuntimeError as error:
-                self._refused[number] = first_line(error)
-                warnings.warn(f"recover runs without CUDA graphs: {self._refused[number]}", stacklevel=2)
-        if number in self._recordings:
-            self._recordings[number]()
-        elif number in self._refused:
+                self._refused[teacher] = first_line(error)
+                warnings.warn(f"recover runs without CUDA graphs: {self._refused[teacher]}", stacklevel=2)
+        if teacher in self._recordings:
+            self._recordings[teacher]()
+        elif teacher in self._refused:
             unrecorded()
         else:
             self._replays.run(step)
-        self._has_run.add(number)
+        self._has_run.add(teacher)
 
-    def state(self, number: int) -> str:
-        """Whether a step is recorded, and why not."""
-        if number in self._recordings:
+    def state(self, teacher: int) -> str:
+        """Whether a teacher's iteration is recorded, and why not."""
+        if teacher in self._recordings:
             return "recorded"
-        return because("not recorded", self._refused.get(number, "few iterations"))
+        return because("not recorded", self._refused.get(teacher, "few iterations"))
 
 
 @functools.cache
