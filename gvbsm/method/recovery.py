@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,15 +14,14 @@ from torch.nn import functional as F
 
 from gvbsm.method.batch_views import view
 from gvbsm.method.densification import TangentLoss, class_groups, gram_matrices, spectrum_loss
-from gvbsm.method.draws import derive, uniform
 from gvbsm.method.matching import BatchClasses, StatisticsMatcher
 from gvbsm.method.reasons import because
 from gvbsm.method.replays import RecordedIterations
 from gvbsm.method.rounds import first_iterations
+from gvbsm.method.schedule import Numbers, Schedule
 
 PARTS = ("loss", "ce", "statistics", "densification")  # of the loss, in the order in which they are fetched
 _FETCH_SECONDS = 1.0  # between two fetches of losses, each of which waits for the device
-_ORDER, _DROP = range(2)  # the purposes of random numbers; each has its own key
 
 
 @dataclass(frozen=True)
@@ -55,15 +53,6 @@ class SharedViews:
 # In iteration t, a view (B,C,S,S) of each image of its own, and their labels (B,) or class probabilities (B,K). Given: images,
 # their labels (B,) on the CPU, and t.
 OwnViews = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
-
-
-class Numbers(NamedTuple):
-    """What one iteration needs beside the images, on their device."""
-
-    rate: Tensor  # step size, ()
-    momenta_L: Tensor  # of the teacher's L layers (`StatisticsMatcher.schedule`), padded to the most of any teacher
-    active_L: Tensor
-    positions_2S: Tensor  # of `SharedViews`
 
 
 class Round(NamedTuple):
@@ -125,18 +114,16 @@ class Recovery:
             fused=self.device.type in ("cpu", "cuda"),
             capturable=self.device.type == "cuda",
         )
-        count, teachers = settings.iterations, len(matchers)
-        self._teacher_T = torch.arange(count) % teachers
-        if settings.backbone_order == "random":
-            self._teacher_T = (uniform(derive(key, _ORDER), count) * teachers).long()
-        convs = max(len(matcher.conv_layers) for matcher in matchers)
-        drops_TC = uniform(derive(key, _DROP), count * convs).view(count, convs) < settings.conv_drop
-        self._drops = [self._of_layers(matcher, drops_TC) for matcher in matchers]
-        layers = max(len(matcher.layers) for matcher in matchers)
-        self._widths = [1, layers, layers, 2 * views.positions_T2S.shape[2] if isinstance(views, SharedViews) else 0]
-        self._table_TW = torch.zeros(count, sum(self._widths), dtype=self.x_BCHW.dtype, device=self.device)
-        self._ready_at = -1  # the iteration from which on the table holds numbers
-        self._losses_TP = torch.zeros(count, len(PARTS), dtype=self.x_BCHW.dtype, device=self.device)
+        self._schedule = Schedule(
+            matchers,
+            views.positions_T2S if isinstance(views, SharedViews) else torch.zeros(settings.iterations, 2, 0),
+            self.x_BCHW.detach(),
+            lr=settings.lr,
+            conv_drop=settings.conv_drop,
+            is_random=settings.backbone_order == "random",
+            key=key,
+        )
+        self._losses_TP = torch.zeros(settings.iterations, len(PARTS), dtype=x_BCHW.dtype, device=self.device)
         self._at = torch.zeros(1, dtype=torch.int64, device=self.device)  # the iteration, for the device
         self._pace = 1  # iterations between two fetches of losses
         self._recorded: RecordedIterations | None = None
@@ -157,17 +144,14 @@ class Recovery:
         parts in the last one."""
         started, first = time.monotonic(), self.iteration
         last = min(until, first + self._pace)
-        if first != self._ready_at:  # the first of all, or of those after a resume
-            self._table_TW[first:].copy_(self._rows())
+        self._schedule.begin(first)
         self._at.fill_(first)
         for at in range(first, last):
             self.iteration = at
             self._begin()
             self._make()
-        for teacher in self._teacher_T[first:last].unique().tolist():
-            own_N = self._teacher_T[first:last] == teacher
-            self.matchers[teacher].count(self._drops[teacher][first:last][own_N])
-        self.iteration = self._ready_at = last
+        self._schedule.advance(first, last)
+        self.iteration = last
         losses: list[float] = self._losses_TP[last - 1].tolist()  # waits for the device
         if self._recorded:
             slow = time.monotonic() - started > _FETCH_SECONDS
@@ -250,55 +234,27 @@ class Recovery:
 
     def _make(self) -> None:
         """The next iteration, recorded or not."""
-        teacher = int(self._teacher_T[self.iteration])
+        teacher = self._schedule.teacher(self.iteration)
         if self._tangent is not None:
             self._move(self._tangent)
-        if self._recorded:
-            self._recorded.run(teacher, lambda: self._iterate(teacher), lambda: self._iterate(teacher, self._dropped(teacher)))
-        else:
-            self._iterate(teacher, self._dropped(teacher))
 
-    def _dropped(self, teacher: int) -> frozenset[str]:
-        """Those layers of its teacher that the next iteration drops."""
-        drops = zip(self.matchers[teacher].layers, self._drops[teacher][self.iteration].tolist(), strict=True)
-        return frozenset(name for name, is_dropped in drops if is_dropped)
+        def unrecorded() -> None:
+            self._iterate(teacher, self._schedule.dropped(self.iteration))
+
+        if self._recorded:
+            self._recorded.run(teacher, lambda: self._iterate(teacher), unrecorded)
+        else:
+            unrecorded()
 
     @torch.no_grad()
     def _move(self, tangent: TangentLoss) -> None:
         """Move the densification loss to the view of the next iteration. Waits for the device."""
-        view_BCHW, _ = self._view_of(self._numbers(self._table_TW[self.iteration]).positions_2S)
+        view_BCHW, _ = self._view_of(self._schedule.numbers(self._at).positions_2S)
         tangent.move(gram_matrices(view_BCHW, self._round.groups, self.settings.normalise))
 
-    def _numbers(self, row_W: Tensor) -> Numbers:
-        """What a row of the table says."""
-        rate_1, momenta_L, active_L, positions_P = row_W.split(self._widths)
-        return Numbers(rate_1[0], momenta_L, active_L, positions_P.view(2, -1))
-
-    def _rows(self) -> Tensor:
-        """The table from the next iteration on, after what matchers have counted, on the CPU."""
-        at, total = self.iteration, self.settings.iterations
-        rows_NW = torch.zeros(total - at, sum(self._widths), dtype=torch.float64)
-        rate_N1, momenta_NL, active_NL, positions_NP = rows_NW.split(self._widths, 1)
-        rates = [self.settings.lr / 2 * (1 + math.cos(math.pi * number / total)) for number in range(at, total)]
-        rate_N1.copy_(torch.tensor(rates, dtype=torch.float64).unsqueeze(1))
-        for teacher, matcher in enumerate(self.matchers):
-            own_N, count = self._teacher_T[at:] == teacher, len(matcher.layers)
-            momenta_NL[own_N, :count], active_NL[own_N, :count] = matcher.schedule(self._drops[teacher][at:][own_N])
-        if isinstance(self._views, SharedViews):
-            positions_NP.copy_(self._views.positions_T2S[at:].flatten(1))
-        return rows_NW.to(self.x_BCHW.dtype)
-
-    @staticmethod
-    def _of_layers(matcher: StatisticsMatcher, drops_TC: Tensor) -> Tensor:
-        """Which of a teacher's layers each iteration drops, if it is the teacher's (T,L), from draws for its Conv layers."""
-        drops_TL = torch.zeros(len(drops_TC), len(matcher.layers), dtype=torch.bool)
-        names, convs = [*matcher.layers], matcher.conv_layers
-        drops_TL[:, [names.index(name) for name in convs]] = drops_TC[:, : len(convs)]
-        return drops_TL
-
     def _iterate(self, teacher: int, dropped: frozenset[str] = frozenset()) -> None:
-        """One iteration by the row of the table that the counter names."""
-        numbers = self._numbers(self._table_TW.index_select(0, self._at)[0])
+        """One iteration, that which the counter on the device names."""
+        numbers = self._schedule.numbers(self._at)
         parts = self._loss(teacher, numbers, dropped)
         (gradient_BCHW,) = torch.autograd.grad(parts[0], self.x_BCHW)
         self.x_BCHW.grad = gradient_BCHW.contiguous(memory_format=torch.channels_last)  # as x, for the fused step

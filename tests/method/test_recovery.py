@@ -13,6 +13,7 @@ from gvbsm.method import recovery, replays
 from gvbsm.method.batch_views import draw_positions, view
 from gvbsm.method.matching import Matching, StatisticsMatcher
 from gvbsm.method.recovery import Recovery, RecoverySettings, SharedViews
+from gvbsm.method.schedule import Schedule
 
 LIMITS = torch.full((1, 2, 1, 1), -1.5), torch.full((1, 2, 1, 1), 1.5)
 LABELS = torch.tensor([0, 0, 1, 2])
@@ -304,8 +305,8 @@ def test_the_numbers_of_all_iterations_are_on_the_device_before_the_first(monkey
     monkeypatch.setattr(recovery, "_FETCH_SECONDS", -1.0)
     got, made, fetches = started(MATCHING, conv_drop=0.5), [], 0
     record(got)
-    rows = Recovery._rows
-    monkeypatch.setattr(Recovery, "_rows", lambda self: (made.append(self.iteration), rows(self))[1])
+    rows = Schedule._rows
+    monkeypatch.setattr(Schedule, "_rows", lambda self, at: (made.append(at), rows(self, at))[1])
     while got.iteration < 12:
         got.run(12)
         fetches += 1
