@@ -21,4 +21,4 @@ def one_pass(
 ) -> tuple[Tensor, Tensor]:
     """Logits (B,K) and the weighted statistics loss, a scalar, of a batch; the averages advance by one step."""
     momenta_L, active_L = next_shares(matcher, dropped, x_BCHW.device)
-    return matcher.passes(x_BCHW, momenta_L, active_L, matcher.classes_of(labels_B), frozenset(dropped))
+    return matcher.pass_through(x_BCHW, momenta_L, active_L, matcher.classes_of(labels_B), frozenset(dropped))

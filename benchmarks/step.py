@@ -307,7 +307,7 @@ def _profile(setting: Setting, problem: Problem, way: Way, device: torch.device)
     kernels = [average for average in averages if average.device_type == DeviceType.CUDA and not average.is_user_annotation]
     busy = sum(getattr(average, order) for average in (kernels if on_gpu else averages)) / 1e6
     print(f"{1e3 * seconds / count:.3f} ms an iteration under the profiler, {1e3 * busy / count:.3f} busy")
-    print(*recovery.passes, sep="\n")
+    print(*recovery.modes, sep="\n")
     print(averages.table(sort_by=order, row_limit=40, max_name_column_width=80), flush=True)
 
 
@@ -325,12 +325,12 @@ def _time(
     alternatives |= {way.name: partial(advance, recovery, cycles * teachers) for way, recovery in recoveries.items()}
     seconds = compare(alternatives, repeats, device)
     plain.remove()
-    passes = {way.name: recovery.passes for way, recovery in recoveries.items()}
+    modes = {way.name: recovery.modes for way, recovery in recoveries.items()}
     for name, timing in seconds.items():
         count = plain_cycles if name == PLAIN else cycles
         _line(name, Timing([run / count for run in timing.runs]), seconds[PLAIN].median / plain_cycles, teachers, task)
-        for state in dict.fromkeys(passes.get(name, [])):
-            print(f"  {'':<28} {state} ({passes[name].count(state)} of {teachers})", flush=True)
+        for state in dict.fromkeys(modes.get(name, [])):
+            print(f"  {'':<28} {state} ({modes[name].count(state)} of {teachers})", flush=True)
 
 
 def _line(name: str, cycle: Timing, plain_cycle: float, teachers: int, task: Task) -> None:

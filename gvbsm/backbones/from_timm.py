@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gvbsm.backbones.published import Published, fetch, hub_file
+from gvbsm.backbones.published import Published, fetch, first_line, hub_file
 
 _LOADING = {"cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
 _CLASSES = 1000  # of ImageNet
@@ -74,7 +74,7 @@ def _file(what: str, name: str, config: Any) -> Path:
     try:
         return _from_hub(repository, revision or None, names)
     except Exception as error:  # of the library of the Hub, and of the one that it asks for files with
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         url = f"https://huggingface.co/{repository}/resolve/{revision or 'main'}/{names[0]}"
         raise ValueError(f"{what}: expected {own}, which could not be had: {reason}; put the file from {url} there") from None
 

@@ -57,13 +57,18 @@ def fetch(what: str, url: str) -> Path:
             torch.hub.download_url_to_file(url, str(file), prefix)
         digest = _sha256(file)
     except (OSError, RuntimeError, HTTPException) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ValueError(f"{what}: expected {file}, which could not be had: {reason}; put the file from {url} there") from None
     if not digest.startswith(prefix):
         raise ValueError(
             f"{what}: {file}: expected SHA-256 {prefix}..., got {digest[:8]}...; delete it, or put the file from {url} there"
         )
     return file
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its kind if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _sha256(path: Path) -> str:

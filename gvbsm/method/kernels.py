@@ -20,6 +20,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional as F
 
+from gvbsm.method.reasons import first_line
+
 # Which sums are wanted besides those of every channel: none; at each position x and x^2; and the products of neighbours.
 CHANNELS, POSITIONS, NEIGHBOURS = 0, 2, 5  # their number at each position
 _TILE = 1024  # values of an image that a program holds at once
@@ -36,8 +38,7 @@ def can_be_launched() -> bool:
     try:
         triton.runtime.driver.active.get_current_target()
     except Exception as error:  # Triton's, the compiler's or the loader's
-        first_line = (str(error).strip() or repr(error)).splitlines()[0]
-        warnings.warn(f"without Triton's kernels, so slower: {first_line}", stacklevel=2)
+        warnings.warn(f"without Triton's kernels, so slower: {first_line(error)}", stacklevel=2)
         return False
     return True
 

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from gvbsm.method.frozen_norms import freeze_norms, thaw_norms
 from gvbsm.method.layers import hooked_layers
-from gvbsm.method.measuring import Measuring, Segment
+from gvbsm.method.measuring import Measuring, Segment, calls_of
 from gvbsm.method.moments import KINDS, Moments, class_moments
+from gvbsm.method.reasons import first_line
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ class StatisticsMatcher:
     def _measured(self, dropped_NL: Tensor) -> Tensor:
         return torch.ones_like(dropped_NL) if self.matching.dropped == "update" else ~dropped_NL
 
-    def passes(
+    def pass_through(
         self,
         x_BCHW: Tensor,
         momenta_L: Tensor,
@@ -213,13 +214,8 @@ class StatisticsMatcher:
     @property
     def averages(self) -> dict[str, Moments]:
         """layer -> its EMA, of the layers measured so far."""
-        result: dict[str, Moments] = {name: {} for name, started in zip(self.layers, self.started, strict=True) if started}
-        parts = iter(self.average_N.split(self._sizes))
-        for moment in ("mean", "var"):
-            for (name, kind, _), part in zip(self._measuring.segments, parts, strict=False):
-                if name in result:
-                    result[name][f"{kind}_{moment}"] = part
-        return result
+        averages = self._measuring.by_layer(self.average_N)
+        return {name: averages[name] for name, started in zip(self.layers, self.started, strict=True) if started}
 
     @property
     def conv_layers(self) -> list[str]:
@@ -283,7 +279,7 @@ class StatisticsMatcher:
             except Exception as error:  # torch raises many kinds without a working compiler
                 if isinstance(error, torch._dynamo.exc.FailOnRecompileLimitHit):
                     raise
-                self.not_compiled = (str(error).strip() or type(error).__name__).splitlines()[0]
+                self.not_compiled = first_line(error)
                 warnings.warn(f"not compiled: {self.not_compiled}", stacklevel=2)
                 self.compiled, self._graph, self._frozen = False, None, self._freeze()
                 return None
@@ -305,7 +301,7 @@ class StatisticsMatcher:
         (inputs, self._inputs), (parts, self._parts) = (self._inputs, []), (self._parts, {})
         skipped = dropped if self.matching.dropped == "skip" else frozenset()
         loss = logits_BK.new_zeros((), dtype=average_N.dtype)
-        for number, calls in enumerate(_calls([(name, x) for name, x in inputs if name not in skipped])):
+        for number, calls in enumerate(calls_of([(name, x) for name, x in inputs if name not in skipped])):
             present = [*calls] if number else [*calls, *skipped]  # no union of sets, which torch 2.11 does not compile
             if number or len(present) < len(self.layers):  # others keep their averages and add nothing
                 there = torch.stack([self._bits[name in present] for name in self.layers])  # nothing comes from the host
@@ -325,17 +321,6 @@ class StatisticsMatcher:
                 variance_weight = self.matching.variance_weight
                 loss = loss + sum(by_layer[name] * _class_terms(x, classes, name, variance_weight) for name, x in calls.items())
         return logits_BK, loss, average_N
-
-
-def _calls(inputs: list[tuple[str, Tensor]]) -> list[dict[str, Tensor]]:
-    """The inputs of each layer's first call in a pass, those of its second, and so on; few networks have a second."""
-    calls: list[dict[str, Tensor]] = []
-    for name, x_BCHW in inputs:
-        number = next((number for number, call in enumerate(calls) if name not in call), len(calls))
-        if number == len(calls):
-            calls.append({})
-        calls[number][name] = x_BCHW
-    return calls
 
 
 def _class_terms(x_BCHW: Tensor, classes: BatchClasses, layer: str, variance_weight: float) -> Tensor:

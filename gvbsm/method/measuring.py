@@ -67,6 +67,15 @@ class Measuring:
         kernels = None if is_plain else kernels_for(some.device)
         return self._fused(inputs, kernels, parts) if kernels else self._plain(inputs, has_gradient)
 
+    def by_layer(self, values_2N: Tensor) -> dict[str, Moments]:
+        """layer -> its moments, parts of such a vector."""
+        result: dict[str, Moments] = {layer: {} for layer in self._kinds}
+        parts = iter(values_2N.split([segment.size for segment in self.segments] * 2))
+        for moment in ("mean", "var"):
+            for (layer, kind, _), part in zip(self.segments, parts, strict=False):
+                result[layer][f"{kind}_{moment}"] = part
+        return result
+
     def _plain(self, inputs: Inputs, has_gradient: Callable[[str], bool]) -> Tensor:
         measured = self._moments(inputs, has_gradient)
         values = []
@@ -155,6 +164,17 @@ class Measuring:
                 f"{kind} moments of layer {layer!r}: expected {size} as in the statistics, got {got}; make the statistics at "
                 "this image and patch size"
             )
+
+
+def calls_of(inputs: Sequence[tuple[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """The inputs of each layer's first call in a pass, those of its second, and so on; few networks have a second."""
+    calls: list[dict[str, Tensor]] = []
+    for name, x_BCHW in inputs:
+        number = next((number for number, call in enumerate(calls) if name not in call), len(calls))
+        if number == len(calls):
+            calls.append({})
+        calls[number][name] = x_BCHW
+    return calls
 
 
 _Entries = tuple[Tensor, Tensor, Tensor]  # rows, columns and weights (float64) of a sparse matrix

@@ -176,98 +176,114 @@ def neighbour_weights(side: int, patch: int, like: Tensor) -> tuple[Tensor, Tens
     return per_patch(weight), per_patch(weight.square()), per_patch(weight[:, :-1] * weight[:, 1:])
 
 
-class Accumulator:
-    """Moments of a data set from those of its batches, in float64.
+def double(values: Tensor) -> Tensor:
+    """In float64; on the CPU if the device has none (MPS)."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
+
+
+def with_squares(moments_2N: Tensor) -> Tensor:
+    """E[x] and E[x^2], from means and as many variances."""
+    mean_N, var_N = moments_2N.chunk(2)
+    return torch.cat([mean_N, var_N + mean_N.square()])
+
+
+def with_variances(squares_2N: Tensor) -> Tensor:
+    """Means and variances E[x^2] - E[x]^2, from E[x] and E[x^2]."""
+    mean_N, square_N = squares_2N.chunk(2)
+    return torch.cat([mean_N, square_N - mean_N.square()])
+
+
+class Average:
+    """The mean over samples of vectors that batches of them give, float64."""
+
+    def __init__(self, samples: int = 0, total: Tensor | None = None) -> None:
+        self.samples = samples
+        self.total = total
+
+    def add(self, value: Tensor, samples: int) -> None:
+        """Add the mean over a batch."""
+        self.samples += samples
+        self.total = samples * value if self.total is None else self.total.add_(value, alpha=samples)
+
+    def state(self) -> dict[str, Any]:
+        """The arguments from which another average continues."""
+        return {"samples": self.samples, "total": self.total}
+
+    def mean(self) -> Tensor:
+        """The mean of all; at least one batch was added."""
+        assert self.total is not None
+        return self.total / self.samples
+
+
+class Accumulator(Average):
+    """Means and variances (2N,) of a data set from E[x] and E[x^2] (2N,) of its batches.
 
     The mean is the sample-weighted mean of batch means. `variance` is "mean_of_batches" (published: the
     mean of the batches' variances) or "pooled" (the variance of all samples together, E[x^2] - E[x]^2).
     """
 
-    def __init__(self, variance: str, samples: int = 0, totals: Moments | None = None) -> None:
-        self.variance = variance
-        self.samples = samples
-        self.totals: Moments = totals or {}  # sums over the samples
+    def __init__(self, variance: str, samples: int = 0, total: Tensor | None = None) -> None:
+        super().__init__(samples, total)
+        self.is_pooled = variance == "pooled"
 
-    def add(self, batch: Moments, samples: int) -> None:
-        self.samples += samples
-        for name, value in batch.items():
-            value = value.detach().cpu().double()  # first to the CPU: MPS has no float64
-            if name.endswith("_var") and self.variance == "pooled":
-                value = value + batch[name.replace("_var", "_mean")].detach().cpu().double().square()
-            self.totals[name] = self.totals.get(name, torch.zeros_like(value)) + samples * value
+    def add(self, value: Tensor, samples: int) -> None:
+        super().add(value if self.is_pooled else with_variances(value), samples)
 
-    def state(self) -> dict[str, Any]:
-        """The arguments from which another accumulator continues."""
-        return {"samples": self.samples, "totals": self.totals}
+    def result(self) -> Tensor:
+        """Means, then variances."""
+        return with_variances(self.mean()) if self.is_pooled else self.mean()
 
-    def result(self) -> Moments:
-        """Moments in float64 on the CPU."""
-        result = {name: total / self.samples for name, total in self.totals.items()}
-        if self.variance == "pooled":
-            for name in [name for name in result if name.endswith("_var")]:
-                result[name] = result[name] - result[name.replace("_var", "_mean")].square()
+
+class Spread(Average):
+    """Standard deviation of the moments of batches of real images: sqrt(E || s_b - E s ||^2) for each moment s of a layer."""
+
+    def add(self, value: Tensor, samples: int) -> None:
+        """Add E[x] and E[x^2] (2N,) of a batch."""
+        moments_2N = with_variances(value)
+        super().add(torch.cat([moments_2N, moments_2N.square()]), samples)
+
+    def importance(self, noise_2N: Tensor, sizes: list[int]) -> list[float]:
+        """Distance of the moments of noise, given as in `add`, from the mean, in standard deviations. Of each part of the N,
+        which have these `sizes`, it is the average of the means' and the variances' distance."""
+        mean_2N, square_2N = self.mean().chunk(2)
+        off_2N, spread_2N = (with_variances(noise_2N) - mean_2N).square(), square_2N - mean_2N.square()
+        parts = [values_2N.split(2 * sizes) for values_2N in (off_2N, spread_2N)]
+        ratios = [(distance.sum() / variance.sum().clamp_min(1e-24)).sqrt() for distance, variance in zip(*parts, strict=True)]
+        result: list[float] = torch.stack(ratios).view(2, -1).mean(0).tolist()
         return result
 
 
-class Spread:
-    """Standard deviation of the moments of batches of real images: sqrt(E || s_b - E s ||^2) for each moment."""
-
-    def __init__(self, samples: int = 0, totals: Moments | None = None, squares: dict[str, float] | None = None) -> None:
-        self.samples = samples
-        self.totals: Moments = totals or {}  # of s_b
-        self.squares = squares or {}  # of || s_b ||^2
-
-    def add(self, batch: Moments, samples: int) -> None:
-        self.samples += samples
-        for name, value in batch.items():
-            value = value.detach().cpu().double()
-            self.totals[name] = self.totals.get(name, torch.zeros_like(value)) + samples * value
-            self.squares[name] = self.squares.get(name, 0.0) + samples * float(value.square().sum())
-
-    def state(self) -> dict[str, Any]:
-        """The arguments from which another `Spread` continues."""
-        return {"samples": self.samples, "totals": self.totals, "squares": self.squares}
-
-    def importance(self, noise: Moments) -> dict[str, float]:
-        """Distance of the moments of noise from the mean, in standard deviations, by kind ("channel", "patch"); the average of
-        the mean's and the variance's distance."""
-        ratios: dict[str, list[float]] = {}
-        for name, total in self.totals.items():
-            mean = total / self.samples
-            spread = max(self.squares[name] / self.samples - float(mean.square().sum()), 1e-24) ** 0.5
-            distance = float(torch.linalg.vector_norm(noise[name].detach().cpu().double() - mean))
-            ratios.setdefault(name.partition("_")[0], []).append(distance / spread)
-        return {kind: sum(values) / len(values) for kind, values in ratios.items()}
-
-
 def class_sums(x_BCHW: Tensor) -> list[Tensor]:
-    """Each image's sums of x and of x^2 over its pixels, each (B,C), float32; `ClassAccumulator` adds them up by class."""
+    """Each image's sums of x and of x^2 over its pixels, each (B,C), `double`; `ClassAccumulator` adds them up by class."""
     wide = x_BCHW.detach().to(torch.promote_types(x_BCHW.dtype, torch.float32))
-    return [values.sum((2, 3)) for values in (wide, wide.square())]
+    return [double(values.sum((2, 3))) for values in (wide, wide.square())]
 
 
 class ClassAccumulator:
     """Channel moments of each of K classes over all its images, in float64."""
 
     def __init__(self, classes: int, samples: Tensor | None = None, totals: list[Tensor] | None = None) -> None:
-        self.samples = torch.zeros(classes, dtype=torch.float64) if samples is None else samples  # number of values per channel
+        self._classes = classes
+        self.samples = samples  # number of values per channel (K,)
         self.totals = totals or []  # of x and of x^2, each (K,C)
 
     def add(self, sums: list[Tensor], values: int, labels_B: Tensor) -> None:
-        """Add the `class_sums` of images that have `values` pixels per channel."""
-        sums = [sum_BC.cpu().double() for sum_BC in sums]
-        self.totals = self.totals or [torch.zeros(len(self.samples), sum_BC.shape[1], dtype=torch.float64) for sum_BC in sums]
+        """Add the `class_sums` of images that have `values` pixels per channel; the labels are on their device."""
+        if self.samples is None:
+            self.samples = sums[0].new_zeros(self._classes)
+            self.totals = [sum_BC.new_zeros(self._classes, sum_BC.shape[1]) for sum_BC in sums]
         for total_KC, sum_BC in zip(self.totals, sums, strict=True):
             total_KC.index_add_(0, labels_B, sum_BC)
-        self.samples.index_add_(0, labels_B, torch.full((len(labels_B),), float(values), dtype=torch.float64))
+        self.samples.index_add_(0, labels_B, self.samples.new_full((len(labels_B),), values))
 
     def state(self) -> dict[str, Any]:
         """The arguments from which another accumulator continues."""
         return {"samples": self.samples, "totals": self.totals}
 
     def result(self) -> Moments:
-        """class_mean and class_var, each (K,C), on the CPU."""
-        mean_KC, square_KC = (total / self.samples.unsqueeze(1) for total in self.totals)
+        """class_mean and class_var, each (K,C)."""
+        assert self.samples is not None
+        mean_KC, square_KC = (total_KC / self.samples.unsqueeze(1) for total_KC in self.totals)
         return {"class_mean": mean_KC, "class_var": square_KC - mean_KC.square()}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,14 +14,14 @@ from torch.nn import functional as F
 
 from gvbsm.method.batch_views import view
 from gvbsm.method.densification import TangentLoss, class_groups, gram_matrices, spectrum_loss
-from gvbsm.method.draws import derive, uniform
 from gvbsm.method.matching import BatchClasses, StatisticsMatcher
-from gvbsm.method.recorder import Numbers, Recorder
-from gvbsm.method.replays import because
+from gvbsm.method.reasons import because
+from gvbsm.method.replays import RecordedIterations
 from gvbsm.method.rounds import first_iterations
+from gvbsm.method.schedule import Numbers, Schedule
 
 PARTS = ("loss", "ce", "statistics", "densification")  # of the loss, in the order in which they are fetched
-_ORDER, _DROP = range(2)  # the purposes of random numbers; each has its own key
+_FETCH_SECONDS = 1.0  # between two fetches of losses, each of which waits for the device
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,9 @@ class Recovery:
     After each of n `segments` but the last, x <- (1 - residual) x + residual start, and Adam begins anew (FADRM). Image b takes
     part from round `joins[b]` of n `rounds` on (DELT). Before, it is in no view, statistic or loss, and its gradient is 0.
 
-    On CUDA an iteration is recorded as one CUDA graph for each teacher after its first one, and replayed without waiting for
-    the device, but for the matrices of a densification loss; `passes` says which are, and why others are not.
+    An iteration takes the row of a table of numbers that a counter on the device names, and writes one of a table of losses. So
+    on CUDA that of each teacher is recorded as one CUDA graph after its first one, and replayed without waiting for the device,
+    but for the matrices of a densification loss; `modes` says which are, and why others are not.
     """
 
     def __init__(
@@ -105,7 +106,6 @@ class Recovery:
         self._segments = first_iterations(settings.iterations, settings.segments)[1:]
         self._round_starts = first_iterations(settings.iterations, settings.rounds)
         self._rounds = self._rounds_of(joins or [0] * len(x_BCHW))
-        self.round = self._rounds[0]
         self._rate = torch.tensor(settings.lr, device=self.device)
         self._adam = torch.optim.Adam(
             [self.x_BCHW],
@@ -114,47 +114,63 @@ class Recovery:
             fused=self.device.type in ("cpu", "cuda"),
             capturable=self.device.type == "cuda",
         )
-        count, teachers = settings.iterations, len(matchers)
-        self._teacher_T = torch.arange(count) % teachers
-        if settings.backbone_order == "random":
-            self._teacher_T = (uniform(derive(key, _ORDER), count) * teachers).long()
-        convs = max(len(matcher.conv_layers) for matcher in matchers)
-        drops_TC = uniform(derive(key, _DROP), count * convs).view(count, convs) < settings.conv_drop
-        self._drops = [self._of_layers(matcher, drops_TC) for matcher in matchers]
-        layers = max(len(matcher.layers) for matcher in matchers)
-        self._widths = [1, layers, layers, 2 * views.positions_T2S.shape[2] if isinstance(views, SharedViews) else 0]
-        self.table_TW = torch.zeros(count, sum(self._widths), dtype=self.x_BCHW.dtype, device=self.device)
-        self._ready_at = -1  # the iteration from which on the table holds numbers
-        self._recorder = Recorder(self, isinstance(views, SharedViews), len(PARTS)) if self.device.type == "cuda" else None
+        self._schedule = Schedule(
+            matchers,
+            views.positions_T2S if isinstance(views, SharedViews) else torch.zeros(settings.iterations, 2, 0),
+            self.x_BCHW.detach(),
+            lr=settings.lr,
+            conv_drop=settings.conv_drop,
+            is_random=settings.backbone_order == "random",
+            key=key,
+        )
+        self._losses_TP = torch.zeros(settings.iterations, len(PARTS), dtype=x_BCHW.dtype, device=self.device)
+        self._at = torch.zeros(1, dtype=torch.int64, device=self.device)  # the iteration, for the device
+        self._pace = 1  # iterations between two fetches of losses
+        self._recorded: RecordedIterations | None = None
+        self._tangent: TangentLoss | None = None
+        self._round = self._rounds[0]
+        if self.device.type == "cuda":
+            self._record()
+
+    def _record(self) -> None:
+        """Record iterations from now on, unless every image has a view of its own, and fetch losses about once a second."""
+        count, is_shared = len(self.matchers), isinstance(self._views, SharedViews)
+        refused = {} if is_shared else dict.fromkeys(range(count), "every image has a view of its own")
+        self._recorded, self._pace = RecordedIterations(self.device, refused), 2 * count
+        self._enter(self._round)
 
     def run(self, until: int) -> dict[str, float]:
         """The next iteration, or on CUDA as many as take about a second, but none from number `until` on; the loss and its
         parts in the last one."""
-        at = self.iteration
-        if at != self._ready_at:  # the first of all, or of those after a resume
-            self.table_TW[at:].copy_(self._rows())
-        if self._recorder:
-            losses = self._recorder.run(until)
-        else:
-            self.begin()
-            losses = self.iterate(self.teacher(at), self.numbers(self.table_TW[at]), self.dropped(at)).tolist()
-            self.advance(at, at + 1)
-        self._ready_at = self.iteration
+        started, first = time.monotonic(), self.iteration
+        last = min(until, first + self._pace)
+        self._schedule.begin(first)
+        self._at.fill_(first)
+        for at in range(first, last):
+            self.iteration = at
+            self._begin()
+            self._make()
+        self._schedule.advance(first, last)
+        self.iteration = last
+        losses: list[float] = self._losses_TP[last - 1].tolist()  # waits for the device
+        if self._recorded:
+            slow = time.monotonic() - started > _FETCH_SECONDS
+            self._pace = max(1, self._pace // 2) if slow else self._pace * 2
         parts = dict(zip(PARTS, losses, strict=True))
         return parts if self.settings.densification_weight else {name: parts[name] for name in PARTS[:-1]}
 
     @property
-    def passes(self) -> list[str]:
+    def modes(self) -> list[str]:
         """How the iterations of each teacher run on this device: "compiled" or not, "recorded" or not, and why not."""
-        recorded = self._recorder.states() if self._recorder else [""] * len(self.matchers)
-        compiled = [
-            "compiled" if matcher.compiled else because("not compiled", matcher.not_compiled) for matcher in self.matchers
-        ]
-        return [", ".join(filter(None, states)) for states in zip(compiled, recorded, strict=True)]
+        modes = []
+        for teacher, matcher in enumerate(self.matchers):
+            compiled = "compiled" if matcher.compiled else because("not compiled", matcher.not_compiled)
+            modes.append(", ".join([compiled, *([self._recorded.state(teacher)] if self._recorded else [])]))
+        return modes
 
     def close(self) -> None:
         """Free the recordings and their memory, which another batch needs."""
-        self._recorder = None
+        self._recorded = self._tangent = None
 
     def state(self) -> dict[str, Any]:
         """The state that the next iteration depends on."""
@@ -196,105 +212,81 @@ class Recovery:
             rounds[count] = Round(members_M, labels_M, labels_M.cpu(), classes, groups)
         return [rounds[count] for count in counts]
 
-    def begin(self) -> None:
+    def _begin(self) -> None:
         """What comes before the next iteration, if it is the first of a round or a segment."""
-        at = self.iteration
-        self.round = self._rounds[bisect.bisect_right(self._round_starts, at) - 1]
-        if at in self._segments:
+        following = self._rounds[bisect.bisect_right(self._round_starts, self.iteration) - 1]
+        if following is not self._round:
+            self._enter(following)
+        if self.iteration in self._segments:
             share = self.settings.residual
             with torch.no_grad():
                 self.x_BCHW.mul_(1 - share).add_(self._start_BCHW, alpha=share)
             for value in self._adam.state[self.x_BCHW].values():  # in place: recordings know these tensors
                 value.zero_()
 
-    def teacher(self, at: int) -> int:
-        """The number of the teacher of iteration `at`."""
-        return int(self._teacher_T[at])
+    def _enter(self, following: Round) -> None:
+        """From now on the images of this round take part: recordings are of those of one round."""
+        self._round = following
+        if self._recorded:
+            self._recorded.clear()
+            if self.settings.densification_weight and isinstance(self._views, SharedViews):
+                self._tangent = TangentLoss(following.groups, self.settings.tau, self.settings.normalise, self.device)
 
-    def dropped(self, at: int) -> frozenset[str]:
-        """Those layers of its teacher that iteration `at` drops."""
-        teacher = self.teacher(at)
-        drops = zip(self.matchers[teacher].layers, self._drops[teacher][at].tolist(), strict=True)
-        return frozenset(name for name, is_dropped in drops if is_dropped)
+    def _make(self) -> None:
+        """The next iteration, recorded or not."""
+        teacher = self._schedule.teacher(self.iteration)
+        if self._tangent is not None:
+            self._move(self._tangent)
 
-    def numbers(self, row_W: Tensor) -> Numbers:
-        """What a row of the table says."""
-        rate_1, momenta_L, active_L, positions_P = row_W.split(self._widths)
-        return Numbers(rate_1[0], momenta_L, active_L, positions_P.view(2, -1))
+        def unrecorded() -> None:
+            self._iterate(teacher, self._schedule.dropped(self.iteration))
 
-    def advance(self, first: int, last: int) -> None:
-        """Iterations `first` to `last` - 1 are made: matchers know it, and `last` is the next one."""
-        for teacher in self._teacher_T[first:last].unique().tolist():
-            own_N = self._teacher_T[first:last] == teacher
-            self.matchers[teacher].count(self._drops[teacher][first:last][own_N])
-        self.iteration = last
+        if self._recorded:
+            self._recorded.run(teacher, lambda: self._iterate(teacher), unrecorded)
+        else:
+            unrecorded()
 
-    def _rows(self) -> Tensor:
-        """The table from the next iteration on, after what matchers have counted, on the CPU."""
-        at, total = self.iteration, self.settings.iterations
-        rows_NW = torch.zeros(total - at, sum(self._widths), dtype=torch.float64)
-        rate_N1, momenta_NL, active_NL, positions_NP = rows_NW.split(self._widths, 1)
-        rates = [self.settings.lr / 2 * (1 + math.cos(math.pi * number / total)) for number in range(at, total)]
-        rate_N1.copy_(torch.tensor(rates, dtype=torch.float64).unsqueeze(1))
-        for teacher, matcher in enumerate(self.matchers):
-            own_N, count = self._teacher_T[at:] == teacher, len(matcher.layers)
-            momenta_NL[own_N, :count], active_NL[own_N, :count] = matcher.schedule(self._drops[teacher][at:][own_N])
-        if isinstance(self._views, SharedViews):
-            positions_NP.copy_(self._views.positions_T2S[at:].flatten(1))
-        return rows_NW.to(self.x_BCHW.dtype)
+    @torch.no_grad()
+    def _move(self, tangent: TangentLoss) -> None:
+        """Move the densification loss to the view of the next iteration. Waits for the device."""
+        view_BCHW, _ = self._view_of(self._schedule.numbers(self._at).positions_2S)
+        tangent.move(gram_matrices(view_BCHW, self._round.groups, self.settings.normalise))
 
-    @staticmethod
-    def _of_layers(matcher: StatisticsMatcher, drops_TC: Tensor) -> Tensor:
-        """Which of a teacher's layers each iteration drops, if it is the teacher's (T,L), from draws for its Conv layers."""
-        drops_TL = torch.zeros(len(drops_TC), len(matcher.layers), dtype=torch.bool)
-        names, convs = [*matcher.layers], matcher.conv_layers
-        drops_TL[:, [names.index(name) for name in convs]] = drops_TC[:, : len(convs)]
-        return drops_TL
-
-    def iterate(
-        self, teacher: int, numbers: Numbers, dropped: frozenset[str] = frozenset(), tangent: TangentLoss | None = None
-    ) -> Tensor:
-        """One iteration: `PARTS` of its loss, on the device. `tangent` stands for the densification loss."""
-        matcher = self.matchers[teacher]
-        layers = len(matcher.layers)
-        momenta_L, active_L = numbers.momenta_L[:layers], numbers.active_L[:layers]
-        parts = self._loss(matcher, numbers.positions_2S, momenta_L, active_L, self.round.classes[teacher], dropped, tangent)
+    def _iterate(self, teacher: int, dropped: frozenset[str] = frozenset()) -> None:
+        """One iteration, that which the counter on the device names."""
+        numbers = self._schedule.numbers(self._at)
+        parts = self._loss(teacher, numbers, dropped)
         (gradient_BCHW,) = torch.autograd.grad(parts[0], self.x_BCHW)
         self.x_BCHW.grad = gradient_BCHW.contiguous(memory_format=torch.channels_last)  # as x, for the fused step
         self._rate.copy_(numbers.rate)
         self._adam.step()
         with torch.no_grad():
             self.x_BCHW.clamp_(*self._limits)
-        return torch.stack([part.detach() for part in parts])
+        losses_1P = torch.stack([part.detach() for part in parts]).to(self._losses_TP.dtype).unsqueeze(0)
+        self._losses_TP.index_copy_(0, self._at, losses_1P)
+        self._at.add_(1)
 
-    def view_of(self, positions_2S: Tensor) -> tuple[Tensor, Tensor]:
+    def _view_of(self, positions_2S: Tensor) -> tuple[Tensor, Tensor]:
         """What an iteration passes to its teacher, and the labels."""
-        x_MCHW = self.x_BCHW if self.round.members_M is None else self.x_BCHW.index_select(0, self.round.members_M)
+        x_MCHW = self.x_BCHW if self._round.members_M is None else self.x_BCHW.index_select(0, self._round.members_M)
         if isinstance(self._views, SharedViews):
-            return view(x_MCHW, positions_2S, self._views.padding_1C11), self.round.labels_M
-        return self._views(x_MCHW, self.round.labels_on_cpu_M, self.iteration)
+            return view(x_MCHW, positions_2S, self._views.padding_1C11), self._round.labels_M
+        return self._views(x_MCHW, self._round.labels_on_cpu_M, self.iteration)
 
-    def _loss(
-        self,
-        matcher: StatisticsMatcher,
-        positions_2S: Tensor,
-        momenta_L: Tensor,
-        active_L: Tensor,
-        classes: BatchClasses | None,
-        dropped: frozenset[str],
-        tangent: TangentLoss | None,
-    ) -> list[Tensor]:
-        settings = self.settings
-        view_BCHW, view_labels = self.view_of(positions_2S)
+    def _loss(self, teacher: int, numbers: Numbers, dropped: frozenset[str]) -> list[Tensor]:
+        """`PARTS` of an iteration's loss."""
+        settings, matcher = self.settings, self.matchers[teacher]
+        momenta_L, active_L = (values_L[: len(matcher.layers)] for values_L in (numbers.momenta_L, numbers.active_L))
+        view_BCHW, view_labels = self._view_of(numbers.positions_2S)
         x_BCHW = view_BCHW.contiguous(memory_format=torch.channels_last)
-        logits_BK, statistics = matcher.passes(x_BCHW, momenta_L, active_L, classes, dropped)
+        logits_BK, statistics = matcher.pass_through(x_BCHW, momenta_L, active_L, self._round.classes[teacher], dropped)
         if view_labels.dim() == 2:  # probabilities of the row's classes, which a teacher's other outputs follow
             view_labels = F.pad(view_labels, (0, logits_BK.shape[1] - view_labels.shape[1]))
         ce = F.cross_entropy(logits_BK.float(), view_labels)
         loss = ce + settings.statistics_weight * statistics
         densification = torch.zeros_like(ce)
         if settings.densification_weight:
-            grams = gram_matrices(view_BCHW, self.round.groups, settings.normalise)
-            densification = tangent(grams) if tangent else spectrum_loss(grams, settings.tau, settings.normalise)
+            grams = gram_matrices(view_BCHW, self._round.groups, settings.normalise)
+            densification = self._tangent(grams) if self._tangent else spectrum_loss(grams, settings.tau, settings.normalise)
             loss = loss + settings.densification_weight * densification
         return [loss, ce, statistics, densification]

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import functools
 import gc
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
 import torch
+
+from gvbsm.method.reasons import because, first_line
 
 Replay = Callable[[], None]
 
@@ -51,6 +55,46 @@ class Replays:
         return graph.replay
 
 
+class RecordedIterations:
+    """Iterations of teachers: the first of each is made as it is, the second is recorded, and it and later ones are replayed.
+
+    Those that cannot be recorded are made as they are; a warning and `state` give the reason.
+    """
+
+    def __init__(self, device: torch.device, refused: Mapping[int, str] = MappingProxyType({})) -> None:
+        """`refused`: why iterations of a teacher, whose number it is by, are not to be recorded."""
+        self._device, self._refused = device, dict(refused)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the recordings, and free their memory: the next iterations are of other tensors."""
+        self._replays = Replays(self._device)
+        self._recordings: dict[int, Replay] = {}
+        self._has_run: set[int] = set()
+
+    def run(self, teacher: int, step: Replay, unrecorded: Replay) -> None:
+        """Make an iteration; `unrecorded` makes the same, and may do what cannot be recorded."""
+        if teacher in self._has_run and teacher not in self._refused and teacher not in self._recordings:
+            try:
+                self._recordings[teacher] = self._replays.record(step)
+            except RuntimeError as error:
+                self._refused[teacher] = first_line(error)
+                warnings.warn(f"recover runs without CUDA graphs: {self._refused[teacher]}", stacklevel=2)
+        if teacher in self._recordings:
+            self._recordings[teacher]()
+        elif teacher in self._refused:
+            unrecorded()
+        else:
+            self._replays.run(step)
+        self._has_run.add(teacher)
+
+    def state(self, teacher: int) -> str:
+        """Whether a teacher's iteration is recorded, and why not."""
+        if teacher in self._recordings:
+            return "recorded"
+        return because("not recorded", self._refused.get(teacher, "few iterations"))
+
+
 @functools.cache
 def _stream_of(index: int) -> torch.cuda.Stream:
     """One for all recordings on a GPU, of whatever batch: cuBLAS keeps a workspace for every stream it has worked on, 32 MiB on
@@ -69,8 +113,3 @@ def _no_garbage() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def because(state: str, reason: str) -> str:
-    """A state such as "not recorded", and why, if there is a reason: what receipts say of passes."""
-    return f"{state} ({reason})" if reason else state

@@ -88,7 +88,7 @@ def run(job: Job[RecoverSpec]) -> None:
             finished.copy_(jpeg_round_trip(stored) if settings.encoding == "jpeg" else stored)
             state["batches"] += 1
             state["recovery"] = None
-            for path, how in zip(job.spec.inputs.teachers, recovery.passes, strict=True):
+            for path, how in zip(job.spec.inputs.teachers, recovery.modes, strict=True):
                 known = state["passes"].setdefault(Path(path).stem, [])
                 known += [how] if how not in known else []
             recovery.close()
@@ -154,9 +154,9 @@ def _start_images(job: Job[RecoverSpec], start: str, labels_B: Tensor, numbers_B
 
 def _spared_compiling(job: Job[RecoverSpec], device: torch.device) -> str:
     """Why teachers are not compiled although the settings ask for it; "" otherwise."""
-    passes = job.spec.settings.iterations * len(job.spec.batches) // len(job.spec.inputs.teachers)
-    if job.spec.settings.compile and kernels_for(device) is not None and passes < _PAYS:
-        return f"{passes:,} iterations take less time than compiling"
+    iterations = job.spec.settings.iterations * len(job.spec.batches) // len(job.spec.inputs.teachers)
+    if job.spec.settings.compile and kernels_for(device) is not None and iterations < _PAYS:
+        return f"{iterations:,} iterations take less time than compiling"
     return ""
 
 

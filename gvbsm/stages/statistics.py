@@ -12,9 +12,9 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +23,24 @@ from gvbsm.data.pixels import Pixels
 from gvbsm.data.splits import open_split
 from gvbsm.errors import UserError, first_line
 from gvbsm.method.layers import hooked_layers
+from gvbsm.method.measuring import Measuring, Segment, calls_of
 from gvbsm.method.memory import in_parts
-from gvbsm.method.moments import KINDS, Accumulator, ClassAccumulator, Moments, Spread, class_sums, moments
+from gvbsm.method.moments import (
+    KINDS,
+    Accumulator,
+    Average,
+    ClassAccumulator,
+    Spread,
+    class_sums,
+    double,
+    moments,
+    with_squares,
+)
+from gvbsm.method.transfer import send
 from gvbsm.pipeline.registry import planned_beside
 from gvbsm.pipeline.stage import Artifact
 from gvbsm.pipeline.statistics import MoreStatistics, StatisticsSpec
-from gvbsm.runtime.checkpoints import Checkpoint, State
+from gvbsm.runtime.checkpoints import Checkpoint, State, to_device
 from gvbsm.runtime.devices import job_device
 from gvbsm.runtime.progress import Progress
 from gvbsm.store.job import Job
@@ -59,11 +71,9 @@ def run(job: Job[StatisticsSpec]) -> None:
             own.checkpoint.tick(others.saved_before)
             progress.step()
     metadata: Json = {"patch_size": settings.patch_size}
-    if own.measures.spreads:
+    if settings.importance:
         torch.manual_seed(derive_seed(settings.seed, "noise"))
-        size = spec.pixels.image_size
-        shape = (settings.batch_size, len(spec.pixels.mean), size, size)
-        own.pass_through(torch.randn(shape, device=device))
+        own.pass_through(torch.randn(settings.batch_size, *own.shape, device=device))
         metadata["importance"] = own.measures.importance()
     job.images = len(train.labels)
     job.write_tensors(own.measures.tensors(), metadata, {"layers": len(own.measures.layers), "images": len(train.labels)})
@@ -76,25 +86,30 @@ class _Pass:
     def __init__(self, job: Job[StatisticsSpec], device: torch.device) -> None:
         self.job, self.checkpoint, self._device = job, Checkpoint.of(job), device
         self._teacher = load_teacher(*job.tensors(job.spec.inputs.teacher), device, job.spec.settings.precision)
-        state: State = self.checkpoint.load() or {"batches": 0, "layers": {}, "classes": {}, "spreads": {}}
+        self.shape = (len(job.spec.pixels.mean), *[job.spec.pixels.image_size] * 2)
+        image_1CSS = torch.zeros(1, *self.shape, device=device)
+        state: State = to_device(self.checkpoint.load(), double(image_1CSS).device) or {"batches": 0}
         self.batches: int = state["batches"]  # that have passed
-        self.measures = _Measures(self._teacher, job.spec.settings, len(job.classes or ()), state)
+        with autocast(device, job.spec.settings.precision):
+            self.measures = _Measures(self._teacher, job.spec.settings, len(job.classes or ()), image_1CSS, state)
 
     def state(self) -> State:
         """The state from which another process continues."""
         return {"batches": self.batches, **self.measures.state()}
 
-    def pass_through(self, x_BCHW: Tensor) -> None:
+    def pass_through(self, x_BCHW: Tensor, labels_B: Tensor | None = None) -> None:
         """Put a batch through the teacher, whose layers' inputs are measured; a large one in parts, to save memory."""
-        with autocast(self._device, self.job.spec.settings.precision):
-            for part_PCHW in in_parts(x_BCHW, self._device):
+        parts = in_parts(x_BCHW, self._device)
+        labels = [None] * len(parts) if labels_B is None else labels_B.split(len(parts[0]))
+        for part_PCHW, labels_P in zip(parts, labels, strict=True):
+            with autocast(self._device, self.job.spec.settings.precision):
                 self._teacher(part_PCHW.contiguous(memory_format=torch.channels_last))
-                self.measures.end_part(len(part_PCHW))
+            self.measures.end_part(len(part_PCHW), labels_P)
 
     def measure(self, x_BCHW: Tensor, labels_B: Tensor) -> None:
         """Measure the next batch of the training set."""
-        self.pass_through(x_BCHW)
-        self.measures.add(labels_B)
+        self.pass_through(x_BCHW, labels_B)
+        self.measures.end_batch()
         self.batches += 1
 
 
@@ -115,7 +130,8 @@ class _WaitingPass(_Pass):
         return is_held(self._lock)
 
     def try_batch(self, x_BCHW: Tensor, labels_B: Tensor, share: float) -> float:
-        """Measure the next batch, or warn and set `failed`; return the seconds it took and its `share` of the reading."""
+        """Measure the next batch, or warn and set `failed`; return the seconds it took (on CUDA the host, which does
+        not wait for the device) and its `share` of the reading."""
         start = time.perf_counter()
         try:
             self.measure(x_BCHW, labels_B)
@@ -203,96 +219,73 @@ def _warn(job: Job[StatisticsSpec], error: Exception) -> None:
     sys.stderr.write(f"{job.title}: not measured before its own job runs: {first_line(error)}\n")
 
 
-class _Measured(NamedTuple):
-    """Measures of a layer's input for a batch or a part of one; one for each call of a layer that is called again."""
-
-    images: int
-    first: int  # the first of these images in the batch
-    values: int  # number of values per channel of an image
-    moments: Moments
-    sums: list[Tensor]  # `class_sums`, empty unless the classes' moments are wanted
-
-
 class _Measures:
-    """Measures of the inputs of a teacher's layers over all batches that pass through it."""
+    """Measures of the inputs of a teacher's layers over all batches that pass through it. They stay on its device."""
 
-    def __init__(self, teacher: nn.Module, settings: MoreStatistics, classes: int, state: State) -> None:
-        self._patch_size = settings.patch_size
-        self._pending: list[tuple[str, _Measured]] = []  # of the layers, for the parts of the last batch, on the device
-        self._first = 0  # image of the batch in the next part
-        conv = hooked_layers(teacher, ("conv",))
-        both = hooked_layers(teacher, ("batchnorm", "conv"))
-        self.layers = {name: Accumulator(settings.variance, **state["layers"].get(name, {})) for name in conv}
-        class_layers, spread_layers = (both if wanted else {} for wanted in (settings.by_class, settings.importance))
-        self.by_class = {name: ClassAccumulator(classes, **state["classes"].get(name, {})) for name in class_layers}
-        self.spreads = {name: Spread(**state["spreads"].get(name, {})) for name in spread_layers}
-        for name in conv | class_layers | spread_layers:
-            both[name].register_forward_pre_hook(lambda _, inputs, name=name: self._measure(name, inputs[0]))
+    def __init__(self, teacher: nn.Module, settings: MoreStatistics, classes: int, image_1CHW: Tensor, state: State) -> None:
+        """`image_1CHW`: any image, which shows the sizes of the layers' inputs."""
+        self.layers, both = (hooked_layers(teacher, kinds) for kinds in (("conv",), ("batchnorm", "conv")))
+        class_layers = both if settings.by_class else {}
+        self._measured = both if settings.importance else self.layers
+        self._inputs: list[tuple[str, Tensor]] = []  # of the layers, in the last part of a batch
+        for name, layer in (class_layers or self._measured).items():
+            layer.register_forward_pre_hook(lambda _, inputs, name=name: self._inputs.append((name, inputs[0])))
+        teacher(image_1CHW)
+        self._measuring = Measuring(self._segments(settings.patch_size), settings.patch_size)
+        counts, self._inputs = Counter(name for name, _ in self._inputs), []
+        calls = [counts[name] for name, _, size in self._measuring.segments for _ in range(size)]
+        self._calls_2N = double(image_1CHW).new_tensor(2 * calls)
+        self._batch = Average()  # over its parts
+        self._moments = Accumulator(settings.variance, **state.get("moments", {}))
+        self._spread = Spread(**state.get("spread", {})) if settings.importance else None
+        self._by_class = {name: ClassAccumulator(classes, **state.get("classes", {}).get(name, {})) for name in class_layers}
+
+    def _segments(self, patch_size: int) -> list[Segment]:
+        segments = []
+        for name, x_BCHW in dict(self._inputs).items():
+            kinds = KINDS if name in self.layers else ("channel",)
+            of_image = moments(x_BCHW, kinds, patch_size) if name in self._measured else {}
+            segments += [Segment(name, kind, len(of_image[f"{kind}_mean"])) for kind in kinds if of_image]
+        return segments
 
     def state(self) -> State:
         """The state from which another process continues."""
-        parts: State = {"layers": self.layers, "classes": self.by_class, "spreads": self.spreads}
-        return {part: {name: measure.state() for name, measure in measures.items()} for part, measures in parts.items()}
+        classes = {name: by_class.state() for name, by_class in self._by_class.items()}
+        spread = self._spread.state() if self._spread else {}
+        return {"moments": self._moments.state(), "spread": spread, "classes": classes}
 
     def tensors(self) -> dict[str, Tensor]:
-        """`<layer>/<moment>` in float64."""
-        results = [(name, accumulator.result()) for name, accumulator in self.layers.items()]
-        results += [(name, by_class.result()) for name, by_class in self.by_class.items()]
-        return {f"{layer}/{kind}": value for layer, result in results for kind, value in result.items()}
+        """`<layer>/<moment>` in float64, on the CPU."""
+        of_layers = self._measuring.by_layer(self._moments.result().cpu())
+        results = [(name, of_layers[name]) for name in self.layers if name in of_layers]
+        results += [(name, by_class.result()) for name, by_class in self._by_class.items()]
+        return {f"{layer}/{kind}": value.cpu().clone() for layer, result in results for kind, value in result.items()}
 
     def importance(self) -> dict[str, dict[str, float]]:
-        """{layer: {kind of statistics: importance}}, beside the last batch, which is noise."""
-        noise = self._last_batch()
-        return {name: spread.importance(_joined(noise[name])) for name, spread in self.spreads.items()}
+        """{layer: {kind of statistics: importance}}, beside a last batch, which is noise and has not ended."""
+        assert self._spread
+        segments = self._measuring.segments
+        values = self._spread.importance(self._batch.mean(), [segment.size for segment in segments])
+        result: dict[str, dict[str, float]] = {}
+        for (name, kind, _), value in zip(segments, values, strict=True):
+            result.setdefault(name, {})[kind] = value
+        return result
 
-    def end_part(self, images: int) -> None:
-        """A part of a batch has passed."""
-        self._first += images
+    def end_part(self, images: int, labels_B: Tensor | None = None) -> None:
+        """A part of a batch has passed; without labels, it is of no class."""
+        inputs, self._inputs = self._inputs, []
+        squares_2N = torch.zeros_like(self._calls_2N)
+        for call in calls_of([(name, x_BCHW) for name, x_BCHW in inputs if name in self._measured]):
+            squares_2N += with_squares(double(self._measuring(call, lambda _: False)))
+        self._batch.add(squares_2N / self._calls_2N, images)
+        if labels_B is not None and self._by_class:
+            labels_B = send(labels_B, self._calls_2N.device)
+            for name, x_BCHW in inputs:
+                self._by_class[name].add(class_sums(x_BCHW), x_BCHW[0, 0].numel(), labels_B)
 
-    def add(self, labels_B: Tensor) -> None:
-        """Add the measures of the last batch."""
-        for layer, parts in self._last_batch().items():
-            of_batch = _joined(parts)
-            if layer in self.layers:
-                self.layers[layer].add(of_batch, len(labels_B))
-            if layer in self.spreads:
-                self.spreads[layer].add(of_batch, len(labels_B))
-            if layer in self.by_class:
-                for part in parts:
-                    self.by_class[layer].add(part.sums, part.values, labels_B[part.first : part.first + part.images])
-
-    def _last_batch(self) -> dict[str, list[_Measured]]:
-        """The measures of the last batch by layer, on the CPU."""
-        pending, self._pending, self._first = self._pending, [], 0
-        fetched = iter(_fetch([tensor for _, part in pending for tensor in (*part.moments.values(), *part.sums)]))
-        parts: dict[str, list[_Measured]] = {}
-        for layer, part in pending:
-            part_moments = {kind: next(fetched) for kind in part.moments}
-            parts.setdefault(layer, []).append(part._replace(moments=part_moments, sums=[next(fetched) for _ in part.sums]))
-        return parts
-
-    def _measure(self, name: str, x_BCHW: Tensor) -> None:
-        batch_moments: Moments = {}
-        if name in self.layers or name in self.spreads:
-            kinds = KINDS if name in self.layers else ("channel",)
-            batch_moments = moments(x_BCHW, kinds, self._patch_size)
-        sums = class_sums(x_BCHW) if name in self.by_class else []
-        self._pending.append((name, _Measured(len(x_BCHW), self._first, x_BCHW[0, 0].numel(), batch_moments, sums)))
-
-
-def _joined(parts: list[_Measured]) -> Moments:
-    """The moments of a batch from those of its parts."""
-    if len(parts) == 1:
-        return parts[0].moments
-    together = Accumulator("pooled")
-    for part in parts:
-        together.add(part.moments, part.images)
-    return together.result()
-
-
-def _fetch(tensors: list[Tensor]) -> list[Tensor]:
-    """Copy tensors to the CPU in one transfer, so that the process waits for the device only once."""
-    if not tensors:
-        return []
-    parts = torch.cat([tensor.flatten() for tensor in tensors]).cpu().split([tensor.numel() for tensor in tensors])
-    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+    def end_batch(self) -> None:
+        """All parts of a batch have passed."""
+        batch, self._batch = self._batch, Average()
+        self._moments.add(batch.mean(), batch.samples)
+        if self._spread:
+            self._spread.add(batch.mean(), batch.samples)

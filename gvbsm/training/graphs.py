@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from gvbsm.errors import first_line
-from gvbsm.method.replays import Replay, Replays, because
+from gvbsm.method.reasons import because
+from gvbsm.method.replays import Replay, Replays
 
 Batch = TypeVar("Batch")
 
@@ -35,7 +36,7 @@ class Recorded(Generic[Batch]):
         once: Callable[[Replay], None] = lambda step: step(),
     ) -> None:
         """`state()` are the tensors that `step` changes. `record(run, state)` gives what repeats `run`, and leaves the state as
-        it was; `once` makes a step that is not recorded. `CudaGraphs` has both."""
+        it was; `once` makes a step that is not recorded. They are `tried` and `run` of `TriedReplays`."""
         self._step, self._state, self._record, self._once = step, state, record, once
         self._forms: set[Any] = set()  # of earlier batches
         self.graphs: dict[Any, tuple[Replay, list[Tensor]]] = {}  # and the tensors that they read the batch from
@@ -74,21 +75,16 @@ class Recorded(Generic[Batch]):
         return states or ["not recorded (few steps)"]
 
 
-class CudaGraphs:
-    """Records steps of an optimizer as CUDA graphs.
-
-    torch wants a step before its recording on a stream beside the default one, because the gradients' accumulation stays on the
-    stream of its first use; so every step that is not replayed is on the stream that is recorded.
-    """
+class TriedReplays(Replays):
+    """Replays of an optimizer's steps, each of which is tried before it is recorded."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-        self._optimizer, self._device = optimizer, device
-        self._replays = Replays(device)
-        self.once = self._replays.run
+        super().__init__(device)
+        self._optimizer = optimizer
 
-    def record(self, run: Replay, state: list[Tensor]) -> Replay:
-        """The graph of `run`, which is first tried: an error in a recording would break random numbers. A recording computes
-        nothing, so only the trial's changes of the state are undone.
+    def tried(self, step: Replay, state: list[Tensor]) -> Replay:
+        """`record` after a trial: an error in a recording would break random numbers. A recording computes nothing, so only the
+        trial's changes of the state are undone.
 
         Raises:
             RuntimeError: if it cannot be recorded.
@@ -97,13 +93,13 @@ class CudaGraphs:
         with torch.random.fork_rng([self._device]):
             try:
                 with _waiting_is_an_error():
-                    self.once(run)
+                    self.run(step)
             finally:
                 with torch.no_grad():
                     for tensor, value in zip(state, before, strict=True):
                         tensor.copy_(value)
             with _capturable(self._optimizer):
-                return self._replays.record(run)
+                return self.record(step)
 
 
 def recorded(
@@ -112,8 +108,8 @@ def recorded(
     """A step that changes the tensors `state()`, recorded where the device is CUDA."""
     if device.type != "cuda":
         return step
-    graphs = CudaGraphs(optimizer, device)
-    return Recorded(step, state, graphs.record, graphs.once)
+    replays = TriedReplays(optimizer, device)
+    return Recorded(step, state, replays.tried, replays.run)
 
 
 def how_steps_ran(step: Callable[[Batch], None], device: torch.device) -> list[str]:

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from benchmarks.one_pass import one_pass
 from gvbsm.method.densification import densification_loss
 from gvbsm.method.matching import Matching, StatisticsMatcher
-from gvbsm.method.moments import Accumulator, moments
+from gvbsm.method.measuring import Measuring, Segment
+from gvbsm.method.moments import Accumulator, Moments, moments, with_squares
 
 GOLDEN = Path(os.environ.get("GVBSM_GOLDEN") or Path(__file__).parents[1] / "data" / "golden")
 LAYERS = sorted(GOLDEN.glob("*/layer_*.npz"))
@@ -44,13 +45,22 @@ def test_the_folder_holds_every_kind_of_figure():
     assert DENSIFICATIONS and NETWORKS, f"no golden figures in {GOLDEN}"
 
 
+def statistics_over(batches: list[dict[str, torch.Tensor]], golden: dict) -> dict[str, Moments]:
+    """layer -> its statistics over batches of inputs by layer."""
+    patch = int(golden["patch_size"])
+    sizes = [(layer, kind, moments(x, BOTH, patch)[f"{kind}_mean"]) for layer, x in batches[0].items() for kind in BOTH]
+    measuring = Measuring([Segment(layer, kind, len(mean)) for layer, kind, mean in sizes], patch)
+    accumulator = Accumulator("mean_of_batches")
+    for inputs in batches:
+        accumulator.add(with_squares(measuring(inputs, lambda layer: False)), len(next(iter(inputs.values()))))
+    return measuring.by_layer(accumulator.result())
+
+
 @pytest.mark.parametrize("path", LAYERS, ids=name_of)
 def test_statistics_over_uneven_batches(path):
     golden = load(path)
-    accumulator = Accumulator("mean_of_batches")
-    for batch in [golden[f"statistics_batch_{i}"] for i in range(3)]:
-        accumulator.add(moments(batch, BOTH, int(golden["patch_size"])), len(batch))
-    for kind, value in accumulator.result().items():
+    (got,) = statistics_over([{"layer": golden[f"statistics_batch_{i}"]} for i in range(3)], golden).values()
+    for kind, value in got.items():
         agree(value, golden[kind])
 
 
@@ -158,13 +168,15 @@ def test_whole_network_over_three_steps(path):
 def test_statistics_of_a_whole_network(path):
     golden = load(path)
     network = Network(golden)
-    seen: dict[str, Accumulator] = {name: Accumulator("mean_of_batches") for name in ("conv1", "conv2", "conv3")}
-    for name, accumulator in seen.items():
-        getattr(network, name).register_forward_pre_hook(
-            lambda _, x, a=accumulator: a.add(moments(x[0], BOTH, int(golden["patch_size"])), len(x[0]))
-        )
+    inputs: dict[str, torch.Tensor] = {}
+    for name in ("conv1", "conv2", "conv3"):
+        getattr(network, name).register_forward_pre_hook(lambda _, x, name=name: inputs.update({name: x[0]}))
+    batches = []
     for i in range(2):
         network(golden[f"training_batch_{i}"])
-    for name, accumulator in seen.items():
-        for kind, value in accumulator.result().items():
+        batches.append(dict(inputs))
+    got = statistics_over(batches, golden)
+    assert len(got) == 3
+    for name, of_layer in got.items():
+        for kind, value in of_layer.items():
             agree(value, golden[f"statistics.{name}.{kind}"])

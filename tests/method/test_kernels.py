@@ -152,6 +152,15 @@ def test_torch_knows_the_operator_as_its_own(kernels, kinds):
     torch.library.opcheck(kernels.map_sums, (maps, kinds, places_T5), test_utils="test_autograd_registration")
 
 
+def test_moments_without_autograd_are_the_same(kernels):
+    """As `statistics` measures them."""
+    inputs = {name: torch.randn(3, 4, side, 5, device=DEVICE) for name, side in (("a", 8), ("b", 5))}
+    measuring = Measuring([Segment("a", "channel", 4), Segment("a", "patch", 4), Segment("b", "patch", 4)], 4)
+    expected = measuring(inputs, lambda layer: True)
+    with torch.inference_mode():
+        assert torch.equal(measuring(inputs, lambda layer: False), expected)
+
+
 def test_moments_of_another_kind_are_measured_without_kernels(monkeypatch):
     """As docs/new-statistic.md adds one: the kernels' sums do not give it."""
     monkeypatch.setattr(measuring, "kernels_for", lambda device: pytest.fail("asked for kernels"))

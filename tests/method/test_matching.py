@@ -80,7 +80,7 @@ def test_a_layer_that_is_called_again_leaves_dropped_ones_alone(recorded):
             before = {name: kinds["channel_mean"].clone() for name, kinds in matcher.averages.items()}
             if recorded:  # without knowing what is dropped, but for the momenta
                 shares = next_shares(matcher, {dropped}, torch.device("cpu"))
-                matcher.passes(2 * X, shares[0], shares[1])
+                matcher.pass_through(2 * X, shares[0], shares[1])
             else:
                 one_pass(matcher, 2 * X, dropped={dropped})
             after = {name: kinds["channel_mean"] for name, kinds in matcher.averages.items()}
@@ -122,7 +122,7 @@ def test_a_pass_as_on_cuda_takes_nothing_from_the_host(kind):
         one_pass(matcher, X)
         shares = next_shares(matcher, set(), torch.device("cpu"))
         with FromTheHost() as host:
-            matcher.passes(2 * X, shares[0], shares[1])
+            matcher.pass_through(2 * X, shares[0], shares[1])
         assert host.made == []
         values = [moments(x, ("channel",), 4)["channel_mean"] for x in (X, 2 * X)]
         torch.testing.assert_close(matcher.averages["first"]["channel_mean"], 0.8 * values[0] + 0.2 * values[1])
@@ -226,7 +226,7 @@ def test_variances_have_a_weight_of_their_own(share):
             got[weight] = one_pass(matcher, X, labels_B=labels)[1]
             if not share:  # the path that is recorded as a CUDA graph
                 shares = next_shares(matcher, (), torch.device("cpu"))
-                torch.testing.assert_close(matcher.passes(X, shares[0], shares[1])[1], got[weight])
+                torch.testing.assert_close(matcher.pass_through(X, shares[0], shares[1])[1], got[weight])
     norm, means, variances = torch.linalg.vector_norm, 0.0, 0.0
     for name, x in {"0": X, "1": model[:1](X), "3": model[:3](X)}.items():
         w = 10.0 if name == "0" else 1.0

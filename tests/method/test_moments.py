@@ -13,6 +13,7 @@ from gvbsm.method.moments import (
     class_sums,
     moments,
     overlapping_patch_moments,
+    with_squares,
 )
 
 
@@ -80,8 +81,10 @@ def test_variance_pooled_and_published(kind):
     for variance in ("mean_of_batches", "pooled"):
         accumulator = Accumulator(variance)
         for batch in batches:
-            accumulator.add(moments(batch, (kind,), 4), len(batch))
-        results[variance] = accumulator.result()
+            of_batch = moments(batch, (kind,), 4)
+            accumulator.add(with_squares(torch.cat([of_batch[f"{kind}_mean"], of_batch[f"{kind}_var"]])), len(batch))
+            accumulator = Accumulator(variance, **accumulator.state())
+        results[variance] = dict(zip((f"{kind}_mean", f"{kind}_var"), accumulator.result().chunk(2), strict=True))
     expected = plain_moments(torch.cat(batches), 4)
     parts = [plain_moments(batch, 4)[f"{kind}_var"] * len(batch) for batch in batches]
     torch.testing.assert_close(results["pooled"][f"{kind}_var"], expected[f"{kind}_var"])
@@ -143,13 +146,16 @@ def test_moments_of_classes_are_those_of_their_images_alone():
 
 def test_importance_is_the_distance_of_noise_in_spreads_of_batches():
     generator = torch.Generator().manual_seed(0)
-    batches = [{"channel_mean": 1 + torch.randn(4, dtype=torch.float64, generator=generator)} for _ in range(500)]
+    batches = 1 + torch.randn(500, 14, dtype=torch.float64, generator=generator)
     spread = Spread()
     for batch in batches:
-        spread.add(batch, 8)
+        spread.add(with_squares(batch), 8)
         spread = Spread(**spread.state())
-    values = torch.stack([batch["channel_mean"] for batch in batches])
-    mean = values.mean(0)
-    expected = (5 - mean).norm() / (values - mean).square().sum(1).mean().sqrt()
-    importance = spread.importance({"channel_mean": torch.full((4,), 5.0, dtype=torch.float64)})
-    assert importance == {"channel": pytest.approx(float(expected))} and importance["channel"] > 3
+    noise = torch.arange(14, dtype=torch.float64)
+    expected = []
+    for means, variances in ((slice(0, 4), slice(7, 11)), (slice(4, 7), slice(11, 14))):
+        off = [(noise - batches.mean(0))[part].norm() for part in (means, variances)]
+        spreads = [(batches - batches.mean(0))[:, part].square().sum(1).mean().sqrt() for part in (means, variances)]
+        expected.append(float(off[0] / spreads[0] + off[1] / spreads[1]) / 2)
+    importance = spread.importance(with_squares(noise), [4, 3])
+    assert importance == pytest.approx(expected) and min(importance) > 3

@@ -9,11 +9,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks import plain
-from gvbsm.method import recorder
+from gvbsm.method import recovery, replays
 from gvbsm.method.batch_views import draw_positions, view
 from gvbsm.method.matching import Matching, StatisticsMatcher
-from gvbsm.method.recorder import Recorder
-from gvbsm.method.recovery import PARTS, Recovery, RecoverySettings, SharedViews
+from gvbsm.method.recovery import Recovery, RecoverySettings, SharedViews
+from gvbsm.method.schedule import Schedule
 
 LIMITS = torch.full((1, 2, 1, 1), -1.5), torch.full((1, 2, 1, 1), 1.5)
 LABELS = torch.tensor([0, 0, 1, 2])
@@ -65,7 +65,7 @@ def started(matching: Matching, key: int = 5, joins: list[int] | None = None, bu
 
 def record(recovered: Recovery) -> None:
     """As on CUDA."""
-    recovered._recorder = Recorder(recovered, True, len(PARTS))
+    recovered._record()
 
 
 def finished(recovered: Recovery) -> torch.Tensor:
@@ -91,7 +91,7 @@ def test_the_method_written_out_plainly_gives_the_same_images():
         x = (x.detach() - step).clamp(-1.5, 1.5)
     recovered = started(Matching(4, 0.8, 10.0, "first", "update"))
     torch.testing.assert_close(finished(recovered), x, rtol=1e-3, atol=1e-3)
-    assert recovered.passes == ["not compiled", "not compiled"]
+    assert recovered.modes == ["not compiled", "not compiled"]
 
 
 @pytest.mark.parametrize("order", ["round_robin", "random"])
@@ -162,12 +162,12 @@ def test_resumed_between_any_two_iterations_segments_and_rounds_are_the_same_to_
 @pytest.mark.parametrize("seconds", SECONDS)
 @pytest.mark.parametrize("change", CHANGES)
 def test_recorded_segments_and_rounds_give_the_same_images(change, seconds, monkeypatch):
-    monkeypatch.setattr(recorder, "Replays", Frozen)
-    monkeypatch.setattr(recorder, "_FETCH_SECONDS", seconds)
+    monkeypatch.setattr(replays, "Replays", Frozen)
+    monkeypatch.setattr(recovery, "_FETCH_SECONDS", seconds)
     got = started(MATCHING, **CHANGES[change])
     record(got)
     torch.testing.assert_close(finished(got), plainly(**CHANGES[change]), rtol=1e-3, atol=1e-3)
-    assert all(how.startswith("not compiled, ") for how in got.passes)
+    assert all(how.startswith("not compiled, ") for how in got.modes)
 
 
 def test_an_image_that_waits_stays_as_it_is():
@@ -201,11 +201,11 @@ class Frozen(Unrecorded):
     """Like it, but a replay is of the images that took part when it was recorded, as that of a graph is."""
 
     def record(self, step):
-        recovered = step.__closure__[0].cell_contents._recovery
-        recorded_round = recovered.round
+        recovered = step.__closure__[0].cell_contents
+        recorded_round = recovered._round
 
         def replay():
-            assert recovered.round is recorded_round
+            assert recovered._round is recorded_round
             step()
 
         return replay
@@ -216,8 +216,8 @@ class Frozen(Unrecorded):
 @pytest.mark.parametrize(("start", "dropped"), [("first", "update"), ("zero", "skip"), ("first", "skip")])
 def test_what_is_recorded_gives_the_same_images(start, dropped, build, seconds, monkeypatch):
     """Its operations are the same in every iteration: numbers from a table, dropped layers measured and weighted with 0."""
-    monkeypatch.setattr(recorder, "Replays", Unrecorded)
-    monkeypatch.setattr(recorder, "_FETCH_SECONDS", seconds)
+    monkeypatch.setattr(replays, "Replays", Unrecorded)
+    monkeypatch.setattr(recovery, "_FETCH_SECONDS", seconds)
     monkeypatch.setattr(Unrecorded, "recorded", 0)
     matching = Matching(4, 0.8, 10.0, start, dropped)
     expected, got = (started(matching, build=build, conv_drop=0.5, backbone_order="random") for _ in range(2))
@@ -228,9 +228,9 @@ def test_what_is_recorded_gives_the_same_images(start, dropped, build, seconds, 
         stops.append(got.iteration)
     torch.testing.assert_close(got.x_BCHW.detach(), finished(expected), rtol=1e-4, atol=1e-5)
     assert 7 in stops and len(stops) < 12 and stops[-1] == 12
-    assert Unrecorded.recorded == 2 and got.passes == ["not compiled, recorded"] * 2
+    assert Unrecorded.recorded == 2 and got.modes == ["not compiled, recorded"] * 2
     got.close()
-    assert got._recorder is None  # with it goes the memory of the recordings
+    assert got._recorded is None  # with it goes the memory of the recordings
     assert last.keys() == {"loss", "ce", "statistics"} and all(map(math.isfinite, last.values()))
     for ours, theirs in zip(got.matchers, expected.matchers, strict=True):
         torch.testing.assert_close(ours.average_N, theirs.average_N, rtol=1e-4, atol=1e-5)
@@ -240,18 +240,18 @@ def test_what_is_recorded_gives_the_same_images(start, dropped, build, seconds, 
 @pytest.mark.parametrize("joins", [[0, 0, 0, 0], [0, 1, 1, 0]])
 def test_recorded_with_the_densification_loss(joins, normalise, monkeypatch):
     """Its matrices are decomposed before an iteration, and in other groups when images have joined."""
-    monkeypatch.setattr(recorder, "Replays", Frozen)
+    monkeypatch.setattr(replays, "Replays", Frozen)
     changes = {"densification_weight": 5.0, "normalise": normalise, "rounds": 2, "joins": joins, "conv_drop": 0.5}
     expected, got = (started(MATCHING, **changes) for _ in range(2))
     without = finished(started(MATCHING, **{**changes, "densification_weight": 0.0}))
     record(got)
     torch.testing.assert_close(finished(got), finished(expected), rtol=1e-4, atol=1e-5)
     assert normalise == "none" or (expected.x_BCHW - without).abs().max() > 0.01
-    assert got.passes == ["not compiled, recorded"] * 2
+    assert got.modes == ["not compiled, recorded"] * 2
 
 
 def test_with_views_of_their_own_images_are_not_recorded_and_spectra_are_exact(monkeypatch):
-    monkeypatch.setattr(recorder, "Replays", Unrecorded)
+    monkeypatch.setattr(replays, "Replays", Unrecorded)
 
     def begun() -> Recovery:
         matchers = [StatisticsMatcher(network(seed), targets_of(network(seed)), MATCHING) for seed in range(2)]
@@ -262,14 +262,14 @@ def test_with_views_of_their_own_images_are_not_recorded_and_spectra_are_exact(m
         )
 
     expected, got = begun(), begun()
-    got._recorder = Recorder(got, False, len(PARTS))
+    record(got)
     torch.testing.assert_close(finished(got), finished(expected), rtol=1e-4, atol=1e-5)
-    assert got.passes == ["not compiled, not recorded (every image has a view of its own)"] * 2
+    assert got.modes == ["not compiled, not recorded (every image has a view of its own)"] * 2
 
 
 @pytest.mark.parametrize("stop", [3, 7, 9])
 def test_recorded_with_the_densification_loss_and_resumed(stop, monkeypatch):
-    monkeypatch.setattr(recorder, "Replays", Frozen)
+    monkeypatch.setattr(replays, "Replays", Frozen)
     changes = {"densification_weight": 5.0, "rounds": 2, "joins": [0, 1, 1, 0]}
     first, second = (started(MATCHING, **changes) for _ in range(2))
     record(first)
@@ -283,7 +283,7 @@ def test_recorded_with_the_densification_loss_and_resumed(stop, monkeypatch):
 @pytest.mark.parametrize(("start", "dropped"), [("first", "update"), ("zero", "skip"), ("first", "skip")])
 def test_recorded_and_resumed_after_any_iteration_the_images_are_the_same_to_the_bit(start, dropped, monkeypatch):
     """Numbers of later iterations are ready by then; the state is that of those which are made."""
-    monkeypatch.setattr(recorder, "Replays", Frozen)
+    monkeypatch.setattr(replays, "Replays", Frozen)
     changes = {"conv_drop": 0.7, "backbone_order": "random", "rounds": 2, "joins": [0, 1, 1, 0], "segments": 3, "residual": 0.5}
     expected = started(Matching(4, 0.8, 10.0, start, dropped), **changes)
     record(expected)
@@ -301,12 +301,12 @@ def test_recorded_and_resumed_after_any_iteration_the_images_are_the_same_to_the
 
 def test_the_numbers_of_all_iterations_are_on_the_device_before_the_first(monkeypatch):
     """A GPU that has fetched losses goes on at once."""
-    monkeypatch.setattr(recorder, "Replays", Frozen)
-    monkeypatch.setattr(recorder, "_FETCH_SECONDS", -1.0)
+    monkeypatch.setattr(replays, "Replays", Frozen)
+    monkeypatch.setattr(recovery, "_FETCH_SECONDS", -1.0)
     got, made, fetches = started(MATCHING, conv_drop=0.5), [], 0
     record(got)
-    rows = Recovery._rows
-    monkeypatch.setattr(Recovery, "_rows", lambda self: (made.append(self.iteration), rows(self))[1])
+    rows = Schedule._rows
+    monkeypatch.setattr(Schedule, "_rows", lambda self, at: (made.append(at), rows(self, at))[1])
     while got.iteration < 12:
         got.run(12)
         fetches += 1
@@ -317,7 +317,7 @@ def test_what_cannot_be_recorded_runs_and_says_why(monkeypatch):
     def fail(self, step):
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
-    monkeypatch.setattr(recorder, "Replays", Unrecorded)
+    monkeypatch.setattr(replays, "Replays", Unrecorded)
     monkeypatch.setattr(Unrecorded, "record", fail)
     matching = Matching(4, 0.8, 10.0, "first", "update")
     expected = finished(started(matching))
@@ -328,7 +328,7 @@ def test_what_cannot_be_recorded_runs_and_says_why(monkeypatch):
     ):
         torch.testing.assert_close(finished(got), expected, rtol=1e-4, atol=1e-5)
     reason = "not recorded (operation not permitted when stream is capturing)"
-    assert got.passes == [f"not compiled, {reason}"] * 2
+    assert got.modes == [f"not compiled, {reason}"] * 2
 
 
 CHANGES_ON_A_GPU = CHANGES | {
@@ -352,4 +352,4 @@ def test_recorded_on_a_gpu_the_images_are_those_of_the_cpu(change):
     got = Recovery(x_BCHW, labels_B, matchers, settings(**changes), views=views, limits=limits, key=5, joins=joins)
     torch.testing.assert_close(finished(got).cpu(), finished(expected), rtol=1e-3, atol=1e-3)
     if "rounds" not in changes:  # those of four iterations are too short
-        assert got.passes == ["not compiled, recorded"] * 2
+        assert got.modes == ["not compiled, recorded"] * 2

@@ -43,8 +43,8 @@ def test_more_is_measured_only_when_it_is_used(published_run, edit_row, make_up_
 
 def test_images_pass_once_each_in_an_order_of_their_own(published_run, make_artifact, monkeypatch):
     """Files lie by class: in their order, a batch would hold one class, and the mean of batches' variances be too small."""
-    add, seen = statistics._Measures.add, []
-    monkeypatch.setattr(statistics._Measures, "add", lambda self, labels_B: (seen.append(labels_B), add(self, labels_B))[1])
+    measure, seen = statistics._Pass.measure, []
+    monkeypatch.setattr(statistics._Pass, "measure", lambda own, x, labels: (seen.append(labels), measure(own, x, labels))[1])
     artifact = next(artifact for artifact in published_run if artifact.stage == "statistics")
     stored = load_tensors(STORE / artifact.spec.inputs.data)[0]["train_labels"]
     (STORE / artifact.path).unlink()
@@ -76,12 +76,12 @@ def test_class_moments_of_a_layer_that_is_called_again_are_of_all_its_calls():
     teacher = torch.nn.Sequential(layer, torch.nn.ReLU(), layer)
     more = MoreStatistics(**part_of(StatisticsPass, load_row("digits").statistics).model_dump(), by_class=True)
     x_BCHW, labels_B = torch.randn(6, 3, 4, 4), torch.tensor([0, 1, 0, 1, 1, 0])
-    measures = _Measures(teacher, more, 2, {"layers": {}, "classes": {}, "spreads": {}})
     with torch.no_grad():
-        for part in x_BCHW.split(4):
+        measures = _Measures(teacher, more, 2, x_BCHW[:1], {})
+        for part, labels in zip(x_BCHW.split(4), labels_B.split(4), strict=True):
             teacher(part)
-            measures.end_part(len(part))
-        measures.add(labels_B)
+            measures.end_part(len(part), labels)
+        measures.end_batch()
         both = torch.cat([x_BCHW, teacher[:2](x_BCHW)])
     tensors = measures.tensors()
     for label in (0, 1):
@@ -89,6 +89,34 @@ def test_class_moments_of_a_layer_that_is_called_again_are_of_all_its_calls():
         torch.testing.assert_close(tensors["0/class_mean"][label], of_class.mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(tensors["0/class_var"][label], of_class.var((0, 2, 3), correction=0), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(tensors["0/channel_mean"], both.double().mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("variance", ["pooled", "mean_of_batches"])
+def test_what_is_measured_goes_on_from_a_state_to_the_same_bytes(variance):
+    settings = part_of(StatisticsPass, load_row("digits").statistics).model_dump() | {"variance": variance}
+    more = MoreStatistics(**settings, by_class=True, importance=True)
+    generator = torch.Generator().manual_seed(0)
+    *batches, noise = torch.randn(4, 6, 3, 5, 5, generator=generator)
+    layers = torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Conv2d(4, 2, 1)
+    measured = []
+    for stop in (None, 1, 3):
+        teacher, state = torch.nn.Sequential(*copy.deepcopy(layers)).eval().requires_grad_(False), {}
+        measures = _Measures(teacher, more, 2, noise[:1], state)
+        for number, x_BCHW in enumerate(batches, 1):
+            teacher(x_BCHW)
+            measures.end_part(len(x_BCHW), torch.arange(6) % 2)
+            measures.end_batch()
+            if number == stop:
+                teacher, state = torch.nn.Sequential(*copy.deepcopy(layers)).eval(), copy.deepcopy(measures.state())
+                measures = _Measures(teacher.requires_grad_(False), more, 2, noise[:1], state)
+        teacher(noise)
+        measures.end_part(len(noise))
+        measured.append((measures.tensors(), measures.importance()))
+    (expected, importance), *others = measured
+    assert {name.rpartition("/")[2] for name in expected} >= {"channel_mean", "patch_var", "class_var"}
+    assert importance.keys() == {"0", "1", "2"} and all(importance == got for _, got in others)
+    assert all(got.keys() == expected.keys() for got, _ in others)
+    assert all(torch.equal(got[name], value) for got, _ in others for name, value in expected.items())
 
 
 @pytest.mark.parametrize(("share", "count"), [(None, 1), (0.5, 2)])

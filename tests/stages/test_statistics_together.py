@@ -89,9 +89,9 @@ def test_time_is_that_of_each_teacher_and_its_share_of_the_reading(run, monkeypa
             clock[0] += 60
             yield unit
 
-    def slow_pass(own, x):
+    def slow_pass(own, *batch):
         clock[0] += costs[own.job.spec.key]
-        pass_through(own, x)
+        pass_through(own, *batch)
 
     with monkeypatch.context() as slow:
         slow.setattr(PackedImages, "augmented", slow_read)
@@ -150,10 +150,10 @@ def test_killed_between_two_saves_no_pass_is_behind(run, monkeypatch):
 def test_a_teacher_that_fails_loses_nothing_of_the_others(run, monkeypatch, capsys):
     real, failing = statistics._Pass.pass_through, [run.artifacts[1].key]
 
-    def fails(own, x):
+    def fails(own, *batch):
         if own.job.spec.key in failing and own.batches == 5:
             raise torch.OutOfMemoryError("no memory for it")
-        real(own, x)
+        real(own, *batch)
 
     monkeypatch.setattr(statistics._Pass, "pass_through", fails)
     assert run.make(0) == 0 and run.made(0)
@@ -168,10 +168,10 @@ def test_a_teacher_that_fails_loses_nothing_of_the_others(run, monkeypatch, caps
 def test_a_job_that_fails_leaves_the_others_what_it_measured(run, monkeypatch):
     real = statistics._Pass.pass_through
 
-    def fails(own, x):
+    def fails(own, *batch):
         if own.job.spec.key == run.artifacts[0].key and own.batches == 5:
             raise RuntimeError("broken")
-        real(own, x)
+        real(own, *batch)
 
     monkeypatch.setattr(statistics._Pass, "pass_through", fails)
     with pytest.raises(RuntimeError, match="broken"):
