@@ -31,7 +31,6 @@ class _Graph:
 
     row: Row
     data: Artifact
-    check: Artifact = field(init=False)
     twins: list[Artifact] = field(default_factory=list)  # teachers that only serve to measure statistics
     teachers: list[Artifact] = field(default_factory=list)
     statistics: list[Artifact] = field(default_factory=list)
@@ -42,12 +41,12 @@ class _Graph:
     random_labels: list[Artifact] = field(default_factory=list)
     students: dict[str, dict[str, Artifact]] = field(default_factory=dict)  # by label, then by kind of training set
 
-    def in_order(self) -> list[Artifact]:
-        """Each artifact after its inputs."""
+    def in_order(self, check: Artifact) -> list[Artifact]:
+        """Each artifact after its inputs, `check` as early as it can be."""
         evaluations = [evaluation for by_kind in self.students.values() for evaluation in by_kind.values()]
         images = (self.twins, self.teachers, self.statistics, self.selected, self.images)
         of_images = (self.judges, self.labels, self.random_labels)
-        return [self.data, self.check, *(artifact for group in images + of_images for artifact in group), *evaluations]
+        return [self.data, check, *(artifact for group in images + of_images for artifact in group), *evaluations]
 
 
 def plan(dataset: str, ipc: int, recipe: str | None = None) -> list[Artifact]:
@@ -74,9 +73,9 @@ def plan_read(target: Target, merged: Json, sources: dict[Place, Source]) -> lis
     _add_judge(graph)
     _add_labels(graph, random)
     networks = [*zip(row.backbones, graph.teachers, strict=True), *([(row.judge, graph.judges[0])] if row.judge else [])]
-    graph.check = plan_check(row, ipc, data, networks, graph.images, graph.labels)
+    check = plan_check(row, ipc, data, networks, graph.images, graph.labels)
     _add_students(graph, random)
-    artifacts = [*graph.in_order(), _publish(graph, target, merged)]
+    artifacts = [*graph.in_order(check), _publish(graph, check, target, merged)]
     return list({artifact.path: artifact for artifact in artifacts}.values())
 
 
@@ -154,13 +153,13 @@ def _add_students(graph: _Graph, random: RandomImages) -> None:
         }
 
 
-def _publish(graph: _Graph, target: Target, merged: Json) -> Artifact:
+def _publish(graph: _Graph, check: Artifact, target: Target, merged: Json) -> Artifact:
     """The artifact that gathers the run into acc.json."""
     row = graph.row
     start = [] if graph.selected == graph.images else graph.selected
     inputs = PublishInputs(
         data=graph.data.path,
-        check=graph.check.path,
+        check=check.path,
         teachers={backbone.label: teacher.path for backbone, teacher in zip(row.backbones, graph.teachers, strict=True)},
         twins=paths_of(graph.twins) or None,
         statistics=paths_of(graph.statistics),

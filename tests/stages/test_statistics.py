@@ -11,6 +11,7 @@ from gvbsm.config.load import load_row
 from gvbsm.config.teachers import StatisticsPass
 from gvbsm.errors import UserError
 from gvbsm.method import memory
+from gvbsm.pipeline.graph import plan
 from gvbsm.pipeline.registry import STAGES
 from gvbsm.pipeline.specs import read_spec
 from gvbsm.pipeline.stage import part as part_of
