@@ -90,6 +90,7 @@ def test_a_traceback_of_snakemakes_about_a_file_becomes_one_line(text, line):
 
 INTERRUPTED = """
 import builtins, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests with it ignored
 real = builtins.__import__
 def interrupting(name, *arguments, **named):
     if name == "gvbsm.pipeline.registry":
